@@ -1,0 +1,136 @@
+"""Configuration records: frozen, validated, hashable, and free of torch."""
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any, Literal, Self
+
+from attnlab.errors import AttnlabError
+
+RunMode = Literal["fast", "full"]
+NORMS = ("pre", "post")
+POSITIONS = ("learned", "sinusoidal", "none")
+PRECISIONS = ("fp32", "bf16")
+
+
+class _Record:
+    """What every configuration can do: name itself and come back from JSON."""
+
+    @property
+    def digest(self) -> str:
+        """Twelve hex digits that name this exact configuration in file names."""
+        text = json.dumps(self.to_dict(), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON types that ``from_dict`` reads back."""
+        return asdict(self)  # type: ignore[call-overload]
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Build a configuration from JSON; a field this version lacks is an error."""
+        known = {f.name for f in fields(cls)}  # type: ignore[arg-type]
+        unknown = sorted(set(values) - known)
+        if unknown:
+            raise AttnlabError(
+                f"{cls.__name__} has no field {unknown[0]!r}; it has {', '.join(sorted(known))}. "
+                "The file was probably written by another version of attnlab."
+            )
+        return cls(**values)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig(_Record):
+    """Shape of a decoder-only language model. Sizes are counts, not bytes."""
+
+    mixer: str = "attention"
+    mixer_options: Mapping[str, Any] = field(default_factory=dict)
+    vocab_size: int = 32
+    context_len: int = 16  # longest prefix the model may read, in tokens
+    d_model: int = 64
+    n_layers: int = 2
+    n_heads: int = 4  # read by attention only
+    d_ff: int | None = None  # hidden width of the channel mixer; None means 4 d_model
+    dropout: float = 0.0  # probability, 0 to 1
+    norm: str = "pre"
+    position: str = "learned"
+    tie_embeddings: bool = True
+
+    def __post_init__(self) -> None:
+        """Refuse sizes no model can have, and say what to use instead."""
+        object.__setattr__(self, "mixer_options", dict(self.mixer_options))
+        for name in ("vocab_size", "context_len", "d_model", "n_layers", "n_heads"):
+            _require_count(name, getattr(self, name))
+        if self.d_ff is None:
+            object.__setattr__(self, "d_ff", 4 * self.d_model)
+        _require_count("d_ff", self.d_ff)
+        _require_choice("norm", self.norm, NORMS)
+        _require_choice("position", self.position, POSITIONS)
+        if not 0 <= self.dropout < 1:
+            raise AttnlabError(f"dropout={self.dropout} is not a probability below 1; try 0.1.")
+        if self.mixer == "attention":
+            heads = self.mixer_options.get("n_heads", self.n_heads)
+            require_even_heads(self.d_model, heads)
+
+    def __hash__(self) -> int:
+        """Equal configurations hash equally, options included."""
+        return hash(self.digest)
+
+    def for_mode(self, mode: RunMode) -> "ModelConfig":
+        """Return the size used in this run mode; ``fast`` fits a laptop minute."""
+        return self if mode == "full" else replace(self, d_model=32, d_ff=128, n_layers=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig(_Record):
+    """How a model is trained. Steps and batch sizes are counts; ``lr`` is per step."""
+
+    n_steps: int = 200
+    batch_size: int = 32  # windows a forward pass reads
+    lr: float = 2e-3  # peak of the schedule
+    warmup_steps: int = 20  # linear rise from 0 to lr
+    min_lr_fraction: float = 0.1  # the cosine ends at this share of lr
+    weight_decay: float = 0.01  # on matrices only; norms, biases and embeddings are spared
+    beta_1: float = 0.9
+    beta_2: float = 0.98
+    max_grad_norm: float = 1.0  # Euclidean norm over all weights
+    accumulation_steps: int = 1  # forward passes summed into one optimiser step
+    precision: str = "fp32"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse settings that cannot train, and say what to use instead."""
+        for name in ("n_steps", "batch_size", "accumulation_steps"):
+            _require_count(name, getattr(self, name))
+        _require_choice("precision", self.precision, PRECISIONS)
+        for name in ("lr", "max_grad_norm"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value > 0):
+                raise AttnlabError(f"{name}={value} must be a positive number; try the default.")
+        if self.warmup_steps < 0:
+            raise AttnlabError(f"warmup_steps={self.warmup_steps} cannot be negative; use 0.")
+
+
+def require_even_heads(d_model: int, n_heads: int) -> None:
+    """Raise unless ``d_model`` splits into ``n_heads`` equal heads."""
+    if n_heads < 1 or d_model % n_heads:
+        raise AttnlabError(
+            f"d_model={d_model} does not divide into n_heads={n_heads} equal heads. "
+            f"Try n_heads={_largest_divisor(d_model, max(n_heads, 1))}."
+        )
+
+
+def _largest_divisor(total: int, at_most: int) -> int:
+    return max(n for n in range(1, min(at_most, total) + 1) if total % n == 0)
+
+
+def _require_count(name: str, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise AttnlabError(f"{name}={value!r} must be a whole number, 1 or more.")
+
+
+def _require_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise AttnlabError(f"{name}={value!r} is not one of {', '.join(choices)}.")

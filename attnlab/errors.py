@@ -1,0 +1,57 @@
+"""Errors a learner may meet. Each message says what, why, and what to do next."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class AttnlabError(ValueError):
+    """Base class, so a notebook can catch ours and nothing else."""
+
+
+class UnknownNameError(AttnlabError):
+    """A name that a registry does not hold: a mixer, a corpus, a study, a figure."""
+
+    def __init__(self, kind: str, name: str, known: Iterable[str], *, next_step: str) -> None:
+        """Say which names there are and which of them is nearest.
+
+        Args:
+            kind: What was looked for, in the singular, for example ``token mixer``.
+            name: The name that was not found.
+            known: The names that would have been found.
+            next_step: One sentence that says what to do now.
+        """
+        known = sorted(known)
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f"Did you mean {near[0]!r}? " if near else ""
+        super().__init__(
+            f"No {kind} is called {name!r}. {hint}Known: {', '.join(known) or 'none'}. {next_step}"
+        )
+
+
+class UnknownMixerError(UnknownNameError):
+    """A mixer name that the registry does not hold."""
+
+    def __init__(self, name: str, known: Iterable[str]) -> None:
+        """Name the mixer that was asked for and the ones that exist."""
+        super().__init__(
+            "token mixer",
+            name,
+            known,
+            next_step="To add one, decorate its class with @register_mixer (CONTRIBUTING.md).",
+        )
+
+
+class CorpusNotFoundError(AttnlabError):
+    """A corpus whose files are in none of the places that were searched."""
+
+
+class IntegrityError(AttnlabError):
+    """A file whose size or checksum is not the one that was promised."""
+
+
+class DivergenceError(AttnlabError, FloatingPointError):
+    """A loss or gradient that is not a finite number."""
+
+
+class CheckpointError(AttnlabError):
+    """A checkpoint that is missing, damaged, or belongs to another configuration."""
