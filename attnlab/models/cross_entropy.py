@@ -1,0 +1,96 @@
+"""The loss of a large vocabulary without its logits: linear map and cross-entropy in one pass."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from attnlab.errors import AttnlabError
+
+ROWS_AT_ONCE = 1024
+
+
+def linear_cross_entropy(
+    features: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    *,
+    reduction: str = "mean",
+    rows_at_once: int = ROWS_AT_ONCE,
+) -> Tensor:
+    r"""Return ``cross_entropy(features @ weight.T, targets)`` in nats.
+
+    .. math:: L = -\frac{1}{n} \sum_i \Bigl(z_{i, y_i} - \log \sum_v e^{z_{iv}}\Bigr),\ z_i = E f_i
+
+    Rows go through in chunks, and the gradient of a chunk is formed while its logits are
+    there, so no ``(tokens, vocabulary)`` tensor ever exists.
+
+    Shapes:
+        features: ``(..., d_model)``; weight: ``(vocab_size, d_model)``; targets: ``(...)``.
+        Returns a scalar, or the shape of ``targets`` for ``reduction="none"`` (no gradient).
+    """
+    rows, labels = features.flatten(0, -2), targets.flatten()
+    if reduction == "none":
+        with torch.no_grad():
+            losses = [
+                F.cross_entropy(F.linear(f, weight).float(), y, reduction="none")
+                for f, y in zip(rows.split(rows_at_once), labels.split(rows_at_once), strict=True)
+            ]
+        return torch.cat(losses).view_as(targets)
+    if reduction != "mean":
+        raise AttnlabError(f"reduction={reduction!r} is not one of mean, none.")
+    return _LinearCrossEntropy.apply(rows, weight, labels, rows_at_once)  # type: ignore[no-any-return]
+
+
+class _LinearCrossEntropy(torch.autograd.Function):
+    """Forward forms the gradients too; backward only scales them."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, features: Tensor, weight: Tensor, targets: Tensor, rows_at_once: int
+    ) -> Tensor:
+        """Return the mean loss; keep what backward needs if anything needs it."""
+        needs_features, needs_weight = ctx.needs_input_grad[:2]
+        d_features = torch.empty_like(features) if needs_features else None
+        d_weight = torch.zeros_like(weight) if needs_weight else None
+        total = torch.zeros((), dtype=torch.promote_types(features.dtype, torch.float32))
+        total = total.to(features.device)
+        chunks = torch.arange(features.shape[0], device=features.device).split(rows_at_once)
+        operands = weight.to(features.dtype)
+        for rows in (slice(int(c[0]), int(c[-1]) + 1) for c in chunks):
+            logits = F.linear(features[rows], operands).to(total.dtype)  # (R, V)
+            labels = targets[rows][:, None]
+            shifted = logits.sub_(logits.amax(-1, keepdim=True))
+            of_label = shifted.gather(-1, labels)
+            error = shifted.exp_()  # becomes softmax minus one-hot, in the same memory
+            partition = error.sum(-1, keepdim=True)
+            total += (partition.log() - of_label).sum()
+            if d_features is None and d_weight is None:
+                continue
+            error.div_(partition)
+            error.scatter_add_(-1, labels, error.new_full(labels.shape, -1.0))
+            error = error.to(features.dtype)
+            if d_features is not None:
+                d_features[rows] = error @ operands
+            if d_weight is not None:
+                d_weight += error.mT @ features[rows]
+        ctx.n_rows = features.shape[0]
+        ctx.save_for_backward(d_features, d_weight)
+        return total / ctx.n_rows
+
+    @staticmethod
+    def backward(
+        ctx: Any, *grad_outputs: Tensor
+    ) -> tuple[Tensor | None, Tensor | None, None, None]:
+        """Scale the gradients that forward left."""
+        scale = grad_outputs[0] / ctx.n_rows
+        d_features, d_weight = ctx.saved_tensors
+        return (
+            None if d_features is None else d_features * scale.to(d_features.dtype),
+            None if d_weight is None else d_weight * scale.to(d_weight.dtype),
+            None,
+            None,
+        )
