@@ -1,0 +1,151 @@
+"""The one training loop. It computes; others watch."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from attnlab.config import TrainConfig
+from attnlab.errors import DivergenceError
+from attnlab.models import LanguageModel
+from attnlab.seeding import torch_generator
+
+SPARED = ("token_embedding", "position_embedding", "head")  # no weight decay
+
+
+@dataclass(frozen=True, slots=True)
+class StepLog:
+    """What one optimiser step did."""
+
+    step: int  # counted from 1
+    loss_nats: float  # mean cross-entropy per token, before the step
+    grad_norm: float  # before clipping
+    lr: float
+    tokens_seen: int  # by this model since its first step
+
+
+def train_steps(
+    model: LanguageModel,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    *,
+    config: TrainConfig,
+    optimizer: torch.optim.Optimizer | None = None,
+    first_step: int = 0,
+    tokens_seen: int = 0,
+) -> Iterator[StepLog]:
+    """Train one optimiser step at a time and hand control back after each.
+
+    A generator, so a progress bar, a live plot, a test and a stop button all drive the same
+    loop, and none of them needs a callback. It ends after ``config.n_steps`` or with the batches.
+
+    Shapes:
+        batches: pairs ``(inputs, targets)`` of token ids, each ``(batch, time)``;
+        ``config.accumulation_steps`` of them make one step.
+    Args:
+        optimizer: From ``build_optimizer``; give it to go on from a checkpoint.
+        first_step: Steps done before; ``batches`` starts after theirs.
+        tokens_seen: Tokens those steps read.
+    Raises:
+        DivergenceError: The loss or the gradient is not finite.
+    """
+    optimizer = optimizer or build_optimizer(model, config)
+    weights = list(model.parameters())
+    groups = _grouped(batches, config.accumulation_steps)
+    for step in range(first_step, config.n_steps):
+        group = next(groups, None)
+        if group is None:
+            return
+        model.train()
+        lr = learning_rate(step, config)
+        for parameters in optimizer.param_groups:
+            parameters["lr"] = lr
+        optimizer.zero_grad(set_to_none=True)
+        with _dropout_stream(model, config.seed, step):
+            loss_nats = _accumulate(model, group, config)
+        grad_norm = float(nn.utils.clip_grad_norm_(weights, config.max_grad_norm))
+        if not (math.isfinite(loss_nats) and math.isfinite(grad_norm)):
+            raise DivergenceError(_divergence_message(model, step, loss_nats, grad_norm, lr))
+        optimizer.step()
+        tokens_seen += sum(targets.numel() for _, targets in group)
+        yield StepLog(step + 1, loss_nats, grad_norm, lr, tokens_seen)
+
+
+def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
+    """Return AdamW that decays matrices only (arXiv:1711.05101)."""
+    decayed, spared = [], []
+    for name, weight in model.named_parameters():
+        is_spared = weight.ndim < 2 or name.split(".")[0] in SPARED
+        (spared if is_spared else decayed).append(weight)
+    groups = [
+        {"params": decayed, "weight_decay": config.weight_decay},
+        {"params": spared, "weight_decay": 0.0},
+    ]
+    betas = (config.beta_1, config.beta_2)
+    return torch.optim.AdamW(groups, lr=config.lr, betas=betas, fused=True)
+
+
+def learning_rate(step: int, config: TrainConfig) -> float:
+    """Return the rate of a step: a linear rise, then a cosine down to the last step."""
+    if step < config.warmup_steps:
+        return config.lr * (step + 1) / config.warmup_steps
+    n_falling = max(1, config.n_steps - config.warmup_steps)
+    progress = min(1.0, (step - config.warmup_steps) / n_falling)
+    low = config.min_lr_fraction
+    return config.lr * (low + (1 - low) * 0.5 * (1 + math.cos(math.pi * progress)))
+
+
+def autocast(precision: str, device: torch.device) -> AbstractContextManager[object]:
+    """Return the context for ``fp32`` or ``bf16`` arithmetic; weights stay float32."""
+    if precision == "bf16":
+        return torch.autocast(device.type, torch.bfloat16)
+    return nullcontext()
+
+
+def _accumulate(
+    model: LanguageModel, group: list[tuple[Tensor, Tensor]], config: TrainConfig
+) -> float:
+    n_targets = sum(targets.numel() for _, targets in group)
+    total = 0.0
+    for inputs, targets in group:
+        with autocast(config.precision, inputs.device):
+            loss = model.loss(inputs, targets) * (targets.numel() / n_targets)
+        loss.backward()
+        total += loss.item()
+    return total
+
+
+def _grouped(batches: Iterable[tuple[Tensor, Tensor]], size: int) -> Iterator[list]:
+    iterator = iter(batches)
+    while group := list(itertools.islice(iterator, size)):
+        yield group
+
+
+@contextmanager
+def _dropout_stream(model: LanguageModel, seed: int, step: int) -> Iterator[None]:
+    """Make dropout a function of seed and step, so that a resumed run drops the same."""
+    if model.config.dropout == 0 and not model.config.mixer_options.get("dropout"):
+        yield
+        return
+    with torch.random.fork_rng(devices=[]):
+        torch.set_rng_state(torch_generator(seed, f"dropout/{step}").get_state())
+        yield
+
+
+def _divergence_message(
+    model: nn.Module, step: int, loss_nats: float, grad_norm: float, lr: float
+) -> str:
+    bad = [
+        n for n, p in model.named_parameters() if p.grad is not None and not p.grad.isfinite().all()
+    ]
+    where = f" First weight with a bad gradient: {bad[0]}." if bad else ""
+    return (
+        f"Training diverged at step {step + 1}: loss {loss_nats}, gradient norm {grad_norm}, "
+        f"lr {lr:.2g}.{where} Halve lr, lengthen warmup_steps, or give the Extractor "
+        "scale='rsqrt_t'."
+    )
