@@ -1,0 +1,1 @@
+"""Analysis: closed forms and comparisons, computed from models and records."""

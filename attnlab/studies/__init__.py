@@ -1,0 +1,25 @@
+"""Studies: named experiments that turn configurations into run records."""
+
+from attnlab.studies import language_model
+from attnlab.studies.core import (
+    Folders,
+    Plan,
+    Progress,
+    Study,
+    get_study,
+    list_studies,
+    run_plan,
+    unfinished_plans,
+)
+
+__all__ = [
+    "Folders",
+    "Plan",
+    "Progress",
+    "Study",
+    "get_study",
+    "language_model",
+    "list_studies",
+    "run_plan",
+    "unfinished_plans",
+]

@@ -1,0 +1,170 @@
+"""Named, seeded, resumable experiments: a plan of jobs, and one record for each."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from attnlab.errors import AttnlabError, UnknownNameError
+from attnlab.records import RUNS, RunRecord, read_records
+
+WORK = Path(__file__).parents[2] / "data" / "cache" / "studies"
+SCALES = ("smoke", "classroom", "paper")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """What a running job says from time to time."""
+
+    job: str
+    step: int
+    n_steps: int
+    message: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What was asked for: enough to ask again after an interruption."""
+
+    study: str
+    scale: str = "smoke"
+    corpus: str = "tales"
+    variants: tuple[str, ...] = ()  # empty means all of the study's
+    seeds: tuple[int, ...] = (0,)
+
+    def __post_init__(self) -> None:
+        """Refuse a scale that no study has, and an empty set of seeds."""
+        object.__setattr__(self, "variants", tuple(self.variants))
+        object.__setattr__(self, "seeds", tuple(self.seeds))
+        if self.scale not in SCALES:
+            step = "smoke takes seconds, classroom minutes, paper hours on two cores."
+            raise UnknownNameError("scale", self.scale, SCALES, next_step=step)
+        if not self.seeds:
+            raise AttnlabError("A study needs at least one seed; give --seeds 0,1,2.")
+
+    @property
+    def name(self) -> str:
+        """Name of the experiment in the records."""
+        return f"{self.study}/{self.scale}/{self.corpus}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Folders:
+    """Where a study writes: records to keep, and work that can be thrown away."""
+
+    runs: Path = RUNS
+    work: Path = WORK
+
+    def run_file(self, study: str) -> Path:
+        """Return the JSON lines file of a study."""
+        return self.runs / f"{study}.jsonl"
+
+    def work_file(self, study: str, name: str) -> Path:
+        """Return a file for unfinished work of a study."""
+        folder = self.work / study
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder / name
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """A study: how a plan becomes jobs, and how a job becomes a record.
+
+    Args:
+        jobs: From a plan to jobs; each job has ``name`` and ``digest``.
+        run: From a job and its folders to progress reports; returns the record at its end.
+    """
+
+    name: str
+    summary: str
+    variants: tuple[str, ...]
+    corpora: tuple[str, ...]
+    jobs: Callable[[Plan], Sequence[Any]]
+    run: Callable[[Any, Folders], Any]
+
+
+_STUDIES: dict[str, Study] = {}
+
+
+def register_study(study: Study) -> Study:
+    """Make a study known by its name."""
+    _STUDIES[study.name] = study
+    return study
+
+
+def list_studies() -> tuple[Study, ...]:
+    """Return all studies."""
+    return tuple(_STUDIES.values())
+
+
+def get_study(name: str) -> Study:
+    """Return a study by name."""
+    if name not in _STUDIES:
+        step = "See them with: attnlab study list."
+        raise UnknownNameError("study", name, _STUDIES, next_step=step)
+    return _STUDIES[name]
+
+
+def run_plan(plan: Plan, *, folders: Folders | None = None) -> Iterator[Progress]:
+    """Run what a plan lacks; finished jobs are skipped, begun ones go on from their checkpoint.
+
+    Several processes may run the same plan: each job is done by one of them.
+    """
+    folders = folders or Folders()
+    study = get_study(plan.study)
+    for variant in plan.variants:
+        if variant not in study.variants:
+            step = "Leave --variants out for all of them."
+            raise UnknownNameError("variant", variant, study.variants, next_step=step)
+    _remember(plan, folders)
+    for job in study.jobs(plan):
+        lock = FileLock(folders.work_file(plan.study, f"{job.digest}.lock"))
+        try:
+            with lock.acquire(timeout=0):
+                if job.digest in finished_digests(plan.study, folders):
+                    yield Progress(job=job.name, step=1, n_steps=1, message="recorded before")
+                    continue
+                record: RunRecord = yield from study.run(job, folders)
+                record.append_to(folders.run_file(plan.study))
+        except Timeout:
+            yield Progress(job=job.name, step=0, n_steps=1, message="another process has it")
+
+
+def unfinished_plans(*, folders: Folders | None = None) -> list[Plan]:
+    """Return the plans begun here that still lack a record."""
+    folders = folders or Folders()
+    plans = []
+    for file in sorted(folders.work.glob("*/plan-*.json")):
+        plan = Plan(**json.loads(file.read_text(encoding="utf-8")))
+        finished = finished_digests(plan.study, folders)
+        if any(job.digest not in finished for job in get_study(plan.study).jobs(plan)):
+            plans.append(plan)
+    return plans
+
+
+def finished_digests(study: str, folders: Folders) -> set[str]:
+    """Return the digests of the jobs of a study that have a record."""
+    path = folders.run_file(study)
+    if not path.exists():
+        return set()
+    return {record["config"]["job"] for record in read_records(path)}
+
+
+def _remember(plan: Plan, folders: Folders) -> None:
+    name = f"plan-{plan.scale}-{plan.corpus.replace('/', '_')}.json"
+    file = folders.work_file(plan.study, name)
+    merged = plan.__dict__
+    if file.exists():
+        before = json.loads(file.read_text(encoding="utf-8"))
+        merged = {**merged, "seeds": sorted({*before["seeds"], *plan.seeds})}
+        both = {*before["variants"], *plan.variants}
+        some = plan.variants and before["variants"]
+        merged["variants"] = sorted(both) if some else []
+    partial = file.with_suffix(".tmp")
+    partial.write_text(json.dumps(merged, sort_keys=True), encoding="utf-8")
+    partial.replace(file)
