@@ -1,0 +1,286 @@
+"""Pictures of attention: who looks where, what leaks, what the scale and the length do."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import ArrayLike, NDArray
+
+from attnlab.errors import AttnlabError
+from attnlab.plots.matrices import plot_matrix
+from attnlab.plots.style import AMOUNT_COLOURS, LOOKS, new_axes
+
+BLUE = LOOKS["attention"].colour
+GREY = LOOKS["table"].colour
+NEGLIGIBLE = 1e-9  # a change below this is rounding
+
+
+def plot_attention_weights(
+    weights: ArrayLike, *, words: Sequence[str] | None = None, ax: Axes | None = None
+) -> Axes:
+    """Draw one head's weights as a heat map: row t looks, column s is looked at.
+
+    Zeros to the right of the diagonal (the hidden future) stay white.
+
+    Args:
+        weights: ``(time, time)``, rows sum to one.
+        words: The tokens; numbered ``x1, x2, ...`` without them.
+        ax: Axes to draw on; a new figure without it.
+    """
+    values = _as_square(weights)
+    names = _names(words, len(values))
+    hidden = np.triu(np.ones(values.shape, bool), 1) & (values == 0)
+    side = 3.2 + 0.16 * max(0, len(values) - 5)
+    return plot_matrix(
+        np.where(hidden, np.nan, values),
+        label="Weight A[t, s]",
+        x_label="Looked at: s",
+        y_label="Looking: t",
+        x_ticks=names,
+        y_ticks=names,
+        has_numbers=True,
+        limit=1.0,
+        ax=new_axes(ax, size=(side + 0.6, side)),
+    )
+
+
+def describe_attention_weights(weights: ArrayLike, *, words: Sequence[str] | None = None) -> str:
+    """Say where the last token looks, and how spread the rows are on average."""
+    values = _as_square(weights)
+    names = _names(words, len(values))
+    last = values[-1]
+    best = int(last.argmax())
+    entropy = float(row_entropies(values).mean())
+    return (
+        f"Attention weights of {len(values)} tokens, one row a looking token. The last, "
+        f"{names[-1]!r}, gives most weight, {last[best]:.2f}, to {names[best]!r} "
+        f"(position {best + 1}). Mean entropy of a row: {entropy:.2f} nats."
+    )
+
+
+def plot_heads(
+    weights: ArrayLike, *, labels: Sequence[str], words: Sequence[str] | None = None
+) -> Figure:
+    """Draw the weights of several heads side by side with one colour bar.
+
+    Args:
+        weights: ``(heads, time, time)``.
+        labels: One name a head.
+        words: The tokens.
+    """
+    values = np.asarray(weights, dtype=float)
+    if values.ndim != 3 or len(values) != len(labels):
+        raise AttnlabError(
+            f"{len(labels)} labels do not fit weights of shape {values.shape}; "
+            "give (heads, time, time) and one label a head."
+        )
+    names = _names(words, values.shape[-1])
+    size = (2.3 * len(values) + 1.2, 2.9)
+    fig, axes = plt.subplots(1, len(values), figsize=size, layout="constrained", squeeze=False)
+    for ax, head, label in zip(axes[0], values, labels, strict=True):
+        hidden = np.triu(np.ones(head.shape, bool), 1) & (head == 0)
+        shown = np.where(hidden, np.nan, head)
+        picture = ax.imshow(shown, cmap=AMOUNT_COLOURS, vmin=0, vmax=1, aspect="auto")
+        ax.set_xticks(range(len(names)), names, rotation=90, fontsize=8)
+        ax.set_yticks(range(len(names)), names if ax is axes[0][0] else [], fontsize=8)
+        ax.set(xlabel=label)
+        ax.spines[:].set_visible(False)
+    axes[0][0].set(ylabel="Looking: t")
+    fig.colorbar(picture, ax=axes[0].tolist(), label="Weight A[t, s]")
+    return fig
+
+
+def row_entropies(weights: ArrayLike) -> NDArray[np.float64]:
+    """Return the entropy of each row in nats: 0 for one choice, ``log n`` for n equal ones."""
+    values = np.asarray(weights, dtype=float)
+    return -(values * np.log(np.where(values > 0, values, 1.0))).sum(-1)
+
+
+def plot_shares_of_keys(weights: ArrayLike, *, keys: Sequence[str], ax: Axes | None = None) -> Axes:
+    """Draw the share of each key in one soft look-up as horizontal bars.
+
+    Args:
+        weights: ``(n_keys,)``, sums to one.
+        keys: Names of the keys, top to bottom.
+        ax: Axes to draw on; a new figure without it.
+    """
+    shares = np.asarray(weights, dtype=float)
+    ax = new_axes(ax, size=(3.2, 2.4))
+    bars = ax.barh(range(len(shares)), shares, color=BLUE)
+    ax.bar_label(bars, [f"{share:.2f}" for share in shares], padding=3)
+    ax.set_yticks(range(len(shares)), keys)
+    ax.invert_yaxis()
+    ax.set(xlabel="Weight of the key", xlim=(0, 1.18))
+    return ax
+
+
+def plot_temperature(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
+    """Draw the weight of every key against temperature, from hard to blind.
+
+    Args:
+        table: Rows with ``temperature``, ``key`` and ``weight``.
+        ax: Axes to draw on; a new figure without it.
+    """
+    ax = new_axes(ax)
+    n_keys = table["key"].nunique()
+    styles = zip(table.groupby("key", sort=False), _DASHES, _MARKERS, strict=False)
+    for (key, rows), dash, marker in styles:
+        ax.plot(rows["temperature"], rows["weight"], color=BLUE, linestyle=dash, marker=marker,
+                markevery=6, fillstyle="none", label=str(key))  # fmt: skip
+    ax.axhline(1 / n_keys, color="black", linestyle="dotted", label=f"Equal weights, 1/{n_keys}")
+    ax.set_xscale("log")
+    ax.legend(loc="upper right")
+    ax.set(xlabel="Temperature", ylabel="Weight of the key", ylim=(-0.03, 1.03))
+    return ax
+
+
+def describe_temperature(table: pd.DataFrame) -> str:
+    """Say how the largest weight runs between the two limits."""
+    ends = table.sort_values("temperature")
+    low, high = ends["temperature"].iloc[0], ends["temperature"].iloc[-1]
+    top = table.groupby("temperature")["weight"].max()
+    return (
+        f"Weights of {table['key'].nunique()} keys against temperature. The largest is "
+        f"{top[low]:.3f} at temperature {low:g} (a dictionary) and {top[high]:.3f} at {high:g} "
+        "(nearly a plain average)."
+    )
+
+
+def plot_output_changes(changes: ArrayLike, *, edited: int, ax: Axes | None = None) -> Axes:
+    """Draw how much each output moved when one input was edited.
+
+    Outputs before the edit are hatched: a causal mixer leaves them at zero.
+
+    Args:
+        changes: ``(time,)``, size of each output's change.
+        edited: Position of the edited input, counted from 1.
+        ax: Axes to draw on; a new figure without it.
+    """
+    moved = np.asarray(changes, dtype=float)
+    ax = new_axes(ax, size=(4.8, 2.8))
+    place = np.arange(1, len(moved) + 1)
+    is_past = place < edited
+    ax.bar(place[~is_past], moved[~is_past], color=BLUE, label="From the edit on: allowed")
+    ax.bar(place[is_past], moved[is_past], color="white", edgecolor="black", hatch="////",
+           label="Before the edit: a leak")  # fmt: skip
+    ax.axvline(edited - 0.5, color="black", linestyle="dotted")
+    ax.set_xticks(place)
+    ax.legend(loc="upper left", bbox_to_anchor=(0, 1.24), ncols=2, fontsize=8, handlelength=1.5)
+    ax.set(xlabel=f"Position of the output (input {edited} was edited)",
+           ylabel="Change of the output", ylim=(0, 1.1 * max(moved.max(), 0.1)))  # fmt: skip
+    return ax
+
+
+def describe_output_changes(changes: ArrayLike, *, edited: int) -> str:
+    """Say whether any output before the edit moved."""
+    moved = np.asarray(changes, dtype=float)
+    past = moved[: edited - 1]
+    if not len(past):
+        return f"Input {edited} was edited; no output comes before it."
+    if past.max() < NEGLIGIBLE:
+        return f"Input {edited} was edited; no earlier output moved. Nothing leaks."
+    n_moved = int((past >= NEGLIGIBLE).sum())
+    return (
+        f"Input {edited} was edited; {n_moved} of {len(past)} earlier outputs moved, the most by "
+        f"{past.max():.3f}. The future leaks."
+    )
+
+
+def plot_entropy_by_width(table: pd.DataFrame, *, n_keys: int, ax: Axes | None = None) -> Axes:
+    """Draw the mean entropy of attention weights against head width, one line a scale.
+
+    Args:
+        table: Rows with ``scale``, ``d_head`` and ``entropy_nats``.
+        n_keys: Keys each query chose from; their logarithm is the largest entropy.
+        ax: Axes to draw on; a new figure without it.
+    """
+    ax = new_axes(ax)
+    for (scale, rows), dash, marker in zip(
+        table.groupby("scale", sort=False), _DASHES, _MARKERS, strict=False
+    ):
+        colour = BLUE if scale == "1/sqrt(d_h)" else GREY
+        ax.plot(rows["d_head"], rows["entropy_nats"], color=colour, linestyle=dash, marker=marker,
+                label=f"Scale {scale}")  # fmt: skip
+    ax.axhline(np.log(n_keys), color="black", linestyle="dotted", label="Equal weights: log n")
+    ax.set_xscale("log", base=2)
+    ax.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    ax.legend(loc="lower left")
+    ax.set(xlabel="Width of a head, d_h", ylabel="Entropy of the weights (nats)", ylim=(0, None))
+    return ax
+
+
+def describe_entropy_by_width(table: pd.DataFrame, *, n_keys: int) -> str:
+    """Say what each scale does to the entropy at the largest width."""
+    widest = table["d_head"].max()
+    ends = table[table["d_head"] == widest].set_index("scale")["entropy_nats"]
+    parts = ", ".join(f"{entropy:.2f} nats with scale {scale}" for scale, entropy in ends.items())
+    return (
+        f"Entropy of the weights of random queries over {n_keys} keys. At head width {widest}: "
+        f"{parts}; equal weights would have {np.log(n_keys):.2f}."
+    )
+
+
+def plot_cost_growth(table: pd.DataFrame, *, crossover: float, ax: Axes | None = None) -> Axes:
+    """Draw counted multiplications against sequence length, one line a part, both axes in powers.
+
+    Args:
+        table: Rows with ``part``, ``time`` and ``n_multiplications``.
+        crossover: Length at which the two parts are equal.
+        ax: Axes to draw on; a new figure without it.
+    """
+    ax = new_axes(ax)
+    for (part, rows), dash, marker in zip(
+        table.groupby("part", sort=False), _DASHES, _MARKERS, strict=False
+    ):
+        ax.plot(rows["time"], rows["n_multiplications"], color=BLUE, linestyle=dash,
+                marker=marker, fillstyle="full" if marker == "o" else "none", label=part)  # fmt: skip
+    ax.axvline(crossover, color="black", linestyle="dotted")
+    ax.annotate(f"equal at T = {crossover:.0f}", (crossover, 0), (5, 6), ha="left",
+                xycoords=("data", "axes fraction"), textcoords="offset points")  # fmt: skip
+    ax.set_xscale("log", base=2)
+    ax.set_yscale("log")
+    ax.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    ax.legend(loc="upper left")
+    ax.set(xlabel="Sequence length T (tokens)", ylabel="Multiplications")
+    return ax
+
+
+def describe_cost_growth(table: pd.DataFrame, *, crossover: float) -> str:
+    """Say by how much each part grows over the last doubling and where the parts are equal."""
+    parts = []
+    for part, rows in table.sort_values("time").groupby("part", sort=False):
+        last, before = rows.iloc[-1], rows.iloc[-2]
+        growth = last["n_multiplications"] / before["n_multiplications"]
+        times = last["time"] / before["time"]
+        parts.append(f"{part} {growth:.2f} times for {times:.0f} times the length")
+    return (
+        f"Multiplications against sequence length. At the right edge: {'; '.join(parts)}. "
+        f"Projections and pairs are equal at T = {crossover:.0f}."
+    )
+
+
+_DASHES = ("solid", "dashed", "dashdot", (0, (1, 2)))
+_MARKERS = ("o", "s", "^", "D")
+
+
+def _as_square(weights: ArrayLike) -> NDArray[np.float64]:
+    values = np.asarray(weights, dtype=float)
+    if values.ndim != 2 or values.shape[0] != values.shape[1] or not len(values):
+        raise AttnlabError(
+            f"Attention weights of one head are (time, time); got shape {values.shape}. "
+            "Pick a sequence and a head first, as in weights[0, 0]."
+        )
+    return values
+
+
+def _names(words: Sequence[str] | None, n_tokens: int) -> list[str]:
+    if words is None:
+        return [f"x{place}" for place in range(1, n_tokens + 1)]
+    if len(words) != n_tokens:
+        raise AttnlabError(f"{len(words)} words do not fit {n_tokens} rows of weights.")
+    return list(words)

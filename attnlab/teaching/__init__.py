@@ -1,0 +1,1 @@
+"""Teaching: graded checks with diagnosis, quizzes, student copies."""
