@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from attnlab import provenance
@@ -54,8 +55,8 @@ class RunRecord:
         for name, value in self.metrics.items():
             if not math.isfinite(value):
                 raise AttnlabError(
-                    f"Metric {name}={value} of {self.experiment} ({self.variant}, seed {self.seed}) "
-                    "is not a number. Record the failure in details instead."
+                    f"Metric {name}={value} of {self.experiment} ({self.variant}, seed "
+                    f"{self.seed}) is not a number. Record the failure in details instead."
                 )
 
     def append_to(self, path: Path) -> None:
@@ -81,7 +82,7 @@ def read_records(path: Path | None = None) -> Iterator[dict[str, Any]]:
         for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
             try:
                 record = json.loads(line)
-                record["experiment"], record["variant"], record["seed"]
+                _require_record(record)
             except (ValueError, KeyError, TypeError) as error:
                 raise AttnlabError(
                     f"{file.name} line {number} is not a run record ({error}). Run files are only "
@@ -107,7 +108,8 @@ def load_runs(
     table = pd.DataFrame(rows)
     if variants is not None:
         table = table[table["variant"].isin(variants)]
-        table = table.sort_values("variant", key=lambda v: v.map(variants.index), kind="stable")
+        order = [variants.index(variant) for variant in table["variant"]]
+        table = table.iloc[np.argsort(order, kind="stable")]
     return table.reset_index(drop=True)
 
 
@@ -130,6 +132,12 @@ def load_details(experiment: str, name: str, *, path: Path | None = None) -> pd.
     if not parts:
         raise AttnlabError(f"No run of {experiment!r} has a table of details called {name!r}.")
     return pd.concat(parts, ignore_index=True)
+
+
+def _require_record(record: Any) -> None:
+    missing = {"experiment", "variant", "seed", "config", "metrics"} - set(record)
+    if missing:
+        raise KeyError(f"it lacks {sorted(missing)[0]!r}")
 
 
 def _select(experiment: str | None, path: Path | None) -> list[dict[str, Any]]:

@@ -112,9 +112,8 @@ def _fft_dense(x: Tensor, lag_weight: Tensor) -> Tensor:
 
 def _fft_depthwise(x: Tensor, lag_weight: Tensor) -> Tensor:
     n = _fft_length(x.shape[1], lag_weight.shape[0])
-    signal = torch.fft.rfft(
-        x.mT.contiguous(), n=n
-    )  # (B, D, F): transforms run over memory in order
+    # time last and contiguous, so that the transforms run over memory in order
+    signal = torch.fft.rfft(x.mT.contiguous(), n=n)  # (B, D, F)
     kernel = torch.fft.rfft(lag_weight.mT.contiguous(), n=n)  # (D, F)
     return torch.fft.irfft(signal * kernel, n=n)[..., : x.shape[1]].mT
 

@@ -5,7 +5,8 @@ first Extractor. The equations of SHE follow from these; those of HE, WE and ME 
 reconstructions, and so are the defaults of the options.
 """
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -95,11 +96,10 @@ class Extractor(TokenMixer):
         shape = {"matrix": (n_lags, d, d), "scalar": (n_lags,)}.get(self.extract, (n_lags, d))
         self.lag_weight = nn.Parameter(torch.empty(shape))
         self.extract_bias = nn.Parameter(torch.zeros(d)) if bias else None
-        if init_std is None:
-            fan_in = d if self.extract == "matrix" else 1
-            summed = n_lags if self.scale == "none" else 1
-            init_std = (fan_in * summed) ** -0.5
-        nn.init.normal_(self.lag_weight, std=init_std)
+        fan_in = d if self.extract == "matrix" else 1
+        n_summed = n_lags if self.scale == "none" else 1
+        balanced = (fan_in * n_summed) ** -0.5
+        nn.init.normal_(self.lag_weight, std=balanced if init_std is None else init_std)
 
     def _add_adjustment(self, bias: bool) -> None:
         d = self.d_model
@@ -149,12 +149,12 @@ class Extractor(TokenMixer):
     def _gate(self, x: Tensor, position: Tensor) -> Tensor:
         if self.adjust is not None:
             gate = self.adjust(x)
+        elif self.adjust_weight is None:
+            gate = x
         elif self.gate == "diag":
             gate = x * self.adjust_weight
-        elif self.gate == "position_only":
-            gate = self.adjust_weight[position.clamp(max=self.context_len - 1)].expand_as(x)
         else:
-            gate = x
+            gate = self.adjust_weight[position.clamp(max=self.context_len - 1)].expand_as(x)
         if self.gate_activation == "sigmoid":
             return gate.sigmoid()
         return F.silu(gate) if self.gate_activation == "silu" else gate
@@ -228,7 +228,7 @@ class SHE(Extractor):
 class _Preset(Extractor):
     """An Extractor with other defaults; every option can still be given."""
 
-    preset: dict[str, Any]
+    preset: ClassVar[Mapping[str, Any]] = {}
 
     def __init__(self, *, d_model: int, context_len: int, **options: Any) -> None:
         super().__init__(d_model=d_model, context_len=context_len, **{**self.preset, **options})
@@ -238,12 +238,13 @@ class _Preset(Extractor):
 class HE(_Preset):
     r"""Higher-performance Extractor (reconstruction): one value map, one vector a lag.
 
-    .. math:: y_t = \Bigl[\Bigl(\sum_{j} (x_{t-j} W_v) \odot w_j\Bigr) \odot (x_t W_{adj})\Bigr] W_{out}
+    .. math:: y_t = \Bigl[\Bigl(\sum_{j} (x_{t-j} W_v) \odot w_j\Bigr)
+              \odot (x_t W_{adj})\Bigr] W_{out}
 
     Weights: ``3 * d_model**2 + context_len * d_model``. Equals SHE with ``W_j = W_v diag(w_j)``.
     """
 
-    preset = {"extract": "value_diag"}
+    preset: ClassVar = {"extract": "value_diag"}
 
 
 @register_mixer("we")
@@ -255,7 +256,7 @@ class WE(_Preset):
     Weights: ``d_model**2 + context_len * d_model``.
     """
 
-    preset = {"extract": "diag", "out_proj": False}
+    preset: ClassVar = {"extract": "diag", "out_proj": False}
 
 
 @register_mixer("me")
@@ -267,4 +268,4 @@ class ME(_Preset):
     Weights: ``context_len * d_model + d_model``.
     """
 
-    preset = {"extract": "diag", "adjust": "diag", "out_proj": False}
+    preset: ClassVar = {"extract": "diag", "adjust": "diag", "out_proj": False}

@@ -78,10 +78,11 @@ def identity(mixer: TokenMixer, x: Tensor) -> Tensor:
 
 def mean(mixer: TokenMixer, x: Tensor) -> Tensor:
     """Average the newest ``context_len`` tokens, one position at a time."""
-    starts = [max(0, t - mixer.context_len + 1) for t in range(x.shape[1])]
-    return torch.stack(
-        [sum(x[:, s : t + 1].unbind(1)) / (t + 1 - s) for t, s in enumerate(starts)], 1
-    )
+    means = []
+    for t in range(x.shape[1]):
+        past = x[:, max(0, t - mixer.context_len + 1) : t + 1].unbind(1)
+        means.append(torch.stack(past).mean(0))
+    return torch.stack(means, 1)
 
 
 she = he = we = me = extractor

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -29,8 +29,8 @@ class StreamState:
 class LanguageModel(nn.Module):
     r"""Predict the next token from a prefix, with any token mixer.
 
-    .. math:: z_t = E\,\mathrm{norm}\bigl(\mathrm{block}_N(\dots\mathrm{block}_1(E_{v_t} + p_t))\bigr),
-              \quad P(v_{t+1} \mid v_{\le t}) = \mathrm{softmax}(z_t)
+    .. math:: z_t = E\,\mathrm{norm}\bigl(\mathrm{block}_N(\dots\mathrm{block}_1(E_{v_t} + p_t))
+              \bigr),\quad P(v_{t+1} \mid v_{\le t}) = \mathrm{softmax}(z_t)
 
     Shapes:
         tokens: ``(batch, time)`` of integer ids; returns logits ``(batch, time, vocab_size)``.
@@ -65,7 +65,7 @@ class LanguageModel(nn.Module):
         if self.position_embedding is not None:
             x = x + self.position_embedding[: tokens.shape[1]]
         x = self.dropout(x)
-        for block in self.blocks:
+        for block in self._layers:
             x = block(x)
         return self.norm(x)
 
@@ -81,7 +81,7 @@ class LanguageModel(nn.Module):
 
     def initial_state(self, batch_size: int) -> StreamState:
         """Return the state before the first token."""
-        return StreamState(tuple(b.mixer.initial_state(batch_size) for b in self.blocks))
+        return StreamState(tuple(b.mixer.initial_state(batch_size) for b in self._layers))
 
     def step(self, token: Tensor, state: StreamState) -> tuple[Tensor, StreamState]:
         """Read one token ``(batch,)``; return logits ``(batch, vocab_size)`` and the next state.
@@ -93,7 +93,7 @@ class LanguageModel(nn.Module):
         if self.position_embedding is not None:
             x = x + self.position_embedding[state.position]
         layers = []
-        for block, layer_state in zip(self.blocks, state.layers, strict=True):
+        for block, layer_state in zip(self._layers, state.layers, strict=True):
             x, layer_state = block.step(x, layer_state)
             layers.append(layer_state)
         return self.head(self.norm(x)), StreamState(tuple(layers), state.position + 1)
@@ -144,6 +144,10 @@ class LanguageModel(nn.Module):
         return tokens
 
     @property
+    def _layers(self) -> list[Block]:
+        return cast(list[Block], list(self.blocks))
+
+    @property
     def _reread_len(self) -> int:
         return max(1, self.config.context_len // 2)
 
@@ -172,7 +176,7 @@ class LanguageModel(nn.Module):
     def _shrink_residual_maps(self) -> None:
         """Scale maps into the residual stream by 1/sqrt(2 N), as in GPT-2."""
         shrink = (2 * self.config.n_layers) ** -0.5
-        for block in self.blocks:
+        for block in self._layers:
             for linear in (getattr(block.mixer, "out", None), block.mlp.values):
                 if isinstance(linear, nn.Linear):
                     linear.weight.data.mul_(shrink)

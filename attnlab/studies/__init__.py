@@ -1,6 +1,6 @@
 """Studies: named experiments that turn configurations into run records."""
 
-from attnlab.studies import language_model
+from attnlab.studies import extractor_ablation, language_model
 from attnlab.studies.core import (
     Folders,
     Plan,
@@ -17,6 +17,7 @@ __all__ = [
     "Plan",
     "Progress",
     "Study",
+    "extractor_ablation",
     "get_study",
     "language_model",
     "list_studies",

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -38,7 +39,7 @@ class Dataset:
     test_names: tuple[str, ...] = ()
     token_lengths: np.ndarray | None = None
     tokenizer: Tokenizer | None = None
-    oracle_nats: Callable[[np.ndarray], float] | None = None
+    oracle_nats: Callable[[np.ndarray], Any] | None = None
     facts: dict = field(default_factory=dict)
 
 
@@ -66,18 +67,20 @@ def prepare_dataset(name: str, *, vocab_size: int, n_train_tokens: int) -> Datas
 
 def _tales_dataset(n_train_tokens: int, *, n_held_out: int = 32_769) -> Dataset:
     source = tales()
-    streams = {"train": n_train_tokens, "validation": n_held_out, "test": n_held_out}
-    splits = {
-        split: (source.sample(n, generator=numpy_generator(0, f"tales/{split}")),)
-        for split, n in streams.items()
+    lengths = {"train": n_train_tokens, "validation": n_held_out, "test": n_held_out}
+    streams = {
+        split: source.sample(n, generator=numpy_generator(0, f"tales/{split}"))
+        for split, n in lengths.items()
     }
     return Dataset(
         name="tales",
         vocab_size=source.vocab_size,
         test_names=("tales",),
         oracle_nats=source.oracle_nats,
-        facts={"name": "tales", "entropy_rate_nats": source.entropy_rate_nats, **streams},
-        **splits,
+        train=(streams["train"],),
+        validation=(streams["validation"],),
+        test=(streams["test"],),
+        facts={"name": "tales", "entropy_rate_nats": source.entropy_rate_nats, **lengths},
     )
 
 
@@ -100,10 +103,12 @@ def _corpus_dataset(name: str, vocab_size: int) -> Dataset:
         name=name,
         vocab_size=tokenizer.vocab_size,
         test_names=tuple(d.title or d.name for d in corpus.test),
+        train=splits["train"],
+        validation=splits["validation"],
+        test=splits["test"],
         token_lengths=tokenizer.token_lengths,
         tokenizer=tokenizer,
         facts=facts,
-        **splits,
     )
 
 

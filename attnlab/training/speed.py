@@ -4,6 +4,7 @@ import ctypes
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 
@@ -35,14 +36,16 @@ def product_route(route: str = "default") -> Iterator[None]:
         route: ``default`` leaves torch as it is. ``onednn`` switches to oneDNN where that is
             exact on this processor, see ``onednn_is_exact``; elsewhere nothing changes.
     """
-    matmul = torch.backends.mkldnn.matmul
-    before = matmul.fp32_precision
-    if route == "onednn" and onednn_is_exact():
-        matmul.fp32_precision = "bf16"
+    if route != "onednn" or not onednn_is_exact():
+        yield
+        return
+    switch = _product_switch()
+    before = switch.fp32_precision
+    switch.fp32_precision = "bf16"
     try:
         yield
     finally:
-        matmul.fp32_precision = before
+        switch.fp32_precision = before
 
 
 def onednn_is_exact() -> bool:
@@ -51,15 +54,22 @@ def onednn_is_exact() -> bool:
     The switch that selects it allows bfloat16 arithmetic; processors with matrix units (AMX)
     take that leave, others do not. Compare with float64 and with the default route.
     """
+    switch = _product_switch()
+    if switch is None:
+        return False
     generator = torch.Generator().manual_seed(0)
     a = torch.randn(512, 256, generator=generator)
     b = torch.randn(256, 512, generator=generator)
     truth = a.double() @ b.double()
-    matmul = torch.backends.mkldnn.matmul
-    before = matmul.fp32_precision
+    before = switch.fp32_precision
     errors = []
     for precision in (before, "bf16"):
-        matmul.fp32_precision = precision
+        switch.fp32_precision = precision
         errors.append(float((a @ b - truth).abs().max()))
-    matmul.fp32_precision = before
+    switch.fp32_precision = before
     return errors[1] <= 2 * errors[0]
+
+
+def _product_switch() -> Any:
+    """Return torch's switch for float32 products on a CPU; None in versions without it."""
+    return getattr(torch.backends.mkldnn, "matmul", None)
