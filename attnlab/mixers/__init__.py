@@ -2,7 +2,13 @@
 
 from attnlab.mixers import attention, baselines, extractor, naive
 from attnlab.mixers.base import TokenMixer
-from attnlab.mixers.registry import build_mixer, list_mixers, mixer_options, register_mixer
+from attnlab.mixers.registry import (
+    build_mixer,
+    list_mixers,
+    mixer_options,
+    mixer_summary,
+    register_mixer,
+)
 
 __all__ = [
     "TokenMixer",
@@ -12,6 +18,7 @@ __all__ = [
     "extractor",
     "list_mixers",
     "mixer_options",
+    "mixer_summary",
     "naive",
     "register_mixer",
 ]

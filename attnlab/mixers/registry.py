@@ -58,6 +58,11 @@ def build_mixer(name: str, *, d_model: int, context_len: int, **options: Any) ->
     return builder(d_model=d_model, context_len=context_len, **options)
 
 
+def mixer_summary(name: str) -> str:
+    """Return the first line of a mixer's documentation."""
+    return (inspect.getdoc(_BUILDERS[name]) or "").splitlines()[0]
+
+
 def mixer_options(name: str) -> dict[str, Any]:
     """Return the options of a mixer with their defaults."""
     signature = inspect.signature(_BUILDERS[name])

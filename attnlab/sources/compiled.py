@@ -94,8 +94,8 @@ def check_story(places: Sequence[Sequence[Arc]], roles: Roles) -> None:
     """Refuse roles or words that would leave a hidden choice untold.
 
     Raises:
-        AttnlabError: Forms of unequal length, too many values, an unknown role or form, a
-            telling word with a second meaning, or a role that a tale may never tell.
+        AttnlabError: Forms of unequal length, too many values, an unknown role or form, or a
+            role that a tale may never tell.
     """
     for role, forms in roles.items():
         lengths = {form: len(words) for form, words in forms.items()}
@@ -111,7 +111,6 @@ def check_story(places: Sequence[Sequence[Arc]], roles: Roles) -> None:
             raise UnknownNameError(
                 "role form", ".".join(label), known, next_step="Add it to the roles of the script."
             )
-    _check_telling_words(labels, roles)
     for role, forms in roles.items():
         telling = {(role, form) for form, words in forms.items() if is_telling(words)}
         if count_values(forms) > 1 and _can_end_without(places, telling):
@@ -119,24 +118,6 @@ def check_story(places: Sequence[Sequence[Arc]], roles: Roles) -> None:
                 f"A tale can end without telling the value of role {role!r}. Name it in a line "
                 "that is never skipped, in a form whose words all differ."
             )
-
-
-def _check_telling_words(labels: Iterable[object], roles: Roles) -> None:
-    """Renaming the values of a role must not change what any other word means."""
-    plain = {label for label in labels if isinstance(label, str)}
-    meanings: dict[str, str] = {}
-    for role, forms in roles.items():
-        for form, words in forms.items():
-            if count_values(forms) == 1 or not is_telling(words):
-                continue
-            for word in words:
-                other = "a plain word" if word in plain else meanings.get(word)
-                if other:
-                    raise AttnlabError(
-                        f"{word!r} is the {form} of role {role!r} and also {other}. "
-                        "A word that tells a hidden value needs that meaning alone."
-                    )
-                meanings[word] = f"the {form} of role {role!r}"
 
 
 def _can_end_without(places: Sequence[Sequence[Arc]], telling: set[tuple[str, str]]) -> bool:

@@ -138,7 +138,10 @@ class StoryFilter:
     def _step(
         self, belief: Belief, token: NDArray[np.int64], n_rows: int
     ) -> tuple[Belief, NDArray[np.float64]]:
-        """Condition on one token a row; return the belief and the chance of each row's token."""
+        """Condition on one token a row; return the belief and the chance of each row's token.
+
+        Pieces end with their tale, so no belief ever has to cast the roles anew.
+        """
         t = self._tables
         arc = t.arc_at[belief.place, token]
         form = t.arc_form[arc]
@@ -152,7 +155,6 @@ class StoryFilter:
         keep = weight > 0
         possible = belief.possible.copy()
         possible[index, role] = after
-        possible[t.arc_to[arc] == 0] = t.all_values
         weight[keep] /= total[belief.row[keep]]
         moved = Belief(row=belief.row, place=t.arc_to[arc], possible=possible, weight=weight)
         return moved.take(keep), total

@@ -181,9 +181,10 @@ def markov_chain(
         )
     if isinstance(chain, str | Path):
         chain = load_chain(chain)
+    transition = check_transition(chain)
     if symbols is None:
-        symbols = chain.symbols if isinstance(chain, Chain) else _name_states(len(chain))
-    return MarkovSource(chain, symbols)
+        symbols = chain.symbols if isinstance(chain, Chain) else _name_states(len(transition))
+    return MarkovSource(transition, symbols)
 
 
 def _name_states(n_states: int) -> list[str]:
@@ -210,14 +211,7 @@ def _find_chain(path: str | Path) -> Path:
 
 
 def _read_chain(data: dict, *, name: str) -> Chain:
-    rows = data["matrix"]
-    if len({len(row) for row in rows} | {len(rows)}) > 1:
-        lengths = ", ".join(str(len(row)) for row in rows)
-        raise AttnlabError(
-            f"The matrix of chain {name!r} is not square: {len(rows)} rows of lengths {lengths}. "
-            f"Every row needs {len(rows)} entries, one for each next state."
-        )
-    transition = check_transition(rows, name=f"The matrix of chain {name!r}")
+    transition = check_transition(data["matrix"], name=f"The matrix of chain {name!r}")
     states, symbols = data["states"], data.get("symbols", data["states"])
     for what, names in (("states", states), ("symbols", symbols)):
         if len(names) != len(transition):

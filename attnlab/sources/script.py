@@ -41,6 +41,14 @@ class Again:
     body: Node
     p_again: float
 
+    def __post_init__(self) -> None:
+        """Refuse a loop that could turn without a word, or for ever."""
+        if not 0 <= self.p_again < 1 or _may_be_silent(self.body):
+            raise AttnlabError(
+                f"A part said again with chance {self.p_again} must say at least one word each "
+                "time, and the chance must be below 1. To leave it out, choose around the loop."
+            )
+
 
 Node = Say | Then | Choose | Again
 
@@ -52,6 +60,12 @@ class Arc:
     label: Label
     chance: float
     to: int
+
+
+def _may_be_silent(node: Node) -> bool:
+    if isinstance(node, Then):
+        return all(map(_may_be_silent, node.parts))
+    return isinstance(node, Choose) and any(map(_may_be_silent, node.options))
 
 
 def line(text: str) -> Then:

@@ -159,11 +159,11 @@ def _beginning() -> Node:
             one_of(
                 "it was a {weather} [morning|day|afternoon] .",
                 "the [morning|day|sky] was {weather} .",
-                "one {weather} [morning|day] {hero.she} woke up early .",
+                "one {weather} [morning|day] {hero.she} went out .",
             ),
             one_of(
                 "{hero.she} had a {colour} {thing} .",
-                "{hero} [liked|loved] a {colour} {thing} very much .",
+                "{hero} [liked|loved] a {colour} {thing} .",
                 "{hero.her} best toy was a {colour} {thing} .",
             ),
             one_of(
@@ -186,7 +186,7 @@ def _outing() -> Node:
         "the {friend} said {friend.call} .",
         "{hero} [sang|danced|laughed] and the {friend} [played|jumped|rested] .",
     )
-    return Then((where, Choose((Again(play, 0.25), Then(())), (0.5, 0.5))))
+    return Then((where, Choose((Again(play, 0.25), Then(())), (0.4, 0.6))))
 
 
 def _loss() -> Node:
@@ -195,13 +195,13 @@ def _loss() -> Node:
             one_of(
                 "then the {thing} was gone !",
                 "but the {colour} {thing} got lost .",
-                "all at once {hero.she} could not see the {thing} .",
+                "soon {hero.she} could not see the {thing} .",
             ),
             one_of(
                 "{hero.she} was [very sad|afraid|sad] .",
                 "{hero} began to cry .",
                 "oh no , said {hero} .",
-                skip=0.5,
+                skip=0.6,
             ),
         )
     )
@@ -216,15 +216,15 @@ def _search() -> Node:
     meet = one_of(
         "then a [tall|kind|wise] {helper} came by .",
         "{place.prep} the {place} they met a {helper} .",
-        "soon {hero} met a [tall|kind|wise] {helper} .",
+        "{hero} met a [tall|kind|wise] {helper} .",
     )
     ask = one_of(
-        "have you seen my {colour} {thing} ? asked {hero} .",
-        "please help me , said {hero} to the {helper} .",
-        "why are you sad , {hero} ? asked the {helper} .",
-        skip=0.5,
+        "where is my {colour} {thing} ?",
+        "please help me , said {hero} .",
+        "why are you sad , {hero} ?",
+        skip=0.6,
     )
-    return Then((Again(look, 0.3), meet, ask))
+    return Then((Again(look, 0.25), meet, ask))
 
 
 def _finding() -> Node:
@@ -239,7 +239,7 @@ def _finding() -> Node:
                 "{hero.she} thanked the {helper} .",
                 "thank you , said {hero} to the {helper} .",
                 "now {hero} and the {friend} were happy .",
-                skip=0.5,
+                skip=0.6,
             ),
         )
     )
@@ -251,8 +251,8 @@ def _ending() -> Node:
             one_of("it was still {weather} .", "the sky was still {weather} .", skip=0.6),
             one_of(
                 "in the end the {colour} {thing} came home with {hero} .",
-                "{hero} , the {friend} and the {thing} went home from the {place} .",
-                "at night {hero} slept with the {colour} {thing} by {hero.her} [bed|side] .",
+                "{hero} , the {friend} and the {thing} went home .",
+                "{hero} slept with the {colour} {thing} by {hero.her} [bed|side] .",
             ),
         )
     )

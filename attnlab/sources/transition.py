@@ -19,7 +19,13 @@ def check_transition(transition: ArrayLike, *, name: str = "The matrix") -> NDAr
     Raises:
         AttnlabError: Not square, not finite, a negative entry, or a row sum other than one.
     """
-    matrix = np.array(transition, dtype=np.float64)
+    try:
+        matrix = np.array(transition, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise AttnlabError(
+            f"{name} is no table of numbers: {_row_lengths(transition)}. A transition matrix is "
+            "square, one row and one column a state. Did a row lose an entry?"
+        ) from error
     if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or not matrix.size:
         raise AttnlabError(
             f"{name} has shape {matrix.shape}; a transition matrix is square, one row and one "
@@ -115,3 +121,12 @@ def _stationary_of_class(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
     balance[-1] = 1.0  # one balance equation follows from the others; the sum takes its place
     share = np.linalg.solve(balance, np.eye(n_states)[-1])
     return np.clip(share, 0.0, None) / np.clip(share, 0.0, None).sum()
+
+
+def _row_lengths(rows: object) -> str:
+    lengths = (
+        [len(row) for row in rows if hasattr(row, "__len__")] if hasattr(rows, "__iter__") else []
+    )
+    return (
+        f"{len(lengths)} rows of lengths {', '.join(map(str, lengths))}" if lengths else repr(rows)
+    )

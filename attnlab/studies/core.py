@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from filelock import FileLock, Timeout
 
 from attnlab.errors import AttnlabError, UnknownNameError
 from attnlab.records import RUNS, RunRecord, read_records
+from attnlab.training import load_model, save_model
 
 WORK = Path(__file__).parents[2] / "data" / "cache" / "studies"
 SCALES = ("smoke", "classroom", "paper")
@@ -133,6 +135,30 @@ def run_plan(plan: Plan, *, folders: Folders | None = None) -> Iterator[Progress
                 record.append_to(folders.run_file(plan.study))
         except Timeout:
             yield Progress(job=job.name, step=0, n_steps=1, message="another process has it")
+
+
+def export_models(plan: Plan, *, to: Path, folders: Folders | None = None) -> Iterator[Path]:
+    """Copy the trained models of a plan's finished jobs to ``to/VARIANT.safetensors``, bfloat16.
+
+    The tokenizer goes beside them, where there is one. Yields the files written.
+
+    Raises:
+        AttnlabError: A job of the plan has no trained model here.
+    """
+    folders = folders or Folders()
+    for job in get_study(plan.study).jobs(plan):
+        source = folders.work_file(plan.study, f"{job.digest}.model.safetensors")
+        if not source.exists():
+            raise AttnlabError(f"{job.name} has no trained model here. Run the study first.")
+        model, facts = load_model(source)
+        del facts["config"]
+        path = to / f"{job.variant}.safetensors"
+        save_model(path, model=model, dtype=torch.bfloat16, seed=job.train.seed, **facts)
+        yield path
+        tokenizer = job.dataset().tokenizer
+        if tokenizer is not None and not (to / "tokenizer.json").exists():
+            tokenizer.save(to / "tokenizer.json")
+            yield to / "tokenizer.json"
 
 
 def unfinished_plans(*, folders: Folders | None = None) -> list[Plan]:

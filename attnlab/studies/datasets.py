@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from attnlab.corpora import list_corpora, load_corpus
+from attnlab.corpora import encode_corpus, list_corpora, load_corpus
+from attnlab.corpora.records import SPLITS
 from attnlab.errors import UnknownNameError
 from attnlab.seeding import numpy_generator
 from attnlab.sources import tales
@@ -19,7 +20,7 @@ from attnlab.tokenizers import Tokenizer, load_tokenizer, train_bpe
 CACHE = Path(__file__).parents[2] / "data" / "cache" / "tokenizers"
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)  # one object, one data set
 class Dataset:
     """Token ids by document.
 
@@ -28,6 +29,7 @@ class Dataset:
         token_lengths: ``(vocab_size,)`` UTF-8 bytes of each token, or None.
     Args:
         oracle_nats: Loss of the true source on windows ``(batch, time)``, where there is one.
+        decode: From token ids ``(n_tokens,)`` to text.
         facts: What a record should say about the data: name, fingerprint, tokens, tokenizer.
     """
 
@@ -40,6 +42,7 @@ class Dataset:
     token_lengths: np.ndarray | None = None
     tokenizer: Tokenizer | None = None
     oracle_nats: Callable[[np.ndarray], Any] | None = None
+    decode: Callable[[np.ndarray], str] | None = None
     facts: dict = field(default_factory=dict)
 
 
@@ -77,6 +80,7 @@ def _tales_dataset(n_train_tokens: int, *, n_held_out: int = 32_769) -> Dataset:
         vocab_size=source.vocab_size,
         test_names=("tales",),
         oracle_nats=source.oracle_nats,
+        decode=source.decode,
         train=(streams["train"],),
         validation=(streams["validation"],),
         test=(streams["test"],),
@@ -89,10 +93,8 @@ def _corpus_dataset(name: str, vocab_size: int) -> Dataset:
     tokenizer = cached_tokenizer(
         f"{name}-{corpus.fingerprint}", (d.text for d in corpus.train), vocab_size=vocab_size
     )
-    splits = {
-        split: _encode([d.text for d in corpus.split(split)], tokenizer)
-        for split in ("train", "validation", "test")
-    }
+    encoded = encode_corpus(corpus, tokenizer)
+    splits = {split: getattr(encoded, split).tokens for split in SPLITS}
     facts = {
         "name": name,
         "fingerprint": corpus.fingerprint,
@@ -108,11 +110,12 @@ def _corpus_dataset(name: str, vocab_size: int) -> Dataset:
         test=splits["test"],
         token_lengths=tokenizer.token_lengths,
         tokenizer=tokenizer,
+        decode=tokenizer.decode,
         facts=facts,
     )
 
 
-def cached_tokenizer(key: str, texts, *, vocab_size: int) -> Tokenizer:
+def cached_tokenizer(key: str, texts: Iterable[str], *, vocab_size: int) -> Tokenizer:
     """Return the BPE tokenizer of these texts, trained once and kept in the cache."""
     path = CACHE / f"{key.replace('/', '_')}-{vocab_size}.json"
     if path.exists():
@@ -120,7 +123,3 @@ def cached_tokenizer(key: str, texts, *, vocab_size: int) -> Tokenizer:
     tokenizer = train_bpe(texts, vocab_size=vocab_size)
     tokenizer.save(path)
     return tokenizer
-
-
-def _encode(texts: Sequence[str], tokenizer: Tokenizer) -> tuple[np.ndarray, ...]:
-    return tuple(tokenizer.encode_array(text).astype(np.int32) for text in texts)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,6 +38,11 @@ class Score:
             self.n_tokens + other.n_tokens,
             self.n_bytes + other.n_bytes,
         )
+
+
+def pool(scores: Iterable[Score]) -> Score:
+    """Return one score over all tokens of several."""
+    return sum(scores, Score(0.0, 0, 0))
 
 
 @torch.no_grad()

@@ -1,0 +1,245 @@
+"""Exact filtering and staircases of story machines, against brute force over all hidden states."""
+
+from itertools import product
+from math import prod
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from attnlab.errors import AttnlabError
+from attnlab.sources import staircase as staircase_module
+from attnlab.sources.base import entropy_nats
+from attnlab.sources.hidden import END, StoryMachine
+from attnlab.sources.script import Again, Choose, Then, determine, line, one_of
+
+property_test = settings(deadline=None, max_examples=25, derandomize=True)
+seeds = st.integers(0, 2**16)
+
+ROLES = {
+    "who": {"name": ("Ann", "Bob", "Cid"), "they": ("she", "he", "he")},
+    "pet": {"name": ("dog", "cat"), "call": ("woof", "meow")},
+}
+SCRIPT = Then(
+    (
+        one_of("{who.they} is {who} .", "{who} has a {pet} ."),
+        Choose((Again(one_of("{who.they} runs .", "the {pet} runs ."), 0.3), Then(())), (0.6, 0.4)),
+        line("{who} [and|or] {pet} {pet.call}"),
+    )
+)
+
+
+# her may follow "saw" as a form of either kind, his and him may not: two values, none alike
+PRONOUNS = {"who": {"name": ("Ann", "Bob"), "her": ("her", "his"), "him": ("her", "him")}}
+PRONOUN_SCRIPT = Then(
+    (
+        one_of("{who} saw {who.him} .", "we [saw|met] {who.her} dog .", "we met Ann ."),
+        Choose((Again(line("{who.him} we saw"), 0.2), Then(())), (0.5, 0.5)),
+        line("{who}"),
+    )
+)
+
+
+def small_machine(script=SCRIPT, roles=ROLES):
+    machine = StoryMachine(script, roles)
+    machine.script = script
+    return machine
+
+
+def hidden_states(machine):
+    """All states and, for each, its ways on: token, next state, chance; written anew."""
+    names = list(machine.roles)
+    sizes = [len(next(iter(forms.values()))) for forms in machine.roles.values()]
+    casts = list(product(*map(range, sizes)))
+    places = determine(machine.script, end=END)
+    ways = {}
+    for place, cast in product(range(len(places)), casts):
+        ways[place, cast] = []
+        for arc in places[place]:
+            if isinstance(arc.label, tuple):
+                role, form = arc.label
+                word = machine.roles[role][form][cast[names.index(role)]]
+            else:
+                word = arc.label
+            for new in [cast] if arc.to else casts:
+                chance = arc.chance if arc.to else arc.chance / prod(sizes)
+                ways[place, cast].append((machine.symbols.index(word), (arc.to, new), chance))
+    return ways
+
+
+def stationary_belief(machine, ways):
+    """Balance equations over all hidden states."""
+    index = {state: i for i, state in enumerate(ways)}
+    matrix = np.zeros((len(ways), len(ways)))
+    for state, leaving in ways.items():
+        for _, to, chance in leaving:
+            matrix[index[to], index[state]] += chance
+    equations = np.vstack([matrix - np.eye(len(ways)), np.ones(len(ways))])
+    right = np.append(np.zeros(len(ways)), 1.0)
+    share = np.linalg.lstsq(equations, right, rcond=None)[0]
+    return dict(zip(ways, share, strict=True))
+
+
+def laws_along(machine, tokens):
+    """The law of each next token after each prefix, by the plain forward algorithm."""
+    ways = hidden_states(machine)
+    belief = stationary_belief(machine, ways)
+    laws = []
+    for token in [*tokens, None]:
+        law, moved = np.zeros(machine.vocab_size), {}
+        for state, chance in belief.items():
+            for said, to, p in ways[state]:
+                law[said] += chance * p
+                if said == token:
+                    moved[to] = moved.get(to, 0.0) + chance * p
+        laws.append(law)
+        total = sum(moved.values())
+        belief = {state: chance / total for state, chance in moved.items()}
+    return np.array(laws)
+
+
+@given(seed=seeds, length=st.integers(2, 23))
+@property_test
+def test_filtering_equals_brute_force_over_hidden_states(seed, length):
+    machine = small_machine()
+    tokens = machine.sample(length, seed=seed)
+    laws = laws_along(machine, tokens)
+
+    expected = -np.log(laws[np.arange(1, length), tokens[1:]])
+    losses = machine.oracle_nats(tokens, per_token=True)
+    np.testing.assert_allclose(losses, expected, atol=1e-9)
+    np.testing.assert_allclose(machine.predict(tokens), laws[-1], atol=1e-9)
+
+
+def test_the_law_before_any_token_is_stationary():
+    machine = small_machine()
+
+    np.testing.assert_allclose(machine.predict([]), laws_along(machine, [])[0], atol=1e-9)
+
+
+def test_a_batch_is_filtered_as_its_rows_are():
+    machine = small_machine()
+    tokens = machine.sample_windows(7, window_len=31)
+
+    together = machine.oracle_nats(tokens, per_token=True)
+    alone = np.array([machine.oracle_nats(row, per_token=True) for row in tokens])
+    np.testing.assert_allclose(together, alone, atol=1e-12)
+
+
+@pytest.mark.parametrize(("script", "roles"), [(SCRIPT, ROLES), (PRONOUN_SCRIPT, PRONOUNS)])
+def test_staircase_equals_brute_force_over_all_windows(script, roles):
+    machine = small_machine(script, roles)
+    ways = hidden_states(machine)
+    windows = [(1.0, stationary_belief(machine, ways))]
+    for context_len in range(6):
+        loss, longer = 0.0, []
+        for chance, belief in windows:
+            joint = {}
+            for state, share in belief.items():
+                for said, to, p in ways[state]:
+                    after = joint.setdefault(said, {})
+                    after[to] = after.get(to, 0.0) + share * p
+            law = {said: sum(after.values()) for said, after in joint.items()}
+            loss += chance * entropy_nats(list(law.values()))
+            for said, after in joint.items():
+                share = {state: p / law[said] for state, p in after.items() if p > 1e-15}
+                longer.append((chance * law[said], share))
+        windows = longer
+        assert machine.best_loss_nats(context_len=context_len) == pytest.approx(loss, abs=1e-8)
+
+
+def test_staircase_falls_to_the_entropy_rate():
+    machine = small_machine()
+    stairs = [machine.best_loss_nats(context_len=k) for k in range(81)]
+
+    assert all(np.diff(stairs) <= 0)
+    # the chance that 80 tokens hold no end falls like 0.3 a lap; what is left is far below 1e-9
+    assert stairs[-1] == pytest.approx(machine.entropy_rate_nats, abs=1e-9)
+
+
+def test_every_text_of_a_tale_comes_from_one_run_of_choices():
+    """Entropy of the listed texts = entropy of the choices, so no choice is hidden."""
+    script = Then((one_of("{who} ran", "{who.they} sat by {who}"), line("[on|off] the {pet}")))
+    machine = StoryMachine(script, ROLES)
+    tales = {}
+    for seed in range(600):
+        tale = machine.sample_tale(seed=seed)
+        after_end = np.concatenate([machine.encode(END), tale])
+        tales[machine.decode(tale)] = np.exp(-machine.oracle_nats(after_end, per_token=True).sum())
+
+    n_texts = 2 * 3 * 2 * 2
+    assert len(tales) == n_texts
+    np.testing.assert_allclose(list(tales.values()), 1 / n_texts)
+    assert machine.tale_entropy_nats == pytest.approx(np.log(n_texts))
+    assert machine.mean_tale_len == pytest.approx((2 + 4) / 2 + 3 + 1)
+
+
+def test_lines_that_begin_alike_share_places_until_they_part():
+    places = determine(one_of("a b c", "a b d", "a e", skip=0.1), end=END)
+
+    chances = {arc.label: arc.chance for arc in places[0]}
+    assert chances == pytest.approx({"a": 0.9, END: 0.1})
+    after_a = places[next(arc.to for arc in places[0] if arc.label == "a")]
+    assert {arc.label: arc.chance for arc in after_a} == pytest.approx({"b": 2 / 3, "e": 1 / 3})
+    for leaving in places:
+        assert sum(arc.chance for arc in leaving) == pytest.approx(1.0)
+
+
+def test_two_lines_alike_are_one_line():
+    machine = StoryMachine(one_of("hi {who}", "hi {who}"), {"who": {"name": ("Ann", "Bob")}})
+
+    assert machine.tale_entropy_nats == pytest.approx(np.log(2))
+
+
+def test_a_loop_has_the_geometric_entropy():
+    p = 0.3
+    machine = StoryMachine(Again(line("tick"), p), {})
+
+    one_flip = -p * np.log(p) - (1 - p) * np.log(1 - p)
+    assert machine.tale_entropy_nats == pytest.approx(one_flip / (1 - p))
+    assert machine.mean_tale_len == pytest.approx(1 / (1 - p) + 1)
+
+
+def test_impossible_text_costs_infinitely_much_to_the_end_of_its_tale():
+    machine = small_machine()
+    tokens = machine.encode(f"{END} Ann has a dog . Bob and dog woof {END} he is Bob .")
+
+    losses = machine.oracle_nats(tokens, per_token=True)
+    is_lost = np.isinf(losses)
+    assert is_lost.tolist() == [False] * 5 + [True] * 5 + [False] * 4
+    with pytest.raises(AttnlabError, match="cannot have written token 5"):
+        machine.predict(tokens[:8])
+
+
+@pytest.mark.parametrize(
+    ("script", "roles", "message"),
+    [
+        (line("hi {whom}"), {"who": {"name": ("a", "b")}}, "Did you mean 'who.name'"),
+        (one_of("hi {who}", skip=0.5), {"who": {"name": ("a", "b")}}, "without telling"),
+        (line("{who} [{pet}|{who}] {pet}"), {"who": {"name": ("a", "b")}, "pet": {"name": ("b",)}},
+         "'b' may come from two parts"),
+        (line("{who}"), {"who": {"name": ("a", "b"), "they": ("it",)}}, "one word for each value"),
+    ],
+)  # fmt: skip
+def test_a_story_that_hides_a_choice_is_explained(script, roles, message):
+    with pytest.raises(AttnlabError, match=message):
+        StoryMachine(script, roles)
+
+
+def test_a_loop_without_words_is_explained():
+    with pytest.raises(AttnlabError, match="must say at least one word"):
+        Again(one_of("a", skip=0.1), 0.5)
+    with pytest.raises(AttnlabError, match="below 1"):
+        Again(line("a"), 1.0)
+
+
+def test_a_staircase_that_grows_too_large_says_how_far_it_is_exact(monkeypatch):
+    monkeypatch.setattr(staircase_module, "MAX_BELIEFS", 50)
+    machine = small_machine()
+
+    with pytest.raises(AttnlabError, match=r"exact up to context_len=(\d+)") as caught:
+        machine.best_loss_nats(context_len=30)
+    limit = int(str(caught.value).split("context_len=")[1].split(" ")[0])
+    assert machine.best_loss_nats(context_len=limit) > 0
+    assert "estimate_best_loss_nats" in str(caught.value)
