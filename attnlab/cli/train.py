@@ -67,9 +67,8 @@ def _train(options: argparse.Namespace) -> None:
         batch_size=options.batch_size,
         seed=options.seed,
     )
-    say(
-        f"{options.mixer} on {options.corpus}: {sum(p.numel() for p in model.parameters()):,} weights"
-    )
+    n_weights = sum(p.numel() for p in model.parameters())
+    say(f"{options.mixer} on {options.corpus}: {n_weights:,} weights")
     with tqdm(total=options.steps, unit="step") as bar:
         for log in train_steps(model, batches.starting_at(0), config=plan):
             bar.set_postfix_str(f"{log.loss_nats:.3f} nats", refresh=False)
