@@ -36,7 +36,7 @@ def require_tokens(tokens: Tensor, *, vocab_size: int, context_len: int) -> None
             f"The model takes token ids (batch, time) of an integer type; got "
             f"{tuple(tokens.shape)} of {tokens.dtype}. Encode text with a tokenizer first."
         )
-    if tokens.shape[1] == 0:
+    if tokens.numel() == 0:
         raise AttnlabError("The prompt is empty: give at least one token to go on from.")
     if tokens.shape[1] > context_len:
         raise AttnlabError(

@@ -65,6 +65,11 @@ def mixer_summary(name: str) -> str:
 
 def mixer_options(name: str) -> dict[str, Any]:
     """Return the options of a mixer with their defaults."""
-    signature = inspect.signature(_BUILDERS[name])
+    builder = _BUILDERS[name]
+    preset = dict(getattr(builder, "preset", {}))
+    base = builder.__base__ if preset and inspect.isclass(builder) else builder
+    while "preset" in vars(base):  # a preset takes the options of what it presets
+        base = base.__base__
     fixed = ("self", "d_model", "context_len")
-    return {n: p.default for n, p in signature.parameters.items() if n not in fixed}
+    parameters = inspect.signature(base).parameters.items()
+    return {n: preset.get(n, p.default) for n, p in parameters if n not in fixed}

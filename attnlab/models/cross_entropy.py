@@ -36,13 +36,17 @@ def linear_cross_entropy(
     if reduction == "none":
         with torch.no_grad():
             losses = [
-                F.cross_entropy(F.linear(f, weight).float(), y, reduction="none")
+                F.cross_entropy(_at_least_float32(F.linear(f, weight)), y, reduction="none")
                 for f, y in zip(rows.split(rows_at_once), labels.split(rows_at_once), strict=True)
             ]
         return torch.cat(losses).view_as(targets)
     if reduction != "mean":
         raise AttnlabError(f"reduction={reduction!r} is not one of mean, none.")
     return _LinearCrossEntropy.apply(rows, weight, labels, rows_at_once)  # type: ignore[no-any-return]
+
+
+def _at_least_float32(logits: Tensor) -> Tensor:
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
@@ -56,8 +60,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         needs_features, needs_weight = ctx.needs_input_grad[:2]
         d_features = torch.empty_like(features) if needs_features else None
         d_weight = torch.zeros_like(weight) if needs_weight else None
-        total = torch.zeros((), dtype=torch.promote_types(features.dtype, torch.float32))
-        total = total.to(features.device)
+        total = _at_least_float32(features.new_zeros(()))
         chunks = torch.arange(features.shape[0], device=features.device).split(rows_at_once)
         operands = weight.to(features.dtype)
         for rows in (slice(int(c[0]), int(c[-1]) + 1) for c in chunks):

@@ -224,7 +224,7 @@ def curve_steps(n_steps: int) -> set[int]:
     """Return the steps after which a point is added to the curve: dense early, the last one in."""
     spaced = np.geomspace(1, n_steps, N_CURVE_POINTS // 2).round().astype(int)
     even = np.linspace(0, n_steps, N_CURVE_POINTS // 2 + 1).round().astype(int)[1:]
-    return {int(step) for step in (*spaced, *even)}
+    return {int(step) for step in (*spaced, *even) if step > 0}
 
 
 @dataclass

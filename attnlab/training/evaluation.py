@@ -92,6 +92,7 @@ def _windows(
     cut = n_full * context_len
     inputs = tokens[:cut].view(-1, context_len)
     targets = tokens[1 : cut + 1].view(-1, context_len)
-    yield from zip(inputs.split(batch_size), targets.split(batch_size), strict=True)
+    if n_full:
+        yield from zip(inputs.split(batch_size), targets.split(batch_size), strict=True)
     if cut < len(tokens) - 1:
         yield tokens[None, cut:-1], tokens[None, cut + 1 :]

@@ -1,0 +1,86 @@
+"""Closed forms equal what a counting loop counts."""
+
+import dataclasses
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from attnlab.analysis.theory import (
+    causal_pairs,
+    expected_language_model_multiplications,
+    expected_language_model_weights,
+    expected_mixer_weights,
+    expected_multiplications,
+)
+from attnlab.config import ModelConfig
+from attnlab.errors import AttnlabError
+from attnlab.mixers import list_mixers
+from attnlab.studies.language_model import variant_config
+
+
+def counted(name, d, time, n_heads=1):
+    """Count multiplications by walking through the equation, one position at a time."""
+    total = 0
+    for t in range(1, time + 1):
+        if name == "attention":
+            total += 3 * d * d  # query, key, value of the newest token
+            total += t * d  # scores: every head multiplies its share of the width
+            total += t * n_heads  # the scale
+            total += t * d  # weights times values
+            total += d * d  # output map
+        elif name == "she":
+            total += t * d * d + d * d + d + d * d  # extract, gate, adjust, output
+        elif name == "he":
+            total += d * d + t * d + d * d + d + d * d  # value, extract, gate, adjust, output
+        elif name == "we":
+            total += t * d + d * d + d
+        elif name == "me":
+            total += t * d + d + d
+        elif name == "mean":
+            total += d
+    return total
+
+
+@pytest.mark.parametrize("name", list_mixers())
+@given(d_head=st.integers(1, 5), n_heads=st.integers(1, 4), time=st.integers(1, 20))
+def test_multiplications_equal_the_count(name, d_head, n_heads, time):
+    d = d_head * n_heads
+    formula = expected_multiplications(name, d_model=d, time=time, n_heads=n_heads)
+    assert formula == counted(name, d, time, n_heads)
+
+
+@given(time=st.integers(1, 30), context_len=st.integers(1, 30))
+def test_pairs_within_a_context_equal_the_count(time, context_len):
+    pairs = sum(1 for t in range(time) for s in range(t + 1) if t - s < context_len)
+    assert causal_pairs(time, context_len=context_len) == pairs
+
+
+def test_the_ratios_of_the_published_table_come_out():
+    sizes = {"d_model": 128, "context_len": 128}
+    ratio = expected_mixer_weights("she", **sizes) / expected_mixer_weights("attention", **sizes)
+    assert ratio == (128 + 2) / 4 == 32.5
+    relative = {
+        name: expected_multiplications(name, d_model=128, time=128)
+        / expected_multiplications("attention", d_model=128, time=128, n_heads=4)
+        for name in ("she", "he", "we", "me")
+    }
+    rounded = {name: round(value, 1) for name, value in relative.items()}
+    assert rounded == {"she": 13.2, "he": 0.7, "we": 0.3, "me": 0.1}
+
+
+def test_matched_attention_is_as_near_as_its_width_allows():
+    base = ModelConfig(vocab_size=200, context_len=32, d_model=32, n_layers=2)
+    for variant, measure in {
+        "attention_matched_parameters": expected_language_model_weights,
+        "attention_matched_compute": expected_language_model_multiplications,
+    }.items():
+        aim = measure(dataclasses.replace(base, mixer="she"))
+        config = variant_config(variant, base)
+        assert config.mixer == "attention"
+        assert abs(measure(config) - aim) < 0.06 * aim
+
+
+def test_a_mixer_without_a_closed_form_says_which_have_one():
+    with pytest.raises(AttnlabError, match="No closed form for mixer 'hyena'"):
+        expected_mixer_weights("hyena", d_model=4, context_len=4)
