@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 
 from attnlab.errors import AttnlabError
+from attnlab.plots.curves import final_losses
 from attnlab.plots.matrices import plot_matrix
-from attnlab.plots.style import AMOUNT_COLOURS, LOOKS, new_axes
+from attnlab.plots.style import LOOKS, look, new_axes
 
 BLUE = LOOKS["attention"].colour
 GREY = LOOKS["table"].colour
@@ -50,49 +49,22 @@ def plot_attention_weights(
 
 
 def describe_attention_weights(weights: ArrayLike, *, words: Sequence[str] | None = None) -> str:
-    """Say where the last token looks, and how spread the rows are on average."""
+    """Say which token looks back hardest, and how spread the rows are on average."""
     values = _as_square(weights)
     names = _names(words, len(values))
-    last = values[-1]
-    best = int(last.argmax())
+    earlier = np.tril(values, -1)
+    t, s = np.unravel_index(int(earlier.argmax()), earlier.shape)
+    strongest = (
+        f"The strongest look back: {names[t]!r} (position {t + 1}) gives {names[s]!r} "
+        f"(position {s + 1}) the weight {earlier[t, s]:.2f}."
+        if earlier[t, s] > 0
+        else "Nobody looks back."
+    )
     entropy = float(row_entropies(values).mean())
     return (
-        f"Attention weights of {len(values)} tokens, one row a looking token. The last, "
-        f"{names[-1]!r}, gives most weight, {last[best]:.2f}, to {names[best]!r} "
-        f"(position {best + 1}). Mean entropy of a row: {entropy:.2f} nats."
+        f"Attention weights of {len(values)} tokens, one row a looking token. {strongest} "
+        f"Mean entropy of a row: {entropy:.2f} nats."
     )
-
-
-def plot_heads(
-    weights: ArrayLike, *, labels: Sequence[str], words: Sequence[str] | None = None
-) -> Figure:
-    """Draw the weights of several heads side by side with one colour bar.
-
-    Args:
-        weights: ``(heads, time, time)``.
-        labels: One name a head.
-        words: The tokens.
-    """
-    values = np.asarray(weights, dtype=float)
-    if values.ndim != 3 or len(values) != len(labels):
-        raise AttnlabError(
-            f"{len(labels)} labels do not fit weights of shape {values.shape}; "
-            "give (heads, time, time) and one label a head."
-        )
-    names = _names(words, values.shape[-1])
-    size = (2.3 * len(values) + 1.2, 2.9)
-    fig, axes = plt.subplots(1, len(values), figsize=size, layout="constrained", squeeze=False)
-    for ax, head, label in zip(axes[0], values, labels, strict=True):
-        hidden = np.triu(np.ones(head.shape, bool), 1) & (head == 0)
-        shown = np.where(hidden, np.nan, head)
-        picture = ax.imshow(shown, cmap=AMOUNT_COLOURS, vmin=0, vmax=1, aspect="auto")
-        ax.set_xticks(range(len(names)), names, rotation=90, fontsize=8)
-        ax.set_yticks(range(len(names)), names if ax is axes[0][0] else [], fontsize=8)
-        ax.set(xlabel=label)
-        ax.spines[:].set_visible(False)
-    axes[0][0].set(ylabel="Looking: t")
-    fig.colorbar(picture, ax=axes[0].tolist(), label="Weight A[t, s]")
-    return fig
 
 
 def row_entropies(weights: ArrayLike) -> NDArray[np.float64]:
@@ -117,38 +89,6 @@ def plot_shares_of_keys(weights: ArrayLike, *, keys: Sequence[str], ax: Axes | N
     ax.invert_yaxis()
     ax.set(xlabel="Weight of the key", xlim=(0, 1.18))
     return ax
-
-
-def plot_temperature(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
-    """Draw the weight of every key against temperature, from hard to blind.
-
-    Args:
-        table: Rows with ``temperature``, ``key`` and ``weight``.
-        ax: Axes to draw on; a new figure without it.
-    """
-    ax = new_axes(ax)
-    n_keys = table["key"].nunique()
-    styles = zip(table.groupby("key", sort=False), _DASHES, _MARKERS, strict=False)
-    for (key, rows), dash, marker in styles:
-        ax.plot(rows["temperature"], rows["weight"], color=BLUE, linestyle=dash, marker=marker,
-                markevery=6, fillstyle="none", label=str(key))  # fmt: skip
-    ax.axhline(1 / n_keys, color="black", linestyle="dotted", label=f"Equal weights, 1/{n_keys}")
-    ax.set_xscale("log")
-    ax.legend(loc="upper right")
-    ax.set(xlabel="Temperature", ylabel="Weight of the key", ylim=(-0.03, 1.03))
-    return ax
-
-
-def describe_temperature(table: pd.DataFrame) -> str:
-    """Say how the largest weight runs between the two limits."""
-    ends = table.sort_values("temperature")
-    low, high = ends["temperature"].iloc[0], ends["temperature"].iloc[-1]
-    top = table.groupby("temperature")["weight"].max()
-    return (
-        f"Weights of {table['key'].nunique()} keys against temperature. The largest is "
-        f"{top[low]:.3f} at temperature {low:g} (a dictionary) and {top[high]:.3f} at {high:g} "
-        "(nearly a plain average)."
-    )
 
 
 def plot_output_changes(changes: ArrayLike, *, edited: int, ax: Axes | None = None) -> Axes:
@@ -238,7 +178,7 @@ def plot_cost_growth(table: pd.DataFrame, *, crossover: float, ax: Axes | None =
         table.groupby("part", sort=False), _DASHES, _MARKERS, strict=False
     ):
         ax.plot(rows["time"], rows["n_multiplications"], color=BLUE, linestyle=dash,
-                marker=marker, fillstyle="full" if marker == "o" else "none", label=part)  # fmt: skip
+                marker=marker, fillstyle="none", label=part)  # fmt: skip
     ax.axvline(crossover, color="black", linestyle="dotted")
     ax.annotate(f"equal at T = {crossover:.0f}", (crossover, 0), (5, 6), ha="left",
                 xycoords=("data", "axes fraction"), textcoords="offset points")  # fmt: skip
@@ -260,7 +200,24 @@ def describe_cost_growth(table: pd.DataFrame, *, crossover: float) -> str:
         parts.append(f"{part} {growth:.2f} times for {times:.0f} times the length")
     return (
         f"Multiplications against sequence length. At the right edge: {'; '.join(parts)}. "
-        f"Projections and pairs are equal at T = {crossover:.0f}."
+        f"The parts are equal at T = {crossover:.0f}."
+    )
+
+
+def describe_recall(curves: pd.DataFrame, *, bag_floor_nats: float) -> str:
+    """Say who looked things up in the end, in nats per question.
+
+    Args:
+        curves: As ``plot_loss_curves`` takes them.
+        bag_floor_nats: Best loss of a reader who knows what is listed, not with whom.
+    """
+    ends = final_losses(curves)
+    parts = ", ".join(f"{look(name).label} {loss:.3f}" for name, loss in ends.items())
+    below = [look(name).label for name, loss in ends.items() if loss < bag_floor_nats - 0.05]
+    return (
+        f"Held-out loss at the end, in nats per question: {parts}; bag floor "
+        f"{bag_floor_nats:.3f}. Well below the floor: {', '.join(below) or 'nobody'}. "
+        f"Bands: range over {curves['seed'].nunique()} seeds."
     )
 
 
