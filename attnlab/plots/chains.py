@@ -55,7 +55,7 @@ def plot_state_counts(
             label, (lengths[-1], powers[-1]), (-6, 6), textcoords="offset points", ha="right"
         )
     ax.axhline(80, color="black", lw=0.8, linestyle=(0, (1, 3)))
-    ax.annotate("atoms in the visible universe, about 1e80", (longest, 80), (0, -11),
+    ax.annotate("atoms in the visible universe, about 1e80", (longest, 80), (-6, 3),
                 textcoords="offset points", ha="right", fontsize=8)  # fmt: skip
     top = 1.12 * log10_states(max(vocab_sizes), np.array([longest]))[0]
     ax.set(xlabel="Longest context (tokens)", ylabel="Rows of the table (power of ten)",
@@ -281,8 +281,8 @@ def plot_kl_per_state(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
                 textcoords="offset points", family="monospace")  # fmt: skip
     ax.set(xscale="log", yscale="log", xlabel="Share of time in the state",
            ylabel="Divergence in the state (nats)")  # fmt: skip
-    ax.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=4,
-              handlelength=1.6)  # fmt: skip
+    ax.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=5,
+              handlelength=0.8, columnspacing=1.0)  # fmt: skip
     return ax
 
 

@@ -86,10 +86,23 @@ def build_chain(*, kind: str, n_states: int, stay: float) -> NDArray[np.float64]
 def draw_chain(*, kind: str, n_states: int, stay: float) -> Figure:
     """Draw the matrix on the left and the long-run shares on the right."""
     transition = build_chain(kind=kind, n_states=n_states, stay=stay)
+    names = [str(i) for i in range(n_states)]
+    shares = stationary(transition) if stay < 1 else None
+    return draw_transition(transition, shares=shares, names=names)
+
+
+def draw_transition(
+    transition: NDArray[np.float64], *, shares: NDArray[np.float64] | None, names: Sequence[str]
+) -> Figure:
+    """Draw a transition matrix and, beside it, shares of time.
+
+    Shapes:
+        transition: ``(n_states, n_states)``; shares: ``(n_states,)``, or None if there is no
+        unique law.
+    """
     fig, (left, right) = plt.subplots(
         1, 2, figsize=(6.4, 3.2), layout="constrained", width_ratios=(1.5, 1)
     )
-    names = [str(i) for i in range(n_states)]
     plot_matrix(
         transition,
         label="Transition probability",
@@ -98,15 +111,15 @@ def draw_chain(*, kind: str, n_states: int, stay: float) -> Figure:
         x_ticks=names,
         y_ticks=names,
         limit=1,
-        has_numbers=n_states <= 6,
+        has_numbers=len(names) <= 6,
         ax=left,
     )
-    if stay < 1:
-        plot_shares(stationary(transition), names=names, ax=right)
-    else:
+    if shares is None:
+        words = "No unique\nlong-run share:\nit stays where\nit starts"
         right.set_axis_off()
-        right.text(0.5, 0.5, "No unique\nlong-run share:\nit stays where\nit starts", ha="center",
-                   va="center")  # fmt: skip
+        right.text(0.5, 0.5, words, ha="center", va="center")
+    else:
+        plot_shares(shares, names=names, ax=right)
     return fig
 
 
@@ -118,9 +131,12 @@ def describe_chain(*, kind: str, n_states: int, stay: float) -> str:
         return f"{lead}it never moves, so nothing surprises: entropy rate 0 nats per token."
     rate, most = entropy_rate(transition), np.log(n_states)
     share = stationary(transition)
+    spread = f"long-run shares from {share.min():.3f} to {share.max():.3f}"
+    if np.isclose(share.min(), share.max()):
+        spread = f"every long-run share is {share.max():.3f}"
     return (
         f"{lead}entropy rate {rate:.3f} nats per token (fair choice among {n_states}: {most:.3f}); "
-        f"long-run shares from {share.min():.3f} to {share.max():.3f}."
+        f"{spread}."
     )
 
 
@@ -157,9 +173,7 @@ def stairs_of(name: str, longest: int) -> tuple[float, ...]:
 def draw_stairs(*, source: str, longest: int) -> Figure:
     """Draw the staircase of a source down to its entropy rate."""
     rate = build_source(source).entropy_rate_nats
-    ax = plot_staircase(stairs_of(source, longest), entropy_rate_nats=rate)
-    ax.set_ylim(0, None)
-    return ax.figure
+    return plot_staircase(stairs_of(source, longest), entropy_rate_nats=rate).figure
 
 
 def describe_stairs(*, source: str, longest: int) -> str:

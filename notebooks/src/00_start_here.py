@@ -1,0 +1,376 @@
+# ---
+# jupyter:
+#   jupytext:
+#     cell_metadata_filter: tags,alt,slideshow,mystnb,jupyter,-all
+#     formats: notebooks///ipynb,notebooks/src///py:percent
+#     notebook_metadata_filter: kernelspec,jupytext,-jupytext.text_representation.jupytext_version
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#       format_version: '1.3'
+#   kernelspec:
+#     display_name: Python 3 (ipykernel)
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 00 · Start here: does a Transformer need attention?
+#
+# In twenty minutes you see the question of this workbook, a first live answer, and how the
+# notebooks work.
+#
+# **Minutes:** 20 (10 to read, 10 to try things). **Prerequisites:** Python; logarithms; a rough
+# idea of what a neural network is.
+#
+# Next: [01 Text as a Markov chain](01_markov_framing.ipynb)
+
+# %% [markdown]
+# **Learning goals.** After this page you can
+#
+# - state the question of the workbook and what would count as an answer,
+# - compute a loss from predicted chances, by hand and in code,
+# - convert a loss between nats, bits and perplexity,
+# - decide from a loss curve how much a model has still to learn,
+# - name what is published, what is reconstructed, and what is measured here.
+
+# %% tags=["setup"]
+import numpy as np
+import pandas as pd
+import torch
+
+from attnlab.analysis.theory import expected_mixer_weights
+from attnlab.config import ModelConfig, TrainConfig
+from attnlab.plots import describe_loss_curves, plot_loss_curves, style
+from attnlab.runmode import banner, is_fast
+from attnlab.sources import tales
+from attnlab.teaching.live import train_live
+from attnlab.teaching.markov import check_nats_to_bits, check_perplexity
+from attnlab.teaching.notation import show_notation
+from attnlab.teaching.questions import SELF_CHECK
+from attnlab.teaching.quiz import Option, Question, show_quiz
+from attnlab.widgets import predict_first, show_still
+from attnlab.widgets.chains import show_loss_units
+
+banner(minutes=20)
+
+# %% [markdown]
+# ## 1  The question   *(3 min)*
+#
+# A language model reads a prefix of a text and says how likely each next token is. A **token** is
+# a word, a piece of a word or a letter. A Transformer does this in layers of two parts: a **token
+# mixer**, which moves information between positions, and a **channel mixer**, which works at each
+# position alone. The token mixer of a Transformer is **self-attention**: each position looks at
+# all earlier ones and decides, from their content, whom to listen to.
+#
+# %% [markdown]
+# Two papers take attention out. One puts the *Extractor* in its place: learned weights that
+# depend on how far back a token lies and not on what it says. The other fits small feed-forward
+# networks to what attention computes. Is that enough?
+
+# %% [markdown]
+# To answer, we need a number. Let $v_1 \dots v_T$ be the tokens of a text, $s_t = v_1 \dots v_t$ the
+# prefix at position $t$, and $Q(\cdot \mid s_t)$ the chances that a model gives to the next token.
+# The **loss** is the mean surprise at what really came:
+#
+# $$ L = -\frac{1}{T-1} \sum_{t=1}^{T-1} \log Q(v_{t+1} \mid s_t) \quad \text{(nats per token)}
+# \tag{0.1} $$
+#
+# $T$ tokens make $T-1$ predictions, since nothing stands before the first. With the natural
+# logarithm the unit is the **nat**. Try it by hand: the model gave chances 1/2, 1/4 and 1/4 to the
+# three tokens that came.
+
+# %% tags=["nbval-check-output"]
+Q = np.array([1 / 2, 1 / 4, 1 / 4])  # Q(v_{t+1} | s_t), for t = 1, 2, 3
+T = len(Q) + 1
+L = -np.sum(np.log(Q)) / (T - 1)  # eq. (0.1)
+print(f"L = (log 2 + log 4 + log 4) / 3 = 5/3 log 2 = {L:.4f} nats per token")
+
+# %% tags=["agreement"]
+assert np.isclose(L, 5 / 3 * np.log(2))
+
+# %% [markdown]
+# **Check yourself.** A second model gives the three tokens chances 1/3, 1/3 and 1/3. Is its loss
+# lower, higher or equal? The sum of the chances is the same. Decide, then run the next cell.
+
+# %% tags=["check", "nbval-check-output"]
+L_even = -np.mean(np.log([1 / 3, 1 / 3, 1 / 3]))
+print(f"uneven {L:.4f}, even {L_even:.4f}: lower, for the product of the chances is larger")
+assert 1 / 3 * 1 / 3 * 1 / 3 > 1 / 2 * 1 / 4 * 1 / 4
+
+# %% [markdown]
+# **Takeaway.** The question becomes: with everything else equal, which token mixer reaches the
+# lower loss on text that it has not seen, and at what cost?
+
+# %% [markdown]
+# ## 2  A two-minute taste   *(5 min)*
+#
+# Our text is written by a machine, *tales*, that tells little stories of our own words. A name and
+# a lost thing are chosen early and used late, so memory pays. Because we wrote the machine, we
+# know the exact chance of each word, and so the loss $\hat h$ of the **true source** on any
+# text. No model does better than that on average. It is the floor under the curve.
+
+# %% tags=["nbval-check-output"]
+source = tales("small")
+print(source.decode(source.sample(160, seed=4, stream="test")).splitlines()[1])
+print(
+    f"\n{source.vocab_size} different tokens; with the whole past known, "
+    f"{source.entropy_rate_nats:.4f} nats per token remain"
+)
+
+# %% [markdown]
+# Two models, alike but for the mixer: two layers, width $d = 32$, context $\ell = 32$ tokens, the
+# same batches in the same order. SHE, the largest Extractor, has one $d \times d$ matrix for
+# each of the $\ell$ places it looks back to; attention has four matrices in all. So "alike" is
+# not "equally large":
+
+# %% tags=["nbval-check-output"]
+d, ell = 32, 32
+weights = {m: expected_mixer_weights(m, d_model=d, context_len=ell) for m in ("attention", "she")}
+assert weights == {"attention": 4 * d**2, "she": ell * d**2 + 2 * d**2}
+print(
+    f"weights of one mixer: {weights}; SHE has {weights['she'] / weights['attention']} times as "
+    f"many"
+)
+
+# %% tags=["widget", "nbval-ignore-output"]
+guess = predict_first(
+    "Which model is nearer to the floor after 240 short steps (1200 in full mode)?",
+    options={"attention": "attention", "the Extractor (SHE)": "she"},
+)
+
+# %% tags=["nbval-ignore-output"]
+train = source.sample(60_000, seed=0)
+held_out = source.sample_windows(128, window_len=ell + 1, seed=0, stream="validation")
+h_hat = source.oracle_nats(held_out)  # the true source's own loss on these very tokens
+n_steps = 240 if is_fast() else 1200
+recipe = TrainConfig(n_steps=n_steps, batch_size=16, lr=5e-3, seed=0)
+models, curves = {}, []
+for mixer in ("attention", "she"):
+    config = ModelConfig(mixer=mixer, vocab_size=source.vocab_size, context_len=ell, d_model=d)
+    models[mixer], curve = train_live(
+        config, train=train, held_out=held_out, recipe=recipe, every=20
+    )
+    curves.append(curve)
+curves = pd.concat(curves)
+last = curves.groupby("name")["loss_nats"].last()
+print(guess.verdict(truth=last.idxmin()))
+
+# %% tags=["nbval-ignore-output"]
+with style():
+    ax = plot_loss_curves(curves, oracle_nats=h_hat, quantity="Held-out loss")
+    ax.set_ylim(0, None)
+show_still(ax.figure, describe_loss_curves(curves, oracle_nats=h_hat))
+
+# %% [markdown]
+# Both curves fall towards the dotted line. (It lies above 0.3832: in a window of 33 tokens the true
+# source, too, does not know how the tale began.) Both have passed a mark that we know exactly: the
+# best loss $h_1$ of any reader of the last token alone. So both use more of the past than that.
+
+# %% tags=["agreement"]
+h_1 = source.best_loss_nats(context_len=1)
+assert all(h_hat - 0.02 < loss < h_1 for loss in last), (h_hat, dict(last), h_1)
+
+# %% [markdown]
+# What do they write? Each goes on from the same beginning, with the same random numbers.
+
+# %% tags=["nbval-ignore-output"]
+prompt = torch.from_numpy(source.encode("Once there was a little girl called Mira."))[None]
+for mixer, model in models.items():
+    dice = torch.Generator().manual_seed(1)
+    text = model.generate(prompt, n_tokens=45, temperature=0.7, generator=dice)[0]
+    print(f"--- {mixer}\n{source.decode(text.numpy())}\n")
+
+# %% [markdown]
+# **Read this with care.** It is one seed, a few seconds and an artificial text, and SHE has 8.5
+# times the weights in its mixers. The curve shows how to look, not what is true. Notebook 04 does
+# it on real books, with several seeds and with attention models of equal size.
+#
+# **Takeaway.** The gap to the true source says how much is left to learn; the height of the curve
+# alone does not.
+
+# %% [markdown]
+# ## 3  How the workbook works   *(2 min)*
+#
+# | Notebook | What you do | Minutes |
+# |---|---|---|
+# | 00 Start here | the question, a taste, units of loss | 20 |
+# | [01 Markov framing](01_markov_framing.ipynb) | text as a chain; the floor; tables against models | 60 |
+# | [02 Attention](02_attention.ipynb) | attention by hand, by loop, by matrix; a soft lookup | 65 |
+# | [03 Extractor](03_extractor.ipynb) | SHE, HE, WE, ME derived, checked, counted | 60 |
+# | [04 Language models](04_language_models.ipynb) | all of them trained; real books; a look inside | 60 |
+#
+# Read them in order. 01 needs no neural network; who knows attention may skim 02.
+
+# %% [markdown]
+# - **Run modes.** `fast` (the default) trains small models live and reads larger results from
+#   records in `data/runs`. `ATTNLAB_MODE=full`, set before the start, runs larger ones.
+# - **Widgets.** Every panel is preceded by still pictures that say the same; Tab and the arrow keys
+#   reach every control.
+# - **Exercises** carry a difficulty from 1 to 5 and minutes. A `check_...` call judges your function,
+#   prints the first case that fails and names common mistakes. Solutions are folded in
+#   JupyterLab: try before you unfold.
+# - **Floors.** A loss curve shows the true source where we know it. Each picture has a caption that
+#   says what to see.
+#
+# **Takeaway.** Predict, run, compare: a guess that fails teaches most.
+
+# %% [markdown]
+# ## 4  Nats, bits, perplexity   *(5 min)*
+#
+# The same loss goes by three names. Bits use the logarithm to base 2. **Perplexity** turns the loss
+# into a count: the number of equally likely choices that would be as hard.
+#
+# $$ L_\text{bits} = \frac{L}{\log 2}, \qquad \text{perplexity} = e^{L} \tag{0.2} $$
+#
+# where $L \ge 0$ is in nats per token, as in eq. (0.1).
+
+# %% tags=["nbval-check-output"]
+L_bits, perplexity = L / np.log(2), np.exp(L)  # eq. (0.2)
+print(f"{L:.4f} nats = {L_bits:.4f} bits = perplexity {perplexity:.4f}")
+
+# %% tags=["agreement"]
+assert np.isclose(perplexity, 2**L_bits)
+assert np.isclose(np.exp(np.log(6)), 6), "a fair die: six equal choices"
+
+# %% [markdown]
+# **Play, then answer.** The loss falls from 3 to 2 nats in one study and from 1.5 to 0.5 in another.
+# In which does the perplexity fall by the larger factor?
+
+# %% tags=["widget", "nbval-ignore-output"]
+show_loss_units(presets=[{"loss_nats": float(np.log(2))}, {"loss_nats": 3.0}])
+
+# %% [markdown]
+# <details><summary>Answer</summary>
+#
+# By the same factor in both. One nat less divides the perplexity by $e \approx 2.718$, wherever it
+# starts. That is why we compare *differences* of losses.
+# </details>
+
+# %% [markdown] tags=["exercise"]
+# **Exercise 0.1** (difficulty 1, 2 min; builds on eq. (0.2)). Write a loss in bits. A fair
+# coin, $\log 2$ nats, must give 1.
+
+
+# %% tags=["solution"]
+def nats_to_bits(loss_nats: float) -> float:
+    """Return the loss in bits."""
+    # SOLUTION
+    return loss_nats / np.log(2)
+
+
+# %% tags=["nbval-check-output"]
+check_nats_to_bits(nats_to_bits)
+
+# %% [markdown] tags=["hint"]
+# <details><summary>Hint</summary>
+#
+# One bit is the smaller unit: $\log 2 = 0.693$ nats. Do you need more bits than nats, or fewer?
+# </details>
+
+# %% [markdown] tags=["exercise"]
+# **Exercise 0.2** (difficulty 2, 3 min; builds on eqs. (0.1) and (0.2)). Compute the perplexity of a
+# text from the losses of its single tokens, `(n_tokens,)`, in nats.
+
+
+# %% tags=["solution"]
+def perplexity_of(losses_nats: np.ndarray) -> float:
+    """Return the perplexity of a text from its per-token losses in nats."""
+    # SOLUTION
+    return float(np.exp(np.mean(losses_nats)))
+
+
+# %% tags=["nbval-check-output"]
+check_perplexity(perplexity_of)
+
+# %% [markdown] tags=["hint"]
+# <details><summary>Hint</summary>
+#
+# Two steps, and their order matters: which comes first, the mean or the exponential? Try chances 1/2
+# and 1/8 by hand; the answer is 4.
+# </details>
+#
+# **Takeaway.** Nats for sums and differences, bits for files, perplexity for intuition: one number in
+# three dresses.
+
+# %% [markdown]
+# ## 5  What do you know already?   *(3 min)*
+#
+# Six questions that a reader of the whole workbook can answer. Answer them today and come back later. The
+# reasons say which notebook has the full story; two of them belong to later parts of the workbook.
+
+# %% tags=["widget", "nbval-ignore-output"]
+show_quiz(SELF_CHECK)
+
+# %% [markdown]
+# **Takeaway.** A wrong answer here is a good reason to read on, and the reason tells you where.
+
+# %% [markdown]
+# ## 6  Published, reconstructed, measured   *(2 min)*
+#
+# The full text of the Extractor paper, with its equations and tables, was not at hand when this was
+# written. So we keep three things apart, here and in every notebook:
+#
+# | | What | Where from |
+# |---|---|---|
+# | **Published** | the idea of the Extractor in words; $\ell d^2 + 2 d^2$ weights against $4 d^2$; the critical path multiply, accumulate, multiply, multiply, accumulate | abstract and summaries |
+# | **Reconstructed** | the equations of SHE, inferred from those facts; HE, WE and ME, our reading of their names and costs | derived in notebook 03 |
+# | **Measured** | every loss, count and time in this workbook | our runs; larger ones in `data/runs` |
+
+# %% tags=["widget", "nbval-ignore-output"]
+show_quiz([
+    Question("HE trains to a lower loss than attention in one of our runs. What follows?", [
+        Option("The paper's claim about HE is confirmed.",
+               "We ran our reconstruction of HE on our data; the paper's HE may differ."),
+        Option("Our HE beat our attention, on this text, at this size, with this seed.",
+               "That, and with more seeds and sizes perhaps more.", is_right=True),
+    ]),
+])  # fmt: skip
+
+# %% [markdown]
+# **Takeaway.** A result here speaks about the models we wrote down; each sentence says which.
+
+# %% [markdown]
+# ## Summary
+#
+# - You **stated** the question: which token mixer gives the lower held-out loss, all else equal?
+# - You **computed** a loss by hand: $5/3 \log 2 = 1.1552$ nats (eq. 0.1).
+# - You **converted** it: 1.6667 bits, perplexity 3.1748.
+# - You **decided** from the picture of section 2 how far two models were from the floor, and saw both
+#   pass $h_1$, the best loss with one token of memory.
+# - You **named** what is published (words, $\ell d^2 + 2 d^2$, the critical path), reconstructed (the
+#   equations) and measured (the rest).
+
+# %% [markdown]
+# ## What we did not show
+#
+# - The taste has one seed and no tuning. A longer run, or another learning rate, may change the
+#   order; attention often starts slowly. Full mode trains five times as long.
+# - SHE had 8.5 times the mixer weights. Whether the idea or the size helped is open here.
+# - Lower loss is not better text, and says nothing about speed.
+# - We doubt that anything learned on 144 words of artificial tales carries over to books without
+#   further proof.
+
+# %% [markdown]
+# ## Notation used here
+#
+# This is the whole table of the workbook; each notebook repeats its own rows. The column *Paper* has
+# the paper's letter where we know it.
+
+# %% tags=["nbval-check-output"]
+show_notation()
+
+# %% [markdown]
+# ## Sources
+#
+# - Z. Chen, *Attention Is Not All You Need Anymore*, [arXiv:2308.07661](https://arxiv.org/abs/2308.07661):
+#   abstract (drop-in replacement; SHE, HE, WE, ME); the weight count and the critical path through
+#   summaries of its first version.
+# - V. Bozic and others, *Rethinking Attention: Exploring Shallow Feed-Forward Neural Networks as an
+#   Alternative to Attention Layers in Transformers*,
+#   [arXiv:2311.10642](https://arxiv.org/abs/2311.10642).
+# - A. Vaswani and others, *Attention Is All You Need*,
+#   [arXiv:1706.03762](https://arxiv.org/abs/1706.03762), section 3.
+# - C. E. Shannon, *A Mathematical Theory of Communication*, 1948, sections 3, 6 and 7.
+#
+# Next: [01 Text as a Markov chain](01_markov_framing.ipynb)
