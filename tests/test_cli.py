@@ -19,9 +19,10 @@ def here(tmp_path, monkeypatch):
 
 
 def _init_in(folder):
-    def init(self, *, runs=folder / "runs", work=folder / "work"):
+    def init(self, *, runs=folder / "runs", work=folder / "work", device="cpu"):
         object.__setattr__(self, "runs", runs)
         object.__setattr__(self, "work", work)
+        object.__setattr__(self, "device", device)
 
     return init
 

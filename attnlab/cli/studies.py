@@ -13,7 +13,7 @@ THREADS = "of torch; default as installed. Results are bit-equal only for equal 
 
 
 def add_commands(commands: Any) -> None:
-    """Add ``study`` with ``list``, ``run``, ``resume`` and ``export``."""
+    """Add ``study`` with ``list``, ``run``, ``resume``, ``report`` and ``export``."""
     study = commands.add_parser("study", help="run a named experiment into data/runs")
     actions = study.add_subparsers(dest="action", required=True, metavar="ACTION")
     listing = actions.add_parser("list", help="every study, its variants and corpora")
@@ -25,11 +25,14 @@ def add_commands(commands: Any) -> None:
         "goes on from its checkpoint; several processes may share one study.",
     )
     _add_plan(run)
-    run.add_argument("--threads", type=int, default=None, help=THREADS)
+    _add_machine(run)
     run.set_defaults(run=_run)
     resume = actions.add_parser("resume", help="go on with every study that was interrupted")
-    resume.add_argument("--threads", type=int, default=None, help=THREADS)
+    _add_machine(resume)
     resume.set_defaults(run=_resume)
+    report = actions.add_parser("report", help="write the results block of a document again")
+    report.add_argument("document", type=Path, nargs="?", help="as README.md; default the screen")
+    report.set_defaults(run=_report)
     export = actions.add_parser("export", help="copy trained models of finished jobs, in bfloat16")
     _add_plan(export)
     export.add_argument("--to", type=Path, required=True, help="folder for VARIANT.safetensors")
@@ -42,6 +45,11 @@ def _add_plan(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--corpus", default="tales", help="tales, or see: attnlab data list")
     parser.add_argument("--variants", type=names, default=(), help="comma-separated; default all")
     parser.add_argument("--seeds", type=counts, default=(0,), help="comma-separated, as in 0,1,2")
+
+
+def _add_machine(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--threads", type=int, default=None, help=THREADS)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="default cpu")
 
 
 def _plan(options: argparse.Namespace) -> Any:
@@ -70,18 +78,18 @@ def _list(options: argparse.Namespace) -> None:
 
 
 def _run(options: argparse.Namespace) -> None:
-    _prepare_process(options.threads)
-    _run_plans([_plan(options)])
+    device = _prepare_process(options)
+    _run_plans([_plan(options)], device=device)
 
 
 def _resume(options: argparse.Namespace) -> None:
     from attnlab.studies import unfinished_plans
 
-    _prepare_process(options.threads)
+    device = _prepare_process(options)
     plans = unfinished_plans()
     if not plans:
         say("Nothing to resume: every study begun here is finished.")
-    _run_plans(plans)
+    _run_plans(plans, device=device)
 
 
 def _export(options: argparse.Namespace) -> None:
@@ -91,15 +99,28 @@ def _export(options: argparse.Namespace) -> None:
         say(f"{path} ({path.stat().st_size / 1e6:.2f} MB)")
 
 
-def _run_plans(plans: Iterable[Any]) -> None:
+def _report(options: argparse.Namespace) -> None:
+    from attnlab.studies.report import replace_block, results_block
+
+    block = results_block()
+    if options.document is None:
+        say(block)
+        return
+    before = options.document.read_text(encoding="utf-8")
+    partial = options.document.with_suffix(".tmp")
+    partial.write_text(replace_block(before, block), encoding="utf-8")
+    partial.replace(options.document)
+
+
+def _run_plans(plans: Iterable[Any], *, device: str) -> None:
     from tqdm import tqdm
 
-    from attnlab.studies import run_plan
+    from attnlab.studies import Folders, run_plan
 
     for plan in plans:
         say(f"{plan.name}: variants {', '.join(plan.variants) or 'all'}; seeds {plan.seeds}")
         bar: Any = None
-        for progress in run_plan(plan):
+        for progress in run_plan(plan, folders=Folders(device=device)):
             if bar is None or bar.desc != progress.job:
                 if bar is not None:
                     bar.close()
@@ -111,11 +132,16 @@ def _run_plans(plans: Iterable[Any]) -> None:
             bar.close()
 
 
-def _prepare_process(threads: int | None) -> None:
+def _prepare_process(options: argparse.Namespace) -> str:
+    """Set threads and memory of this process; return the device to compute on."""
     import torch
 
+    from attnlab.errors import AttnlabError
     from attnlab.training.speed import keep_pages
 
+    if options.device == "cuda" and not torch.cuda.is_available():
+        raise AttnlabError("--device cuda: torch finds no graphics card here. Use --device cpu.")
     keep_pages()
-    if threads is not None:
-        torch.set_num_threads(threads)
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
+    return options.device

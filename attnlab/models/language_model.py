@@ -144,6 +144,11 @@ class LanguageModel(nn.Module):
         return tokens
 
     @property
+    def device(self) -> torch.device:
+        """Where the weights are, and where tokens have to be."""
+        return self.token_embedding.weight.device
+
+    @property
     def _layers(self) -> list[Block]:
         return cast(list[Block], list(self.blocks))
 

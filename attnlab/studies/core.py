@@ -57,10 +57,11 @@ class Plan:
 
 @dataclass(frozen=True, kw_only=True)
 class Folders:
-    """Where a study writes: records to keep, and work that can be thrown away."""
+    """Where a study computes and writes: records to keep, and work that can be thrown away."""
 
     runs: Path = RUNS
     work: Path = WORK
+    device: str = "cpu"
 
     def run_file(self, study: str) -> Path:
         """Return the JSON lines file of a study."""

@@ -184,12 +184,12 @@ def run_language_model(job: Job, folders: Folders) -> Generator[Progress, None, 
     data = job.dataset()
     checkpoint = folders.work_file("language-model", f"{job.digest}.checkpoint.safetensors")
     generator = torch_generator(job.train.seed, "init")
-    model = LanguageModel(job.model, generator=generator)
+    model = LanguageModel(job.model, generator=generator).to(folders.device)
     optimizer = build_optimizer(model, job.train)
     state = _State()
     if checkpoint.exists():
         state = _State(**load_checkpoint(checkpoint, model=model, optimizer=optimizer))
-    batches = _batches(data, job, job.train.seed).starting_at(
+    batches = _batches(data, job, job.train.seed, device=folders.device).starting_at(
         state.step * job.train.accumulation_steps
     )
     steps = train_steps(
@@ -257,13 +257,16 @@ class _State:
         return self.curve["loss_nats"][-1] if self.curve else float("nan")
 
 
-def _batches(data: Dataset, sizes: Budget | Job, seed: int) -> WindowBatches:
+def _batches(
+    data: Dataset, sizes: Budget | Job, seed: int, *, device: str = "cpu"
+) -> WindowBatches:
     is_job = isinstance(sizes, Job)
     return WindowBatches(
         data.train,
         context_len=sizes.model.context_len if is_job else sizes.context_len,
         batch_size=sizes.train.batch_size if is_job else sizes.batch_size,
         seed=seed,
+        device=device,
     )
 
 

@@ -27,6 +27,7 @@ class WindowBatches:
         context_len: Tokens a window feeds to the model.
         batch_size: Windows a batch.
         seed: Picks the order and the offsets (stream ``order``).
+        device: Where the batches go; their order does not depend on it.
     Raises:
         AttnlabError: The documents are too short for a single batch.
     """
@@ -38,7 +39,7 @@ class WindowBatches:
         context_len: int,
         batch_size: int,
         seed: int,
-        device: str = "cpu",
+        device: torch.device | str = "cpu",
     ) -> None:
         self.documents = [np.asarray(d) for d in documents]
         self.context_len, self.batch_size = context_len, batch_size

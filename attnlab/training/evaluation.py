@@ -65,6 +65,7 @@ def evaluate(
     total = 0.0
     try:
         for inputs, targets in _windows(document, model.config.context_len, batch_size):
+            inputs, targets = inputs.to(model.device), targets.to(model.device)
             losses = model.loss(inputs, targets, reduction="none")
             total += float(losses.double().sum())
     finally:
