@@ -66,8 +66,8 @@ def plot_block_toeplitz(
     ax = plot_matrix(
         matrix,
         label="Weight",
-        x_label="Output token t (channels side by side)",
-        y_label="Input token s (channels below each other)",
+        x_label="Output token t",
+        y_label="Input token s",
         is_difference=True,
         ax=ax,
     )
@@ -84,7 +84,12 @@ def plot_block_toeplitz(
 def describe_block_toeplitz(lag_weight: ArrayLike, *, n_tokens: int, index: str = "lag") -> str:
     """Say what repeats in the matrix and how many of its blocks are zero."""
     n_lags, width = np.shape(lag_weight)[:2]
-    n_filled = int((index_map(n_tokens, index=index) >= 0).sum())
+    which = index_map(n_tokens, index=index)
+    n_filled = int(((which >= 0) & (which < n_lags)).sum())
+    if index == "lag" and n_lags < n_tokens:
+        far = f"so are those of inputs more than {n_lags - 1} tokens back; "
+    else:
+        far = ""
     repeated = {
         "lag": "The same block stands along every diagonal (block-Toeplitz): the distance decides.",
         "absolute": "The same block stands along every row: the place of the input decides.",
@@ -92,7 +97,7 @@ def describe_block_toeplitz(lag_weight: ArrayLike, *, n_tokens: int, index: str 
     size = n_tokens * width
     return (
         f"The extraction of {n_tokens} tokens of width {width} as one {size} by {size} matrix. "
-        f"{repeated} Blocks below the diagonal are zero (no output reads the future); "
+        f"{repeated} Blocks below the diagonal are zero (no output reads the future); {far}"
         f"{n_filled} blocks are filled from {min(n_lags, n_tokens)} different matrices."
     )
 
@@ -162,7 +167,7 @@ def describe_growth(sizes: Mapping[str, ArrayLike]) -> str:
         values = np.asarray(values, dtype=float)
         if not name.endswith("closed form"):
             parts.append(f"{name}: {values[0]:.2f} at t = 1, {values[-1]:.2f} at t = {len(values)}")
-    return f"Size of the extraction by length of the prefix. {'; '.join(parts)}."
+    return f"Size of the extraction, {'; '.join(parts)}."
 
 
 def plot_ablation(
@@ -225,7 +230,10 @@ def draw_lag_kernel_view(
     profile = np.abs(lag_profile(weight))
     points = look(mixer).points()
     left.bar(np.arange(len(profile)), profile, color=points["color"], width=0.8)
+    left.axhline(start_size(weight), color="black", linestyle="dotted", label="before training")
+    left.legend(loc="upper right")
     left.set(xlabel="Lag (0 is the newest token)", ylabel="RMS weight, all channels")
+    left.set_ylim(top=1.15 * max(profile.max(), start_size(weight)))
     one = _channel(weight, channel)
     if one.ndim == 1:
         right.axhline(0, color=TABLE_GREY, lw=0.8)
@@ -234,9 +242,9 @@ def draw_lag_kernel_view(
         right.set(xlabel="Lag", ylabel=f"Weight of channel {channel}")
     else:
         top = np.abs(one).max() or 1.0
-        picture = right.imshow(
-            one.T, cmap=DIFFERENCE_COLOURS, vmin=-top, vmax=top, aspect="auto", origin="lower"
-        )
+        edges = (-0.5, one.shape[0] - 0.5, one.shape[1] + 0.5, 0.5)  # channels count from 1
+        looks = {"cmap": DIFFERENCE_COLOURS, "vmin": -top, "vmax": top, "aspect": "auto"}
+        picture = right.imshow(one.T, extent=edges, **looks)
         fig.colorbar(picture, ax=right, label="Weight")
         right.set(xlabel="Lag", ylabel=f"Input channel, into output {channel}")
     for ax in (left, right):
@@ -257,8 +265,15 @@ def describe_lag_kernel_view(
     return (
         f"{look(mixer).label}, layer {layer}: lag {profile.argmax()} weighs most "
         f"({profile.max():.3f}); the newest {len(near)} of {len(profile)} lags hold {share:.0f} % "
-        f"of the squared weight. Channel {channel}: lag {size.argmax()} weighs most."
+        f"of the squared weight. Channel {channel}: lag {size.argmax()} weighs most. Dotted: the "
+        "size before training; a bar that still has it may never have learned."
     )
+
+
+def start_size(lag_weight: ArrayLike) -> float:
+    """Return the size that default initial weights have: ``1/sqrt(l d)`` or ``1/sqrt(l)``."""
+    shape = np.shape(lag_weight)
+    return float(np.prod(shape[:2] if len(shape) == 3 else shape[:1])) ** -0.5
 
 
 def pick_kernel(

@@ -1,0 +1,265 @@
+"""The channel mixer read as a memory: which keys fire where, what they write, what they are for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+from attnlab.errors import AttnlabError
+from attnlab.models import LanguageModel
+
+Numbers = NDArray[np.float64]
+NO_STATE = -1
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeyAtlas:
+    """What each key of one channel mixer does, as arrays.
+
+    Shapes:
+        activity: ``(n_states, d_ff)``, mean activation in each state.
+        writes: ``(d_ff, vocab_size)``, what a value adds to the logits; rows have mean zero.
+        damage_nats: ``(n_states, d_ff)``, rise of the KL of each state without that key.
+        kl_nats, kl_without_nats: ``(n_states,)``, KL with the memory, and with no key at all.
+        share: ``(n_states,)``, share of positions.
+    """
+
+    states: tuple[str, ...]
+    symbols: tuple[str, ...]
+    activity: Numbers
+    writes: Numbers
+    damage_nats: Numbers
+    kl_nats: Numbers
+    kl_without_nats: Numbers
+    share: Numbers
+
+    @property
+    def n_keys(self) -> int:
+        """Number of keys."""
+        return self.activity.shape[1]
+
+
+def map_keys(
+    model: LanguageModel,
+    tokens: ArrayLike,
+    *,
+    contexts: Sequence[Sequence[int]],
+    truth: ArrayLike,
+    symbols: Sequence[str],
+    layer: int = -1,
+) -> KeyAtlas:
+    """Measure every key of a layer against the states of a source whose table is known.
+
+    Shapes:
+        tokens: ``(batch, time)`` windows of the source.
+        truth: ``(n_states, vocab_size)``, the true next-token law in each state.
+    Args:
+        contexts: The states: after these tokens (oldest first) the truth has that row.
+        symbols: Names of the tokens.
+        layer: Which block's channel mixer.
+    """
+    states = label_states(tokens, contexts=contexts)
+    n_states = len(contexts)
+    law = np.asarray(truth, dtype=np.float64)
+    whole = kl_by_state(model, tokens, states=states, truth=law)
+    n_keys = channel_mixer(model, layer=layer).keys.out_features
+    damage = np.empty((n_states, n_keys))
+    for key in range(n_keys):
+        with without_keys(model, [key], layer=layer):
+            damage[:, key] = kl_by_state(model, tokens, states=states, truth=law) - whole
+    with without_keys(model, range(n_keys), layer=layer):
+        nothing = kl_by_state(model, tokens, states=states, truth=law)
+    activity = key_activity(model, tokens, layer=layer)
+    known = states[states != NO_STATE]
+    return KeyAtlas(
+        states=tuple("".join(symbols[i] for i in context) for context in contexts),
+        symbols=tuple(symbols),
+        activity=mean_by_state(activity, states=states, n_states=n_states),
+        writes=value_logits(model, layer=layer),
+        damage_nats=damage,
+        kl_nats=whole,
+        kl_without_nats=nothing,
+        share=np.bincount(known, minlength=n_states) / max(1, len(known)),
+    )
+
+
+def channel_mixer(model: LanguageModel, *, layer: int = -1):
+    """Return the channel mixer of a block; -1 is the last."""
+    return model.blocks[layer].mlp
+
+
+@torch.no_grad()
+def key_activity(model: LanguageModel, tokens: ArrayLike, *, layer: int = -1) -> Numbers:
+    """Return how strongly each key fires at each position: ``(batch, time, d_ff)``."""
+    seen: list[Tensor] = []
+    values = channel_mixer(model, layer=layer).values
+    handle = values.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    try:
+        model.features(_as_tokens(tokens))
+    finally:
+        handle.remove()
+    return seen[0].double().numpy()
+
+
+@torch.no_grad()
+def value_logits(model: LanguageModel, *, layer: int = -1) -> Numbers:
+    r"""Read each value through the head: ``(d_ff, vocab_size)``, in logits.
+
+    .. math:: u_i \,\mathrm{diag}(\gamma)\, E^\top \quad\text{minus its mean over the vocabulary}
+
+    with :math:`\gamma` the gain of the final norm. The norm's own division and later layers are
+    left out, so this is the direct path only. A softmax does not see the mean.
+
+    Source:
+        Geva et al. 2021, arXiv:2012.14913, section 4.
+    """
+    values = channel_mixer(model, layer=layer).values.weight.T  # (F, D)
+    logits = (values * model.norm.weight) @ model.head.weight.T
+    return (logits - logits.mean(-1, keepdim=True)).double().numpy()
+
+
+@contextmanager
+def without_keys(
+    model: LanguageModel, keys: Sequence[int], *, layer: int = -1
+) -> Iterator[LanguageModel]:
+    """Silence some keys inside the ``with`` block: their activation is zero everywhere."""
+    mixer = channel_mixer(model, layer=layer)
+    n_keys = mixer.keys.out_features
+    wrong = [key for key in keys if not 0 <= key < n_keys]
+    if wrong:
+        raise AttnlabError(f"Key {wrong[0]} is outside 0..{n_keys - 1} of this channel mixer.")
+    keep = torch.ones(n_keys)
+    keep[list(keys)] = 0.0
+    handle = mixer.values.register_forward_pre_hook(lambda _, inputs: (inputs[0] * keep,))
+    try:
+        yield model
+    finally:
+        handle.remove()
+
+
+def label_states(tokens: ArrayLike, *, contexts: Sequence[Sequence[int]]) -> NDArray[np.int64]:
+    """Return the state at each position: the longest context that the prefix ends with.
+
+    Shapes:
+        tokens: ``(batch, time)``; returns the same shape, -1 where no context fits yet.
+    """
+    array = np.asarray(tokens, dtype=np.int64)
+    states = np.full(array.shape, NO_STATE)
+    for index in sorted(range(len(contexts)), key=lambda i: len(contexts[i])):
+        context = contexts[index]
+        if len(context) > array.shape[1]:
+            continue
+        n_ends = array.shape[1] - len(context) + 1
+        fits = np.ones((len(array), n_ends), dtype=bool)
+        for offset, token in enumerate(context):
+            fits &= array[:, offset : offset + n_ends] == token
+        states[:, len(context) - 1 :][fits] = index
+    return states
+
+
+def mean_by_state(values: ArrayLike, *, states: NDArray[np.int64], n_states: int) -> Numbers:
+    """Average ``(batch, time, ...)`` over the positions of each state: ``(n_states, ...)``.
+
+    A state that never occurs has NaN.
+    """
+    array = np.asarray(values, dtype=np.float64)
+    rows = [array[states == state] for state in range(n_states)]
+    empty = np.full(array.shape[2:], np.nan)
+    return np.stack([row.mean(axis=0) if len(row) else empty for row in rows])
+
+
+@torch.no_grad()
+def next_token_law(model: LanguageModel, tokens: ArrayLike) -> Numbers:
+    """Return the model's next-token chances after every prefix: ``(batch, time, vocab_size)``."""
+    return model(_as_tokens(tokens)).double().softmax(-1).numpy()
+
+
+def kl_by_state(
+    model: LanguageModel, tokens: ArrayLike, *, states: NDArray[np.int64], truth: ArrayLike
+) -> Numbers:
+    r"""Return the mean KL of the model's rows from the true row, for each state.
+
+    .. math:: D_i = \operatorname{mean}_{t: s_t = i} \sum_j P_{ij} \log \frac{P_{ij}}{Q_{tj}}
+
+    Shapes:
+        tokens, states: ``(batch, time)``; truth: ``(n_states, vocab_size)``; returns
+        ``(n_states,)`` in nats.
+    """
+    p = np.asarray(truth, dtype=np.float64)
+    log_q = np.log(np.maximum(next_token_law(model, tokens), 1e-300))
+    own = np.sum(np.where(p > 0, p * np.log(np.where(p > 0, p, 1.0)), 0.0), axis=-1)
+    excess = own[states] - np.sum(p[states] * log_q, axis=-1)
+    return mean_by_state(excess, states=states, n_states=len(p))
+
+
+def top_triggers(
+    activity: Numbers, tokens: ArrayLike, *, key: int, n_triggers: int = 5, n_tokens: int = 4
+) -> list[tuple[float, tuple[int, ...]]]:
+    """Return the different short contexts at which a key fires most, strongest first.
+
+    Shapes:
+        activity: ``(batch, time, d_ff)``; tokens: ``(batch, time)``.
+    Args:
+        key: Which one.
+        n_triggers: How many contexts to return.
+        n_tokens: How many tokens of each, the newest last.
+
+    Returns:
+        Pairs of activation and token ids.
+    """
+    array = np.asarray(tokens, dtype=np.int64)
+    strengths = activity[:, n_tokens - 1 :, key]
+    found: dict[tuple[int, ...], float] = {}
+    for place in np.argsort(-strengths, axis=None, kind="stable"):
+        row, end = np.unravel_index(place, strengths.shape)
+        context = tuple(array[row, end : end + n_tokens].tolist())
+        found.setdefault(context, float(strengths[row, end]))
+        if len(found) == n_triggers:
+            break
+    return [(strength, context) for context, strength in found.items()]
+
+
+def key_glossary(
+    model: LanguageModel,
+    tokens: ArrayLike,
+    *,
+    symbols: Sequence[str],
+    n_keys: int = 5,
+    n_examples: int = 4,
+    layer: int = -1,
+) -> list[dict[str, object]]:
+    """Return the keys that push some tokens most: when they fire, and what they write.
+
+    A key ranks by its strongest activation times the mean of its largest logits, so one that
+    fires rarely or writes nothing in particular comes last.
+
+    Shapes:
+        tokens: ``(batch, time)`` windows of the text the model was trained on.
+
+    Returns:
+        Rows of ``key``, ``fires_after`` (contexts of three tokens) and ``writes`` (tokens).
+    """
+    activity, writes = key_activity(model, tokens, layer=layer), value_logits(model, layer=layer)
+    push = activity.max(axis=(0, 1)) * np.sort(writes, axis=1)[:, -n_examples:].mean(axis=1)
+    rows: list[dict[str, object]] = []
+    for key in np.argsort(-push, kind="stable")[:n_keys].tolist():
+        triggers = top_triggers(activity, tokens, key=key, n_triggers=n_examples, n_tokens=3)
+        best = np.argsort(-writes[key], kind="stable")[:n_examples]
+        rows.append(
+            {
+                "key": key,
+                "fires_after": [" ".join(symbols[i] for i in context) for _, context in triggers],
+                "writes": [symbols[i] for i in best],
+            }
+        )
+    return rows
+
+
+def _as_tokens(tokens: ArrayLike) -> Tensor:
+    return torch.from_numpy(np.asarray(tokens, dtype=np.int64))
