@@ -1,0 +1,224 @@
+"""The shape that every notebook has: what a reader finds where, and how much at once."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+
+from nbformat import NotebookNode
+
+PLAIN_TAGS = ("setup", "hide-input", "agreement", "check", "widget", "slow")
+EXERCISE_TAGS = ("exercise", "solution", "hint")
+NBVAL_TAGS = ("nbval-check-output", "nbval-ignore-output")
+TAGS = frozenset(PLAIN_TAGS + EXERCISE_TAGS + NBVAL_TAGS)
+MAX_CODE_LINES = 15
+MAX_WORDS = 120
+MAX_CELLS = 60
+ENDINGS = ("Summary", "What we did not show", "Notation", "Sources")
+GOALS = re.compile(r"learning goals", re.IGNORECASE)
+UNTESTABLE = ("understand", "know", "learn", "appreciate", "be familiar", "see")
+MINUTES = re.compile(r"\d+\s*(?:min\b|minutes\b)|minutes:?\**:?\s*(?:about\s*)?\d+", re.IGNORECASE)
+LINK = re.compile(r"\]\((\d\d_[a-z0-9_]+\.ipynb)[^)]*\)")
+EQUATION = re.compile(r"\\tag\{(\d+)\.(\d+)\}")
+REMOTE_PICTURE = re.compile(
+    r"!\[[^\]]*\]\(\s*https?:|<(?:img|iframe|script|link)\b[^>]*https?:", re.I
+)
+LINE_COMMAND = re.compile(r"^%|^\s*!", re.MULTILINE)
+PLAIN_IMPORT = re.compile(r"^(?:from\s+\S+\s+)?import\s")
+
+
+def find_problems(notebook: NotebookNode, *, number: int, names: Sequence[str]) -> list[str]:
+    """Return one sentence for each rule of the anatomy that a notebook breaks.
+
+    Args:
+        number: The notebook's own number; its equations are numbered ``number.1``, ...
+        names: File names of all notebooks, in reading order.
+    """
+    cells = notebook.cells
+    checks = (
+        _title(cells, number, names),
+        _goals(cells),
+        _setup(cells),
+        _sections(cells),
+        _exercises(cells, number),
+        _endings(cells),
+        _equations(cells, number),
+        _tags(cells),
+        _sizes(cells),
+        _contents(cells),
+    )
+    return [problem for check in checks for problem in check]
+
+
+def count_words(markdown: str) -> int:
+    """Count the words a reader reads: no formulas, tables, addresses or comments."""
+    text = re.sub(r"\$\$.*?\$\$|\$[^$]*\$|<!--.*?-->", " x ", markdown, flags=re.DOTALL)
+    text = re.sub(r"\]\([^)]*\)|<[^>]+>", " ", text)
+    lines = [line for line in text.splitlines() if not line.lstrip().startswith("|")]
+    return len(re.findall(r"[^\W_][\w'’.,-]*", "\n".join(lines)))
+
+
+def count_code_lines(source: str) -> int:
+    """Count the lines of a cell that do something: no blanks, comments or plain imports."""
+    total, in_import = 0, False
+    for line in source.splitlines():
+        text = line.strip()
+        if in_import:
+            in_import = ")" not in text
+        elif PLAIN_IMPORT.match(text):
+            in_import = "(" in text and ")" not in text
+        elif text and not text.startswith("#"):
+            total += 1
+    return total
+
+
+def tags_of(cell: NotebookNode) -> list[str]:
+    """Return the tags of a cell."""
+    return list(cell.metadata.get("tags", []))
+
+
+def _title(cells: list, number: int, names: Sequence[str]) -> Iterator[str]:
+    text = cells[0].source if cells and cells[0].cell_type == "markdown" else ""
+    if not re.match(rf"# .*\b0?{number}\b", text):
+        yield f"Cell 1 must be Markdown and begin with '# ' and the number {number}."
+    if not MINUTES.search(text):
+        yield "The title cell must say how many minutes the notebook takes."
+    if not re.search(r"prerequisite|before this|you need|needs", text, re.IGNORECASE):
+        yield "The title cell must name the prerequisites ('**Prerequisites:** none' is fine)."
+    here = next((i for i, name in enumerate(names) if name.startswith(f"{number:02d}_")), None)
+    if here is None:
+        return
+    links = set(LINK.findall(text))
+    neighbours = [names[i] for i in (here - 1, here + 1) if 0 <= i < len(names)]
+    for neighbour in neighbours:
+        if neighbour not in links:
+            yield f"The title cell must link to its neighbour, as in [next]({neighbour})."
+
+
+def _goals(cells: list) -> Iterator[str]:
+    goals = next((c for c in cells[:4] if GOALS.search(c.source)), None)
+    if goals is None:
+        yield "One of the first four cells must be headed 'Learning goals'."
+        return
+    items = re.findall(r"^\s*(?:[-*]|\d+\.)\s+(.*)", goals.source, re.MULTILINE)
+    if not 3 <= len(items) <= 5:
+        yield f"Learning goals must be a list of three to five; these are {len(items)}."
+    for item in items:
+        if item.strip("*_ ").lower().startswith(UNTESTABLE):
+            yield f"A learning goal must start with a verb one can test; this does not: {item!r}."
+
+
+def _setup(cells: list) -> Iterator[str]:
+    code = [cell for cell in cells if cell.cell_type == "code"]
+    tagged = [cell for cell in code if "setup" in tags_of(cell)]
+    if len(tagged) != 1 or tagged[0] is not code[0]:
+        yield "Exactly the first code cell must carry the tag 'setup'."
+    elif not re.search(r"\bbanner\(\s*minutes=\d+", tagged[0].source):
+        yield "The setup cell must call banner(minutes=...)."
+
+
+def _headings(cells: list) -> list[tuple[int, str]]:
+    return [
+        (index, line.removeprefix("## ").strip())
+        for index, cell in enumerate(cells)
+        if cell.cell_type == "markdown"
+        for line in cell.source.splitlines()
+        if line.startswith("## ")
+    ]
+
+
+def _is_ending(heading: str) -> bool:
+    return GOALS.search(heading) is not None or heading.lower().lstrip("0123456789. ").startswith(
+        tuple(ending.lower() for ending in ENDINGS)
+    )
+
+
+def _sections(cells: list) -> Iterator[str]:
+    headings = _headings(cells)
+    sections = [item for item in headings if not _is_ending(item[1])]
+    if not sections:
+        yield "There must be at least one section (a heading that starts with '## ')."
+    starts = [index for index, _ in headings] + [len(cells)]
+    for index, heading in sections:
+        if not re.search(r"\(\d+(?:\.\d+)? min\)\W*$", heading):
+            yield f"The heading {heading!r} must end with its minutes, as in '*(8 min)*'."
+        end = next(start for start in starts if start > index)
+        body = " ".join(c.source for c in cells[index:end] if c.cell_type == "markdown")
+        if "takeaway" not in body.lower():
+            yield f"Section {heading!r} has no takeaway ('**Takeaway.** ...')."
+
+
+def _exercises(cells: list, number: int) -> Iterator[str]:
+    places = [i for i, cell in enumerate(cells) if "exercise" in tags_of(cell)]
+    if number in range(1, 90) and len(places) < 2:
+        yield f"There must be at least two exercises; there are {len(places)}."
+    for place, end in pairwise([*places, len(cells)]):
+        text = cells[place].source
+        name = text.strip().splitlines()[0][:50] if text.strip() else "an empty cell"
+        if cells[place].cell_type != "markdown":
+            yield f"The tag 'exercise' belongs on the Markdown statement, not on code: {name!r}."
+        if not re.search(r"difficulty\D{0,12}[1-5]", text, re.IGNORECASE):
+            yield f"Exercise {name!r} must say its difficulty, 1 to 5."
+        if not MINUTES.search(text):
+            yield f"Exercise {name!r} must say its minutes."
+        if not any("solution" in tags_of(cell) for cell in cells[place:end]):
+            yield f"Exercise {name!r} must be followed by a cell with the tag 'solution'."
+
+
+def _endings(cells: list) -> Iterator[str]:
+    found = [heading.lower().lstrip("0123456789. ") for _, heading in _headings(cells)]
+    places = []
+    for ending in ENDINGS:
+        place = next((i for i, h in enumerate(found) if h.startswith(ending.lower())), None)
+        if place is None:
+            yield f"There must be a heading '## {ending}' near the end."
+        else:
+            places.append(place)
+    if places != sorted(places):
+        yield f"The last headings must come in this order: {', '.join(ENDINGS)}."
+
+
+def _equations(cells: list, number: int) -> Iterator[str]:
+    text = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+    tags = [(int(left), int(right)) for left, right in EQUATION.findall(text)]
+    if tags != [(number, index) for index in range(1, len(tags) + 1)]:
+        shown = ", ".join(f"{left}.{right}" for left, right in tags)
+        yield f"Equations must be numbered {number}.1, {number}.2, ... in order; found {shown}."
+
+
+def _tags(cells: list) -> Iterator[str]:
+    for index, cell in enumerate(cells, start=1):
+        tags = set(tags_of(cell))
+        for tag in sorted(tags - TAGS):
+            yield f"Cell {index} has the unknown tag {tag!r}. Known: {', '.join(sorted(TAGS))}."
+        if "widget" in tags and "nbval-ignore-output" not in tags:
+            yield f"Cell {index} is tagged 'widget' and needs 'nbval-ignore-output' as well."
+        if {"nbval-check-output", "nbval-ignore-output"} <= tags:
+            yield f"Cell {index} asks for its output to be both compared and ignored."
+
+
+def _sizes(cells: list) -> Iterator[str]:
+    if len(cells) > MAX_CELLS:
+        yield f"A notebook has at most {MAX_CELLS} cells; this one has {len(cells)}."
+    for index, cell in enumerate(cells, start=1):
+        if cell.cell_type == "code" and (lines := count_code_lines(cell.source)) > MAX_CODE_LINES:
+            yield (
+                f"Cell {index} has {lines} lines of code; {MAX_CODE_LINES} is the most. "
+                f"Move a function to the package: {cell.source.splitlines()[0]!r}"
+            )
+        if cell.cell_type == "markdown" and (words := count_words(cell.source)) > MAX_WORDS:
+            yield (
+                f"Cell {index} has {words} words; {MAX_WORDS} is the most. "
+                f"Split it: {cell.source.splitlines()[0]!r}"
+            )
+
+
+def _contents(cells: list) -> Iterator[str]:
+    for index, cell in enumerate(cells, start=1):
+        if not cell.source.strip():
+            yield f"Cell {index} is empty."
+        if cell.cell_type == "code" and LINE_COMMAND.search(cell.source):
+            yield f"Cell {index} uses a % magic or a ! command; write Python."
+        if cell.cell_type == "markdown" and REMOTE_PICTURE.search(cell.source):
+            yield f"Cell {index} loads a picture or a script from another machine."

@@ -1,0 +1,286 @@
+"""Run a notebook source from top to bottom and store what it shows, the same bytes every time."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import re
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import jupytext
+import nbformat
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError, DeadKernelError
+from nbformat import NotebookNode
+
+from attnlab.errors import AttnlabError, UnknownNameError
+from attnlab.runmode import RunMode
+
+# What a notebook run may depend on, apart from the code: fixed, so that two runs agree.
+KERNEL_ENVIRONMENT = {
+    "ATTNLAB_WIDGETS": "on",
+    "OMP_NUM_THREADS": "1",
+    "PYTHONHASHSEED": "0",
+    "MPLBACKEND": "module://matplotlib_inline.backend_inline",
+    "JUPYTER_PREFER_ENV_PATH": "1",
+}
+WIDGET_STATE = "application/vnd.jupyter.widget-state+json"
+ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
+PROGRESS_CLOCK = re.compile(r"\[\d+:\d+(?::\d+)?<[^\]]*\]")
+CELL_TIMEOUT_S = {"fast": 600, "full": 6 * 3600}
+Keep = Literal["write", "compare", "discard"]
+
+
+class NotebookFailedError(AttnlabError):
+    """A notebook that did not run to its end, or that wrote to standard error."""
+
+
+def source_digest(source: Path) -> str:
+    """Return the hash that ties an executed notebook to the text of its source."""
+    text = source.read_text(encoding="utf-8").replace("\r\n", "\n")
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def list_sources(folder: Path) -> list[Path]:
+    """Return the notebook sources of a ``notebooks`` folder, in reading order."""
+    return sorted((folder / "src").glob("[0-9]*.py"))
+
+
+def notebook_path(source: Path) -> Path:
+    """Return where the executed copy of a source belongs."""
+    return source.parent.parent / f"{source.stem}.ipynb"
+
+
+def is_stale(source: Path) -> bool:
+    """Say whether the executed copy is missing, or was made from another text."""
+    target = notebook_path(source)
+    if not target.exists():
+        return True
+    metadata = json.loads(target.read_text(encoding="utf-8")).get("metadata", {})
+    return metadata.get("attnlab", {}).get("source_sha256") != source_digest(source)
+
+
+def run_notebook(source: Path, *, mode: RunMode = "fast") -> NotebookNode:
+    """Execute a source in a fresh kernel and return the notebook, cleaned.
+
+    Two runs of the same source give equal notebooks, widgets included, as long as the cells
+    themselves are deterministic.
+
+    Raises:
+        NotebookFailedError: A cell raised, wrote to standard error, or killed the kernel.
+    """
+    notebook = jupytext.read(source, fmt="py:percent")
+    folder = source.parent.parent
+    client = NotebookClient(
+        notebook,
+        kernel_name="python3",
+        timeout=CELL_TIMEOUT_S[mode],
+        record_timing=False,
+        coalesce_streams=True,  # else it depends on the clock where a text is cut
+        store_widget_state=True,
+        resources={"metadata": {"path": str(folder)}},
+    )
+    try:
+        client.execute(env=os.environ | KERNEL_ENVIRONMENT | {"ATTNLAB_MODE": mode})
+    except CellExecutionError as error:
+        raise NotebookFailedError(_describe_failure(source, notebook, error)) from None
+    except DeadKernelError:
+        raise NotebookFailedError(f"{source.name}: the kernel died. Is memory short?") from None
+    _refuse_stderr(source, notebook)
+    return clean_notebook(notebook, name=source.stem, digest=source_digest(source))
+
+
+def clean_notebook(notebook: NotebookNode, *, name: str, digest: str) -> NotebookNode:
+    """Take out whatever differs between two runs and says nothing.
+
+    Args:
+        name: Stem of the file; cell ids and widget ids are derived from it.
+        digest: Hash of the source, kept in the notebook's metadata.
+    """
+    for index, cell in enumerate(notebook.cells):
+        cell.id = hashlib.sha256(f"{name}/{index}".encode()).hexdigest()[:12]
+        cell.metadata.pop("execution", None)
+        for output in cell.get("outputs", []):
+            output.update(_without_noise(output))
+    metadata = notebook.metadata
+    widgets = metadata.get("widgets", {})
+    if WIDGET_STATE in widgets:
+        widgets[WIDGET_STATE] = _without_noise(widgets[WIDGET_STATE])
+    metadata["kernelspec"] = {
+        "display_name": "Python 3 (ipykernel)",
+        "language": "python",
+        "name": "python3",
+    }
+    metadata["language_info"] = {"name": "python"}
+    metadata["attnlab"] = {"source_sha256": digest}
+    return _rename_widgets(notebook, name=name)
+
+
+def write_notebook(notebook: NotebookNode, target: Path) -> None:
+    """Write a notebook whole or not at all."""
+    nbformat.validate(notebook)
+    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=".", suffix=".ipynb.part")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
+            file.write(_as_text(notebook))
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, target)
+    finally:
+        Path(temporary).unlink(missing_ok=True)
+
+
+def run_all(
+    sources: Sequence[Path],
+    *,
+    report: Callable[[str], None],
+    keep: Keep = "write",
+    mode: RunMode = "fast",
+) -> list[Path]:
+    """Run each source and return those that went wrong.
+
+    Args:
+        report: Receives one line for each notebook, and the error of each that fails.
+        keep: ``write`` stores the notebooks; ``compare`` stores nothing and finds fault with a
+            notebook whose bytes would change; ``discard`` only runs them.
+        mode: The run mode of the kernels.
+    """
+    failed = []
+    for source in sources:
+        started = time.perf_counter()
+        try:
+            notebook = run_notebook(source, mode=mode)
+        except NotebookFailedError as error:
+            report(str(error))
+            failed.append(source)
+            continue
+        seconds = time.perf_counter() - started
+        target = notebook_path(source)
+        if keep == "write":
+            write_notebook(notebook, target)
+            words = f"{target.stat().st_size / 1e3:.0f} kB"
+        elif keep == "discard":
+            words = "ran to its end"
+        elif target.exists() and _as_text(notebook) == target.read_text(encoding="utf-8"):
+            words = "the same bytes again"
+        else:
+            words = "the outputs differ from the stored ones"
+            failed.append(source)
+        report(f"{target.name}: {seconds:.1f} s, {words}")
+    return failed
+
+
+def select_sources(folder: Path, *, numbers: Sequence[str], everything: bool) -> list[Path]:
+    """Return the sources to run: the numbered ones, all, or those that are stale.
+
+    Args:
+        numbers: Beginnings of file names, such as ``03`` or ``03_extractor``.
+        everything: Run those that are up to date as well.
+    """
+    sources = list_sources(folder)
+    if not numbers:
+        return [source for source in sources if everything or is_stale(source)]
+    chosen = []
+    for number in numbers:
+        stem = Path(number).stem
+        found = [s for s in sources if s.stem == stem or s.stem.split("_")[0] == stem.zfill(2)]
+        if not found:
+            raise UnknownNameError(
+                "notebook", number, [s.stem for s in sources], next_step="Give its number."
+            )
+        chosen += found
+    return chosen
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run notebooks from the command line; returns 1 if one of them failed."""
+    parser = argparse.ArgumentParser(prog="make notebooks", description=__doc__)
+    parser.add_argument("numbers", nargs="*", help="for example 03; without one, all stale ones")
+    parser.add_argument("--all", action="store_true", help="also those that are up to date")
+    parser.add_argument("--check", action="store_true", help="store nothing; compare the bytes")
+    parser.add_argument("--full", action="store_true", help="full sizes; store nothing; hours")
+    parser.add_argument("--folder", type=Path, default=Path("notebooks"), help=argparse.SUPPRESS)
+    options = parser.parse_args(arguments)
+    keep: Keep = "discard" if options.full else "compare" if options.check else "write"
+    everything = options.all or keep != "write"
+    try:
+        sources = select_sources(options.folder, numbers=options.numbers, everything=everything)
+    except UnknownNameError as error:
+        _report(str(error))
+        return 2
+    if not sources:
+        _report("Every notebook is up to date with its source.")
+    mode: RunMode = "full" if options.full else "fast"
+    return 1 if run_all(sources, report=_report, keep=keep, mode=mode) else 0
+
+
+def _report(line: str) -> None:
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
+
+
+def _as_text(notebook: NotebookNode) -> str:
+    return nbformat.writes(notebook).rstrip("\n") + "\n"
+
+
+def _describe_failure(source: Path, notebook: NotebookNode, error: CellExecutionError) -> str:
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    for number, cell in enumerate(code, start=1):
+        if any(output.output_type == "error" for output in cell.outputs):
+            return (
+                f"{source.name}: code cell {number} failed; nothing was written.\n"
+                f"{_indent(cell.source)}\n{error.ename}: {error.evalue}"
+            )
+    return f"{source.name}: {error.ename}: {error.evalue}; nothing was written."
+
+
+def _refuse_stderr(source: Path, notebook: NotebookNode) -> None:
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    for number, cell in enumerate(code, start=1):
+        texts = [out.text for out in cell.outputs if out.get("name") == "stderr"]
+        if texts:
+            raise NotebookFailedError(
+                f"{source.name}: code cell {number} wrote to standard error; nothing was written. "
+                f"Take away the cause of the warning.\n{_indent(cell.source)}\n{''.join(texts)}"
+            )
+
+
+def _indent(text: str) -> str:
+    return "\n".join(f"    {line}" for line in text.splitlines())
+
+
+def _without_noise(value: Any) -> Any:
+    """Replace addresses and the clock of progress bars in all text below ``value``."""
+    if isinstance(value, str):
+        return PROGRESS_CLOCK.sub("[done]", ADDRESS.sub(" at 0x0", value))
+    if isinstance(value, list):
+        return [_without_noise(item) for item in value]
+    if isinstance(value, dict):
+        return {
+            key: item if key.startswith("image/") else _without_noise(item)
+            for key, item in value.items()
+        }
+    return value
+
+
+def _rename_widgets(notebook: NotebookNode, *, name: str) -> NotebookNode:
+    """Name widget models by the order of their creation instead of by chance."""
+    models = notebook.metadata.get("widgets", {}).get(WIDGET_STATE, {}).get("state", {})
+    if not models:
+        return notebook
+    new = {
+        old: hashlib.sha256(f"{name}/widget/{index}".encode()).hexdigest()[:32]
+        for index, old in enumerate(models)
+    }
+    text = re.sub("|".join(map(re.escape, new)), lambda m: new[m[0]], json.dumps(notebook))
+    return nbformat.reads(text, as_version=4)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,131 @@
+"""Imports only go down, and the lower layers do without torch."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# One row a layer, lowest first. A module may import from its own row and from the rows it may see.
+LAYERS = {
+    "ground": ("errors", "config", "seeding", "shapes", "runmode", "provenance"),
+    "sources": ("sources", "corpora", "tokenizers"),
+    "mixers": ("mixers",),
+    "models": ("models",),
+    "training": ("training", "distillation"),
+    "plots": ("plots",),
+    "analysis": ("analysis",),
+    "studies": ("studies", "records"),
+    "teaching": ("widgets", "teaching", "figures"),
+    "faces": ("__main__", "cli"),
+}
+MAY_IMPORT = {
+    "ground": set(),
+    "sources": {"ground"},
+    "mixers": {"ground"},
+    "models": {"ground", "mixers"},
+    "training": {"ground", "mixers", "models", "sources"},
+    "plots": {"ground"},
+    "analysis": {"ground", "mixers", "models", "sources", "training"},
+    "studies": {"ground", "mixers", "models", "sources", "training", "analysis"},
+    "teaching": set(LAYERS) - {"faces"},
+    "faces": set(LAYERS),
+}
+LAYER_OF = {module: layer for layer, modules in LAYERS.items() for module in modules}
+NO_TORCH = ("sources", "corpora", "plots", "config", "errors")
+
+
+def imports(path: Path, source: str) -> set[str]:
+    """Return the full names of all modules that a file imports, wherever in the file."""
+    package = path.with_suffix("").parts[:-1]
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else ()
+            name = ".".join([*base, *filter(None, [node.module])])
+            found |= {f"{name}.{alias.name}" for alias in node.names}
+    return found
+
+
+def arrows_up(path: Path, source: str) -> list[str]:
+    """Return the imports of a file of the package that its layer may not make."""
+    module = path.with_suffix("").parts[1]
+    if module == "__init__":
+        return [f"{path} imports {name}" for name in sorted(imports(path, source))]
+    if module not in LAYER_OF:
+        return [f"{path} belongs to no layer; add {module!r} to LAYERS in {Path(__file__).name}"]
+    layer = LAYER_OF[module]
+    parts = [name.split(".") for name in sorted(imports(path, source))]
+    targets = [part[1] for part in parts if part[0] == "attnlab" and len(part) > 1]
+    return [
+        f"{path} ({layer}) imports attnlab.{target} ({LAYER_OF.get(target, 'no layer')})"
+        for target in targets
+        if target in LAYER_OF and LAYER_OF[target] not in MAY_IMPORT[layer] | {layer}
+    ]
+
+
+def package_files() -> list[Path]:
+    return sorted(path.relative_to(ROOT) for path in (ROOT / "attnlab").rglob("*.py"))
+
+
+def test_no_import_runs_up_the_layers():
+    problems = [
+        problem
+        for path in package_files()
+        for problem in arrows_up(path, (ROOT / path).read_text(encoding="utf-8"))
+    ]
+    assert not problems, "\n".join(problems)
+
+
+@pytest.mark.parametrize(
+    ("path", "line"),
+    [
+        ("attnlab/mixers/she.py", "from attnlab.models import LanguageModel"),
+        ("attnlab/mixers/she.py", "from ..training.loop import train_steps"),
+        ("attnlab/sources/markov.py", "import attnlab.mixers.registry"),
+        ("attnlab/errors.py", "from attnlab import records"),
+        ("attnlab/plots/style.py", "def f():\n    from attnlab.models import blocks"),
+        ("attnlab/novelty/thing.py", "import os"),
+        ("attnlab/__init__.py", "import torch"),
+    ],
+)
+def test_an_import_that_runs_up_is_seen(path, line):
+    assert arrows_up(Path(path), line)
+
+
+def test_an_import_that_runs_down_is_fine():
+    assert not arrows_up(Path("attnlab/models/blocks.py"), "from attnlab.mixers import build_mixer")
+
+
+def test_plots_and_sources_name_no_torch():
+    for path in package_files():
+        if path.with_suffix("").parts[1] in ("sources", "corpora", "plots"):
+            names = imports(path, (ROOT / path).read_text(encoding="utf-8"))
+            assert not [name for name in names if name.split(".")[0] == "torch"], path
+
+
+def run_python(code: str) -> str:
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_light_modules_import_without_torch():
+    present = [name for name in NO_TORCH if list((ROOT / "attnlab").glob(f"{name}*"))]
+    lines = "\n".join(f"import attnlab.{name}" for name in present)
+    assert run_python(f"import sys\n{lines}\nprint('torch' in sys.modules)") == "False"
+
+
+def test_import_attnlab_is_quick_and_takes_no_torch():
+    code = (
+        "import sys, time; start = time.process_time(); import attnlab; "
+        "print(time.process_time() - start, 'torch' in sys.modules)"
+    )
+    seconds, has_torch = min(run_python(code).split() for _ in range(3))
+    assert float(seconds) < 0.3
+    assert has_torch == "False"

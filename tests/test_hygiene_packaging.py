@@ -1,0 +1,250 @@
+"""pyproject.toml, constraints.txt and environment.yml name the same packages and agree."""
+
+import ast
+import re
+import sys
+import tomllib
+from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+import attnlab
+
+ROOT = Path(__file__).resolve().parents[1]
+CONDA_NAMES = {"torch": "pytorch", "matplotlib": "matplotlib-base"}
+
+
+class Files(NamedTuple):
+    """The texts that must agree."""
+
+    pyproject: str
+    constraints: str
+    environment: str
+
+
+def read_files() -> Files:
+    names = ("pyproject.toml", "constraints.txt", "environment.yml")
+    return Files(*((ROOT / name).read_text(encoding="utf-8") for name in names))
+
+
+def read_pins(constraints: str) -> list[Requirement]:
+    lines = (line.split("#")[0].strip() for line in constraints.splitlines())
+    return [Requirement(line) for line in lines if line]
+
+
+def is_exact(pin: Requirement) -> bool:
+    return re.fullmatch(r"==[\w.!]+", str(pin.specifier)) is not None
+
+
+def applicable_pins(constraints: str) -> dict[str, Version]:
+    return {
+        canonicalize_name(pin.name): Version(str(pin.specifier).removeprefix("=="))
+        for pin in read_pins(constraints)
+        if is_exact(pin) and (pin.marker is None or pin.marker.evaluate())
+    }
+
+
+def requirements(pyproject: str) -> tuple[list[Requirement], list[Requirement]]:
+    project = tomllib.loads(pyproject)["project"]
+    extra = project["optional-dependencies"]["test"]
+    return [Requirement(r) for r in project["dependencies"]], [Requirement(r) for r in extra]
+
+
+def lock_problems(files: Files) -> list[str]:
+    """Say where constraints.txt is not an exact set that fits the ranges."""
+    required, extra = requirements(files.pyproject)
+    pins = applicable_pins(files.constraints)
+    problems = [
+        f"constraints.txt: {pin} is not pinned exactly"
+        for pin in read_pins(files.constraints)
+        if not is_exact(pin)
+    ]
+    for wanted in required + extra:
+        pin = pins.get(canonicalize_name(wanted.name))
+        if pin is None:
+            problems.append(f"constraints.txt: no pin for {wanted.name}")
+        elif pin not in wanted.specifier:
+            problems.append(f"constraints.txt: {wanted.name}=={pin} is outside {wanted.specifier}")
+    problems += [f"pyproject.toml: {r} has no lower bound" for r in required if ">=" not in str(r)]
+    return problems
+
+
+def conda_problems(files: Files) -> list[str]:
+    """Say where environment.yml differs from pyproject.toml."""
+    required, _ = requirements(files.pyproject)
+    environment = yaml.safe_load(files.environment)
+    problems = []
+    if {"pytorch", "defaults"} & set(environment["channels"]):
+        problems.append("environment.yml: the channels pytorch and defaults must not be used")
+    entries = [entry for entry in environment["dependencies"] if isinstance(entry, str)]
+    python = next(entry for entry in entries if re.fullmatch(r"python=[\d.]+", entry))
+    supported = SpecifierSet(tomllib.loads(files.pyproject)["project"]["requires-python"])
+    if Version(python.removeprefix("python=")) not in supported:
+        problems.append(f"environment.yml: {python} is not in {supported}")
+    conda = {r.name: r.specifier for r in map(Requirement, filter(lambda e: e != python, entries))}
+    for wanted in required:
+        name = CONDA_NAMES.get(wanted.name, wanted.name)
+        if conda.pop(name.lower(), None) != wanted.specifier:
+            problems.append(f"environment.yml: {name} must be there with {wanted.specifier}")
+    problems += [f"environment.yml: {name} is not in pyproject" for name in set(conda) - {"pip"}]
+    pip = [line for e in environment["dependencies"] if isinstance(e, dict) for line in e["pip"]]
+    if pip != ["-e .[test]"]:
+        problems.append("environment.yml: its pip part must be exactly '-e .[test]'")
+    return problems
+
+
+def problems(files: Files) -> list[str]:
+    return lock_problems(files) + conda_problems(files)
+
+
+def test_the_three_files_agree():
+    assert not problems(read_files())
+
+
+def test_torch_is_pinned_to_a_release_and_to_no_local_build():
+    pins = [pin for pin in read_pins(read_files().constraints) if pin.name == "torch"]
+    assert [re.fullmatch(r"==\d+\.\d+\.\d+", str(pin.specifier)) is not None for pin in pins] == [
+        True
+    ]
+    assert "file:" not in read_files().constraints
+
+
+def test_binder_has_the_same_packages():
+    here, binder = (
+        yaml.safe_load((ROOT / name).read_text(encoding="utf-8"))
+        for name in ("environment.yml", ".binder/environment.yml")
+    )
+    assert binder["channels"] == here["channels"]
+    assert binder["dependencies"] == [e for e in here["dependencies"] if isinstance(e, str)]
+
+
+def raise_bound(files: Files) -> Files:
+    return files._replace(pyproject=files.pyproject.replace('"torch>=2.6"', '"torch>=99"'))
+
+
+def drop_pin(files: Files) -> Files:
+    return files._replace(constraints=re.sub(r"(?m)^numpy==.*\n", "", files.constraints))
+
+
+def loosen_pin(files: Files) -> Files:
+    return files._replace(constraints=re.sub(r"(?m)^tqdm==", "tqdm>=", files.constraints))
+
+
+def age_pin(files: Files) -> Files:
+    return files._replace(constraints=re.sub(r"(?m)^ruff==.*", "ruff==0.1.0", files.constraints))
+
+
+def forget_in_conda(files: Files) -> Files:
+    return files._replace(environment=re.sub(r"(?m)^ *- tqdm.*\n", "", files.environment))
+
+
+def other_bound_in_conda(files: Files) -> Files:
+    return files._replace(environment=re.sub("pandas>=[\\d.]+", "pandas>=1", files.environment))
+
+
+def old_channel(files: Files) -> Files:
+    return files._replace(environment=files.environment.replace("conda-forge", "pytorch", 1))
+
+
+def old_python(files: Files) -> Files:
+    return files._replace(environment=re.sub(r"python=[\d.]+", "python=3.10", files.environment))
+
+
+def no_package(files: Files) -> Files:
+    return files._replace(environment=files.environment.replace("-e .[test]", "attnlab"))
+
+
+def stray_package(files: Files) -> Files:
+    return files._replace(
+        environment=files.environment.replace("  - pip\n", "  - pip\n  - lightning>=2\n")
+    )
+
+
+def new_dependency(files: Files) -> Files:
+    return files._replace(
+        pyproject=files.pyproject.replace("dependencies = [", 'dependencies = ["einops>=0.8",', 1)
+    )
+
+
+MUTATIONS: list[Callable[[Files], Files]] = [
+    raise_bound,
+    drop_pin,
+    loosen_pin,
+    age_pin,
+    forget_in_conda,
+    other_bound_in_conda,
+    old_channel,
+    old_python,
+    no_package,
+    stray_package,
+    new_dependency,
+]
+
+
+@pytest.mark.parametrize("mutate", MUTATIONS, ids=lambda mutate: mutate.__name__)
+def test_a_disagreement_is_seen(mutate):
+    files = read_files()
+    changed = mutate(files)
+    assert changed != files
+    assert problems(changed)
+
+
+def test_every_dependency_says_what_it_is_for():
+    text = read_files().pyproject
+    lines = re.findall(r'(?m)^    "[A-Za-z][\w-]*>=.*$', text)
+    assert len(lines) > 20
+    assert not [line for line in lines if not re.search(r"#\s+\w+", line)]
+
+
+def test_no_dependency_is_only_there_by_luck():
+    required, _ = requirements(read_files().pyproject)
+    named = {canonicalize_name(r.name) for r in required} | {"ipython", "ipykernel"}
+    outside = set()
+    for path in (ROOT / "attnlab").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                outside |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and not node.level:
+                outside.add((node.module or "").split(".")[0])
+    outside = {"pillow" if name == "PIL" else name for name in outside}
+    outside -= set(sys.stdlib_module_names) | {"attnlab"}
+    assert not {name for name in outside if canonicalize_name(name) not in named}
+
+
+def test_installed_versions_are_in_the_ranges():
+    required, extra = requirements(read_files().pyproject)
+    for wanted in required + extra:
+        try:
+            found = version(wanted.name)
+        except PackageNotFoundError:
+            pytest.fail(f"{wanted.name} is not installed")
+        assert wanted.specifier.contains(found, prereleases=True), wanted
+
+
+def test_the_package_and_the_citation_have_one_version():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert citation["version"] == attnlab.__version__
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / ".github" / "workflows").glob("*.yml")), ids=lambda path: path.name
+)
+def test_workflows_call_commands_that_exist(path):
+    workflow = yaml.safe_load(path.read_text(encoding="utf-8"))
+    commands = [
+        line.strip()
+        for job in workflow["jobs"].values()
+        for step in job["steps"]
+        for line in step.get("run", "").splitlines()
+    ]
+    called = [m[1] for m in (re.match(r"python3? lab\.py (\w+)", c) for c in commands) if m]
+    assert called or any("pytest" in command for command in commands)
+    assert set(called) <= {"setup", "test", "check", "notebooks"}

@@ -1,0 +1,332 @@
+"""lab.py: one line and its own exit code for each thing that can be missing; no half installs."""
+
+import ast
+import importlib.util
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+FAKE_PIP = """#!{python}
+import sys, time
+from pathlib import Path
+arguments = sys.argv[1:]
+if arguments[:1] == ["-c"]:
+    sys.exit(0)
+with (Path(__file__).parents[2] / "calls.txt").open("a") as file:
+    file.write(" ".join(arguments) + "\\n")
+print("Downloading torch", flush=True)
+print({message!r}, flush=True)
+time.sleep({seconds})
+sys.exit({code})
+"""
+
+
+@pytest.fixture
+def lab(tmp_path, monkeypatch):
+    """The module, for a checkout of its own."""
+    spec = importlib.util.spec_from_file_location("lab", ROOT / "lab.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    checkout = tmp_path / "checkout"
+    checkout.mkdir()
+    for name in ("pyproject.toml", "constraints.txt", "lab.py", "Makefile"):
+        shutil.copy(ROOT / name, checkout)
+    monkeypatch.setattr(module, "ROOT", checkout)
+    monkeypatch.setattr(module, "is_reachable", lambda url: False)
+    return module
+
+
+def fake_venv(lab, *, code=0, message="Successfully installed", seconds=0):
+    """Put a Python in place whose pip does as told and writes down that it was called."""
+    if os.name == "nt":
+        pytest.skip("not on Windows: the fake is a script with a first line for Unix")
+    python = lab.in_venv("python")
+    python.parent.mkdir(parents=True, exist_ok=True)
+    text = FAKE_PIP.format(python=sys.executable, code=code, message=message, seconds=seconds)
+    python.write_text(text)
+    python.chmod(0o755)
+    return lab.ROOT / "calls.txt"
+
+
+def test_the_first_set_up_installs_by_the_lock_and_the_second_calls_no_pip(lab, capsys):
+    calls = fake_venv(lab)
+    assert lab.main(["setup"]) == 0
+    wanted = "-m pip install -c constraints.txt torch -e .[test]"
+    assert [line.split(" --")[0] for line in calls.read_text().splitlines()] == [wanted]
+    assert "Installing the locked set" in capsys.readouterr().out
+    assert lab.main(["setup"]) == 0
+    assert len(calls.read_text().splitlines()) == 1
+    assert "installed already" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["pyproject.toml", "constraints.txt"])
+def test_a_changed_lock_or_range_installs_again(lab, name):
+    calls = fake_venv(lab)
+    lab.main(["setup"])
+    (lab.ROOT / name).write_text((lab.ROOT / name).read_text() + "\n# changed\n")
+    lab.main(["setup"])
+    assert len(calls.read_text().splitlines()) == 2
+
+
+def test_a_moved_checkout_installs_again(lab, monkeypatch, tmp_path):
+    fake_venv(lab)
+    lab.main(["setup"])
+    lab.ROOT.rename(tmp_path / "moved")
+    monkeypatch.setattr(lab, "ROOT", tmp_path / "moved")
+    assert not lab.is_installed()
+
+
+@pytest.mark.parametrize(
+    ("message", "words"),
+    [
+        ("NewConnectionError: Temporary failure in name resolution", "No network"),
+        ("OSError: No space left on device", "disk is full"),
+        ("ERROR: No matching distribution found for torch", "No matching distribution"),
+    ],
+)
+def test_a_failed_install_says_why_in_one_line_and_leaves_no_stamp(lab, capsys, message, words):
+    fake_venv(lab, code=1, message=message)
+    assert lab.main(["setup"]) == lab.INSTALL_FAILED == 5
+    printed = capsys.readouterr().err
+    assert words in printed
+    assert printed.count("\n") == 1
+    assert not lab.stamp_file().exists()
+
+
+def test_a_failed_update_takes_the_old_stamp_away(lab):
+    fake_venv(lab)
+    lab.main(["setup"])
+    (lab.ROOT / "constraints.txt").write_text("# empty\n")
+    fake_venv(lab, code=1)
+    lab.main(["setup"])
+    assert not lab.stamp_file().exists()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="not on Windows: sends an interrupt")
+def test_an_interrupted_install_leaves_no_stamp(lab):
+    fake_venv(lab, seconds=60)
+    process = subprocess.Popen(
+        [sys.executable, "lab.py", "setup"],
+        cwd=lab.ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PATH": "/usr/bin:/bin"},
+    )
+    while "Downloading" not in process.stdout.readline():
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "Run the same command to go on" in errors
+    assert not lab.stamp_file().exists()
+
+
+def test_a_missing_venv_module_says_what_to_install(lab, monkeypatch, capsys):
+    def no_venv(command, **options):
+        words = "The virtual environment was not created successfully because ensurepip is missing"
+        return subprocess.CompletedProcess(command, 1, words, "")
+
+    monkeypatch.setattr(lab.subprocess, "run", no_venv)
+    assert lab.main(["setup"]) == lab.NO_VENV == 4
+    printed = capsys.readouterr().err
+    assert "apt install python3-venv" in printed
+    assert printed.count("\n") == 1
+
+
+def test_a_damaged_environment_is_made_again(lab, monkeypatch):
+    fake_venv(lab)
+    lab.in_venv("python").write_text("#!/bin/false\n")
+    made = []
+    real = subprocess.run
+
+    def run(command, **options):
+        if "venv" in command:
+            made.append(command)
+            fake_venv(lab)
+            return subprocess.CompletedProcess(command, 0, "", "")
+        return real(command, **options)
+
+    monkeypatch.setattr(lab.subprocess, "run", run)
+    assert lab.main(["setup"]) == 0
+    assert "--clear" in made[0]
+
+
+def test_an_old_python_without_a_newer_one_says_so_in_one_line(lab, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        lab.require_python(version=(3, 9, 18), find=lambda: None)
+    assert stopped.value.code == lab.PYTHON_TOO_OLD == 3
+    printed = capsys.readouterr().err
+    assert "this is 3.9" in printed
+    assert printed.count("\n") == 1
+
+
+def test_an_old_python_hands_over_to_a_newer_one(lab, monkeypatch):
+    class HandedOver(Exception):
+        pass
+
+    def execv(program, arguments):
+        raise HandedOver(program, arguments[0])
+
+    monkeypatch.setattr(os, "execv", execv)
+    with pytest.raises(HandedOver, match="newer"):
+        lab.require_python(version=(3, 9, 18), find=lambda: "newer")
+
+
+def test_an_old_python_can_read_the_file():
+    ast.parse((ROOT / "lab.py").read_text(encoding="utf-8"), feature_version=(3, 6))
+
+
+def test_lab_py_needs_the_standard_library_only():
+    tree = ast.parse((ROOT / "lab.py").read_text(encoding="utf-8"))
+    names = {
+        a.name.split(".")[0] for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names
+    }
+    names |= {n.module.split(".")[0] for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)}
+    assert names <= set(sys.stdlib_module_names)
+
+
+def test_make_without_python_says_so_in_one_line(lab):
+    if shutil.which("make") is None:
+        pytest.skip("no make: it is not on this machine")
+    done = subprocess.run(
+        ["make", "lab", "PYTHON=no-such-python"], cwd=lab.ROOT, capture_output=True, text=True
+    )
+    assert done.returncode
+    assert "There is no no-such-python here. Install Python 3.11" in done.stderr
+    assert "Error 3" in done.stderr
+
+
+def test_checks_all_run_and_the_failed_ones_are_named(lab, capsys, monkeypatch):
+    ran = []
+
+    def run(command, **options):
+        assert options["env"]["OMP_NUM_THREADS"] == "1"
+        ran.append(command[0])
+        return subprocess.CompletedProcess(command, command[0] == "bad")
+
+    monkeypatch.setattr(lab.subprocess, "run", run)
+    assert lab.run_checks({"Lint": ["bad"], "Tests": ["good"]}) == 1
+    assert ran == ["bad", "good"]
+    assert "Failed: Lint." in capsys.readouterr().out
+    assert lab.run_checks({"Tests": ["good"]}) == 0
+
+
+def test_arguments_are_passed_on_to_pytest_and_to_the_runner(lab, monkeypatch):
+    monkeypatch.setattr(lab, "set_up", lambda: None)
+    monkeypatch.setattr(lab, "run_checks", lambda checks: checks)
+    checks = lab.main(["test", "tests/test_lab.py", "-k", "port", "--nbval-lax"])
+    assert "Types" not in checks
+    command = checks["Tests and notebooks"]
+    assert command[-4:] == ["tests/test_lab.py", "-k", "port", "--nbval-lax"]
+    assert command[3:7] == ["-n", "2", "--dist", "loadfile"]
+    assert "Types" in lab.main(["check"])
+
+
+def test_a_mistyped_argument_is_refused(lab, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        lab.main(["lab", "--prot", "8888"])
+    assert stopped.value.code == 2
+
+
+def test_a_port_in_use_is_passed_over(lab):
+    first = lab.free_port()
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", first))
+        taken.listen()
+        assert lab.free_port() != first
+
+
+def test_the_address_has_the_first_notebook_and_the_token(lab, monkeypatch, capsys):
+    (lab.ROOT / "notebooks").mkdir()
+    (lab.ROOT / lab.FIRST_NOTEBOOK).write_text("{}")
+    opened, seen = [], {}
+
+    class Server:
+        def __init__(self, command, *, cwd, env):
+            seen.update(command=command, token=env["JUPYTER_TOKEN"])
+
+        def wait(self):
+            return 0
+
+        terminate = poll = wait
+
+    monkeypatch.setattr(lab, "set_up", lambda: None)
+    monkeypatch.setattr(lab, "trust_notebooks", lambda: None)
+    monkeypatch.setattr(lab.subprocess, "Popen", Server)
+    monkeypatch.setattr(lab, "wait_for_port", lambda port, server: None)
+    monkeypatch.setattr(lab.webbrowser, "open", opened.append)
+    assert lab.main(["lab", "--port", "8123"]) == 0
+    url = f"http://127.0.0.1:8123/lab/tree/notebooks/00_start_here.ipynb?token={seen['token']}"
+    assert opened == [url]
+    assert url in capsys.readouterr().out
+    assert "--port=8123" in seen["command"]
+    assert lab.main(["lab", "--no-browser"]) == 0
+    assert opened == [url]
+
+
+FAKE_JUPYTER = """#!{python}
+import socket, sys, time
+port = next(int(word.split("=")[1]) for word in sys.argv if word.startswith("--port="))
+with socket.create_server(("127.0.0.1", port)):
+    try:
+        time.sleep(60)
+    finally:
+        open("ended.txt", "w").close()
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="not on Windows: sends signals")
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_the_server_ends_with_the_command(lab, name):
+    fake_venv(lab)
+    lab.main(["setup"])
+    jupyter = lab.in_venv("jupyter")
+    handler = "import signal; signal.signal(signal.SIGTERM, signal.default_int_handler)\n"
+    text = FAKE_JUPYTER.format(python=sys.executable)
+    jupyter.write_text(text.replace("import socket", handler + "import socket"))
+    jupyter.chmod(0o755)
+    process = subprocess.Popen(
+        [sys.executable, "lab.py", "lab", "--no-browser"],
+        cwd=lab.ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    while "JupyterLab is at" not in process.stdout.readline():
+        assert process.poll() is None
+    process.send_signal(getattr(signal, name))
+    process.communicate(timeout=30)
+    assert process.returncode == 0
+    assert (lab.ROOT / "ended.txt").exists()
+
+
+def test_a_server_that_ends_at_once_is_reported(lab, monkeypatch, capsys):
+    monkeypatch.setattr(lab, "set_up", lambda: None)
+    monkeypatch.setattr(lab, "trust_notebooks", lambda: None)
+    monkeypatch.setattr(
+        lab, "lab_command", lambda port: [sys.executable, "-c", "raise SystemExit(1)"]
+    )
+    monkeypatch.setattr(socket.socket, "connect_ex", lambda probe, address: 1)
+    assert lab.main(["lab", "--no-browser"]) == lab.NO_PORT == 6
+    assert "did not start" in capsys.readouterr().err
+
+
+def test_clean_keeps_what_was_written_and_removes_what_can_be_made_again(lab):
+    fake_venv(lab)
+    cache = lab.ROOT / "tests" / "__pycache__"
+    kept = lab.ROOT / "data" / "runs"
+    for folder in (cache, kept):
+        folder.mkdir(parents=True)
+    assert lab.main(["clean"]) == 0
+    assert not cache.exists()
+    assert not (lab.ROOT / ".venv").exists()
+    assert kept.exists()

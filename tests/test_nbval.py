@@ -1,0 +1,209 @@
+"""nbval with notebooks/conftest.py sees what it should see, and forgives only rounding."""
+
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+ROOT = Path(__file__).resolve().parents[1]
+FIXTURE = ROOT / "tests" / "fixtures" / "90_fixture.ipynb"
+FIRST_NOTEBOOK = ROOT / "notebooks" / "01_markov_framing.ipynb"
+
+
+@pytest.fixture(scope="module")
+def rounding():
+    """The comparison of texts, without putting the patches of the conftest into this process."""
+    from nbval import plugin
+
+    before = plugin.IPyNbCell.compare_outputs, plugin.IPyNbFile.get_kernel_message, dict(os.environ)
+    spec = importlib.util.spec_from_file_location("rounding", ROOT / "notebooks" / "conftest.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    yield module.same_within_rounding
+    plugin.IPyNbCell.compare_outputs, plugin.IPyNbFile.get_kernel_message = before[:2]
+    os.environ.clear()
+    os.environ.update(before[2])
+
+
+@pytest.mark.parametrize(
+    ("stored", "computed"),
+    [
+        ("loss 1.234", "loss 1.235"),
+        ("1e-05 and 2", "1e-05 and 2"),
+        ("1.50e-05", "1.51e-05"),
+        ("-0.001", "0.000"),
+        ("[0.1, 0.2]", "[0.2, 0.1]"),
+    ],
+)
+def test_one_unit_in_the_last_place_is_forgiven(rounding, stored, computed):
+    assert rounding(stored, computed)
+
+
+@pytest.mark.parametrize(
+    ("stored", "computed"),
+    [
+        ("loss 1.234", "loss 1.236"),
+        ("7 layers", "8 layers"),
+        ("loss 1.234", "cost 1.234"),
+        ("1.234", "1.234 1.234"),
+        ("1.50e-05", "1.50e-06"),
+        ("v1.25", "v1.26"),
+        ("0.1", "nan"),
+    ],
+)
+def test_more_than_rounding_is_a_difference(rounding, stored, computed):
+    assert not rounding(stored, computed)
+
+
+@given(value=st.floats(-1e6, 1e6), places=st.integers(1, 6), units=st.integers(2, 9))
+def test_two_units_in_the_last_place_are_never_forgiven(rounding, value, places, units):
+    printed = f"{value:.{places}f}"
+    other = f"{float(printed) + units * 10.0**-places:.{places}f}"
+    assert rounding(printed, printed)
+    assert not rounding(printed, other)
+
+
+def nudge(units: int):
+    """Return a change of the printed 1.7918 by so many units in its last place."""
+
+    def change(notebook, code):
+        text = code[1].outputs[0].text
+        code[1].outputs[0].text = text.replace("1.7918", f"{1.7918 + units * 1e-4:.4f}")
+        assert code[1].outputs[0].text != text
+
+    return change
+
+
+def lose_picture(notebook, code):
+    code[4].outputs[0].data = {"text/plain": code[4].outputs[0].data["text/plain"]}
+
+
+def lose_widget(notebook, code):
+    code[5].outputs = []
+
+
+def more_pictures(notebook, code):
+    code[4].outputs.append(code[4].outputs[0])
+
+
+def other_setup_text(notebook, code):
+    code[0].outputs[0].text = "Device: another card. torch 9.9.\n"
+
+
+def raise_in_output_widget(notebook, code):
+    code[5].source += "\nwith w.Output():\n    raise ValueError('hidden')"
+
+
+def use_output_widget(notebook, code):
+    code[5].source += "\nwith w.Output():\n    print('routed to the widget')"
+    code[3].source += "\nw.interact(lambda n: print(n), n=(1, 3))"
+    code[3].outputs = [code[5].outputs[0]]
+    code[3].metadata.tags = ["nbval-ignore-output"]
+
+
+def reach_out(notebook, code):
+    code[2].source = (
+        "import socket\nfrom pytest import raises\n"
+        "with raises(OSError, match='run offline'):\n"
+        "    socket.create_connection(('192.0.2.1', 80), timeout=1)"
+    )
+
+
+def change_the_code(notebook, code):
+    code[1].source = code[1].source.replace("{h:.4f}", "{1.001 * h:.4f}")
+
+
+HARMLESS = (nudge(1), other_setup_text, use_output_widget, reach_out)
+
+# Cells run on after one that failed, so one kernel serves several mutations.
+HARMFUL = {
+    "first": {nudge(10): "Cell 1", lose_picture: "Cell 4", raise_in_output_widget: "Cell 5"},
+    "second": {change_the_code: "Cell 1", more_pictures: "Cell 4", lose_widget: "Cell 5"},
+}
+
+
+def run_nbval(folder: Path, *options: str, path: str = "") -> str:
+    """Run pytest over the notebooks of a folder and return what it prints."""
+    shutil.copy(ROOT / "notebooks" / "conftest.py", folder)
+    offline = str(ROOT / "tests" / "offline")
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--color=no", "-q", "-rA"]
+    command += ["-c", str(ROOT / "pyproject.toml"), "--rootdir", str(folder), str(folder)]
+    done = subprocess.run(
+        [*command, *options],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [path, offline]))},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode in (0, 1), done.stdout + done.stderr
+    return done.stdout
+
+
+def write_mutated(target: Path, changes) -> None:
+    notebook = nbformat.read(FIXTURE, as_version=4)
+    for change in changes:
+        change(notebook, [cell for cell in notebook.cells if cell.cell_type == "code"])
+    nbformat.write(notebook, target)
+
+
+def failed_cells(printed: str, stem: str) -> set[str]:
+    return set(re.findall(rf"(?m)^FAILED .*\b{stem}\.ipynb::(Cell \d+)", printed))
+
+
+@pytest.fixture(scope="module")
+def printed(tmp_path_factory) -> str:
+    """What nbval says of every mutation, in one go."""
+    folder = tmp_path_factory.mktemp("mutations")
+    write_mutated(folder / "harmless.ipynb", HARMLESS)
+    for name, changes in HARMFUL.items():
+        write_mutated(folder / f"{name}.ipynb", changes)
+    return run_nbval(folder)
+
+
+def test_rounding_versions_output_widgets_and_loopback_pass(printed):
+    assert failed_cells(printed, "harmless") == set()
+    assert len(re.findall(r"(?m)^PASSED .*harmless", printed)) == 8
+
+
+@pytest.mark.parametrize("name", HARMFUL)
+def test_a_real_difference_fails_its_cell_and_no_other(printed, name):
+    assert failed_cells(printed, name) == set(HARMFUL[name].values())
+
+
+def test_lax_compares_only_cells_that_ask_for_it(tmp_path):
+    notebook = nbformat.read(FIXTURE, as_version=4)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    code[2].outputs = [nbformat.v4.new_output("stream", text="never printed\n")]
+    code[1].outputs[0].text = "wrong\n"
+    nbformat.write(notebook, tmp_path / "lax.ipynb")
+    failed = re.findall(r"(?m)^FAILED .*::(Cell \d+)", run_nbval(tmp_path, "--nbval-lax"))
+    assert failed == ["Cell 1"]
+
+
+SCALED = """
+import attnlab.sources.markov as markov
+original = markov.entropy_rate
+markov.entropy_rate = lambda *args, **options: 1.0001 * original(*args, **options)
+"""
+
+
+def test_a_library_function_off_by_a_ten_thousandth_fails_a_cell(tmp_path):
+    """The kernel imports a changed library before the notebook does."""
+    if not FIRST_NOTEBOOK.exists():
+        pytest.skip(f"no notebook: {FIRST_NOTEBOOK.name} is not written yet")
+    copy, patch = tmp_path / "notebooks", tmp_path / "patch"
+    copy.mkdir()
+    patch.mkdir()
+    shutil.copy(FIRST_NOTEBOOK, copy)
+    (patch / "sitecustomize.py").write_text(SCALED)
+    printed = run_nbval(copy, "-x", path=str(patch))
+    assert re.search(r"(?m)^FAILED .*::Cell \d+", printed), printed
+    assert "Cell outputs differ" in printed or "AssertionError" in printed

@@ -1,0 +1,222 @@
+"""The static checks of notebooks find what they say they find: one mutation for each rule."""
+
+import base64
+import io
+import json
+from pathlib import Path
+
+import jupytext
+import nbformat
+import pytest
+from PIL import Image
+
+from attnlab.teaching import anatomy, committed
+from attnlab.teaching.notebook_runner import WIDGET_STATE
+
+FIXTURES = Path(__file__).parent / "fixtures"
+SOURCE = FIXTURES / "src" / "90_fixture.py"
+STORED = FIXTURES / "90_fixture.ipynb"
+NAMES = ["90_fixture.ipynb"]
+
+
+def anatomy_problems(text: str, names=NAMES, number=90) -> str:
+    notebook = jupytext.reads(text, fmt="py:percent")
+    return "\n".join(anatomy.find_problems(notebook, number=number, names=names))
+
+
+def test_the_fixture_breaks_no_rule_of_the_anatomy():
+    assert not anatomy_problems(SOURCE.read_text(encoding="utf-8"))
+
+
+LONG_CODE = "\n".join(f"x{i} = {i}" for i in range(16))
+LONG_WORDS = "# " + "word " * 121
+
+MUTATIONS = {
+    "no title": ("# # 90 · A coin", "# A coin", "begin with"),
+    "no minutes": ("**Minutes:** 8. ", "", "title cell must say how many minutes"),
+    "no prerequisites": ("**Prerequisites:** none.", "", "prerequisites"),
+    "no goals": ("**Learning goals.**", "**Aims.**", "Learning goals"),
+    "two goals": ("# - predict how it grows with the number of faces,\n", "", "three to five"),
+    "vague goal": ("# - compute the", "# - understand the", "verb one can test"),
+    "no setup tag": ('# %% tags=["setup"]', "# %%", "'setup'"),
+    "no banner": ("banner(minutes=8)", "", "must call banner"),
+    "no section minutes": ("   *(8 min)*", "", "end with its minutes"),
+    "no takeaway": ("**Takeaway.**", "**So.**", "no takeaway"),
+    "no difficulty": ("(difficulty 1, 3 min;", "(3 min;", "difficulty"),
+    "no exercise minutes": ("(difficulty 1, 3 min;", "(difficulty 1;", "its minutes"),
+    "no solution": ('tags=["solution"]', 'tags=["check"]', "'solution'"),
+    "exercise on code": ('# %% tags=["agreement"]', '# %% tags=["exercise"]', "not on code"),
+    "no summary": ("# ## Summary", "# ### Summary", "## Summary"),
+    "no doubt": ("## What we did not show", "### What else", "What we did not show"),
+    "no notation": ("## Notation used here", "### Letters", "Notation"),
+    "no sources": ("# ## Sources", "# ### Sources", "## Sources"),
+    "wrong order": ("# ## Summary", "# ## Sources\n#\n# ## Summary", "order"),
+    "foreign equation": ("\\tag{90.1}", "\\tag{3.1}", "90.1"),
+    "skipped equation": ("\\tag{90.1}", "\\tag{90.2}", "90.2"),
+    "unknown tag": ('tags=["agreement"]', 'tags=["proof"]', "'proof'"),
+    "widget compared": ('tags=["widget", "nbval-ignore-output"]', 'tags=["widget"]', "as well"),
+    "long code": ("assert np.isclose(h, np.log(n))", LONG_CODE, "16 lines"),
+    "long words": ("# Unequal faces.", LONG_WORDS, "words; 120"),
+    "empty cell": ("assert surprise_bits(8) == 3", "", "empty"),
+    "magic": ("assert surprise_bits(8) == 3", "# %time 3\n%time 3", "magic"),
+    "shell": ("assert surprise_bits(8) == 3", "!ls", "! command"),
+    "remote picture": ("# Unequal faces.", "# ![x](https://x.org/x.png)", "another machine"),
+    "many cells": ("# %%\nassert s", "# %%\nx = 1\n\n" * 60 + "# %%\nassert s", "at most 60"),
+}
+
+
+@pytest.mark.parametrize("name", MUTATIONS)
+def test_a_broken_rule_of_the_anatomy_is_named(name):
+    old, new, words = MUTATIONS[name]
+    text = SOURCE.read_text(encoding="utf-8")
+    assert old in text
+    assert words in anatomy_problems(text.replace(old, new, 1))
+
+
+def test_the_title_links_to_both_neighbours():
+    names = ["89_before.ipynb", "90_fixture.ipynb", "91_after.ipynb"]
+    text = SOURCE.read_text(encoding="utf-8")
+    assert "89_before.ipynb" in anatomy_problems(text, names)
+    assert "91_after.ipynb" in anatomy_problems(text, names)
+    linked = text.replace("none.", "none. [back](89_before.ipynb) [on](91_after.ipynb#top)", 1)
+    assert not anatomy_problems(linked, names)
+
+
+def test_a_lesson_needs_two_exercises():
+    text = SOURCE.read_text(encoding="utf-8").replace("90", "07")
+    assert "two exercises" in anatomy_problems(text, number=7)
+
+
+def test_words_are_counted_without_formulas_tables_and_addresses():
+    text = "Two *words* $a + b$ [linked](https://a.b/c)\n\n| a | b |\n|---|---|\n\n$$x\ny$$"
+    assert anatomy.count_words(text) == 2 + 1 + 1 + 1  # a formula reads as one word
+
+
+def test_code_is_counted_without_imports_comments_and_blanks():
+    text = "import os\nfrom a import (\n    b,\n    c,\n)\n\n# why\nx = 1\nimport_all(x)\n"
+    assert anatomy.count_code_lines(text) == 2
+
+
+@pytest.fixture
+def pair(tmp_path):
+    source, target = tmp_path / "90_fixture.py", tmp_path / "90_fixture.ipynb"
+    source.write_bytes(SOURCE.read_bytes())
+    target.write_bytes(STORED.read_bytes())
+    return source, target
+
+
+def stored_problems(pair, change) -> str:
+    """Return the problems after a change of the stored notebook."""
+    source, target = pair
+    notebook = nbformat.read(target, as_version=4)
+    change(notebook, [cell for cell in notebook.cells if cell.cell_type == "code"])
+    target.write_text(json.dumps(notebook), encoding="utf-8")
+    return "\n".join(committed.find_problems(target, source=source))
+
+
+def test_the_fixture_is_what_its_source_says(pair):
+    assert not committed.find_problems(pair[1], source=pair[0])
+
+
+def test_an_edit_of_the_source_alone_is_seen(pair):
+    text = pair[0].read_text(encoding="utf-8")
+    pair[0].write_text(text.replace("n = 6", "n = 7"), encoding="utf-8")
+    problems = "\n".join(committed.find_problems(pair[1], source=pair[0]))
+    assert "not made from the present text" in problems
+    assert "cells differ" in problems
+
+
+def test_an_edit_of_the_notebook_alone_is_seen(pair):
+    def change(notebook, code):
+        code[1].source = code[1].source.replace("n = 6", "n = 7")
+
+    assert "cells differ" in stored_problems(pair, change)
+
+
+def png(width: int, height: int) -> str:
+    file = io.BytesIO()
+    Image.new("RGB", (width, height)).save(file, format="PNG")
+    return base64.b64encode(file.getvalue()).decode()
+
+
+def strip_outputs(notebook, code):
+    for cell in code:
+        cell.outputs, cell.execution_count = [], None
+
+
+def run_twice(notebook, code):
+    code[-1].execution_count += 1
+
+
+def lose_state(notebook, code):
+    del notebook.metadata["widgets"]
+
+
+def lose_state_level(notebook, code):
+    del notebook.metadata["widgets"][WIDGET_STATE]["state"]
+
+
+def lose_widget(notebook, code):
+    code[5].outputs = []
+
+
+def lose_alt(notebook, code):
+    code[4].outputs[0].metadata = {}
+
+
+def small_picture(notebook, code):
+    code[4].outputs[0].data["image/png"] = png(90, 90)
+
+
+def broken_picture(notebook, code):
+    data = code[4].outputs[0].data
+    data["image/png"] = data["image/png"][:400]
+
+
+def two_pictures(notebook, code):
+    code[4].outputs.append(code[4].outputs[0])
+
+
+def store_error(notebook, code):
+    code[1].outputs = [nbformat.v4.new_output("error", ename="E", evalue="", traceback=[])]
+
+
+def store_warning(notebook, code):
+    code[1].outputs = [nbformat.v4.new_output("stream", name="stderr", text="Warning: old")]
+
+
+def store_address(notebook, code):
+    code[1].outputs[0].text = "<object at 0x0>"
+
+
+def load_from_afar(notebook, code):
+    html = "<script src='https://cdn.example.org/x.js'></script>"
+    code[1].outputs.append(nbformat.v4.new_output("display_data", data={"text/html": html}))
+
+
+def grow(notebook, code):
+    code[1].outputs[0].text = "x" * 1_000_001
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (strip_outputs, "were not run once each"),
+        (run_twice, "were not run once each"),
+        (lose_state, "state is not stored"),
+        (lose_state_level, "has no 'state'"),
+        (lose_widget, "shows none"),
+        (lose_alt, "no alt text"),
+        (small_picture, "only 90 x 90"),
+        (broken_picture, "not a whole PNG"),
+        (two_pictures, "2 pictures"),
+        (store_error, "stores an error"),
+        (store_warning, "standard error"),
+        (store_address, "address"),
+        (load_from_afar, "another machine"),
+        (grow, "1 MB is the most"),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_a_damaged_notebook_is_seen(pair, change, words):
+    assert words in stored_problems(pair, change)

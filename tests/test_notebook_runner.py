@@ -1,0 +1,138 @@
+"""The runner stores what a notebook shows: the same bytes twice, and nothing if a cell fails."""
+
+import re
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from attnlab.errors import UnknownNameError
+from attnlab.teaching import notebook_runner as runner
+
+FIXTURES = Path(__file__).parent / "fixtures"
+FIXTURE = FIXTURES / "src" / "90_fixture.py"
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "src").mkdir()
+    return tmp_path
+
+
+def write_source(folder: Path, *cells: str, name: str = "01_trial.py") -> Path:
+    source = folder / "src" / name
+    source.write_text("".join(f"# %%\n{cell}\n\n" for cell in cells), encoding="utf-8")
+    return source
+
+
+def run(source: Path, **options) -> tuple[list[Path], str]:
+    lines = []
+    failed = runner.run_all([source], report=lines.append, **options)
+    return failed, "\n".join(lines)
+
+
+def test_a_second_run_gives_the_same_bytes_widgets_included():
+    failed, words = run(FIXTURE, keep="compare")
+    assert not failed, words
+    stored = (FIXTURES / "90_fixture.ipynb").read_text(encoding="utf-8")
+    assert runner.WIDGET_STATE in stored
+
+
+def test_changed_outputs_are_seen_without_writing(folder):
+    source = write_source(folder, "import os\nprint(os.getpid())")
+    run(source)
+    before = runner.notebook_path(source).read_bytes()
+    failed, words = run(source, keep="compare")
+    assert failed == [source]
+    assert "differ" in words
+    assert runner.notebook_path(source).read_bytes() == before
+
+
+def test_a_failing_cell_is_shown_and_nothing_is_written(folder):
+    source = write_source(folder, "x = 2", "x / 0", "print('never')")
+    failed, words = run(source)
+    assert failed == [source]
+    assert "code cell 2" in words
+    assert "    x / 0" in words
+    assert "ZeroDivisionError: division by zero" in words
+    assert [path.name for path in folder.iterdir()] == ["src"]
+
+
+def test_a_failing_cell_leaves_the_last_good_notebook_alone(folder):
+    source = write_source(folder, "print('good')")
+    run(source)
+    before = runner.notebook_path(source).read_bytes()
+    failed, _ = run(write_source(folder, "raise ValueError('bad')"))
+    assert failed == [source]
+    assert runner.notebook_path(source).read_bytes() == before
+
+
+def test_a_warning_is_refused(folder):
+    failed, words = run(write_source(folder, "import warnings\nwarnings.warn('old way')"))
+    assert failed
+    assert "code cell 1 wrote to standard error" in words
+
+
+def test_a_notebook_is_stale_until_run_and_after_each_edit(folder):
+    source = write_source(folder, "print(1)")
+    assert runner.is_stale(source)
+    run(source)
+    assert not runner.is_stale(source)
+    write_source(folder, "print(1)  # said again")
+    assert runner.is_stale(source)
+
+
+def test_line_ends_do_not_make_a_notebook_stale(folder):
+    source = write_source(folder, "print(1)")
+    before = runner.source_digest(source)
+    source.write_bytes(source.read_bytes().replace(b"\n", b"\r\n"))
+    assert runner.source_digest(source) == before
+
+
+def test_the_kernel_runs_in_the_notebook_folder_in_the_asked_mode(folder):
+    cell = "import os\nfrom pathlib import Path\nnames = ('ATTNLAB_MODE', 'OMP_NUM_THREADS')\n"
+    source = write_source(
+        folder, cell + "print([os.environ[n] for n in names], Path('src').is_dir())"
+    )
+    for mode in ("fast", "full"):
+        notebook = runner.run_notebook(source, mode=mode)
+        assert notebook.cells[0].outputs[0].text == f"['{mode}', '1'] True\n"
+
+
+def test_addresses_clocks_and_versions_do_not_reach_the_file(folder):
+    source = write_source(folder, "object()", "print('4it [00:01<00:00, 3.1it/s]')")
+    run(source)
+    text = runner.notebook_path(source).read_text(encoding="utf-8")
+    assert "<object at 0x0>" in text
+    assert "[done]" in text
+    notebook = nbformat.reads(text, as_version=4)
+    assert set(notebook.metadata) == {"kernelspec", "language_info", "attnlab", "jupytext"}
+    assert notebook.metadata.language_info == {"name": "python"}
+    assert not re.search(r"20\d\d-\d\d-\d\dT", text)
+
+
+def test_sources_are_chosen_by_number_or_staleness(folder):
+    first = write_source(folder, "print(1)", name="01_one.py")
+    second = write_source(folder, "print(2)", name="02_two.py")
+
+    def choose(*numbers, everything=False):
+        return runner.select_sources(folder, numbers=numbers, everything=everything)
+
+    assert choose("2") == choose("02") == choose("02_two") == choose("02_two.ipynb") == [second]
+    assert choose() == [first, second]
+    run(first)
+    assert choose() == [second]
+    assert choose(everything=True) == [first, second]
+    with pytest.raises(UnknownNameError, match="01_one"):
+        choose("7")
+
+
+def test_the_command_counts_failures_in_its_exit_code(folder, capsys):
+    write_source(folder, "assert False, 'as planned'")
+    assert runner.main(["--folder", str(folder)]) == 1
+    assert "as planned" in capsys.readouterr().out
+    write_source(folder, "print(1)")
+    assert runner.main(["--folder", str(folder)]) == 0
+    assert runner.main(["--folder", str(folder)]) == 0
+    assert "up to date" in capsys.readouterr().out
+    assert runner.main(["--folder", str(folder), "9"]) == 2
