@@ -1,6 +1,6 @@
 """Studies: named experiments that turn configurations into run records."""
 
-from attnlab.studies import extractor_ablation, language_model
+from attnlab.studies import extractor_ablation, language_model, n_grams
 from attnlab.studies.core import (
     Folders,
     Plan,
@@ -23,6 +23,7 @@ __all__ = [
     "get_study",
     "language_model",
     "list_studies",
+    "n_grams",
     "run_plan",
     "unfinished_plans",
 ]
