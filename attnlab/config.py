@@ -4,12 +4,11 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any, Literal, Self
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Self
 
 from attnlab.errors import AttnlabError
 
-RunMode = Literal["fast", "full"]
 NORMS = ("pre", "post")
 POSITIONS = ("learned", "sinusoidal", "none")
 PRECISIONS = ("fp32", "bf16")
@@ -41,7 +40,7 @@ class _Record:
         return cls(**values)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class ModelConfig(_Record):
     """Shape of a decoder-only language model. Sizes are counts, not bytes."""
 
@@ -63,9 +62,8 @@ class ModelConfig(_Record):
         object.__setattr__(self, "mixer_options", dict(self.mixer_options))
         for name in ("vocab_size", "context_len", "d_model", "n_layers", "n_heads"):
             _require_count(name, getattr(self, name))
-        if self.d_ff is None:
-            object.__setattr__(self, "d_ff", 4 * self.d_model)
-        _require_count("d_ff", self.d_ff)
+        if self.d_ff is not None:
+            _require_count("d_ff", self.d_ff)
         _require_choice("norm", self.norm, NORMS)
         _require_choice("position", self.position, POSITIONS)
         if not 0 <= self.dropout < 1:
@@ -74,13 +72,22 @@ class ModelConfig(_Record):
             heads = self.mixer_options.get("n_heads", self.n_heads)
             require_even_heads(self.d_model, heads)
 
+    def __eq__(self, other: object) -> bool:
+        """Two configurations are equal if they build the same model."""
+        return isinstance(other, ModelConfig) and self.to_dict() == other.to_dict()
+
     def __hash__(self) -> int:
         """Equal configurations hash equally, options included."""
         return hash(self.digest)
 
-    def for_mode(self, mode: RunMode) -> "ModelConfig":
-        """Return the size used in this run mode; ``fast`` fits a laptop minute."""
-        return self if mode == "full" else replace(self, d_model=32, d_ff=128, n_layers=1)
+    @property
+    def mlp_width(self) -> int:
+        """Hidden width of the channel mixer: ``d_ff``, or 4 ``d_model`` where it is None."""
+        return 4 * self.d_model if self.d_ff is None else self.d_ff
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON types, with ``d_ff`` as the number in use."""
+        return {**super().to_dict(), "d_ff": self.mlp_width}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,8 +116,9 @@ class TrainConfig(_Record):
             value = getattr(self, name)
             if not (math.isfinite(value) and value > 0):
                 raise AttnlabError(f"{name}={value} must be a positive number; try the default.")
-        if self.warmup_steps < 0:
-            raise AttnlabError(f"warmup_steps={self.warmup_steps} cannot be negative; use 0.")
+        for name in ("warmup_steps", "seed"):
+            if getattr(self, name) < 0:
+                raise AttnlabError(f"{name}={getattr(self, name)} cannot be negative; use 0.")
 
 
 def require_even_heads(d_model: int, n_heads: int) -> None:

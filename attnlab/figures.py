@@ -18,9 +18,9 @@ from matplotlib.figure import Figure
 from attnlab.errors import AttnlabError, UnknownNameError
 from attnlab.plots.style import style
 
-FIGURE_MODULES: tuple[
-    str, ...
-] = ()  # modules that register figures, imported when one is asked for
+FIGURE_MODULES: tuple[str, ...] = (  # they register figures; imported when one is asked for
+    "attnlab.teaching.figures_language",
+)
 DOTS_PER_INCH = 200
 
 

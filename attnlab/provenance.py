@@ -15,23 +15,32 @@ PACKAGE_FOLDER = Path(__file__).resolve().parent
 
 @cache
 def commit() -> str:
-    """Return the commit of the attnlab in use, with ``-dirty`` if files were changed since.
+    """Return the commit of the attnlab in use, with ``-dirty`` if its code was changed since.
 
     ``unknown`` outside a git checkout of attnlab, or where git is not installed.
     """
     try:
         if Path(_git("rev-parse", "--show-toplevel")).resolve() != PACKAGE_FOLDER.parent:
             return "unknown"  # installed inside some other project's checkout
-        return _git("describe", "--always", "--dirty", "--abbrev=12", "--exclude=*") or "unknown"
+        name = _git("describe", "--always", "--abbrev=12", "--exclude=*")
+        code = ("attnlab", "pyproject.toml")  # a study appends to data/runs while it goes on
+        changed = _git(
+            "status", "--porcelain", "--", *(str(PACKAGE_FOLDER.parent / c) for c in code)
+        )
+        return f"{name}-dirty" if changed else name
     except (OSError, subprocess.SubprocessError):
         return "unknown"
 
 
-def environment() -> dict[str, str]:
-    """Return the versions, the device and the thread count that the numbers depend on."""
+def environment(*, device: str = "cpu") -> dict[str, str]:
+    """Return the versions, the device and the thread count that the numbers depend on.
+
+    Args:
+        device: Where it was computed, ``cpu`` or ``cuda``; not where it could have been.
+    """
     import torch
 
-    cuda = torch.cuda.is_available()
+    cuda = device.startswith("cuda")
     return {
         "python": platform.python_version(),
         "torch": torch.__version__,

@@ -6,7 +6,7 @@ import json
 import math
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -65,7 +65,8 @@ class RunRecord:
         line = json.dumps(asdict(self), sort_keys=True) + "\n"
         descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
         try:
-            os.write(descriptor, line.encode())
+            if os.write(descriptor, line.encode()) < len(line.encode()):
+                raise OSError(f"{path} was not written whole: the disk is full")
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
@@ -107,6 +108,10 @@ def load_runs(
     rows = [_row(record) for record in _select(experiment, path)]
     table = pd.DataFrame(rows)
     if variants is not None:
+        known = set(table["variant"])
+        for variant in sorted(set(variants) - known):
+            step = "Leave variants out for all of them."
+            raise UnknownNameError("recorded variant", variant, known, next_step=step)
         table = table[table["variant"].isin(variants)]
         order = [variants.index(variant) for variant in table["variant"]]
         table = table.iloc[np.argsort(order, kind="stable")]
@@ -118,7 +123,7 @@ def load_curves(experiment: str, *, path: Path | None = None) -> pd.DataFrame:
     parts = []
     for record in _select(experiment, path):
         part = pd.DataFrame(record["curve"])
-        parts.append(part.assign(variant=record["variant"], seed=record["seed"]))
+        parts.append(part.assign(**_identity(record)))
     return pd.concat(parts, ignore_index=True)
 
 
@@ -128,16 +133,20 @@ def load_details(experiment: str, name: str, *, path: Path | None = None) -> pd.
     for record in _select(experiment, path):
         if name in record["details"]:
             part = pd.DataFrame(record["details"][name])
-            parts.append(part.assign(variant=record["variant"], seed=record["seed"]))
+            parts.append(part.assign(**_identity(record)))
     if not parts:
         raise AttnlabError(f"No run of {experiment!r} has a table of details called {name!r}.")
     return pd.concat(parts, ignore_index=True)
 
 
 def _require_record(record: Any) -> None:
-    missing = {"experiment", "variant", "seed", "config", "metrics"} - set(record)
+    missing = {field.name for field in fields(RunRecord)} - set(record)
     if missing:
         raise KeyError(f"it lacks {sorted(missing)[0]!r}")
+
+
+def _identity(record: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: record[name] for name in ("experiment", "variant", "seed")}
 
 
 def _select(experiment: str | None, path: Path | None) -> list[dict[str, Any]]:

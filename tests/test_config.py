@@ -47,6 +47,7 @@ def test_every_field_moves_the_digest():
         (lambda: TrainConfig(lr=0), "lr=0 must be a positive number"),
         (lambda: TrainConfig(lr=float("nan")), "lr=nan"),
         (lambda: TrainConfig(warmup_steps=-1), "warmup_steps=-1"),
+        (lambda: TrainConfig(seed=-1), "seed=-1 cannot be negative"),
         (lambda: TrainConfig(precision="fp8"), "precision='fp8' is not one of fp32, bf16"),
         (lambda: ModelConfig.from_dict({"width": 3}), "has no field 'width'"),
     ],
@@ -56,10 +57,11 @@ def test_what_cannot_be_built_is_explained(make, words):
         make()
 
 
-def test_the_fast_mode_shrinks_a_model_and_full_does_not():
-    config = ModelConfig(d_model=64, n_layers=3)
-    assert config.for_mode("full") is config
-    assert config.for_mode("fast").d_model < 64
+def test_the_channel_mixer_follows_the_width_unless_it_was_set():
+    config = ModelConfig(d_model=64)
+    assert config.mlp_width == 256
+    assert dataclasses.replace(config, d_model=128).mlp_width == 512
+    assert dataclasses.replace(config, d_model=128, d_ff=100).to_dict()["d_ff"] == 100
 
 
 def test_streams_of_one_seed_are_reproducible_and_differ():

@@ -219,5 +219,35 @@ def test_a_stream_longer_than_the_context_is_refused():
     state = model.initial_state(1)
     for _ in range(7):
         _, state = model.step(torch.tensor([1]), state)
-    with pytest.raises(AttnlabError, match="do not fit"):
+    with pytest.raises(AttnlabError, match=r"read all 7 tokens .* use generate"):
         model.step(torch.tensor([1]), state)
+
+
+def test_targets_that_were_not_shifted_are_refused():
+    model, tokens = build(), some_tokens()
+    with pytest.raises(AttnlabError, match=r"\(2, 6\) tokens and targets for \(2, 7\)"):
+        model.loss(tokens[:, :-1], tokens)
+    with pytest.raises(AttnlabError, match="Target id 11 is outside"):
+        model.loss(tokens[:, :-1], tokens[:, 1:] * 0 + 11)
+
+
+@pytest.mark.parametrize("mixer", list_mixers())
+def test_a_bfloat16_model_computes_what_the_float32_one_does(mixer):
+    model, tokens = build(mixer=mixer).float(), some_tokens()
+    with torch.no_grad():
+        exact, low = model(tokens), model.bfloat16()(tokens)
+    assert low.dtype == torch.bfloat16
+    torch.testing.assert_close(low.float(), exact, rtol=0.1, atol=0.1)
+
+
+def test_a_model_that_generated_in_inference_mode_can_train_afterwards():
+    model, tokens = build(mixer="she", mixer_options={"method": "planes"}), some_tokens()
+    with torch.inference_mode():
+        model(tokens)
+    model.loss(tokens, tokens).backward()
+
+
+def test_a_state_of_another_batch_size_is_refused():
+    model = build()
+    with pytest.raises(AttnlabError, match=r"batch of 3; got 2 rows"):
+        model.step(torch.tensor([1, 2]), model.initial_state(3))

@@ -94,6 +94,13 @@ def test_the_committed_records_are_records_of_known_studies():
         assert each["seconds"] > 0
 
 
-def test_no_two_committed_records_are_of_the_same_job():
-    jobs = [json.dumps([r["experiment"], r["config"].get("job")]) for r in read_records(RUNS)]
-    assert len(jobs) == len(set(jobs))
+def test_no_two_committed_records_are_of_the_same_variant_and_seed():
+    runs = [json.dumps([r["experiment"], r["variant"], r["seed"]]) for r in read_records(RUNS)]
+    assert len(runs) == len(set(runs))
+
+
+def test_an_unknown_variant_is_answered_with_the_nearest(tmp_path):
+    path = tmp_path / "toy.jsonl"
+    record().append_to(path)
+    with pytest.raises(UnknownNameError, match="Did you mean 'she'"):
+        load_runs("toy", path=path, variants=["shee"])

@@ -81,6 +81,13 @@ def test_matched_attention_is_as_near_as_its_width_allows():
         assert abs(measure(config) - aim) < 0.06 * aim
 
 
+def test_options_that_change_the_count_are_refused():
+    config = ModelConfig(mixer="she", mixer_options={"out_proj": False})
+    for form in (expected_language_model_weights, expected_language_model_multiplications):
+        with pytest.raises(AttnlabError, match="out_proj changes the count"):
+            form(config)
+
+
 def test_a_mixer_without_a_closed_form_says_which_have_one():
     with pytest.raises(AttnlabError, match="No closed form for mixer 'hyena'"):
         expected_mixer_weights("hyena", d_model=4, context_len=4)

@@ -12,6 +12,7 @@ from attnlab.config import ModelConfig
 from attnlab.errors import AttnlabError
 
 _Form = Callable[..., int]
+COUNT_NEUTRAL = {"n_heads", "method", "scale", "init_std", "dropout", "window", "gate_activation"}
 
 
 def expected_mixer_weights(name: str, *, d_model: int, context_len: int) -> int:
@@ -44,8 +45,13 @@ def causal_pairs(time: int, *, context_len: int | None = None) -> int:
 
 
 def expected_language_model_weights(config: ModelConfig) -> int:
-    """Return how many weights ``LanguageModel(config)`` has (default mixer options)."""
-    d, d_ff = config.d_model, config.d_ff or 4 * config.d_model
+    """Return how many weights ``LanguageModel(config)`` has.
+
+    Raises:
+        AttnlabError: Mixer options that change the count; the closed forms are of the defaults.
+    """
+    _require_default_form(config)
+    d, d_ff = config.d_model, config.mlp_width
     mixer = expected_mixer_weights(config.mixer, d_model=d, context_len=config.context_len)
     norms = 2 * 2 * d
     channel_mixer = 2 * d * d_ff + d_ff + d
@@ -58,11 +64,24 @@ def expected_language_model_multiplications(config: ModelConfig) -> int:
     """Return the multiplications of one forward pass over ``context_len`` tokens.
 
     Mixers, channel mixers and head; norms, softmax and activations are left out.
+
+    Raises:
+        AttnlabError: Mixer options that change the count.
     """
-    d, d_ff, time = config.d_model, config.d_ff or 4 * config.d_model, config.context_len
+    _require_default_form(config)
+    d, d_ff, time = config.d_model, config.mlp_width, config.context_len
     heads = config.mixer_options.get("n_heads", config.n_heads)
     mixer = expected_multiplications(config.mixer, d_model=d, time=time, n_heads=heads)
     return config.n_layers * (mixer + time * 2 * d * d_ff) + time * d * config.vocab_size
+
+
+def _require_default_form(config: ModelConfig) -> None:
+    changing = sorted(set(config.mixer_options) - COUNT_NEUTRAL)
+    if changing:
+        raise AttnlabError(
+            f"The closed forms are of the default {config.mixer!r}; {changing[0]} changes the "
+            "count. Count the parameters of the built model instead."
+        )
 
 
 def _form(forms: dict[str, _Form], name: str) -> _Form:

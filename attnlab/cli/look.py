@@ -121,10 +121,11 @@ def _check_records() -> str:
 
 def _is_here(corpus: str) -> bool:
     from attnlab.corpora import load_corpus
+    from attnlab.errors import CorpusNotFoundError
 
     try:
         load_corpus(corpus)
-    except AttnlabError:
+    except CorpusNotFoundError:
         return False
     return True
 

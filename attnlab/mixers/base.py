@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from attnlab.errors import AttnlabError
 from attnlab.shapes import require_features
 
 
@@ -79,7 +80,12 @@ class Ring:
         Without gradients the write is in place, so the old ring must not be used again.
         """
         slot = self.n_seen % self.slots.shape[1]
-        slots = self.slots.to(vector.dtype)
+        if vector.shape[0] != self.slots.shape[0]:
+            raise AttnlabError(
+                f"The state is for a batch of {self.slots.shape[0]}; got {vector.shape[0]} rows. "
+                f"Start with initial_state({vector.shape[0]})."
+            )
+        slots = self.slots.to(device=vector.device, dtype=vector.dtype)
         if torch.is_grad_enabled():
             index = torch.tensor([slot], device=slots.device)
             slots = slots.index_copy(1, index, vector[:, None])

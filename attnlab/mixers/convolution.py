@@ -42,19 +42,25 @@ def causal_convolution(x: Tensor, lag_weight: Tensor, *, method: str = "auto") -
         raise AttnlabError(
             f"lag_weight takes inputs {lag_weight.shape[1]} wide; x is {x.shape[-1]} wide."
         )
+    require_method(method, ndim=lag_weight.ndim)
     if method == "auto":
         method = choose_method(x, lag_weight)
-    if method not in methods:
-        step = "Leave method='auto' to let the size decide."
-        raise UnknownNameError("convolution method", method, methods, next_step=step)
     with torch.autocast(x.device.type, enabled=False):  # transforms need float32 at least
-        dtype = torch.promote_types(x.dtype, lag_weight.dtype)
-        return methods[method](x.to(dtype), lag_weight[: x.shape[1]].to(dtype))
+        given = torch.promote_types(x.dtype, lag_weight.dtype)
+        dtype = torch.promote_types(given, torch.float32)
+        return methods[method](x.to(dtype), lag_weight[: x.shape[1]].to(dtype)).to(given)
 
 
 def list_methods(ndim: int) -> tuple[str, ...]:
     """Return the methods for lag weights with this many axes: 3, 2 or 1."""
     return tuple(_METHODS[ndim])
+
+
+def require_method(method: str, *, ndim: int) -> None:
+    """Raise UnknownNameError unless ``method`` works for lag weights with this many axes."""
+    if method != "auto" and method not in _METHODS[ndim]:
+        step = "Leave method='auto' to let the size decide."
+        raise UnknownNameError("convolution method", method, _METHODS[ndim], next_step=step)
 
 
 def choose_method(x: Tensor, lag_weight: Tensor) -> str:
@@ -152,7 +158,8 @@ def _planes_dense(x: Tensor, lag_weight: Tensor) -> Tensor:
     return y.view(time, batch, d_out).transpose(0, 1)
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=8)
+@torch.inference_mode(False)  # a matrix made while generating must serve training later
 def _plane_matrices(
     time: int, n_lags: int, dtype: torch.dtype, device: torch.device
 ) -> tuple[Tensor, Tensor, Tensor]:

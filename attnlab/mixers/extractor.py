@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from attnlab.errors import AttnlabError
 from attnlab.mixers.base import Ring, TokenMixer
-from attnlab.mixers.convolution import causal_convolution
+from attnlab.mixers.convolution import causal_convolution, require_method
 from attnlab.mixers.registry import register_mixer
 
 CHOICES = {
@@ -45,11 +45,13 @@ class Extractor(TokenMixer):
         scale: The factor s_t. ``none``: 1; ``rsqrt_t``, ``inv_t``: 1/sqrt(t), 1/t with t the
             number of summed tokens; ``rsqrt_l``: 1/sqrt(l).
         out_proj: Whether ``W_out`` is there.
-        bias, bias_ext, bias_adj, bias_out: Biases of all maps, or of one; the published
-            count has none.
+        bias: Whether every map that is there adds one; the published count has none.
+        bias_ext, bias_adj, bias_out: The same for the sum, the gate or the output map alone.
         gate_activation: ``none``, ``sigmoid`` or ``silu`` on the gate.
-        window: Past ``context_len`` tokens, ``truncate`` drops the oldest, ``error`` refuses.
-        init_std: Of the lag weights; ``None`` keeps the sum at the size of its inputs.
+        window: Past ``context_len`` tokens, ``truncate`` drops the oldest, ``error`` refuses;
+            before, the missing past counts as zero in both.
+        init_std: Of the lag weights; ``None`` keeps the sum at the size of its inputs. With a
+            factor s_t the weights then start sqrt(l) times larger than without.
         method: How the sum is evaluated, see ``causal_convolution``; values do not depend on it.
     Source:
         arXiv:2308.07661 and arXiv:2311.12678 (``rsqrt_t`` is our reading of the latter);
@@ -86,13 +88,20 @@ class Extractor(TokenMixer):
         )
         self.extract, self.index, self.scale, self.window = extract, index, scale, window
         self.gate, self.gate_activation, self.method = adjust, gate_activation, method
-        self._add_extraction(bias_ext or bias, init_std)
+        for option, given, needs, has in (
+            ("bias_adj", bias_adj, "adjust='matrix'", adjust == "matrix"),
+            ("bias_out", bias_out, "out_proj=True", out_proj),
+        ):
+            if given and not has:
+                raise AttnlabError(f"{option}=True needs {needs}: there is no map to add it to.")
+        require_method(method, ndim=3 if extract == "matrix" else 1 if extract == "scalar" else 2)
+        self._add_extraction(bias_ext or bias, init_std, value_bias=bias)
         self._add_adjustment(bias_adj or bias)
         self.out = _linear(d_model, bias_out or bias) if out_proj else None
 
-    def _add_extraction(self, bias: bool, init_std: float | None) -> None:
+    def _add_extraction(self, bias: bool, init_std: float | None, *, value_bias: bool) -> None:
         d, n_lags = self.d_model, self.context_len
-        self.value = _linear(d, False) if self.extract == "value_diag" else None
+        self.value = _linear(d, value_bias) if self.extract == "value_diag" else None
         shape = {"matrix": (n_lags, d, d), "scalar": (n_lags,)}.get(self.extract, (n_lags, d))
         self.lag_weight = nn.Parameter(torch.empty(shape))
         self.extract_bias = nn.Parameter(torch.zeros(d)) if bias else None

@@ -49,7 +49,7 @@ class Block(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        d_model, d_ff = config.d_model, config.d_ff or 4 * config.d_model
+        d_model, d_ff = config.d_model, config.mlp_width
         self.is_pre_norm = config.norm == "pre"
         self.mixer_norm = nn.LayerNorm(d_model)
         self.mixer = build_mixer(

@@ -31,7 +31,10 @@ def linear_cross_entropy(
     Shapes:
         features: ``(..., d_model)``; weight: ``(vocab_size, d_model)``; targets: ``(...)``.
         Returns a scalar, or the shape of ``targets`` for ``reduction="none"`` (no gradient).
+    Raises:
+        AttnlabError: Targets of another shape than the predictions, or outside the vocabulary.
     """
+    _require_targets(features, targets, vocab_size=weight.shape[0])
     rows, labels = features.flatten(0, -2), targets.flatten()
     if reduction == "none":
         with torch.no_grad():
@@ -43,6 +46,20 @@ def linear_cross_entropy(
     if reduction != "mean":
         raise AttnlabError(f"reduction={reduction!r} is not one of mean, none.")
     return _LinearCrossEntropy.apply(rows, weight, labels, rows_at_once)  # type: ignore[no-any-return]
+
+
+def _require_targets(features: Tensor, targets: Tensor, *, vocab_size: int) -> None:
+    if features.shape[:-1] != targets.shape:
+        raise AttnlabError(
+            f"There are predictions for {tuple(features.shape[:-1])} tokens and targets for "
+            f"{tuple(targets.shape)}. Inputs are tokens[:, :-1], targets tokens[:, 1:]."
+        )
+    low, high = int(targets.min()), int(targets.max())
+    if low < 0 or high >= vocab_size:
+        raise AttnlabError(
+            f"Target id {low if low < 0 else high} is outside the model's vocabulary of "
+            f"{vocab_size}. The tokenizer and the model do not belong together."
+        )
 
 
 def _at_least_float32(logits: Tensor) -> Tensor:

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from attnlab.config import ModelConfig
+from attnlab.errors import AttnlabError
 from attnlab.models.blocks import Block
 from attnlab.models.cross_entropy import linear_cross_entropy
-from attnlab.models.sampling import sample_token
+from attnlab.models.sampling import check_sampling, sample_token
 from attnlab.shapes import require_tokens
 
 
@@ -50,7 +51,7 @@ class LanguageModel(nn.Module):
             self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layers))
             self.norm = nn.LayerNorm(config.d_model)
             self.head = nn.Linear(config.d_model, config.vocab_size, bias=False)
-            self._shrink_residual_maps()
+            self.shrink_residual_maps()
         if config.tie_embeddings:
             self.head.weight = self.token_embedding.weight
 
@@ -88,7 +89,12 @@ class LanguageModel(nn.Module):
 
         Equals column ``state.position`` of ``forward``; the state passed in is used up.
         """
-        self._require(token[:, None], past=state.position)
+        if state.position == self.config.context_len:
+            raise AttnlabError(
+                f"This stream has read all {state.position} tokens of its context. Start again "
+                "with initial_state() and the newest ones, or use generate, which does."
+            )
+        self._require(token[:, None])
         x = self.token_embedding(token)
         if self.position_embedding is not None:
             x = x + self.position_embedding[state.position]
@@ -112,7 +118,8 @@ class LanguageModel(nn.Module):
         """Go on from a prompt, one sampled token after the other.
 
         The model streams: a new token costs one ``step``. When the context is full the
-        newest half of it is read again, so that positions stay those of training.
+        newest half of it is read again, so that positions stay those of training; from
+        then on a token costs two steps on average.
 
         Shapes:
             prompt: ``(batch, time)``; returns ``(batch, time + n_tokens)``.
@@ -125,6 +132,9 @@ class LanguageModel(nn.Module):
             top_p: arXiv:1904.09751, section 3.1.
         """
         self._require(prompt)
+        if n_tokens < 0:
+            raise AttnlabError(f"n_tokens={n_tokens} cannot be negative.")
+        check_sampling(temperature=temperature, top_k=top_k, top_p=top_p)
         was_training = self.training
         self.eval()
         try:
@@ -163,9 +173,9 @@ class LanguageModel(nn.Module):
             logits, state = self.step(token, state)
         return logits, state
 
-    def _require(self, tokens: Tensor, *, past: int = 0) -> None:
-        context_len = self.config.context_len - past
-        require_tokens(tokens, vocab_size=self.config.vocab_size, context_len=context_len)
+    def _require(self, tokens: Tensor) -> None:
+        config = self.config
+        require_tokens(tokens, vocab_size=config.vocab_size, context_len=config.context_len)
 
     def _add_positions(self, config: ModelConfig) -> None:
         """Add position vectors ``(context_len, d_model)``, learned or fixed, or none."""
@@ -178,11 +188,16 @@ class LanguageModel(nn.Module):
         else:
             self.position_embedding = None
 
-    def _shrink_residual_maps(self) -> None:
-        """Scale maps into the residual stream by 1/sqrt(2 N), as in GPT-2."""
+    def shrink_residual_maps(self, *, mlp: bool = True) -> None:
+        """Scale maps into the residual stream by 1/sqrt(2 N), as in GPT-2; a part of the start.
+
+        Args:
+            mlp: Whether the channel mixers' maps too, or only those of the token mixers.
+        """
         shrink = (2 * self.config.n_layers) ** -0.5
         for block in self._layers:
-            for linear in (getattr(block.mixer, "out", None), block.mlp.values):
+            maps = [getattr(block.mixer, "out", None), *([block.mlp.values] if mlp else [])]
+            for linear in maps:
                 if isinstance(linear, nn.Linear):
                     linear.weight.data.mul_(shrink)
 

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from filelock import FileLock, Timeout
 
-from attnlab.errors import AttnlabError, UnknownNameError
+from attnlab import provenance
+from attnlab.errors import AttnlabError, DivergenceError, UnknownNameError
 from attnlab.records import RUNS, RunRecord, read_records
+from attnlab.tokenizers import Tokenizer, load_tokenizer
 from attnlab.training import load_model, save_model
 
 WORK = Path(__file__).parents[2] / "data" / "cache" / "studies"
@@ -46,8 +50,11 @@ class Plan:
         if self.scale not in SCALES:
             step = "smoke takes seconds, classroom minutes, paper hours on two cores."
             raise UnknownNameError("scale", self.scale, SCALES, next_step=step)
-        if not self.seeds:
-            raise AttnlabError("A study needs at least one seed; give --seeds 0,1,2.")
+        if not self.seeds or min(self.seeds) < 0:
+            raise AttnlabError(
+                f"seeds={self.seeds}: a study needs at least one seed, none negative; "
+                "give --seeds 0,1,2."
+            )
 
     @property
     def name(self) -> str:
@@ -116,26 +123,53 @@ def get_study(name: str) -> Study:
 def run_plan(plan: Plan, *, folders: Folders | None = None) -> Iterator[Progress]:
     """Run what a plan lacks; finished jobs are skipped, begun ones go on from their checkpoint.
 
-    Several processes may run the same plan: each job is done by one of them.
+    Several processes may run the same plan: each job is done by one of them. A job that
+    diverges is reported and the next one starts.
+
+    Raises:
+        UnknownNameError: A study, variant or corpus that does not exist, or not together.
+        AttnlabError: After the last job, if some of them failed.
     """
+    provenance.commit()  # of the code that was loaded, not of what is there when a job ends
     folders = folders or Folders()
     study = get_study(plan.study)
-    for variant in plan.variants:
-        if variant not in study.variants:
-            step = "Leave --variants out for all of them."
-            raise UnknownNameError("variant", variant, study.variants, next_step=step)
+    for kind, wanted, known in (
+        ("variant", plan.variants, study.variants),
+        ("data set", [plan.corpus], study.corpora),
+    ):
+        for name in wanted:
+            if name not in known:
+                step = f"See what {study.name} knows with: attnlab study list."
+                raise UnknownNameError(kind, name, known, next_step=step)
+    jobs = study.jobs(plan)
     _remember(plan, folders)
-    for job in study.jobs(plan):
+    failed = []
+    for job in jobs:
         lock = FileLock(folders.work_file(plan.study, f"{job.digest}.lock"))
         try:
             with lock.acquire(timeout=0):
-                if job.digest in finished_digests(plan.study, folders):
-                    yield Progress(job=job.name, step=1, n_steps=1, message="recorded before")
-                    continue
-                record: RunRecord = yield from study.run(job, folders)
-                record.append_to(folders.run_file(plan.study))
+                yield from _run_job(study, job, folders)
         except Timeout:
             yield Progress(job=job.name, step=0, n_steps=1, message="another process has it")
+        except DivergenceError as error:
+            failed.append(f"{job.name}: {error}")
+            yield Progress(job=job.name, step=0, n_steps=1, message="diverged")
+    if failed:
+        raise AttnlabError(f"{len(failed)} of {len(jobs)} jobs diverged. " + " ".join(failed))
+
+
+def _run_job(study: Study, job: Any, folders: Folders) -> Iterator[Progress]:
+    if job.digest in finished_digests(study.name, folders):
+        yield Progress(job=job.name, step=1, n_steps=1, message="recorded before")
+        return
+    record: RunRecord = yield from study.run(job, folders)
+    record.append_to(folders.run_file(study.name))
+    checkpoint_file(job, folders, study=study.name).unlink(missing_ok=True)
+
+
+def checkpoint_file(job: Any, folders: Folders, *, study: str) -> Path:
+    """Return where an unfinished job keeps its checkpoint."""
+    return folders.work_file(study, f"{job.digest}.checkpoint.safetensors")
 
 
 def export_models(plan: Plan, *, to: Path, folders: Folders | None = None) -> Iterator[Path]:
@@ -144,22 +178,36 @@ def export_models(plan: Plan, *, to: Path, folders: Folders | None = None) -> It
     The tokenizer goes beside them, where there is one. Yields the files written.
 
     Raises:
-        AttnlabError: A job of the plan has no trained model here.
+        AttnlabError: More than one seed, a job without a trained model here, or a folder
+            that holds models of another tokenizer.
     """
     folders = folders or Folders()
+    if len(plan.seeds) > 1:
+        raise AttnlabError(f"One model a variant: give one seed, not {plan.seeds}.")
     for job in get_study(plan.study).jobs(plan):
         source = folders.work_file(plan.study, f"{job.digest}.model.safetensors")
         if not source.exists():
-            raise AttnlabError(f"{job.name} has no trained model here. Run the study first.")
+            raise AttnlabError(
+                f"{job.name} has no trained model here: it was not run on this machine, or its "
+                "study keeps none. Run the study language-model first."
+            )
+        yield from _export_tokenizer(job.dataset().tokenizer, to / "tokenizer.json")
         model, facts = load_model(source)
         del facts["config"]
         path = to / f"{job.variant}.safetensors"
         save_model(path, model=model, dtype=torch.bfloat16, seed=job.train.seed, **facts)
         yield path
-        tokenizer = job.dataset().tokenizer
-        if tokenizer is not None and not (to / "tokenizer.json").exists():
-            tokenizer.save(to / "tokenizer.json")
-            yield to / "tokenizer.json"
+
+
+def _export_tokenizer(tokenizer: Tokenizer | None, path: Path) -> Iterator[Path]:
+    if tokenizer is None:
+        return
+    if path.exists():
+        if load_tokenizer(path).digest != tokenizer.digest:
+            raise AttnlabError(f"{path} is of another tokenizer; export to an empty folder.")
+        return
+    tokenizer.save(path)
+    yield path
 
 
 def unfinished_plans(*, folders: Folders | None = None) -> list[Plan]:
@@ -183,15 +231,10 @@ def finished_digests(study: str, folders: Folders) -> set[str]:
 
 
 def _remember(plan: Plan, folders: Folders) -> None:
-    name = f"plan-{plan.scale}-{plan.corpus.replace('/', '_')}.json"
-    file = folders.work_file(plan.study, name)
-    merged = plan.__dict__
-    if file.exists():
-        before = json.loads(file.read_text(encoding="utf-8"))
-        merged = {**merged, "seeds": sorted({*before["seeds"], *plan.seeds})}
-        both = {*before["variants"], *plan.variants}
-        some = plan.variants and before["variants"]
-        merged["variants"] = sorted(both) if some else []
-    partial = file.with_suffix(".tmp")
-    partial.write_text(json.dumps(merged, sort_keys=True), encoding="utf-8")
+    """Write the plan down, so that ``resume`` can ask for exactly it again."""
+    text = json.dumps(asdict(plan), sort_keys=True)
+    digest = hashlib.sha256(text.encode()).hexdigest()[:12]
+    file = folders.work_file(plan.study, f"plan-{digest}.json")
+    partial = file.with_suffix(f".{os.getpid()}.tmp")
+    partial.write_text(text, encoding="utf-8")
     partial.replace(file)

@@ -88,7 +88,8 @@ class Job:
     @property
     def digest(self) -> str:
         """Twelve hex digits that name this exact job."""
-        text = json.dumps(asdict(self), sort_keys=True)
+        resolved = {"model": self.model.to_dict(), "train": self.train.to_dict()}
+        text = json.dumps({**asdict(self), **resolved}, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
@@ -129,6 +130,7 @@ def build_ablated(job: Job) -> LanguageModel:
             sizes = {"d_model": job.model.d_model, "context_len": job.mixer_context_len}
             for block in model.blocks:
                 block.mixer = build_mixer(job.model.mixer, **sizes, **job.model.mixer_options)
+        model.shrink_residual_maps(mlp=False)  # the new mixers start as small as the old ones
     return model
 
 

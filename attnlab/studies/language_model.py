@@ -16,15 +16,24 @@ from typing import Any
 
 import numpy as np
 
+from attnlab import provenance
 from attnlab.analysis.theory import (
     expected_language_model_multiplications,
     expected_language_model_weights,
 )
 from attnlab.config import ModelConfig, TrainConfig
+from attnlab.errors import AttnlabError
 from attnlab.models import LanguageModel
 from attnlab.records import RunRecord
 from attnlab.seeding import torch_generator
-from attnlab.studies.core import Folders, Plan, Progress, Study, register_study
+from attnlab.studies.core import (
+    Folders,
+    Plan,
+    Progress,
+    Study,
+    checkpoint_file,
+    register_study,
+)
 from attnlab.studies.datasets import Dataset, list_datasets, prepare_dataset
 from attnlab.training import (
     WindowBatches,
@@ -34,7 +43,7 @@ from attnlab.training import (
     train_steps,
 )
 from attnlab.training.checkpoint import load_checkpoint, save_checkpoint
-from attnlab.training.evaluation import pool
+from attnlab.training.evaluation import pool, windows
 
 VARIANTS = (
     "attention",
@@ -115,7 +124,8 @@ class Job:
     @property
     def digest(self) -> str:
         """Twelve hex digits that name this exact job."""
-        text = json.dumps(asdict(self), sort_keys=True)
+        resolved = {"model": self.model.to_dict(), "train": self.train.to_dict()}
+        text = json.dumps({**asdict(self), **resolved}, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     def dataset(self) -> Dataset:
@@ -182,7 +192,7 @@ def variant_config(variant: str, base: ModelConfig) -> ModelConfig:
 def run_language_model(job: Job, folders: Folders) -> Generator[Progress, None, RunRecord]:
     """Train one job to its end, from its checkpoint if there is one, and return the record."""
     data = job.dataset()
-    checkpoint = folders.work_file("language-model", f"{job.digest}.checkpoint.safetensors")
+    checkpoint = checkpoint_file(job, folders, study="language-model")
     generator = torch_generator(job.train.seed, "init")
     model = LanguageModel(job.model, generator=generator).to(folders.device)
     optimizer = build_optimizer(model, job.train)
@@ -213,10 +223,9 @@ def run_language_model(job: Job, folders: Folders) -> Generator[Progress, None, 
         if time.perf_counter() - saved > CHECKPOINT_EVERY_S:
             save_checkpoint(checkpoint, model=model, optimizer=optimizer, facts=asdict(state))
             saved = time.perf_counter()
-    record = _record(job, data, model, state)
+    record = _record(job, data, model, state, device=folders.device)
     final = folders.work_file("language-model", f"{job.digest}.model.safetensors")
     save_model(final, model=model, variant=job.variant, experiment=job.experiment, job=job.digest)
-    checkpoint.unlink(missing_ok=True)
     return record
 
 
@@ -279,7 +288,9 @@ def _curve_loss(model: LanguageModel, data: Dataset) -> float:
     return pool(scores).nats_per_token
 
 
-def _record(job: Job, data: Dataset, model: LanguageModel, state: _State) -> RunRecord:
+def _record(
+    job: Job, data: Dataset, model: LanguageModel, state: _State, *, device: str
+) -> RunRecord:
     lengths = data.token_lengths
     validation = pool(evaluate_documents(model, data.validation, token_lengths=lengths))
     books = evaluate_documents(model, data.test, token_lengths=lengths)
@@ -299,7 +310,7 @@ def _record(job: Job, data: Dataset, model: LanguageModel, state: _State) -> Run
         metrics["validation_bits_per_byte"] = validation.bits_per_byte
         metrics["test_bits_per_byte"] = test.bits_per_byte
         details["books"] = {
-            "book": list(data.test_names),
+            "book": [n for n, d in zip(data.test_names, data.test, strict=True) if len(d) > 1],
             "loss_nats": [b.nats_per_token for b in books],
             "bits_per_byte": [b.bits_per_byte for b in books],
             "n_tokens": [b.n_tokens for b in books],
@@ -321,6 +332,7 @@ def _record(job: Job, data: Dataset, model: LanguageModel, state: _State) -> Run
         curve=curve,
         details=details,
         seconds=state.seconds,
+        environment=provenance.environment(device=device),
     )
 
 
@@ -330,14 +342,14 @@ def oracle_on_windows(data: Dataset, context_len: int) -> float:
 
     The source sees what the models see: the window alone, starting from its stationary law.
     """
-    assert data.oracle_nats is not None
+    if data.oracle_nats is None:
+        raise AttnlabError(f"{data.name} is real text: nobody knows its true source.")
     total, n_tokens = 0.0, 0
     for document in data.test:
-        n_full = (len(document) - 1) // context_len
-        starts = context_len * np.arange(n_full)
-        windows = np.stack([document[s : s + context_len + 1] for s in starts])
-        total += float(data.oracle_nats(windows)) * windows.shape[0] * context_len
-        n_tokens += windows.shape[0] * context_len
+        for inputs, targets in windows(document, context_len):
+            whole = np.concatenate([inputs[:, :1], targets], axis=1)
+            total += float(data.oracle_nats(whole)) * targets.numel()
+            n_tokens += targets.numel()
     return total / n_tokens
 
 

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from attnlab.analysis.ngrams import context_floors, ngram_token_losses
+from attnlab.analysis.ngrams import context_floors, ngram_losses, ngram_token_losses
 from attnlab.records import RunRecord
 from attnlab.studies.core import Folders, Plan, Progress, Study, register_study
 from attnlab.studies.datasets import Dataset, list_datasets, prepare_dataset
@@ -84,7 +84,8 @@ def run_count(job: CountJob, folders: Folders) -> Generator[Progress, None, RunR
             "train_floor_nats": [floors[order] for order in job.orders],
         },
     }
-    metrics = {"test_loss_nats": min(held_out.values())}
+    best = _best_order(data, job)
+    metrics = {"best_order": best, "test_loss_nats": held_out[best]}
     if data.token_lengths is not None:
         predicted = np.concatenate([np.asarray(d)[1:] for d in data.test if len(d) > 1])
         n_bytes = int(data.token_lengths[predicted].sum())
@@ -99,6 +100,18 @@ def run_count(job: CountJob, folders: Folders) -> Generator[Progress, None, RunR
         details=details,
         seconds=time.perf_counter() - started,
     )
+
+
+def _best_order(data: Dataset, job: CountJob) -> int:
+    """Return the order with the lowest validation loss, so that the test split chooses nothing."""
+    losses = ngram_losses(
+        data.train,
+        test=data.validation,
+        vocab_size=data.vocab_size,
+        orders=job.orders,
+        window_len=job.context_len,
+    )
+    return min(losses, key=losses.__getitem__)
 
 
 register_study(

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from attnlab.analysis.compare import latest_runs
 from attnlab.errors import AttnlabError
 from attnlab.records import RUNS, load_runs
 
@@ -65,6 +66,7 @@ def results_table(runs: pd.DataFrame, *, columns: dict[str, str]) -> str:
         columns: Metric to heading.
     """
     head = ["mixer", "weights", *columns.values(), "seeds"]
+    runs = latest_runs(runs)
     ordered = runs.groupby("variant")[next(iter(columns))].mean().sort_values().index
     rows = []
     for variant in ordered:

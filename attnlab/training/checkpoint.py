@@ -52,7 +52,7 @@ def load_checkpoint(
         for moment in ("step", "exp_avg", "exp_avg_sq"):
             key = f"optimizer.{moment}.{name}"
             if key in tensors:
-                moments[moment] = tensors[key]
+                moments[moment] = tensors[key].to(weight.device, copy=True)
         if moments:
             optimizer.state[weight] = moments
     return facts
@@ -75,7 +75,8 @@ def load_model(path: Path) -> tuple[LanguageModel, dict[str, Any]]:
     tensors, facts = read_tensors(path)
     if "config" not in facts:
         raise CheckpointError(f"{path} holds tensors but no model configuration; see save_model.")
-    model = LanguageModel(ModelConfig.from_dict(facts["config"]))
+    config = ModelConfig.from_dict(facts["config"])
+    model = LanguageModel(config, generator=torch.Generator())
     _load_weights(model, tensors, path)
     return model.eval(), facts
 

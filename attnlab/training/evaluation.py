@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from attnlab.errors import AttnlabError
 from attnlab.models import LanguageModel
 
 
@@ -23,7 +24,13 @@ class Score:
 
     @property
     def nats_per_token(self) -> float:
-        """Mean cross-entropy."""
+        """Mean cross-entropy.
+
+        Raises:
+            AttnlabError: There was nothing to predict.
+        """
+        if self.n_tokens == 0:
+            raise AttnlabError("No token was scored: a document needs at least two.")
         return self.total_nats / self.n_tokens
 
     @property
@@ -64,7 +71,7 @@ def evaluate(
     model.eval()
     total = 0.0
     try:
-        for inputs, targets in _windows(document, model.config.context_len, batch_size):
+        for inputs, targets in windows(document, model.config.context_len, batch_size):
             inputs, targets = inputs.to(model.device), targets.to(model.device)
             losses = model.loss(inputs, targets, reduction="none")
             total += float(losses.double().sum())
@@ -85,9 +92,13 @@ def evaluate_documents(
     return [evaluate(model, d, token_lengths=token_lengths) for d in documents if len(d) > 1]
 
 
-def _windows(
-    document: np.ndarray, context_len: int, batch_size: int
+def windows(
+    document: np.ndarray, context_len: int, batch_size: int = 64
 ) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield the inputs and targets ``(batch, time)`` that ``evaluate`` scores, in order.
+
+    Every token but the first is a target once; the last window may be shorter.
+    """
     tokens = torch.from_numpy(np.asarray(document, dtype=np.int64))
     n_full = (len(tokens) - 1) // context_len
     cut = n_full * context_len

@@ -68,9 +68,11 @@ def train_steps(
         optimizer.zero_grad(set_to_none=True)
         with _dropout_stream(model, config.seed, step):
             loss_nats = _accumulate(model, group, config)
-        grad_norm = float(nn.utils.clip_grad_norm_(weights, config.max_grad_norm))
+        total_norm = nn.utils.get_total_norm([w.grad for w in weights if w.grad is not None])
+        grad_norm = float(total_norm)
         if not (math.isfinite(loss_nats) and math.isfinite(grad_norm)):
             raise DivergenceError(_divergence_message(model, step, loss_nats, grad_norm, lr))
+        nn.utils.clip_grads_with_norm_(weights, config.max_grad_norm, total_norm)
         optimizer.step()
         tokens_seen += sum(targets.numel() for _, targets in group)
         yield StepLog(step + 1, loss_nats, grad_norm, lr, tokens_seen)
@@ -132,8 +134,9 @@ def _dropout_stream(model: LanguageModel, seed: int, step: int) -> Iterator[None
     if model.config.dropout == 0 and not model.config.mixer_options.get("dropout"):
         yield
         return
-    with torch.random.fork_rng(devices=[]):
-        torch.set_rng_state(torch_generator(seed, f"dropout/{step}").get_state())
+    devices = [model.device] if model.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(torch_generator(seed, f"dropout/{step}").initial_seed())
         yield
 
 

@@ -1,0 +1,142 @@
+"""Comparisons: paired differences, their interval, and verdicts that admit doubt."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from attnlab.analysis.compare import (
+    FAILS,
+    HOLDS,
+    ORDERING,
+    UNDECIDED,
+    Claim,
+    chance_of_separation,
+    judge_claims,
+    latest_runs,
+    paired_differences,
+    seed_ranges,
+    student_t_quantile,
+)
+from attnlab.errors import AttnlabError
+
+LOWER = Claim(says="one is lower", variant="one", baseline="two")
+CLOSE = Claim(says="one is close", variant="one", baseline="two", relation="close")
+
+
+def table(**losses):
+    """Return rows of runs: each variant with one loss a seed."""
+    rows = [
+        {"variant": name, "seed": seed, "loss": value}
+        for name, values in losses.items()
+        for seed, value in enumerate(values)
+    ]
+    return pd.DataFrame(rows)
+
+
+def verdict(claim, **losses):
+    return judge_claims(table(**losses), claims=[claim], metric="loss")["verdict"].tolist()
+
+
+@given(p=st.floats(0.01, 0.99))
+def test_quantiles_agree_with_the_closed_forms_of_one_and_two_degrees(p):
+    cauchy = np.tan(np.pi * (p - 0.5))
+    two = (2 * p - 1) / np.sqrt(2 * p * (1 - p))
+    assert student_t_quantile(p, df=1) == pytest.approx(cauchy, rel=1e-4, abs=1e-4)
+    assert student_t_quantile(p, df=2) == pytest.approx(two, rel=1e-4, abs=1e-4)
+
+
+def test_many_degrees_approach_the_normal_law():
+    assert student_t_quantile(0.975, df=4000) == pytest.approx(1.95996, abs=2e-3)
+
+
+@pytest.mark.parametrize(("p", "df"), [(0.0, 3), (1.0, 3), (0.5, 0)])
+def test_impossible_quantiles_are_refused(p, df):
+    with pytest.raises(AttnlabError, match="df"):
+        student_t_quantile(p, df=df)
+
+
+def test_the_interval_covers_the_true_difference_about_as_often_as_it_says():
+    draws = np.random.default_rng(0).normal(loc=1.0, size=(400, 4))
+    runs = table(base=np.zeros(4), **{f"v{i}": losses for i, losses in enumerate(draws)})
+    rows = paired_differences(runs, baseline="base", metric="loss", level=0.8)
+    covered = ((rows["low"] < 1.0) & (rows["high"] > 1.0)).mean()
+    assert abs(covered - 0.8) < 0.07  # 3.5 standard errors of 0.02
+
+
+def test_pairing_takes_away_what_a_seed_gives_to_both():
+    luck = np.array([0.0, 5.0, -3.0])
+    row = paired_differences(table(one=luck, two=luck + 0.1), baseline="one", metric="loss").iloc[0]
+    assert row["mean"] == pytest.approx(0.1)
+    assert row["high"] - row["low"] == pytest.approx(0.0, abs=1e-9)
+    assert row["has_one_sign"]
+    assert row["n_pairs"] == 3
+
+
+def test_one_pair_has_no_interval_and_decides_nothing():
+    row = paired_differences(table(one=[1.0], two=[2.0]), baseline="one", metric="loss").iloc[0]
+    assert np.isnan(row["low"])
+    assert verdict(LOWER, one=[1.0], two=[2.0]) == [UNDECIDED]
+
+
+def test_seeds_that_only_one_variant_has_are_left_out():
+    runs = table(one=[1.0, 1.1, 1.2], two=[2.0, 2.1])
+    row = paired_differences(runs, baseline="one", metric="loss").iloc[0]
+    assert row["n_pairs"] == 2
+
+
+def test_a_run_repeated_counts_once_with_its_last_result():
+    runs = pd.concat([table(one=[9.0, 1.0]), table(one=[2.0])])
+    assert sorted(latest_runs(runs)["loss"]) == [1.0, 2.0]
+    assert seed_ranges(runs, metric="loss")["highest"].item() == 2.0
+
+
+@pytest.mark.parametrize(
+    ("one", "two", "expected"),
+    [
+        ([1.0, 1.01, 1.02], [2.0, 2.01, 2.02], HOLDS),
+        ([2.0, 2.01, 2.02], [1.0, 1.01, 1.02], FAILS),
+        ([1.0, 1.5, 1.2], [1.1, 1.3, 1.4], UNDECIDED),
+        ([1.0, 1.1], [1.3, 1.2], UNDECIDED),  # ranges apart, but two pairs that disagree on size
+        ([1.0, 2.0, 3.0], [1.1, 2.1, 3.1], UNDECIDED),  # one sign, but the ranges overlap
+    ],
+)
+def test_lower_needs_ranges_apart_and_an_interval_below_zero(one, two, expected):
+    assert verdict(LOWER, one=one, two=two) == [expected]
+
+
+@pytest.mark.parametrize(
+    ("differences", "expected"),
+    [
+        ([0.01, 0.012, 0.011], HOLDS),
+        ([0.2, 0.21, 0.2], FAILS),
+        ([-0.2, -0.21, -0.2], FAILS),
+        ([0.0, 0.1, 0.2], UNDECIDED),
+    ],
+)
+def test_close_means_an_interval_within_the_tolerance(differences, expected):
+    two = np.zeros(3)
+    assert verdict(CLOSE, one=two + differences, two=two) == [expected]
+
+
+def test_claims_about_absent_variants_are_left_out():
+    assert verdict(LOWER, one=[1.0, 2.0]) == []
+    assert {c.variant for c in ORDERING} == {"she", "he", "we", "me"}
+
+
+def test_equal_models_separate_as_often_as_the_formula_says():
+    random = np.random.default_rng(1)
+    draws = random.normal(size=(4000, 2, 2))
+    apart = (draws[:, 0].max(-1) < draws[:, 1].min(-1)) | (
+        draws[:, 0].min(-1) > draws[:, 1].max(-1)
+    )
+    assert chance_of_separation(2) == pytest.approx(1 / 3)
+    assert abs(apart.mean() - 1 / 3) < 0.03  # four standard errors
+
+
+def test_a_missing_baseline_or_column_is_explained():
+    with pytest.raises(AttnlabError, match="three"):
+        paired_differences(table(one=[1.0]), baseline="three", metric="loss")
+    with pytest.raises(AttnlabError, match="bits"):
+        seed_ranges(table(one=[1.0]), metric="bits")

@@ -1,0 +1,195 @@
+"""The channel mixer as a memory, and the race that trains the models to look into."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from attnlab.analysis import memory, race
+from attnlab.config import ModelConfig, TrainConfig
+from attnlab.errors import AttnlabError
+from attnlab.models import LanguageModel
+from attnlab.seeding import torch_generator
+from attnlab.sources import tales, variable_length_chain
+from attnlab.sources.context_tree import EXAMPLE_TREES
+from attnlab.sources.tables import kl_per_state
+from attnlab.training import evaluate
+
+TREE = EXAMPLE_TREES["one_long_branch"]
+
+
+@pytest.fixture(scope="module")
+def chain():
+    return variable_length_chain("one_long_branch")
+
+
+@pytest.fixture(scope="module")
+def model():
+    config = ModelConfig(
+        mixer="he", vocab_size=3, context_len=9, d_model=6, n_layers=2, n_heads=1, d_ff=7
+    )
+    return LanguageModel(config, generator=torch_generator(0, "init")).eval()
+
+
+@pytest.fixture(scope="module")
+def windows(chain):
+    return chain.sample_windows(11, window_len=9, seed=0)
+
+
+def test_activity_is_what_the_mixer_multiplies_its_values_by(model, windows):
+    activity = memory.key_activity(model, windows, layer=1)
+    assert activity.shape == (11, 9, 7)
+    mixer, seen = model.blocks[1].mlp, []
+    handle = mixer.register_forward_hook(lambda _, inputs, output: seen.append((inputs, output)))
+    with torch.no_grad():
+        model(torch.from_numpy(windows))
+    handle.remove()
+    output = seen[0][1].numpy()
+    again = activity @ mixer.values.weight.detach().numpy().T + mixer.values.bias.detach().numpy()
+    np.testing.assert_allclose(again, output, atol=1e-5)
+
+
+def test_silencing_every_key_leaves_only_the_bias(model, windows):
+    mixer = model.blocks[-1].mlp
+    x = torch.randn(2, 3, 6, generator=torch.Generator().manual_seed(0))
+    with memory.without_keys(model, range(7)):
+        torch.testing.assert_close(mixer(x), mixer.values.bias.expand(2, 3, 6))
+
+
+def test_silence_ends_with_the_block_even_after_an_error(model, windows):
+    before = memory.next_token_law(model, windows)
+    with memory.without_keys(model, [0, 1, 2]):
+        assert not np.allclose(memory.next_token_law(model, windows), before)
+    with pytest.raises(ZeroDivisionError), memory.without_keys(model, [0, 1, 2]):
+        _ = 1 / 0
+    np.testing.assert_array_equal(memory.next_token_law(model, windows), before)
+
+
+def test_a_key_that_is_not_there_is_named(model):
+    with pytest.raises(AttnlabError, match="Key 7"), memory.without_keys(model, [7]):
+        pass
+
+
+def test_silencing_one_key_moves_the_logits_by_its_value_through_the_head(model):
+    # with the final norm taken away, the direct path of the last layer is exact
+    x = torch.randn(4, 6, generator=torch.Generator().manual_seed(1))
+    mixer = model.blocks[-1].mlp
+    fires = mixer.activations(x)[:, 2].detach().double().numpy()
+    with torch.no_grad():
+        whole = mixer(x)
+        with memory.without_keys(model, [2]):
+            part = mixer(x)
+        moved = ((whole - part) * model.norm.weight) @ model.head.weight.T
+    moved = (moved - moved.mean(-1, keepdim=True)).double().numpy()
+    expected = fires[:, None] * memory.value_logits(model)[2]
+    np.testing.assert_allclose(moved, expected, atol=1e-5)
+
+
+def test_states_are_the_contexts_that_the_prefix_ends_with(chain, windows):
+    contexts = [tuple(chain.encode(c)) for c in TREE]
+    states = memory.label_states(windows, contexts=contexts)
+    for row, end in np.ndindex(windows.shape):
+        prefix = tuple(windows[row, : end + 1])
+        fits = [i for i, c in enumerate(contexts) if prefix[-len(c) :] == c]
+        assert states[row, end] == (max(fits, key=lambda i: len(contexts[i])) if fits else -1)
+
+
+def test_kl_by_state_of_a_model_that_knows_only_the_state_is_the_kl_of_its_rows(chain, windows):
+    config = ModelConfig(mixer="identity", vocab_size=3, context_len=9, d_model=4, n_layers=1,
+                         position="none")  # fmt: skip
+    blind = LanguageModel(config, generator=torch_generator(1, "init")).eval()
+    truth = np.array([[0.2, 0.3, 0.5], [1.0, 0.0, 0.0], [0.6, 0.3, 0.1]])
+    states = memory.label_states(windows, contexts=[(0,), (1,), (2,)])
+    rows = memory.next_token_law(blind, np.array([[0], [1], [2]]))[:, 0]
+    measured = memory.kl_by_state(blind, windows, states=states, truth=truth)
+    np.testing.assert_allclose(measured, kl_per_state(truth, rows), rtol=1e-5)
+
+
+def test_a_state_that_never_occurs_is_nan():
+    means = memory.mean_by_state([[1.0, 3.0]], states=np.array([[1, 1]]), n_states=2)
+    assert np.isnan(means[0])
+    assert means[1] == 2.0
+
+
+def test_the_atlas_has_one_column_a_key_and_measures_damage_against_the_whole(
+    model, chain, windows
+):
+    contexts = [chain.encode(c) for c in TREE]
+    truth = np.array(list(TREE.values()))
+    atlas = memory.map_keys(model, windows, contexts=contexts, truth=truth, symbols=chain.symbols)
+    assert atlas.states == tuple(TREE)
+    assert atlas.n_keys == 7
+    assert atlas.activity.shape == atlas.damage_nats.shape == (9, 7)
+    states = memory.label_states(windows, contexts=contexts)
+    with memory.without_keys(model, [4]):
+        without = memory.kl_by_state(model, windows, states=states, truth=truth)
+    np.testing.assert_allclose(atlas.damage_nats[:, 4], without - atlas.kl_nats)
+    assert atlas.share.sum() == pytest.approx(1.0)
+
+
+@given(seed=st.integers(0, 999), n_tokens=st.integers(1, 3))
+def test_triggers_are_different_and_fall_in_strength(seed, n_tokens):
+    random = np.random.default_rng(seed)
+    tokens, activity = random.integers(0, 3, (3, 7)), random.normal(size=(3, 7, 2))
+    found = memory.top_triggers(activity, tokens, key=1, n_triggers=3, n_tokens=n_tokens)
+    strengths = [strength for strength, _ in found]
+    assert strengths == sorted(strengths, reverse=True)
+    assert len({context for _, context in found}) == len(found)
+    assert strengths[0] == activity[:, n_tokens - 1 :, 1].max()
+
+
+def test_the_glossary_names_words(model, windows):
+    rows = memory.key_glossary(model, windows, symbols=list("abc"), n_keys=2, n_examples=3)
+    assert len(rows) == 2
+    assert all(set(row["writes"]) == set("abc") for row in rows)
+
+
+@pytest.fixture(scope="module")
+def heat():
+    base = ModelConfig(context_len=8, d_model=8, n_layers=1, n_heads=2)
+    train = TrainConfig(n_steps=3, batch_size=4, lr=0.01, warmup_steps=1)
+    return race.Race(tales("small"), variants=["attention", "we", "mean"], base=base, train=train)
+
+
+def test_racers_take_turns_and_read_the_same_tokens(heat):
+    laps = list(heat.laps())
+    assert [lap.variant for lap in laps] == ["attention", "we", "mean"] * 3
+    assert len(laps) == heat.n_laps
+    assert [lap.tokens_seen for lap in laps[-3:]] == [3 * 4 * 8] * 3
+
+
+def test_a_race_repeats_to_the_bit():
+    def run():
+        base = ModelConfig(context_len=5, d_model=8, n_layers=1, n_heads=2)
+        train = TrainConfig(n_steps=2, batch_size=3, lr=0.01)
+        heat = race.Race(
+            tales("small"), variants=["she", "attention_1_head"], base=base, train=train
+        )
+        return list(heat.laps())
+
+    assert run() == run()
+
+
+def test_losses_by_position_average_to_the_evaluated_loss(heat):
+    windows = heat.held_out(6)
+    losses = race.losses_by_position(heat.models["we"], windows)
+    text = np.concatenate([windows[:, :-1].ravel(), windows[-1, -1:]])
+    assert losses.shape == (6, 8)
+    assert losses.mean() == pytest.approx(
+        evaluate(heat.models["we"], text).nats_per_token, rel=1e-5
+    )
+
+
+@pytest.mark.parametrize(("loss", "k"), [(9.0, 0), (2.0, 1), (1.5, 2), (0.9, None)])
+def test_context_used_is_the_first_stair_not_above_the_loss(loss, k):
+    assert race.context_used(loss, [3.0, 2.0, 1.0]) == k
+
+
+def test_a_slip_is_the_first_word_the_source_cannot_write():
+    source = tales("small")
+    tale = source.sample_tale(seed=0)
+    assert race.tokens_before_slip(source, tale, prompt_len=4) is None
+    spoilt = tale.copy()
+    spoilt[9] = spoilt[8]  # no word of the tales stands twice in a row
+    assert race.tokens_before_slip(source, spoilt, prompt_len=4) == 5
