@@ -86,7 +86,7 @@ def test_a_study_runs_and_then_has_nothing_left(capsys, here):
     [
         (["train", "--mixer", "shee"], 1),
         (["study", "run", "nothing"], 1),
-        (["figure", "make", "nothing"], 1),
+        (["figure", "nothing"], 1),
         (["data", "fetch", "nothing"], 1),
         (["study", "run", "language-model", "--seeds", "a,b"], 2),
         (["fly"], 2),

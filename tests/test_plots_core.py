@@ -196,7 +196,7 @@ def test_words_of_loss_curves_name_gaps_best_first():
     # last losses are 1.0 and 1.1 for attention, 0.2 more for she; the oracle is at 0.9
     words = describe_loss_curves(curves(), oracle_nats=0.9, floors={"3-gram table": 1.5})
     assert words == (
-        "Final gap to the true source (0.900 nats per token): Attention +0.150, SHE +0.350. "
+        "Final gap to the true source (0.900), in nats per token: Attention +0.150, SHE +0.350. "
         "3-gram table: 1.500. Range over 2 seeds."
     )
 

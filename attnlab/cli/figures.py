@@ -10,27 +10,24 @@ from attnlab.cli.speak import say
 
 
 def add_commands(commands: Any) -> None:
-    """Add ``figure`` with ``list`` and ``make``."""
-    figure = commands.add_parser("figure", help="draw the figures of the workbook from records")
-    actions = figure.add_subparsers(dest="action", required=True, metavar="ACTION")
-    listing = actions.add_parser("list", help="the id of every figure")
-    listing.set_defaults(run=_list)
-    make = actions.add_parser("make", help="write ID.svg, ID.png and ID.json")
-    make.add_argument("ids", nargs="*", metavar="ID", help="default all")
-    make.add_argument("--out", type=Path, default=Path("figures"), help="folder to write to")
-    make.set_defaults(run=_make)
+    """Add ``figure``."""
+    figure = commands.add_parser(
+        "figure",
+        help="draw the figures of the workbook from records",
+        description="Write ID.svg, ID.png and ID.json (caption, alt text, records used).",
+    )
+    figure.add_argument("ids", nargs="*", metavar="ID", help="see --list; default all")
+    figure.add_argument("--list", action="store_true", help="show the ids and draw nothing")
+    figure.add_argument("--out", type=Path, default=Path("figures"), help="folder to write to")
+    figure.set_defaults(run=_figure)
 
 
-def _list(options: argparse.Namespace) -> None:
-    from attnlab.figures import list_figures
-
-    for figure in list_figures():
-        say(figure)
-
-
-def _make(options: argparse.Namespace) -> None:
+def _figure(options: argparse.Namespace) -> None:
     from attnlab.figures import list_figures, make_figure
 
     for figure in options.ids or list_figures():
-        files = make_figure(figure, out=options.out)
-        say(f"{files.svg}, {files.png}, {files.json}")
+        if options.list:
+            say(figure)
+        else:
+            files = make_figure(figure, out=options.out)
+            say(f"{files.svg}, {files.png}, {files.json}")

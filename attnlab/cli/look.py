@@ -174,7 +174,7 @@ def _studies() -> list[tuple[str, str]]:
 def _figures() -> list[tuple[str, str]]:
     from attnlab.figures import list_figures
 
-    return [(figure, f"attnlab figure make {figure}") for figure in list_figures()]
+    return [(figure, f"attnlab figure {figure}") for figure in list_figures()]
 
 
 def _first_line(thing: Any) -> str:

@@ -233,7 +233,8 @@ def _final_sentence(curves: pd.DataFrame, oracle_nats: float | None) -> str:
     parts = ", ".join(
         f"{look(name).label} {loss - oracle_nats:+.3f}" for name, loss in ends.items()
     )
-    return f"Final gap to the true source ({oracle_nats:.3f} nats per token): {parts}."
+    floor = f" ({oracle_nats:.3f})" if oracle_nats else ""  # 0: the losses are gaps already
+    return f"Final gap to the true source{floor}, in nats per token: {parts}."
 
 
 def _seeds_sentence(curves: pd.DataFrame) -> str:
