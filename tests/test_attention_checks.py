@@ -1,6 +1,7 @@
 """Exercises of notebook 02 name the usual mistakes; its counting loop and recall toy are right."""
 
 import math
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -136,6 +137,22 @@ def test_the_bag_floor_is_the_mean_surprise_of_an_honest_bag_reader(n_pairs):
 
 def test_the_bag_floor_of_two_pairs_is_log_two_unless_they_agree():
     assert recall.bag_floor_nats(n_pairs=2) == pytest.approx(7 / 8 * math.log(2))
+
+
+def test_the_commonest_digit_of_one_pair_is_right_and_of_two_nearly_half():
+    assert recall.commonest_share(n_pairs=1) == 1
+    # two digits agree with chance 1/8: both questions right, else one of two
+    assert recall.commonest_share(n_pairs=2) == Fraction(1, 8) + Fraction(7, 8) / 2
+
+
+@pytest.mark.parametrize("n_pairs", [3, 8])
+def test_the_commonest_share_is_what_a_reader_of_the_bag_gets(n_pairs):
+    lists = recall.sample_lists(20_000, n_pairs=n_pairs, generator=numpy_generator(0, "data"))
+    digits, answers = lists.digits[:, :n_pairs], lists.answers[:, n_pairs:]
+    counts = (digits[:, :, None] == np.arange(recall.N_DIGITS)).sum(1)
+    right = (answers == counts.argmax(1)[:, None]).mean(1)
+    share = float(recall.commonest_share(n_pairs=n_pairs))
+    assert share == pytest.approx(right.mean(), abs=5 * right.std() / math.sqrt(20_000))
 
 
 def test_attention_learns_to_recall_and_the_mean_does_not_pass_the_bag_floor():

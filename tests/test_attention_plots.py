@@ -109,6 +109,19 @@ def test_entropy_by_width_draws_a_line_a_scale_and_the_limit():
     assert len(set(dashes)) == 3, "colour is not the only difference"
 
 
+def test_entropy_by_width_writes_its_scales_as_the_page_does():
+    ax = plots.plot_entropy_by_width(entropies(), n_keys=7)
+    labels = [line.get_label() for line in ax.lines]
+    assert labels == ["Scale $1$", r"Scale $1/\sqrt{d_h}$", "Equal weights: log 7"]
+
+
+def test_a_map_of_few_tokens_is_small():
+    sizes = [plots.plot_attention_weights(np.eye(n)).figure.get_size_inches() for n in (1, 3, 5, 9)]
+    heights = [height for _, height in sizes]
+    assert heights == sorted(heights)
+    assert heights[1] < 0.75 * heights[2]
+
+
 def growth() -> pd.DataFrame:
     rows = [(part, t, t**power) for part, power in (("maps", 1), ("pairs", 2)) for t in (3, 6, 12)]
     return pd.DataFrame(rows, columns=["part", "time", "n_multiplications"])
@@ -138,3 +151,9 @@ def test_recall_is_described_by_who_passed_the_bag_floor():
     words = plots.describe_recall(curves, bag_floor_nats=1.5567)
     assert "Attention 0.000, Causal mean 1.900; bag floor 1.557" in words
     assert "Well below the floor: Attention. Bands: range over 2 seeds" in words
+    ax = plots.plot_recall(curves, bag_floor_nats=1.5567)
+    levels = {line.get_label(): line.get_ydata()[0] for line in ax.lines}
+    assert levels["Bag floor"] == 1.5567
+    assert levels["Knowing the answer"] == 0
+    assert "True source" not in levels
+    assert "per question" in ax.get_ylabel()

@@ -14,7 +14,7 @@ from attnlab.errors import UnknownNameError
 from attnlab.plots.style import style
 from attnlab.widgets import attention as explorers
 
-ANGLES = st.floats(0, 180)
+ANGLES = st.floats(-90, 180)
 TEMPERATURES = st.floats(0.05, 2)
 
 
@@ -32,9 +32,18 @@ def test_a_soft_answer_lies_among_the_stored_values(angle, temperature):
 
 
 @given(TEMPERATURES)
-def test_east_gives_the_lowest_answer_of_all_directions(temperature):
+def test_from_east_over_north_to_west_east_is_lowest(temperature):
     answers = [explorers.look_up(angle=a, temperature=temperature)[1] for a in range(0, 181, 5)]
     assert answers[0] == pytest.approx(min(answers), abs=1e-9)
+
+
+@pytest.mark.parametrize(("temperature", "best", "gain"), [(0.5, -19, 0.315), (2, -3, 0.005)])
+def test_a_little_south_of_east_the_answer_is_lower_still(temperature, best, gain):
+    angles = range(-90, 181)
+    answers = [explorers.look_up(angle=a, temperature=temperature)[1] for a in angles]
+    lowest = int(np.argmin(answers))
+    assert angles[lowest] == best
+    assert answers[angles.index(0)] - answers[lowest] == pytest.approx(gain, abs=5e-4)
 
 
 def test_at_temperature_two_east_returns_nearly_nineteen():
@@ -89,6 +98,16 @@ def test_who_is_undecided_between_two_names():
     assert row[words.index("Mia")] == pytest.approx(0.48, abs=0.005)
 
 
+def test_the_words_say_what_a_pronoun_finds():
+    words = explorers.describe_head(head="who?", sentence="the song", temperature=1.0)
+    assert "The row of 'she' gives 'Mia' 0.48 and 'Tom' 0.48." in words
+    others = [
+        explorers.describe_head(head="who?", sentence="the fox", temperature=1.0),
+        explorers.describe_head(head="same word", sentence="the song", temperature=1.0),
+    ]
+    assert not any("The row of" in other for other in others)
+
+
 def test_every_asking_word_and_name_occurs():
     spoken = " ".join(explorers.SENTENCES.values()).split()
     assert set(explorers.NAMES) | set(explorers.ASKERS) <= set(spoken)
@@ -100,7 +119,7 @@ def test_an_unknown_head_is_named_with_its_nearest():
 
 
 ENDS = {
-    "lookup": {"angle": (0, 90, 180), "temperature": (0.05, 2.0)},
+    "lookup": {"angle": (-90, 0, 90, 180), "temperature": (0.05, 2.0)},
     "head": {
         "head": explorers.HEADS,
         "sentence": ("the fox", "the song"),

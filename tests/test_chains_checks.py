@@ -1,5 +1,7 @@
 """The checks of notebooks 00 and 01 name the usual mistakes; live helpers agree with the source."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -27,6 +29,7 @@ EXERCISES = {
     "oracle_loss": (markov.check_oracle_loss, markov._oracle_loss,
                     markov.ORACLE_CASES, markov.ORACLE_MISTAKES),
 }  # fmt: skip
+NOTEBOOK_01 = Path(__file__).resolve().parents[1] / "notebooks" / "src" / "01_markov_framing.py"
 every_exercise = pytest.mark.parametrize("name", EXERCISES)
 chains = st.builds(
     random_chain, st.integers(2, 7), concentration=st.floats(0.2, 3), seed=st.integers(0, 999)
@@ -65,6 +68,29 @@ def test_transposed_counts_and_column_sums_are_told_apart(capsys):
     with pytest.raises(CheckFailed, match="column sums"):
         markov.check_fit_bigram(columns)
     assert "got" in capsys.readouterr().out
+
+
+def test_adding_one_at_arrays_of_indices_is_told_apart_from_a_wrong_table(capsys):
+    def without_repeats(tokens, n_states):
+        counts = np.zeros((n_states, n_states))
+        counts[tokens[:-1], tokens[1:]] += 1
+        totals = counts.sum(axis=1, keepdims=True)
+        return np.where(totals > 0, counts / np.maximum(totals, 1), 1 / n_states)
+
+    with pytest.raises(CheckFailed, match="counted once"):
+        markov.check_fit_bigram(without_repeats)
+    assert "fails the case" in capsys.readouterr().out
+
+
+def test_the_checks_name_their_own_exercise():
+    numbers = {"check_entropy_rate": "1.1", "check_oracle_loss": "1.2", "check_fit_bigram": "1.3"}
+    text = NOTEBOOK_01.read_text(encoding="utf-8")
+    for name, number in numbers.items():
+        assert f"exercise {number}:" in getattr(markov, name).__doc__
+        called = text.index(f"\n{name}(")
+        assert text.rindex("**Exercise ", 0, called) == text.rindex(
+            f"**Exercise {number}**", 0, called
+        )
 
 
 @given(chain=chains, seed=st.integers(0, 999))

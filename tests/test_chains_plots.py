@@ -129,7 +129,28 @@ def test_divergence_is_averaged_with_the_shares():
     assert "most in state 'b' (0.500" in words
     ax = chains.plot_kl_per_state(KL)
     assert len(ax.lines) == 2
-    assert ax.texts[0].get_text() == "b"
+    assert [text.get_text() for text in ax.texts] == ["b"]
+
+
+def test_further_states_are_named_above_their_worst_model():
+    table = pd.concat([KL, KL.assign(state=KL["state"].map({"a": "c", "b": "d"}), share=0.4,
+                                     kl_nats=[0.3, 0.2, 0.1, 0.4])])  # fmt: skip
+    ax = chains.plot_kl_per_state(table, named=["a", "b", "d"])
+    named = {text.get_text(): tuple(text.xy) for text in ax.texts}
+    assert named == {"a": (0.9, 0.01), "b": (0.1, 0.5), "d": (0.4, 0.4)}
+    assert len(ax.texts) == 3, "the worst state is named once"
+
+
+def test_a_table_is_called_by_its_order():
+    rows = {"oracle": [0.5, 0.5], "order_1": [0.5, 0.5], "order_4": [0.25, 0.75]}
+    legend = chains.plot_next_token(rows, symbols=["x", "y"]).get_legend()
+    assert [text.get_text() for text in legend.get_texts()] == [
+        "True source", "Table of order 1", "Table of order 4"]  # fmt: skip
+    assert "Table of order 4 0.144" in chains.describe_next_token(rows, state="a", share=0.5)
+    names = KL["name"].map({"she": "order_1", "attention": "order_4"})
+    ax = chains.plot_kl_per_state(KL.assign(name=names))
+    assert len({line.get_marker() for line in ax.lines}) == 2
+    assert "Table of order 1: 0.029 nats" in chains.describe_kl_per_state(KL.assign(name=names))
 
 
 @pytest.mark.parametrize(

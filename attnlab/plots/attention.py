@@ -10,13 +10,14 @@ from matplotlib.axes import Axes
 from numpy.typing import ArrayLike, NDArray
 
 from attnlab.errors import AttnlabError
-from attnlab.plots.curves import final_losses
+from attnlab.plots.curves import final_losses, plot_loss_curves
 from attnlab.plots.matrices import plot_matrix
 from attnlab.plots.style import LOOKS, look, new_axes
 
 BLUE = LOOKS["attention"].colour
 GREY = LOOKS["table"].colour
 NEGLIGIBLE = 1e-9  # a change below this is rounding
+SCALES = {"1": "$1$", "1/sqrt(d_h)": r"$1/\sqrt{d_h}$", "1/d_h": "$1/d_h$"}  # as a page writes them
 
 
 def plot_attention_weights(
@@ -34,7 +35,7 @@ def plot_attention_weights(
     values = _as_square(weights)
     names = _names(words, len(values))
     hidden = np.triu(np.ones(values.shape, bool), 1) & (values == 0)
-    side = 3.2 + 0.16 * max(0, len(values) - 5)
+    side = 3.2 + (0.16 if len(values) > 5 else 0.5) * (max(len(values), 2) - 5)  # inches
     return plot_matrix(
         np.where(hidden, np.nan, values),
         label="Weight A[t, s]",
@@ -62,7 +63,7 @@ def describe_attention_weights(weights: ArrayLike, *, words: Sequence[str] | Non
     )
     entropy = float(row_entropies(values).mean())
     return (
-        f"Attention weights of {len(values)} tokens, one row a looking token. {strongest} "
+        f"Attention weights of {len(values)} tokens, one row for each looking token. {strongest} "
         f"Mean entropy of a row: {entropy:.2f} nats."
     )
 
@@ -132,10 +133,10 @@ def describe_output_changes(changes: ArrayLike, *, edited: int) -> str:
 
 
 def plot_entropy_by_width(table: pd.DataFrame, *, n_keys: int, ax: Axes | None = None) -> Axes:
-    """Draw the mean entropy of attention weights against head width, one line a scale.
+    """Draw the mean entropy of attention weights against head width, one line for each scale.
 
     Args:
-        table: Rows with ``scale``, ``d_head`` and ``entropy_nats``.
+        table: Rows with ``scale`` (as in ``SCALES``), ``d_head`` and ``entropy_nats``.
         n_keys: Keys each query chose from; their logarithm is the largest entropy.
         ax: Axes to draw on; a new figure without it.
     """
@@ -145,12 +146,13 @@ def plot_entropy_by_width(table: pd.DataFrame, *, n_keys: int, ax: Axes | None =
     ):
         colour = BLUE if scale == "1/sqrt(d_h)" else GREY
         ax.plot(rows["d_head"], rows["entropy_nats"], color=colour, linestyle=dash, marker=marker,
-                label=f"Scale {scale}")  # fmt: skip
-    ax.axhline(np.log(n_keys), color="black", linestyle="dotted", label="Equal weights: log n")
+                label=f"Scale {SCALES.get(str(scale), scale)}")  # fmt: skip
+    ax.axhline(np.log(n_keys), color="black", linestyle="dotted",
+               label=f"Equal weights: log {n_keys}")  # fmt: skip
     ax.set_xscale("log", base=2)
     ax.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     ax.legend(loc="lower left")
-    ax.set(xlabel="Width of a head, d_h", ylabel="Entropy of the weights (nats)", ylim=(0, None))
+    ax.set(xlabel="Width of a head, $d_h$", ylabel="Entropy of the weights (nats)", ylim=(0, None))
     return ax
 
 
@@ -166,7 +168,7 @@ def describe_entropy_by_width(table: pd.DataFrame, *, n_keys: int) -> str:
 
 
 def plot_cost_growth(table: pd.DataFrame, *, crossover: float, ax: Axes | None = None) -> Axes:
-    """Draw counted multiplications against sequence length, one line a part, both axes in powers.
+    """Draw counted multiplications against sequence length, a line for each part, in powers.
 
     Args:
         table: Rows with ``part``, ``time`` and ``n_multiplications``.
@@ -202,6 +204,21 @@ def describe_cost_growth(table: pd.DataFrame, *, crossover: float) -> str:
         f"Multiplications against sequence length. At the right edge: {'; '.join(parts)}. "
         f"The parts are equal at T = {crossover:.0f}."
     )
+
+
+def plot_recall(curves: pd.DataFrame, *, bag_floor_nats: float, ax: Axes | None = None) -> Axes:
+    """Draw the loss of models that look things up, between the bag floor and knowing.
+
+    Args:
+        curves: As ``plot_loss_curves`` takes them; the loss is in nats per question.
+        bag_floor_nats: Best loss of a reader who knows what is listed, not with whom.
+        ax: Axes to draw on; a new figure without it.
+    """
+    ax = plot_loss_curves(curves, floors={"Bag floor": bag_floor_nats}, ax=ax)
+    ax.axhline(0.0, color="black", linestyle="dotted", label="Knowing the answer")
+    ax.legend(frameon=False)
+    ax.set(ylabel="Held-out loss (nats per question)", ylim=(-0.1, 2.3))
+    return ax
 
 
 def describe_recall(curves: pd.DataFrame, *, bag_floor_nats: float) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -11,11 +12,12 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike
 
 from attnlab.errors import AttnlabError
-from attnlab.plots.style import LOOKS, look, new_axes
+from attnlab.plots.style import LOOKS, Look, look, new_axes
 
 NATS_PER_BIT = float(np.log(2.0))
 HATCHES = ("", "///", "...", "xx", "\\\\\\")  # so that bars differ by more than colour
 KL_COLOUR = "#56B4E9"
+ORDER_MARKERS = ("1", "2", "3", "4", "+", "x")  # of tables of order 0, 1, ...
 
 
 def plot_shares(shares: ArrayLike, *, names: Sequence[str], ax: Axes | None = None) -> Axes:
@@ -221,10 +223,11 @@ def describe_order_losses(losses: pd.DataFrame, *, oracle_nats: float | None = N
 def plot_next_token(
     rows: Mapping[str, ArrayLike], *, symbols: Sequence[str], ax: Axes | None = None
 ) -> Axes:
-    """Draw next-token chances of several predictors side by side, one group a token.
+    """Draw next-token chances of several predictors side by side, one group for each token.
 
     Args:
-        rows: ``(vocab_size,)`` by the predictor's name, at most five.
+        rows: ``(vocab_size,)`` by the predictor's name, at most five; ``order_4`` is a table of
+            that order.
         symbols: Names of the tokens.
         ax: Axes to draw on; a new figure without it.
     """
@@ -233,7 +236,7 @@ def plot_next_token(
     for number, (name, row) in enumerate(rows.items()):
         values = _require_names(row, symbols)
         offset = (number - (len(rows) - 1) / 2) * width
-        ax.bar(places + offset, values, width, color=look(name).colour, label=look(name).label,
+        ax.bar(places + offset, values, width, color=_look(name).colour, label=_look(name).label,
                hatch=HATCHES[number % len(HATCHES)], edgecolor="white")  # fmt: skip
     ax.set_xticks(places, symbols)
     ax.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=len(rows),
@@ -255,7 +258,7 @@ def describe_next_token(
     """
     p = np.asarray(rows[truth], dtype=float)
     told = ", ".join(
-        f"{look(name).label} {_kl(p, np.asarray(row, dtype=float)):.3f}"
+        f"{_look(name).label} {_kl(p, np.asarray(row, dtype=float)):.3f}"
         for name, row in rows.items()
         if name != truth
     )
@@ -264,25 +267,35 @@ def describe_next_token(
     )
 
 
-def plot_kl_per_state(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
+def plot_kl_per_state(
+    table: pd.DataFrame, *, named: Sequence[str] = (), ax: Axes | None = None
+) -> Axes:
     """Draw how far each state's row is from the truth against how often the state occurs.
 
+    The worst state of all is named at its point.
+
     Args:
-        table: Rows with ``name`` (of the model), ``state``, ``share`` and ``kl_nats``.
+        table: Rows with ``name`` (of the model; ``order_4`` is a table of that order),
+            ``state``, ``share`` and ``kl_nats``.
+        named: Further states to name, each above its worst model.
         ax: Axes to draw on; a new figure without it.
     """
     _require_columns(table, ("name", "state", "share", "kl_nats"))
     ax = new_axes(ax)
     for name, rows in table.groupby("name", sort=False):
         kl = np.maximum(rows["kl_nats"], 1e-6)
-        ax.plot(rows["share"], kl, **{**look(str(name)).line(), "linestyle": "none"})
-    worst = table.loc[table["kl_nats"].idxmax()]
-    ax.annotate(str(worst["state"]), (worst["share"], worst["kl_nats"]), (6, -3),
-                textcoords="offset points", family="monospace")  # fmt: skip
+        ax.plot(rows["share"], kl, **{**_look(str(name)).line(), "linestyle": "none"})
+    tops = table.sort_values("kl_nats").drop_duplicates("state", keep="last")
+    worst = tops.iloc[-1]
+    _name_point(ax, worst, (6, -3), "left")
+    others = tops[tops["state"].isin(named) & (tops["state"] != worst["state"])]
+    # neighbours lean away from each other
+    for number, (_, top) in enumerate(others.sort_values("share").iterrows()):
+        _name_point(ax, top, *(((4, 5), "left") if number % 2 else ((-4, 5), "right")))
     ax.set(xscale="log", yscale="log", xlabel="Share of time in the state",
            ylabel="Divergence in the state (nats)")  # fmt: skip
-    ax.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=5,
-              handlelength=0.8, columnspacing=1.0)  # fmt: skip
+    ax.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3,
+              handlelength=0.8, columnspacing=1.6)  # fmt: skip
     return ax
 
 
@@ -293,10 +306,24 @@ def describe_kl_per_state(table: pd.DataFrame) -> str:
         mean = float((rows["share"] * rows["kl_nats"]).sum())
         worst = rows.loc[rows["kl_nats"].idxmax()]
         parts.append(
-            f"{look(str(name)).label}: {mean:.3f} nats over all states, most in state "
+            f"{_look(str(name)).label}: {mean:.3f} nats over all states, most in state "
             f"{worst['state']!r} ({worst['kl_nats']:.3f}, {worst['share']:.1%} of the time)"
         )
     return f"{'; '.join(parts)}. Each point is one state."
+
+
+def _look(name: str) -> Look:
+    """Return the look of a name; ``order_4`` is a table of that order."""
+    stem, _, order = name.partition("_")
+    if stem != "order" or not order.isdigit():
+        return look(name)
+    marker = ORDER_MARKERS[min(int(order), len(ORDER_MARKERS) - 1)]
+    return replace(LOOKS["table"], label=f"Table of order {order}", marker=marker)
+
+
+def _name_point(ax: Axes, row: pd.Series, offset: tuple[int, int], align: str) -> None:
+    ax.annotate(str(row["state"]), (row["share"], row["kl_nats"]), offset, ha=align,
+                textcoords="offset points", family="monospace")  # fmt: skip
 
 
 def _kl(p: np.ndarray, q: np.ndarray) -> float:

@@ -115,9 +115,10 @@ def kl_table(
 ) -> pd.DataFrame:
     r"""Return how far each model is from the truth in each state, on held-out prefixes.
 
-    .. math:: D_i = \operatorname{mean}_{t:\, s_t = i} \sum_j P_{ij} \log \frac{P_{ij}}{Q_{tj}}
+    .. math:: D_i = \operatorname{mean}_t \sum_j P_{ij} \log \frac{P_{ij}}{Q_{tj}}
 
-    Weighted by the shares it is what the model loses beyond the source.
+    The mean runs over the prefixes that end in state i. Weighted by the shares it is what the
+    model loses beyond the source.
 
     Shapes:
         rows: by model, ``(n_windows, time, vocab_size)``; states: ``(n_windows, time)``.

@@ -33,12 +33,12 @@ def check_entropy_rate(student: Callable[[Array], float]) -> None:
 
 
 def check_fit_bigram(student: Callable[[NDArray[np.int64], int], Array]) -> None:
-    """Judge exercise 1.2: a table ``(n_states, n_states)`` of frequencies from tokens."""
+    """Judge exercise 1.3: a table ``(n_states, n_states)`` of frequencies from tokens."""
     grade(student, reference=_fit_bigram, cases=BIGRAM_CASES, mistakes=BIGRAM_MISTAKES)
 
 
 def check_oracle_loss(student: Callable[[NDArray[np.int64], Array], float]) -> None:
-    """Judge exercise 1.3: the true chain's own mean loss on these tokens, in nats."""
+    """Judge exercise 1.2: the true chain's own mean loss on these tokens, in nats."""
     grade(student, reference=_oracle_loss, cases=ORACLE_CASES, mistakes=ORACLE_MISTAKES)
 
 
@@ -214,6 +214,12 @@ def _empty_rows(fill: float) -> Callable[[NDArray[np.int64], int], Array]:
     return fit
 
 
+def _repeats_once(tokens: NDArray[np.int64], n_states: int) -> Array:
+    counts = np.zeros((n_states, n_states))
+    counts[tokens[:-1], tokens[1:]] += 1
+    return _normalised(counts)
+
+
 def _all_occurrences(tokens: NDArray[np.int64], n_states: int) -> Array:
     seen = np.bincount(tokens, minlength=n_states)[:, None]
     counts = _pair_counts(tokens, n_states)
@@ -256,6 +262,12 @@ BIGRAM_MISTAKES: list[Mistake] = [
         "joint frequencies",
         lambda tokens, n_states: _pair_counts(tokens, n_states) / (len(tokens) - 1),
         "You divided by the number of all pairs, so the whole table sums to one. Each row has to.",
+    ),
+    Mistake(
+        "repeats counted once",
+        _repeats_once,
+        "Each pair was counted once, however often it occurs: counts[a, b] += 1 with arrays of "
+        "indices does not add repeats. Use np.add.at, or a loop.",
     ),
     Mistake(
         "every occurrence",

@@ -26,7 +26,7 @@ class Symbol:
     paper: str = ""  # the letter in the papers, LaTeX without dollars, where it is known
 
     def cells(self) -> tuple[str, ...]:
-        """Return the row as Markdown, one text a column."""
+        """Return the row as Markdown, one text for each column."""
         return (
             _formula(self.maths),
             f"`{self.code}`" if self.code else NONE,
@@ -138,6 +138,7 @@ SYMBOLS: tuple[Symbol, ...] = (
         "weight of position $s$ in the mixture at $t$; zero for $s > t$",
         2,
     ),
+    _row("temperature", r"\tau", r"\mathbb{R}_{> 0}", "divides scores before a softmax", 2),
     # Extractor
     _row("lag", "j", r"\{0, \dots, \ell-1\}", "lag: $0$ is the newest token", 3),
     _row("lag_weight", "W_j", _DD, "SHE: matrix of lag $j$", 3),
@@ -155,7 +156,6 @@ SYMBOLS: tuple[Symbol, ...] = (
     _row("mlp_values", "U", r"\mathbb{R}^{d_\mathrm{ff} \times d}",
          "channel mixer: row $i$ is what key $i$ adds", 4, code="mlp.values"),
     _row("lr", r"\eta", r"\mathbb{R}_{> 0}", "learning rate per step", 4),
-    _row("temperature", r"\tau", _LOSS, "divides the logits before a token is drawn", 4),
     _row("seed", "", _COUNT, "integer behind all named streams of chance", 0),
 )  # fmt: skip
 

@@ -46,7 +46,8 @@ SELF_CHECK: tuple[Question, ...] = (
             Option(
                 "It depends on the hardware and on the sizes.",
                 "Depth bounds the time with unlimited hardware, work bounds it with one worker. "
-                "Real machines lie between, so one measures. Notebook 03 counts both.",
+                "Real machines lie between, so one measures. Notebook 03 counts the work and "
+                "writes down the path.",
                 is_right=True,
             ),
         ],
@@ -82,8 +83,9 @@ SELF_CHECK: tuple[Question, ...] = (
             ),
             Option(
                 "The shape, vectors in and out, and the direction: no output from later tokens.",
-                "Same width, one vector a position, any allowed length, and causal. What it "
-                "computes inside is free. Notebook 03 tests exactly these.",
+                "Same width, one vector for each position, any allowed length, and causal. What "
+                "it computes inside is free. Notebook 02, section 3, and notebook 03, section 1, "
+                "show the direction.",
                 is_right=True,
             ),
             Option(

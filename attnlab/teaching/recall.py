@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from fractions import Fraction
+from itertools import combinations_with_replacement
 
 import numpy as np
 import pandas as pd
@@ -93,6 +96,20 @@ def bag_floor_nats(*, n_pairs: int) -> float:
     )
 
 
+def commonest_share(*, n_pairs: int) -> Fraction:
+    """Return the expected share of questions that naming the commonest listed digit gets right.
+
+    It is the mean of the largest count among ``n_pairs`` digits drawn evenly, over ``n_pairs``:
+    every way to count the digits, with the number of lists that have these counts.
+    """
+    total = 0
+    for listed in combinations_with_replacement(range(N_DIGITS), n_pairs):
+        counts = Counter(listed).values()
+        n_lists = math.factorial(n_pairs) // math.prod(map(math.factorial, counts))
+        total += n_lists * max(counts)
+    return Fraction(total, n_pairs * N_DIGITS**n_pairs)
+
+
 class RecallModel(nn.Module):
     r"""One mixer and a linear read-out: ``z_t = (x_t + mix(x)_t) W``, nothing else.
 
@@ -127,8 +144,8 @@ def train_recall(
     """Train on fresh lists and return the loss on held-out ones as a table of curves.
 
     Args:
-        n_pairs: Pairs a list; its length is twice that.
-        config: Steps, lists a batch, learning rate and seed.
+        n_pairs: Pairs in a list; its length is twice that.
+        config: Steps, lists in a batch, learning rate and seed.
         name: What the table calls the model.
         every: Steps between two measurements.
     """
@@ -149,7 +166,7 @@ def race_recall(
 
     Args:
         mixers: Names of token mixers.
-        n_pairs: Pairs a list.
+        n_pairs: Pairs in a list.
         config: Settings that all share; its seed is the first.
         n_seeds: How many seeds, counted up from the first.
     """

@@ -33,6 +33,7 @@ SENTENCES = {
 }
 NAMES = ("Ada", "Ben", "Mia", "Tom")
 ASKERS = ("he", "she", "saw", "fed", "lost", "found", "met", "sang")  # words that need a name
+PRONOUNS = ("he", "she")
 HEADS = ("same word", "word before", "who?")
 STRENGTH = 4.0  # score of a match, before the temperature
 
@@ -57,8 +58,8 @@ def show_lookup_explorer(*, presets: Sequence[dict]) -> Explorer | None:
         presets: Settings of ``angle`` (degrees) and ``temperature`` to print as pictures.
     """
     controls = {
-        "angle": slider("Query (degrees)", value=30, minimum=0, maximum=180, step=5,
-                        tooltip="Direction of the query; east is 0, north 90, west 180"),
+        "angle": slider("Query (degrees)", value=30, minimum=-90, maximum=180, step=5,
+                        tooltip="Direction of the query; south is -90, east 0, north 90"),
         "temperature": slider("Temperature", value=0.5, minimum=0.05, maximum=2.0, step=0.05,
                               tooltip="Low: one key takes all; high: all keys share"),
     }  # fmt: skip
@@ -83,7 +84,7 @@ def draw_lookup(*, angle: float, temperature: float) -> Figure:
     for name, (place, value) in COMPASS.items():
         _draw_arrow(arrows, place, f"{name}: {value:g}", GREY, 1.1)
     _draw_arrow(arrows, angle, "query", BLUE, 0.55)
-    arrows.set(xlim=(-1.75, 1.75), ylim=(-0.35, 1.4), aspect="equal")
+    arrows.set(xlim=(-1.75, 1.75), ylim=(-0.8, 1.4), aspect="equal")
     arrows.axis("off")
     plot_shares_of_keys(weights, keys=list(COMPASS), ax=bars)
     bars.set(xlabel=f"Weight of the key; answer {answer:.1f}")
@@ -104,8 +105,9 @@ def describe_lookup(*, angle: float, temperature: float) -> str:
 def _draw_arrow(ax, degrees: float, label: str, colour: str, length: float) -> None:
     x, y = length * np.cos(np.radians(degrees)), length * np.sin(np.radians(degrees))
     ax.annotate("", (x, y), (0, 0), arrowprops={"arrowstyle": "-|>", "color": colour, "lw": 1.6})
-    ax.annotate(label, (x, y), (np.sign(round(x, 6)) * 3, 3), textcoords="offset points",
-                color=colour, ha=_side(x), va="bottom")  # fmt: skip
+    up = -1 if y < 0 else 1  # a label stands beyond the point of its arrow
+    ax.annotate(label, (x, y), (np.sign(round(x, 6)) * 3, up * 3), textcoords="offset points",
+                color=colour, ha=_side(x), va="bottom" if up > 0 else "top")  # fmt: skip
 
 
 def _side(x: float) -> str:
@@ -164,10 +166,15 @@ def draw_head(*, head: str, sentence: str, temperature: float) -> Figure:
 
 
 def describe_head(*, head: str, sentence: str, temperature: float) -> str:
-    """Say where the last word looks."""
+    """Say who looks back hardest, and what a pronoun finds when the head asks who."""
     weights = head_weights(head=head, sentence=sentence, temperature=temperature)
-    words = describe_attention_weights(weights, words=SENTENCES[sentence].split())
-    return f"Head '{head}', temperature {temperature:g}. {words}"
+    words = SENTENCES[sentence].split()
+    told = f"Head '{head}', temperature {temperature:g}."
+    for t, word in enumerate(words):
+        if head == "who?" and word in PRONOUNS:
+            found = [f"{words[s]!r} {weights[t, s]:.2f}" for s in range(t) if words[s] in NAMES]
+            told += f" The row of {word!r} gives {' and '.join(found)}."
+    return f"{told} {describe_attention_weights(weights, words=words)}"
 
 
 # Masks that leak

@@ -65,8 +65,8 @@ banner(minutes=20)
 #
 # %% [markdown]
 # Two papers take attention out. One puts the *Extractor* in its place: learned weights that
-# depend on how far back a token lies and not on what it says. The other fits small feed-forward
-# networks to what attention computes. Is that enough?
+# depend on how far back a token lies (as we read it) and not on what it says. The other fits small
+# feed-forward networks to what attention computes; it has no notebook yet. Is that enough?
 
 # %% [markdown]
 # To answer, we need a number. Let $v_1 \dots v_T$ be the tokens of a text, $s_t = v_1 \dots v_t$ the
@@ -95,7 +95,7 @@ assert np.isclose(L, 5 / 3 * np.log(2))
 
 # %% tags=["check", "nbval-check-output"]
 L_even = -np.mean(np.log([1 / 3, 1 / 3, 1 / 3]))
-print(f"uneven {L:.4f}, even {L_even:.4f}: lower, for the product of the chances is larger")
+print(f"uneven {L:.4f}, even {L_even:.4f}: lower, because the product of the chances is larger")
 assert 1 / 3 * 1 / 3 * 1 / 3 > 1 / 2 * 1 / 4 * 1 / 4
 
 # %% [markdown]
@@ -157,18 +157,21 @@ last = curves.groupby("name")["loss_nats"].last()
 print(guess.verdict(truth=last.idxmin()))
 
 # %% tags=["nbval-ignore-output"]
+h_1 = source.best_loss_nats(context_len=1)
+floors = {"Best with the last token alone": h_1}
 with style():
-    ax = plot_loss_curves(curves, oracle_nats=h_hat, quantity="Held-out loss")
+    ax = plot_loss_curves(curves, oracle_nats=h_hat, floors=floors, quantity="Held-out loss")
     ax.set_ylim(0, None)
-show_still(ax.figure, describe_loss_curves(curves, oracle_nats=h_hat))
+show_still(ax.figure, describe_loss_curves(curves, oracle_nats=h_hat, floors=floors))
 
 # %% [markdown]
 # Both curves fall towards the dotted line. (It lies above 0.3832: in a window of 33 tokens the true
-# source, too, does not know how the tale began.) Both have passed a mark that we know exactly: the
-# best loss $h_1$ of any reader of the last token alone. So both use more of the past than that.
+# source, too, does not know how the tale began.) Both have passed a mark that we know exactly, the
+# dashed line: the best loss $h_1 = 1.64$ nats of any reader of the last token alone (notebook 01 shows
+# how). So both use more of the past than that.
 
 # %% tags=["agreement"]
-h_1 = source.best_loss_nats(context_len=1)
+assert round(h_1, 2) == 1.64
 assert all(h_hat - 0.02 < loss < h_1 for loss in last), (h_hat, dict(last), h_1)
 
 # %% [markdown]
@@ -207,11 +210,14 @@ for mixer, model in models.items():
 #   records in `data/runs`. `ATTNLAB_MODE=full`, set before the start, runs larger ones.
 # - **Widgets.** Every panel is preceded by still pictures that say the same; Tab and the arrow keys
 #   reach every control.
-# - **Exercises** carry a difficulty from 1 to 5 and minutes. A `check_...` call judges your function,
-#   prints the first case that fails and names common mistakes. Solutions are folded in
-#   JupyterLab: try before you unfold.
 # - **Floors.** A loss curve shows the true source where we know it. Each picture has a caption that
 #   says what to see.
+
+# %% [markdown]
+# - **Exercises** carry a difficulty from 1 to 5 and minutes. A `check_...` call judges your function,
+#   prints the first case that fails and names common mistakes. Solutions are folded in
+#   JupyterLab (on GitHub they stand open: look away). Write your own in a new cell *below* the
+#   solution, under the same name, run it, then run the `check_...` cell.
 #
 # **Takeaway.** Predict, run, compare: a guess that fails teaches most.
 
@@ -250,9 +256,14 @@ show_loss_units(presets=[{"loss_nats": float(np.log(2))}, {"loss_nats": 3.0}])
 # %% [markdown] tags=["exercise"]
 # **Exercise 0.1** (difficulty 1, 2 min; builds on eq. (0.2)). Write a loss in bits. A fair
 # coin, $\log 2$ nats, must give 1.
+#
+# <details><summary>Hint</summary>
+#
+# One bit is the smaller unit: $\log 2 = 0.693$ nats. Do you need more bits than nats, or fewer?
+# </details>
 
 
-# %% tags=["solution"]
+# %% jupyter={"source_hidden": true} tags=["solution"]
 def nats_to_bits(loss_nats: float) -> float:
     """Return the loss in bits."""
     # SOLUTION
@@ -262,18 +273,18 @@ def nats_to_bits(loss_nats: float) -> float:
 # %% tags=["nbval-check-output"]
 check_nats_to_bits(nats_to_bits)
 
-# %% [markdown] tags=["hint"]
-# <details><summary>Hint</summary>
-#
-# One bit is the smaller unit: $\log 2 = 0.693$ nats. Do you need more bits than nats, or fewer?
-# </details>
-
 # %% [markdown] tags=["exercise"]
 # **Exercise 0.2** (difficulty 2, 3 min; builds on eqs. (0.1) and (0.2)). Compute the perplexity of a
 # text from the losses of its single tokens, `(n_tokens,)`, in nats.
+#
+# <details><summary>Hint</summary>
+#
+# Two steps, and their order matters: which comes first, the mean or the exponential? Try chances 1/2
+# and 1/8 by hand; the answer is 4.
+# </details>
 
 
-# %% tags=["solution"]
+# %% jupyter={"source_hidden": true} tags=["solution"]
 def perplexity_of(losses_nats: np.ndarray) -> float:
     """Return the perplexity of a text from its per-token losses in nats."""
     # SOLUTION
@@ -283,13 +294,7 @@ def perplexity_of(losses_nats: np.ndarray) -> float:
 # %% tags=["nbval-check-output"]
 check_perplexity(perplexity_of)
 
-# %% [markdown] tags=["hint"]
-# <details><summary>Hint</summary>
-#
-# Two steps, and their order matters: which comes first, the mean or the exponential? Try chances 1/2
-# and 1/8 by hand; the answer is 4.
-# </details>
-#
+# %% [markdown]
 # **Takeaway.** Nats for sums and differences, bits for files, perplexity for intuition: one number in
 # three dresses.
 
@@ -297,7 +302,7 @@ check_perplexity(perplexity_of)
 # ## 5  What do you know already?   *(3 min)*
 #
 # Six questions that a reader of the whole workbook can answer. Answer them today and come back later. The
-# reasons say which notebook has the full story; two of them belong to later parts of the workbook.
+# reasons say which notebook has the full story; two of the questions belong to parts that are not written yet.
 
 # %% tags=["widget", "nbval-ignore-output"]
 show_quiz(SELF_CHECK)
@@ -313,8 +318,10 @@ show_quiz(SELF_CHECK)
 #
 # | | What | Where from |
 # |---|---|---|
-# | **Published** | the idea of the Extractor in words; $\ell d^2 + 2 d^2$ weights against $4 d^2$; the critical path multiply, accumulate, multiply, multiply, accumulate | abstract and summaries |
-# | **Reconstructed** | the equations of SHE, inferred from those facts; HE, WE and ME, our reading of their names and costs | derived in notebook 03 |
+# | **Published** | a drop-in for self-attention; four members, SHE, HE, WE, ME; the last three cost less than attention | abstract |
+# | **Published** | the idea in words; $\ell d^2 + 2 d^2$ weights against $4 d^2$; the critical path multiply, accumulate, multiply, multiply, accumulate | summaries; count and path of version 1 |
+# | **Published: the main claim** | SHE is clearly better than attention, with more work; HE is better than multi-head, WE better than single-head and ME close to single-head attention, each with less | summaries; tested in notebook 04 |
+# | **Reconstructed** | the equations of SHE, inferred from those facts, and that it is version 1's one Extractor; HE, WE and ME, our reading of their names and of how they compare with attention | derived in notebook 03 |
 # | **Measured** | every loss, count and time in this workbook | our runs; larger ones in `data/runs` |
 
 # %% tags=["widget", "nbval-ignore-output"]
@@ -337,7 +344,7 @@ show_quiz([
 # - You **computed** a loss by hand: $5/3 \log 2 = 1.1552$ nats (eq. 0.1).
 # - You **converted** it: 1.6667 bits, perplexity 3.1748.
 # - You **decided** from the picture of section 2 how far two models were from the floor, and saw both
-#   pass $h_1$, the best loss with one token of memory.
+#   pass $h_1 = 1.64$ nats, the best loss with one token of memory.
 # - You **named** what is published (words, $\ell d^2 + 2 d^2$, the critical path), reconstructed (the
 #   equations) and measured (the rest).
 
@@ -364,8 +371,8 @@ show_notation()
 # ## Sources
 #
 # - Z. Chen, *Attention Is Not All You Need Anymore*, [arXiv:2308.07661](https://arxiv.org/abs/2308.07661):
-#   abstract (drop-in replacement; SHE, HE, WE, ME); the weight count and the critical path through
-#   summaries of its first version.
+#   abstract (drop-in replacement; SHE, HE, WE, ME); through summaries: the weight count and the
+#   critical path (its first version), and how each member compares with attention.
 # - V. Bozic and others, *Rethinking Attention: Exploring Shallow Feed-Forward Neural Networks as an
 #   Alternative to Attention Layers in Transformers*,
 #   [arXiv:2311.10642](https://arxiv.org/abs/2311.10642).

@@ -92,7 +92,7 @@ banner(minutes=60)
 #
 # $$ s_{t+1} = (s_t, v_{t+1}), \qquad v_{t+1} \sim P(\cdot \mid s_t) \tag{1.1} $$
 #
-# A model is then a table with one row $P(\cdot \mid s)$ a state. With contexts of up to $\ell$ tokens it has
+# A model is then a table with one row $P(\cdot \mid s)$ for each state. With contexts of up to $\ell$ tokens it has
 #
 # $$ V + V^2 + \dots + V^{\ell} = \frac{V^{\ell+1} - V}{V - 1} \quad \text{rows.} \tag{1.2} $$
 
@@ -125,8 +125,8 @@ show_quiz([
 ])  # fmt: skip
 
 # %% [markdown]
-# **Takeaway.** A language model is a lookup in a table of more than $10^{473}$ rows, so it has to
-# compute its rows. The Extractor paper reads the Transformer in this way: the mixer turns a
+# **Takeaway.** A language model is a lookup in a table of more than $10^{473}$ rows (for 5000 tokens
+# and a context of 128), so it has to compute its rows. The Extractor paper reads the Transformer in this way: the mixer turns a
 # prefix of any length into an index of constant length; the rest looks it up.
 
 # %% [markdown]
@@ -134,7 +134,7 @@ show_quiz([
 #
 # To see how good a model can be, take a source whose table we know. Let tomorrow's weather depend on
 # today's alone: $S = 3$ states, sunny, cloudy, rainy. The **transition matrix**
-# $P \in [0, 1]^{S \times S}$ has one row a state, and each row sums to one:
+# $P \in [0, 1]^{S \times S}$ has one row for each state, and each row sums to one:
 #
 # $$ P_{ij} = \text{chance that } j \text{ follows } i, \qquad \sum_j P_{ij} = 1 \tag{1.3} $$
 
@@ -224,17 +224,23 @@ show_chain_explorer(presets=[{"stay": 0.35}, {"stay": 0.9}, {"kind": "random", "
 # <details><summary>Answer</summary>
 #
 # 1/3 (nearest on the slider: 0.35). A step has three outcomes (stay, left, right), and even chances surprise most, $h = \log 3 =
-# 1.099$. At $1/2$ it is 1.040. Six states do not matter; the number of *successors* does. Laziness
-# leaves the shares of any chain as they are: $\pi$ solves eq. (1.4) for $P$ exactly if it does
+# 1.099$. At $1/2$ it is 1.040. Six states do not matter; the number of *successors* does. Staying more
+# often leaves the shares of any chain as they are: $\pi$ solves eq. (1.4) for $P$ exactly if it does
 # for $a I + (1-a) P$.
 # </details>
 
 # %% [markdown] tags=["exercise"]
 # **Exercise 1.1** (difficulty 2, 6 min; builds on eqs. (1.4) and (1.5)). Write `entropy_rate_of(P)`,
 # in nats per token. You may call `stationary(P)`. Some entries of $P$ are zero.
+#
+# <details><summary>Hint</summary>
+#
+# Two sums. The inner one gives a vector with one entry for each row; the outer one is
+# `stationary(P) @` that vector. For a coin, `[[.5, .5], [.5, .5]]`, you must get $\log 2 = 0.6931$.
+# </details>
 
 
-# %% tags=["solution"]
+# %% jupyter={"source_hidden": true} tags=["solution"]
 def entropy_rate_of(P: np.ndarray) -> float:
     """Return the entropy rate of a transition matrix ``(n_states, n_states)`` in nats."""
     # SOLUTION
@@ -245,13 +251,7 @@ def entropy_rate_of(P: np.ndarray) -> float:
 # %% tags=["nbval-check-output"]
 check_entropy_rate(entropy_rate_of)
 
-# %% [markdown] tags=["hint"]
-# <details><summary>Hint</summary>
-#
-# Two sums. The inner one gives a vector with one entry a row; the outer one is `stationary(P) @` that
-# vector. For a coin, `[[.5, .5], [.5, .5]]`, you must get $\log 2 = 0.6931$.
-# </details>
-#
+# %% [markdown]
 # **Takeaway.** The entropy rate is a property of the source alone, and it can be computed before any model
 # is built.
 
@@ -279,7 +279,7 @@ predictors = {
 parts = []
 for name, Q in predictors.items():
     L = -np.sum(pi[:, None] * P * np.log(Q))  # first line of eq. (1.6)
-    D = np.sum(P * np.log(P / Q), axis=1)  # one number a state
+    D = np.sum(P * np.log(P / Q), axis=1)  # one number for each state
     assert np.isclose(L, h + pi @ D), "first line = last line"
     assert np.allclose(D, kl_per_state(P, Q))
     parts.append({"predictor": name, "entropy_nats": h, "kl_nats": pi @ D})
@@ -324,9 +324,14 @@ show_quiz([
 # %% [markdown] tags=["exercise"]
 # **Exercise 1.2** (difficulty 2, 5 min; builds on eq. (1.7)). Write `oracle_loss(tokens, P)` for
 # one sequence `(n_tokens,)`, in nats. The first token is given, not predicted.
+#
+# <details><summary>Hint</summary>
+#
+# `P[tokens[:-1], tokens[1:]]` is one chance for each prediction. How many are there?
+# </details>
 
 
-# %% tags=["solution"]
+# %% jupyter={"source_hidden": true} tags=["solution"]
 def oracle_loss(tokens: np.ndarray, P: np.ndarray) -> float:
     """Return the true chain's mean loss on these tokens, in nats per predicted token."""
     # SOLUTION
@@ -344,8 +349,8 @@ check_oracle_loss(oracle_loss)
 # ## 5  The staircase: what the last k tokens can tell   *(7 min)*
 #
 # Weather needs one token of memory. Other sources need more, and not equally everywhere. In a
-# **variable-length chain** the state is as long as it has to be: in ours, after `c` nothing older counts; after
-# `b` up to four tokens do. What is the best loss of a reader who sees the last $k$ tokens? It predicts
+# **variable-length chain** the state is as long as it has to be: in ours, after `a` or `c` nothing
+# older counts; after `b` up to four tokens do. What is the best loss of a reader who sees the last $k$ tokens? It predicts
 # the mean of the rows it cannot tell apart:
 #
 # $$ h_k = -\sum_{w \in \{0..V-1\}^k} P(w) \sum_j P(j \mid w) \log P(j \mid w), \qquad h_0 \ge h_1 \ge \dots \ge h
@@ -423,9 +428,15 @@ print(f"order 7 has {3**7} rows for 1,000 tokens; it met {tables[7].n_contexts} 
 # **Exercise 1.3** (difficulty 3, 8 min; builds on eq. (1.9) with $k = 1$, $a = 0$). Write
 # `fit_bigram(tokens, n_states)`: row $i$ holds the frequencies of what followed state $i$. A state without
 # a successor in the text gets `1 / n_states` everywhere.
+#
+# <details><summary>Hint</summary>
+#
+# `np.add.at(counts, (tokens[:-1], tokens[1:]), 1)` counts pairs, also repeated ones. Then think: which axis
+# has to sum to one?
+# </details>
 
 
-# %% tags=["solution"]
+# %% jupyter={"source_hidden": true} tags=["solution"]
 def fit_bigram(tokens: np.ndarray, n_states: int) -> np.ndarray:
     """Return the fitted table ``(n_states, n_states)``; every row sums to one."""
     # SOLUTION
@@ -438,13 +449,7 @@ def fit_bigram(tokens: np.ndarray, n_states: int) -> np.ndarray:
 # %% tags=["nbval-check-output"]
 check_fit_bigram(fit_bigram)
 
-# %% [markdown] tags=["hint"]
-# <details><summary>Hint</summary>
-#
-# `np.add.at(counts, (tokens[:-1], tokens[1:]), 1)` counts pairs, also repeated ones. Then think: which axis
-# has to sum to one?
-# </details>
-#
+# %% [markdown]
 # **Takeaway.** A table of high order memorises: its training loss falls below the true source's. With a fixed
 # amount of text there is a best order, and it may be below the true one.
 
@@ -454,7 +459,7 @@ check_fit_bigram(fit_bigram)
 # A network shares what it learns between rows. Three models, alike but for the mixer (one layer, width 16,
 # context 16), read the tree source: **attention** and **SHE**, which can look back, and **identity**, whose mixer
 # passes each vector on as it is. Identity sees one token
-# only, so its own floor is the second stair, $h_1$, where a good bigram table stands.
+# only, so its own floor is the second stair, $h_1$, where a good table of order 1 stands.
 
 # %% tags=["nbval-ignore-output"]
 train = tree.sample(40_000, seed=0)
@@ -473,7 +478,7 @@ curves = pd.concat(curves)
 
 # %% tags=["nbval-ignore-output"]
 bigram = fit_table(train, order=1, vocab_size=3)  # 40,000 tokens: as good as h_1
-floors = {"Bigram table": bigram.loss_nats(windows)}
+floors = {"Table of order 1": bigram.loss_nats(windows)}
 with style():
     ax = plot_loss_curves(curves, oracle_nats=oracle, floors=floors, quantity="Held-out loss")
     ax.set_ylim(0.8, 1.25)
@@ -490,34 +495,35 @@ assert gap["attention"] < gap["identity"], "attention looks further back than on
 # The gap is a mean over states. Eq. (1.6) splits it: state $i$ pays $D_i$, weighted by its share. So we ask
 # each model for its rows after held-out prefixes, and compare them with the true rows:
 #
-# $$ D_i = \operatorname*{mean}_{t:\, s_t = i} \; \sum_j P_{ij} \log \frac{P_{ij}}{Q(j \mid v_1 \dots v_t)}
+# $$ D_i = \operatorname*{mean}_{t:\, s_t \text{ ends in state } i} \; \sum_j P_{ij} \log \frac{P_{ij}}{Q(j \mid v_1 \dots v_t)}
 # \tag{1.10} $$
 #
-# Two tables, counted on the same 40,000 tokens, stand beside the networks.
+# Two tables, of order 1 and 4, counted on the same 40,000 tokens, stand beside the networks.
 
 # %% tags=["nbval-ignore-output"]
 rows = {name: next_token_rows(model, windows[:, :-1]) for name, model in models.items()}
-for name, k in {"bigram": 1, "n_gram": 4}.items():
-    rows[name] = table_rows(
-        fit_table(train, order=k, vocab_size=3, pseudo_count=0.1), windows[:, :-1]
-    )
+for k in (1, 4):
+    table = fit_table(train, order=k, vocab_size=3, pseudo_count=0.1)
+    rows[f"order_{k}"] = table_rows(table, windows[:, :-1])
 states = states_of(tree, windows[:, :-1])  # (400, 16), an index into tree.contexts
 state_names = [tree.decode(context) for context in tree.contexts]
 kl = kl_table(rows, truth=tree.emission, states=states, names=state_names)
 with style():
-    ax = plot_kl_per_state(kl)
+    ax = plot_kl_per_state(kl, named=["bab", "cab"])
 show_still(ax.figure, describe_kl_per_state(kl))
 networks = kl[kl["name"].isin(["attention", "she"])]
 mean_kl = networks.groupby(networks["share"] < 0.01)["kl_nats"].mean()
-assert mean_kl[True] > mean_kl[False], "networks err more in rare states"
+assert mean_kl[True] > mean_kl[False], "these two err more in rare states"
 
 # %% [markdown]
 # **Play, then answer.** Compare `bab` with `cab`. Why does identity give the same row to both, and what is that
-# row? And where does a network err most: in frequent states or in rare ones?
+# row? And where do attention and SHE err most: in frequent states or in rare ones? (Here a model's
+# rows are averaged over all prefixes of a state before they are compared, and the shares are exact, not
+# counted: so the numbers differ a little from those above.)
 
 # %% tags=["widget", "nbval-ignore-output"]
 tables = {"oracle": tree.emission}
-for name in ("n_gram", "identity", "attention", "she"):
+for name in ("order_4", "identity", "attention", "she"):
     tables[name] = mean_rows(rows[name], states, n_states=len(state_names))
 show_row_explorer(
     tables,
@@ -531,7 +537,7 @@ show_row_explorer(
 # <details><summary>Answer</summary>
 #
 # Both end in `b`, which is all that identity sees. Its row is the mean of the rows after `b`, weighted by their
-# shares: the reader of eq. (1.8) with $k = 1$, whose mean divergence is $h_1 - h = 0.171$ nats. Networks err most in rare states such as `aaab` (0.2 % of the
+# shares: the reader of eq. (1.8) with $k = 1$, whose mean divergence is $h_1 - h = 0.171$ nats. Attention and SHE err most in rare states such as `aaab` (0.2 % of the
 # time): few examples, and little weight in the loss. The table of order 4 errs most there, too: few counts.
 # </details>
 #

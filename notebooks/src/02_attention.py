@@ -18,7 +18,7 @@
 # # 02 · Attention: a dictionary that answers every question
 #
 # You build causal self-attention by hand, by loop and by matrix, leak its future on purpose,
-# count its every multiplication, and watch it learn to look things up.
+# count every one of its multiplications, and watch it learn to look things up.
 #
 # **Minutes:** 65. **Prerequisites:** matrix products and the softmax; tokens and prefixes
 # from [01 Text as a Markov chain](01_markov_framing.ipynb).
@@ -82,8 +82,9 @@ assert np.allclose(y, v[0], atol=1e-3)  # eq. (2.2): the best key's value, nearl
 
 # %% [markdown]
 # **Play, then answer.** Three stations on a compass store 10 (east), 20 (north) and 40 (west);
-# the query is a direction. Which direction gives the *lowest* answer at temperature 2: east
-# itself, or something else? Can any direction return exactly 40?
+# the query is a direction, from south (-90 degrees) over east and north to west. Which direction
+# gives the *lowest* answer at temperature 0.5: east itself, or something else? Can any direction
+# return exactly 40?
 
 # %% tags=["widget", "nbval-ignore-output"]
 from attnlab.widgets.attention import show_lookup_explorer
@@ -99,10 +100,12 @@ lookup = show_lookup_explorer(
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# East: the cosine falls from 1 at the query to -1 behind it, so east gives the low value its
-# greatest and the high value its smallest weight. At temperature 2 it still returns 18.7,
-# as every station always has a share. For the same reason 40 is a limit that no positive
-# temperature reaches.
+# Something else: some 19 degrees *south* of east (11.3; east itself returns 11.6). At east the scores
+# of east and west are at their largest and smallest, so a small turn hardly changes them. It does
+# change north's: a turn to the south lowers it, and north's 20 lies above the mixture.
+# At temperature 2 a turn of 3 degrees is best, and gains less than 0.01.
+#
+# Exactly 40: never. Every station has a share at any positive temperature, so 40 is only a limit.
 #
 # </details>
 #
@@ -240,6 +243,14 @@ leak = show_leak_explorer(
 )
 
 # %% [markdown] tags=["exercise"]
+# <details><summary>Answer to the play question</summary>
+#
+# Every one before it. The future's values are hidden, but its scores sit in the denominator, so it
+# rescales every earlier row. Such a model could read the next token off the size of its output.
+# Check: the row sums above are below one.
+#
+# </details>
+#
 # **Exercise 2.1** (difficulty 2, 6 min; builds on eq. (2.5)). Turn scores `(time, time)` into
 # causal weights: row $t$ sums to one over the columns $s \le t$ and is zero elsewhere. Do not
 # change the scores that you are given.
@@ -266,14 +277,6 @@ from attnlab.teaching.attention import check_causal_weights
 check_causal_weights(attention_weights)
 
 # %% [markdown]
-# <details><summary>Answer to the play question</summary>
-#
-# All of them. The future's values are hidden, but its scores sit in the denominator, so it
-# rescales every earlier row. Such a model could read the next token off the size of its output.
-# Check: the row sums above are below one.
-#
-# </details>
-#
 # **Takeaway.** Mask the scores, not the weights: only then does no output depend on a later
 # token, not even through a sum.
 
@@ -323,14 +326,15 @@ show_still(ax.figure, describe_entropy_by_width(table, n_keys=64))
 from attnlab.teaching.quiz import Option, Question, show_quiz
 
 quiz = show_quiz([Question("A colleague divides the scores by $d_h$ instead of $\\sqrt{d_h}$. What happens as heads get wider?", [
-    Option("The weights become equal", "The spread of the scores shrinks like $1/\\sqrt{d_h}$, so the softmax tends to a plain average: the flat line near log n.", is_right=True),
+    Option("The weights become equal", "The spread of the scores shrinks like $1/\\sqrt{d_h}$, so the softmax tends to a plain average: the flat line near log 64.", is_right=True),
     Option("The weights become a hard choice", "That is what *no* scale does: then the spread grows."),
-    Option("Nothing, the softmax does not mind factors", "It does not mind an added constant. A factor is a temperature, eq. (2.1)."),
+    Option("Nothing, the softmax does not mind factors", "It does not mind an added constant. A factor is one over a temperature, eq. (2.1)."),
 ])])  # fmt: skip
 
 # %% [markdown]
-# **Takeaway.** $1/\sqrt{d_h}$ is the temperature at which the spread of the scores, and so
-# the entropy of the weights, does not depend on the width of a head.
+# **Takeaway.** Dividing by $\sqrt{d_h}$, a temperature of $\sqrt{d_h}$ in eq. (2.1), makes the spread
+# of random scores the same for every width of a head, and keeps the entropy of the weights nearly
+# constant (picture).
 
 # %% [markdown]
 # ## 5  Heads: several look-ups side by side   *(10 min)*
@@ -395,6 +399,13 @@ heads = show_head_explorer(
 )
 
 # %% [markdown] tags=["exercise"]
+# <details><summary>Answer to the play question</summary>
+#
+# Mia and Tom, 0.48 each: both are names, the head asks for nothing more, and "she" gets a blend
+# of two people. A query that also asks "and a girl's" would decide, or a second head.
+#
+# </details>
+#
 # **Exercise 2.2** (difficulty 3, 8 min; builds on exercise 2.1 and eqs. (2.3), (2.4)). Write one
 # causal head of width $d_h$: `x` is `(time, d)`, `w_q`, `w_k` and `w_v` are `(d, d_h)`, `w_o` is
 # `(d_h, d)`. Return `(time, d)`. You may call `attention_weights`.
@@ -423,13 +434,6 @@ from attnlab.teaching.attention import check_single_head
 check_single_head(single_head)
 
 # %% [markdown]
-# <details><summary>Answer to the play question</summary>
-#
-# Mia and Tom, 0.48 each: both are names, the head asks for nothing more, and "she" gets a blend
-# of two people. A query that also asks "and a girl's" would decide, or a second head.
-#
-# </details>
-#
 # **Takeaway.** A head is one question with one mixture as its answer; $H$ heads ask $H$ questions
 # with the same $4d^2$ weights.
 
@@ -488,7 +492,7 @@ for name, (start, shuffled) in {"tokens alone": (z, z[last_stays]),
 #      + \underbrace{P H}_{\text{scale}} + \underbrace{P d}_{\text{mixture}}
 #      = 4 T d^2 + 2 P d + P H \tag{2.11} $$
 #
-# ($H$ heads of width $d_h$ have $H d_h = d$ products a pair.) We do not trust it: a plain-Python
+# ($H$ heads of width $d_h$ have $H d_h = d$ products for each pair.) We do not trust it: a plain-Python
 # attention counts each product as it makes it.
 
 # %% tags=["agreement", "nbval-check-output"]
@@ -528,6 +532,14 @@ show_still(ax.figure, describe_cost_growth(growth, crossover=crossover))
 # **Exercise 2.3** (difficulty 1, 4 min; builds on eq. (2.11)). Return the number of
 # multiplications of causal attention from length, width and heads. Count first, then look at
 # eq. (2.11) only to compare.
+#
+# <details><summary>Hint</summary>
+#
+# Three counts: what each token costs, how many pairs there are (token 1 sees one token, token 2 sees
+# two, ...), and what one pair costs in all heads together: a score, its scale, its share of the
+# mixture.
+#
+# </details>
 
 
 # %% jupyter={"source_hidden": true} tags=["solution"]
@@ -550,7 +562,8 @@ check_multiplications(count_multiplications)
 # $$ M_t = 4 d^2 + 2\,t\,d + t H, \qquad \sum_{t=1}^{T} M_t = M \tag{2.12} $$
 #
 # Streaming costs no more than training did, but the price of a token grows with what came before.
-# Recomputing the whole prefix for each token would cost $\sum_t M(t)$.
+# Recomputing the whole prefix for each token would cost $\sum_{t=1}^T M(t)$, with $M(t)$ from
+# eq. (2.11) for $t$ tokens.
 
 # %% tags=["agreement", "nbval-check-output"]
 mixer = seeded_attention(d_model=6, time=11, n_heads=3)
@@ -597,14 +610,22 @@ quiz = show_quiz([
 # positions. The model is one bare mixer and a linear read-out,
 # $z_t = (x_t + \mathrm{mix}(x)_t)\,W$.
 #
-# Who knows *which* digits are listed, but not with whom, can at best expect
+# A reader who knows *which* $m$ digits are listed, but not with which letters, has at best the
+# expected loss
 #
 # $$ E\bigl[\log m - \log(1+K)\bigr], \quad K \sim \mathrm{Bin}(m-1, \tfrac18) \tag{2.13} $$
 #
-# nats a question: the asked digit occurs $1+K$ times among the $m$ listed. Call it the **bag floor**.
+# nats per question: the asked digit occurs $1+K$ times among the $m$ listed (here $m = 8$, and there
+# are 8 digits). Call it the **bag floor**.
 
 # %% tags=["nbval-check-output"]
-from attnlab.teaching.recall import bag_floor_nats, race_recall, sample_lists, share_right
+from attnlab.teaching.recall import (
+    bag_floor_nats,
+    commonest_share,
+    race_recall,
+    sample_lists,
+    share_right,
+)
 
 lists = sample_lists(500, n_pairs=8, generator=numpy_generator(0, "validation"))
 print("read:  ", " ".join(lists.words(0)))
@@ -621,22 +642,22 @@ guess = predict_first(
 
 # %% tags=["agreement", "nbval-ignore-output"]
 from attnlab.config import TrainConfig
-from attnlab.plots import plot_loss_curves
-from attnlab.plots.attention import describe_recall
+from attnlab.plots.attention import describe_recall, plot_recall
 
 config = TrainConfig(n_steps=150, batch_size=32, lr=0.02, warmup_steps=20)
 curves, models = race_recall(("attention", "she", "mean"), n_pairs=8, config=config, n_seeds=3)
 right = {name: [share_right(model, lists) for model in models[name]] for name in models}
 for name, shares in right.items():
     print(f"{name:>9}: {min(shares):.3f} to {max(shares):.3f} right over {len(shares)} seeds")
+print(f"naming the commonest digit: {float(commonest_share(n_pairs=8)):.4f} right, exactly")
 print(guess.verdict(truth=round(float(np.mean(right["mean"])), 3)))
 assert min(right["attention"]) > 0.99, "attention learned to look up"
 assert max(right["she"] + right["mean"]) < 0.5, "a fixed sum of bare tokens did not"
-floors = {"Bag floor": bag_floor_nats(n_pairs=8)}
+assert round(float(commonest_share(n_pairs=8)), 4) == 0.3247
+floor = bag_floor_nats(n_pairs=8)
 with style():
-    ax = plot_loss_curves(curves, oracle_nats=0.0, floors=floors, quantity="Held-out loss")
-    ax.set(ylabel="Held-out loss (nats per question)", ylim=(-0.1, 2.3))
-show_still(ax.figure, describe_recall(curves, bag_floor_nats=floors["Bag floor"]))
+    ax = plot_recall(curves, bag_floor_nats=floor)
+show_still(ax.figure, describe_recall(curves, bag_floor_nats=floor))
 
 # %% tags=["agreement", "nbval-ignore-output"]
 A = models["attention"][0].mixer.attention_weights(lists.features[:1])[0, 0].detach().numpy()
@@ -650,20 +671,20 @@ print(
 )
 with style():
     ax = plot_attention_weights(A, words=words)
-show_still(ax.figure, describe_attention_weights(A, words=words))
+seen = ("Of all pairs, each question (a lower row) prefers the one with its letter. It also looks at "
+        "itself: the same letter, but no digit.")  # fmt: skip
+show_still(ax.figure, f"{describe_attention_weights(A, words=words)} {seen}")
 
 # %% [markdown]
-# Of all pairs, each question (a lower row) prefers the one with its letter: learned, by content, at
-# any place. It also looks at itself, for it carries the same letter; harmless, as it stores no
-# digit.
+# Attention learned to find the pair by content, at any place. The average cannot: the digits it sums
+# have lost their letters. Naming the commonest digit earns 0.3247. SHE (notebook 03) gives each *lag* a matrix and multiplies once, by a gate from the question.
+# But the answer is a product of three things: the question's letter, a pair's letter, and its digit. A
+# sum of tokens times a gate holds only two of them.
 #
-# The average cannot: the digits it sums have lost their letters, and a third is what naming the
-# commonest digit earns. SHE (notebook 03) gives each *lag* a matrix, but pairs may stand at any
-# lag. Be fair: this toy is attention's home ground. Where order matters, or where a channel mixer
-# binds letter to digit first, the contest is open; notebooks 03 and 04 hold it.
+# This toy is attention's home ground. Where order matters, or a channel mixer first binds letter to
+# digit, the contest is open (notebooks 03 and 04).
 #
-# **Takeaway.** Attention multiplies what two tokens *say*; a fixed sum knows only where they
-# *stand*.
+# **Takeaway.** Attention weighs tokens by what they *say*, a fixed sum by where they *stand*.
 
 # %% [markdown]
 # ## Summary
@@ -681,31 +702,36 @@ show_still(ax.figure, describe_attention_weights(A, words=words))
 # %% [markdown]
 # ## What we did not show
 #
-# - Counted multiplications are not seconds: memory traffic and parallel hardware decide speed as well.
-# - The variance argument holds at the start of training; trained queries and keys are not
-#   independent.
-# - Section 8 is one toy, three seeds, 150 steps, one bare layer. We doubt that its gap says much
-#   about text. Longer training or wider models may also let fixed sums do better.
+# - Counted multiplications are not seconds: memory and parallelism matter, too.
+# - The variance argument holds at the start; trained queries and keys are not independent.
+# - Section 8 is one toy: three seeds, 150 steps, one bare layer. We doubt that its gap says much
+#   about text. Longer training or wider models may help fixed sums.
 # - An attention map shows where weight goes, not why the model answers.
-# - The heads of section 5 are made by hand; trained ones are rarely so tidy.
 #
 # ## Notation used here
+#
+# Here $v_s$ is a value and not a token, $k_s$ a key, $h_t^i$ the result of a head, $P$ the number of
+# pairs, $S_{ts}$ a score, $M$ a number of multiplications, $\tau$ a temperature. In cells `z` is an
+# input; in section 8 $z_t$ are logits.
 
 # %% tags=["hide-input", "nbval-ignore-output"]
 from attnlab.teaching.notation import show_notation
 
 show_notation(["time", "d_model", "n_heads", "d_head", "x", "y", "query", "key", "value", "out",
-               "scores", "attention_weights", "position_embedding", "logits"])  # fmt: skip
+               "scores", "attention_weights", "temperature", "position_embedding", "logits"])  # fmt: skip
 
 # %% [markdown]
 # ## Sources
 #
-# - Scaled dot-product and multi-head attention: Vaswani et al., arXiv:1706.03762, section 3.2,
-#   eq. (1), and section 3.2.2; the variance argument is its footnote on dot products; positions,
-#   section 3.5.
-# - Attention as a soft search: Bahdanau et al., arXiv:1409.0473, section 3.
-# - Weight count $4d^2$ beside the Extractor's: arXiv:2308.07661. SHE as used in section 8 is
+# - Scaled dot-product and multi-head attention: Vaswani et al.,
+#   [arXiv:1706.03762](https://arxiv.org/abs/1706.03762), section 3.2, eq. (1), and section
+#   3.2.2; the variance argument is its footnote on dot products; positions, section 3.5.
+# - Attention as a soft search: Bahdanau et al.,
+#   [arXiv:1409.0473](https://arxiv.org/abs/1409.0473), section 3.
+# - Weight count $4d^2$ beside the Extractor's:
+#   [arXiv:2308.07661](https://arxiv.org/abs/2308.07661). SHE as used in section 8 is
 #   inferred from its published count and critical path; see notebook 03.
-# - Recall as a test of mixers: Arora et al., arXiv:2312.04927; copying heads: Olsson et al.,
-#   arXiv:2209.11895.
+# - Recall as a test of mixers: Arora et al.,
+#   [arXiv:2312.04927](https://arxiv.org/abs/2312.04927); copying heads: Olsson et al.,
+#   [arXiv:2209.11895](https://arxiv.org/abs/2209.11895).
 # - Eqs. (2.12) and (2.13) and the two-places example are derived here.
