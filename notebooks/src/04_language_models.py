@@ -389,8 +389,8 @@ for metric, what in (("train_loss_nats", "By training cost"), ("test_loss_nats",
 # How the verdicts come about: *lower* needs ranges that do not overlap **and** a paired interval below
 # zero; *close* means an interval within 0.05 nats.
 #
-# **Doubts.** Few seeds make wide intervals. One learning rate served all; the best may differ. The
-# paper's hyperparameters are not known to us. HE, WE and ME are our reconstructions; SHE is inferred
+# **Doubts.** Few seeds make wide intervals. One learning rate served all; the best may differ.
+# Products ran in bfloat16, the Extractors' convolutions in float32. The paper's hyperparameters are not known to us. HE, WE and ME are our reconstructions; SHE is inferred
 # from its count and critical path. And by eq. (4.5), at $\ell = 128$ SHE's mixers have 32.5 times the
 # weights.
 #

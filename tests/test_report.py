@@ -1,0 +1,49 @@
+"""The README's results are those of the records, to the digit."""
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from attnlab.errors import AttnlabError
+from attnlab.studies.report import (
+    BEGIN,
+    END,
+    mean_and_range,
+    replace_block,
+    results_block,
+    results_table,
+)
+
+README = Path(__file__).parents[1] / "README.md"
+
+
+def test_the_readme_shows_what_the_records_say():
+    text = README.read_text(encoding="utf-8")
+    assert replace_block(text, results_block()) == text, "run: attnlab study report README.md"
+
+
+def test_a_table_is_ordered_by_its_first_column_and_counts_its_seeds():
+    runs = pd.DataFrame(
+        {
+            "variant": ["she", "attention", "she", "she"],
+            "seed": [0, 0, 1, 1],  # seed 1 was run twice: the last one counts
+            "n_weights": [2_000_000, 500_000, 2_000_000, 2_000_000],
+            "loss": [3.0, 1.5, 9.0, 2.0],
+        }
+    )
+    lines = results_table(runs, columns={"loss": "loss (nats)"}).splitlines()
+    assert lines[2] == "| attention, 4 heads | 0.50 M | 1.500 | 1 |"
+    assert lines[3] == "| SHE | 2.00 M | 2.500 (2.000 to 3.000) | 2 |"
+
+
+def test_one_value_stands_without_a_range():
+    assert mean_and_range([1.0]) == "1.000"
+    assert mean_and_range([1.0, 2.0]) == "1.500 (1.000 to 2.000)"
+
+
+def test_only_the_block_of_a_document_is_replaced():
+    document = f"before\n{BEGIN}\nold\n{END}\nafter"
+    assert replace_block(document, f"{BEGIN}\nnew\n{END}") == f"before\n{BEGIN}\nnew\n{END}\nafter"
+    with pytest.raises(AttnlabError, match="has no line"):
+        replace_block("nothing here", "new")
