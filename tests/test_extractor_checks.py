@@ -86,6 +86,41 @@ def test_the_quiz_has_a_right_answer_to_each_question():
     assert quiz_markdown(extractor.QUESTIONS).count("**A**") == 2 * len(extractor.QUESTIONS)
 
 
+@pytest.mark.parametrize(
+    "breaks",
+    [
+        lambda x, W: torch.stack(
+            [sum(x[t - j] @ W[j] for j in range(t + 1)) for t in range(len(x))]
+        ),
+        lambda x, W: torch.stack(
+            [
+                sum(a @ b for a, b in zip(x[: t + 1].flip(0), W[: t + 1], strict=True))
+                for t in range(len(x))
+            ]
+        ),
+    ],
+)
+def test_lags_that_run_out_get_their_sentence(breaks):
+    with pytest.raises(CheckFailed, match=r"has min\(t \+ 1, l\) lags"):
+        extractor.check_extract(breaks)
+    with pytest.raises(CheckFailed, match=r"has min\(t \+ 1, l\) lags"):
+        extractor.check_she(lambda x, W, A, B: (breaks(x, W) * (x @ A)) @ B)
+
+
+def test_another_breakdown_keeps_its_own_words():
+    with pytest.raises(CheckFailed, match="IndexError") as failure:
+        extractor.check_extract(lambda x, W: x[len(x)])
+    assert "lags" not in str(failure.value)
+
+
+def test_a_count_of_me_without_its_gate_gets_its_sentence():
+    def count(name, d, ell):
+        return ell * d if name == "me" else extractor.count_weights(name, d, ell)
+
+    with pytest.raises(CheckFailed, match="vector for the gate, w_adj"):
+        extractor.check_weight_count(count)
+
+
 def test_one_sign_or_seven_say_nothing_and_the_product_says_all():
     source = extractor_runs.product_source()
     rate = -0.9 * math.log(0.9) - 0.1 * math.log(0.1)
@@ -94,9 +129,20 @@ def test_one_sign_or_seven_say_nothing_and_the_product_says_all():
     assert source.best_loss_nats(context_len=extractor_runs.LAG + 1) == pytest.approx(rate)
 
 
-def test_no_weighted_sum_of_the_context_predicts_the_next_sign():
-    tokens = extractor_runs.product_source().sample(200_000, seed=0)
-    signs = 1.0 - 2.0 * tokens
+def sample_signs(n_tokens=200_000):
+    return 1.0 - 2.0 * extractor_runs.product_source().sample(n_tokens, seed=0)
+
+
+def test_a_sum_of_two_signs_predicts_the_next_one_if_it_is_not_read_linearly():
+    signs = sample_signs()
+    sums, following = signs[3:-1] + signs[:-4], signs[4:]
+    # the sum is 0 exactly where the product is -1, which the next sign repeats with chance 0.9
+    assert np.mean(following[sums == 0] == -1) == pytest.approx(0.9, abs=0.01)
+    assert np.mean(following[sums != 0] == +1) == pytest.approx(0.9, abs=0.01)
+
+
+def test_no_single_sign_of_the_context_is_correlated_with_the_next():
+    signs = sample_signs()
     n = extractor_runs.CONTEXT_LEN
     for lag in range(n):
         # independent signs correlate by about 1 / sqrt(n_tokens) = 0.002; these are a little
@@ -134,6 +180,13 @@ def test_stored_models_are_used_if_all_mixers_come_from_one_experiment(tmp_path)
     found = extractor_runs.load_or_train(("she", "me"), folder=tmp_path)
     assert "language-model/smoke" in found["me"].origin
     assert [kernel.shape for kernel in found["she"].kernels] == [(4, 4, 4)] * 2
+
+
+def test_stored_models_are_found_in_the_folder_of_their_corpus(tmp_path):
+    facts = {"variant": "we", "experiment": "language-model/classroom/children"}
+    save_model(tmp_path / "toys" / "we.safetensors", model=tiny("we"), **facts)
+    found = extractor_runs.load_or_train(("we",), folder=tmp_path)
+    assert found["we"].origin.startswith("data/models/toys/we.safetensors")
 
 
 def test_models_are_trained_where_one_is_missing_or_damaged(tmp_path):

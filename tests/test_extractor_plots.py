@@ -110,6 +110,14 @@ def test_an_ablation_shows_each_seed_and_says_the_range():
     assert "true source: 0.500" in words
 
 
+def test_rows_beyond_the_cut_are_an_arrow_with_their_numbers():
+    ax = pictures.plot_ablation(ablation_table(), floors={"true source": 0.5}, cut=1.5)
+    assert ax.get_xlim()[1] == 1.5
+    points = [line for line in ax.lines if line.get_linestyle() == "None"]
+    assert [len(line.get_xdata()) for line in points] == [3]
+    assert "2.000 to 2.200" in [text.get_text() for text in ax.texts]
+
+
 def test_an_ablation_of_one_seed_says_so():
     table = ablation_table().query("seed == 0")
     pictures.plot_ablation(table)
@@ -129,6 +137,13 @@ def test_a_kernel_view_names_the_lag_that_weighs_most(mixer):
     words = pictures.describe_lag_kernel_view(kernels, mixer=mixer, layer=1, channel=2)
     assert "lag 4 weighs most (9.000)" in words
     assert "Channel 2: lag 4" in words
+
+
+def test_a_kernel_view_counts_lags_that_grew_shrank_or_stayed():
+    # start size 1 / sqrt(5) of five lags; twice it, half of it, and within a tenth of it
+    weight = np.array([2, 2, 0.5, 1.05, 0.95])[:, None] * np.full((5, 3), 5**-0.5)
+    words = pictures.describe_lag_kernel_view({"we": [weight]}, mixer="we", layer=1, channel=1)
+    assert "2 lags are more than a tenth larger, 1 more than a tenth smaller, 2 about" in words
 
 
 def test_a_layer_that_a_model_lacks_is_its_last():

@@ -111,4 +111,14 @@ def test_the_factor_that_keeps_the_size_depends_on_what_is_shared():
 def test_the_words_name_the_setting():
     words = extractor.describe_growth_setting(weights="same", shared=0.5, scale="none")
     assert words.startswith("One matrix for all lags, shared part 0.5, factor none.")
-    assert "1/t would keep the size" in words
+    assert "would keep" not in words
+
+
+def test_only_the_panel_names_the_factor_that_would_keep_the_size(shown):
+    explorer = extractor.show_growth_explorer()
+    stills = [str(x) for x in shown if isinstance(x, dict) and "image/png" in x]
+    assert len(stills) == 3
+    assert not any("would keep" in still for still in stills)
+    explorer.controls["weights"].value = "same"
+    explorer.controls["shared"].value = 0.5
+    assert "1/t would keep the size" in explorer.status.value

@@ -31,7 +31,7 @@ def block_toeplitz(
     Shapes:
         lag_weight: ``(context_len, d, d)``; returns ``(n_tokens * d, n_tokens * d)``.
     Source:
-        arXiv:2308.07661, extraction; derived in notebook 03, section 2.
+        arXiv:2308.07661, extraction; derived in notebook 03, eq. (3.4).
     """
     weight = np.asarray(lag_weight, dtype=float)
     if weight.ndim != 3:
@@ -175,15 +175,17 @@ def plot_ablation(
     *,
     floors: Mapping[str, float] | None = None,
     quantity: str = "Validation loss",
+    cut: float | None = None,
     ax: Axes | None = None,
 ) -> Axes:
-    """Draw one row a variant: a point a seed, a bar over their range.
+    """Draw one row for each variant: a point for each seed, a bar over their range.
 
     Args:
         table: Rows with ``variant`` (a name that has a look, as ``she/no_adjustment``),
             ``label``, ``seed`` and ``loss_nats``; variants in the order of the table.
         floors: Exact losses by what they mean, drawn as vertical lines.
         quantity: What is on the axis, without the unit.
+        cut: Where the axis ends; rows that lie beyond are an arrow with their numbers.
         ax: Axes to draw on; a new figure without it.
     """
     groups = list(table.groupby("variant", sort=False))
@@ -191,6 +193,9 @@ def plot_ablation(
     for row, (name, rows) in enumerate(groups):
         points = look(str(name)).points()
         losses = rows["loss_nats"].to_numpy()
+        if cut is not None and losses.min() > cut:
+            _point_beyond(ax, row, losses, colour=points["color"])
+            continue
         ax.plot([losses.min(), losses.max()], [row, row], color=points["color"], lw=3, alpha=0.35)
         ax.plot(losses, np.full(len(losses), row), linestyle="none", **points)
     for (name, value), dash in zip((floors or {}).items(), ("dotted", (0, (9, 3))), strict=False):
@@ -202,7 +207,18 @@ def plot_ablation(
     ax.grid(axis="y", color="#DDDDDD", lw=0.6)
     ax.set_axisbelow(True)
     ax.set(xlabel=f"{quantity} (nats per token)", ylabel="")
+    if cut is not None:
+        ax.set_xlim(right=cut)
     return ax
+
+
+def _point_beyond(ax: Axes, row: int, losses: NDArray[np.float64], *, colour: str) -> None:
+    """Draw an arrow at the right edge for a row whose losses lie beyond it."""
+    edge = ax.get_yaxis_transform()  # x in axes, y in data
+    arrow = {"arrowstyle": "-|>", "color": colour, "lw": 2, "shrinkA": 0, "shrinkB": 0}
+    ax.annotate("", xy=(1, row), xytext=(0.93, row), xycoords=edge, arrowprops=arrow)
+    words = f"{losses.min():.3f} to {losses.max():.3f}"
+    ax.text(0.92, row, words, transform=edge, ha="right", va="center", backgroundcolor="white")
 
 
 def describe_ablation(table: pd.DataFrame, *, floors: Mapping[str, float] | None = None) -> str:
@@ -265,8 +281,17 @@ def describe_lag_kernel_view(
     return (
         f"{look(mixer).label}, layer {layer}: lag {profile.argmax()} weighs most "
         f"({profile.max():.3f}); the newest {len(near)} of {len(profile)} lags hold {share:.0f} % "
-        f"of the squared weight. Channel {channel}: lag {size.argmax()} weighs most. Dotted: the "
-        "size before training; a bar that still has it may never have learned."
+        f"of the squared weight. Channel {channel}: lag {size.argmax()} weighs most. "
+        f"{_describe_change(profile / start_size(weight))}"
+    )
+
+
+def _describe_change(ratio: NDArray[np.float64]) -> str:
+    """Say how many lags grew, shrank or kept the size they had before training."""
+    n_grown, n_shrunk = int((ratio > 1.1).sum()), int((ratio < 0.9).sum())
+    return (
+        f"Against the size before training (dotted), {n_grown} lags are more than a tenth larger, "
+        f"{n_shrunk} more than a tenth smaller, {len(ratio) - n_grown - n_shrunk} about equal."
     )
 
 

@@ -1,6 +1,6 @@
 """Study ``extractor-ablation``: SHE with one part taken away, in a small language model on tales.
 
-Settles claim E9 as far as a small model can: is the extraction needed, is the adjustment, what
+Tests, as far as a small model can, the claim that both parts are needed: is the extraction needed, is the adjustment, what
 does ``1/sqrt(t)`` change, and does it matter that weights count back from the newest token?
 """
 

@@ -54,7 +54,8 @@ def results_block(*, path: Path = RUNS) -> str:
         ),
         f"For scale: counting {counted['best_order']:.0f}-grams on the same text (Kneser-Ney) "
         f"reaches {counted['test_loss_nats']:.3f} nats per token on the unseen books "
-        "(`n-grams/paper/children`). Matrix products ran in bfloat16, the Extractors' convolutions in float32.",
+        "(`n-grams/paper/children`). Matrix products ran in bfloat16, the Extractors' convolutions "
+        "in float32.",
         "**The order that the paper reports**, held against these runs:",
         verdict_list(
             {

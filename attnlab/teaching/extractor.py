@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -12,9 +13,13 @@ from torch import Tensor
 
 from attnlab.analysis.theory import expected_mixer_weights
 from attnlab.seeding import torch_generator
-from attnlab.teaching.core import Case, Mistake, case, grade
+from attnlab.teaching.core import Case, CheckFailed, Mistake, case, grade
 from attnlab.teaching.quiz import Option, Question
 
+MORE_TOKENS = "more tokens than matrices: the oldest are dropped"
+FEWER_LAGS = (
+    "There are only l matrices: counted from 0, position t has min(t + 1, l) lags, not t + 1."
+)
 FAMILY = ("attention", "she", "he", "we", "me")
 
 
@@ -30,17 +35,19 @@ QUESTIONS = (
             ),
             Option(
                 "It follows from the published count of weights.",
-                "That count, l d^2 + 2 d^2, is SHE's; for HE we know of none.",
+                "That count, l d^2 + 2 d^2, is of the one Extractor of version 1, for us SHE; for "
+                "HE we know of none.",
             ),
         ],
     ),
     Question(
-        "Lags know the distance already. Why does the position embedding stay?",
+        "Lags know the distance already. What could the position embedding still be for?",
         [
-            Option("So that order counts.", "The lag index sees to that."),
+            Option("It makes order count.", "The lag index sees to that."),
             Option(
-                "So that the gate can depend on the length t.",
-                "The gate reads x_t, and x_t carries p_t.",
+                "It lets the gate depend on the length t.",
+                "The gate reads x_t, and x_t carries p_t. That this is the paper's reason is our "
+                "reading.",
                 is_right=True,
             ),
         ],
@@ -50,17 +57,32 @@ QUESTIONS = (
 
 def check_extract(student: Callable[[Tensor, Tensor], Tensor]) -> None:
     """Judge exercise 3.1: ``extract(x, W)``, x ``(T, d)``, W ``(l, d, d)``, returns ``(T, d)``."""
-    grade(student, reference=extract, cases=extract_cases(), mistakes=EXTRACT_MISTAKES)
+    with _lags_that_run_out():
+        grade(student, reference=extract, cases=extract_cases(), mistakes=EXTRACT_MISTAKES)
 
 
 def check_she(student: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]) -> None:
     """Judge exercise 3.2: ``she(x, W, W_adj, W_out)``, returns ``(T, d)``."""
-    grade(student, reference=she, cases=she_cases(), mistakes=SHE_MISTAKES)
+    with _lags_that_run_out():
+        grade(student, reference=she, cases=she_cases(), mistakes=SHE_MISTAKES)
 
 
 def check_weight_count(student: Callable[..., int]) -> None:
     """Judge exercise 3.3: ``count_weights(name, d, ell)`` for attention, she, he, we and me."""
     grade(student, reference=count_weights, cases=count_cases(), mistakes=COUNT_MISTAKES)
+
+
+@contextmanager
+def _lags_that_run_out() -> Iterator[None]:
+    """Say what is wrong where a function breaks down because there are more tokens than lags."""
+    try:
+        yield
+    except CheckFailed as failure:
+        cause = failure.__cause__
+        broke = isinstance(cause, IndexError | RuntimeError | ValueError)
+        if not broke or MORE_TOKENS not in str(failure):
+            raise
+        raise CheckFailed(f"{failure}. {FEWER_LAGS}") from cause
 
 
 def extract(x: Tensor, W: Tensor) -> Tensor:
@@ -88,7 +110,7 @@ def extract_cases() -> list[Case]:
         case("two tokens", x[:2], W[:2]),
         case("the three tokens of the page", x, W),
         case("fewer tokens than matrices", *_random(3, 2, 5)[:2]),
-        case("more tokens than matrices: the oldest are dropped", *_random(5, 2, 3)[:2]),
+        case(MORE_TOKENS, *_random(5, 2, 3)[:2]),
         case("random, 7 tokens of width 3", *_random(7, 3, 7)[:2]),
     ]
 
@@ -101,7 +123,7 @@ def she_cases() -> list[Case]:
         case("two tokens", x[:2], W[:2], W_adj, W_out),
         case("the three tokens of the page", *page_numbers()),
         case("fewer tokens than matrices", *_random(3, 2, 5)),
-        case("more tokens than matrices: the oldest are dropped", *_random(5, 2, 3)),
+        case(MORE_TOKENS, *_random(5, 2, 3)),
         case("random, 7 tokens of width 3", *_random(7, 3, 7)),
     ]
 
@@ -388,5 +410,10 @@ COUNT_MISTAKES = (
         "matrix gate on ME",
         _changed(me=lambda d, _: d**2 - d),
         "ME gates with a vector of d numbers, not with a matrix.",
+    ),
+    Mistake(
+        "gate vector of ME forgotten",
+        _changed(me=lambda d, _: -d),
+        "ME also has a vector for the gate, w_adj: d more numbers beside its l d.",
     ),
 )

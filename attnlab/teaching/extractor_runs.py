@@ -149,10 +149,10 @@ class Trained:
 def load_or_train(
     mixers: Sequence[str], *, folder: Path = MODELS, n_steps: int = 150, seed: int = 0
 ) -> dict[str, Trained]:
-    """Return one trained language model a mixer: a stored one, or one trained here in seconds.
+    """Return one trained language model for each mixer: a stored one, or one trained in seconds.
 
-    Either all come from ``folder``, trained alike, or all are trained now on small tales: kernels
-    of different trainings would not be comparable.
+    Either all come from ``folder`` or a folder in it, trained alike, or all are trained now on
+    small tales: kernels of different trainings would not be comparable.
     """
     stored = _stored(mixers, folder)
     if stored:
@@ -163,7 +163,7 @@ def load_or_train(
 def _stored(mixers: Sequence[str], folder: Path) -> dict[str, Trained]:
     """Return stored models of one experiment that has all mixers; empty if there is none."""
     experiments: dict[str, dict[str, Trained]] = {}
-    for file in sorted(Path(folder).glob("*.safetensors")):
+    for file in sorted(Path(folder).rglob("*.safetensors")):
         if file.stat().st_size > LARGEST_FILE:
             continue
         try:
@@ -172,7 +172,8 @@ def _stored(mixers: Sequence[str], folder: Path) -> dict[str, Trained]:
             continue
         experiment, mixer = str(facts.get("experiment", "")), model.config.mixer
         if mixer in mixers and facts.get("variant", mixer) == mixer:
-            found = Trained(model=model, origin=f"data/models/{file.name}, {experiment}")
+            place = file.relative_to(folder).as_posix()
+            found = Trained(model=model, origin=f"data/models/{place}, {experiment}")
             experiments.setdefault(experiment, {})[mixer] = found
     whole = [found for _, found in sorted(experiments.items()) if len(found) == len(mixers)]
     return {mixer: whole[0][mixer] for mixer in mixers} if whole else {}

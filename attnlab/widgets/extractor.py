@@ -16,18 +16,27 @@ from attnlab.plots.extractor import (
     plot_growth,
 )
 from attnlab.plots.extractor_diagrams import EXTRACTIONS, FINISHES, describe_member, draw_member
-from attnlab.plots.style import look
+from attnlab.plots.style import look, style
 from attnlab.seeding import numpy_generator
-from attnlab.widgets.core import Explorer, choice, show_explorer, slider
+from attnlab.widgets.core import Explorer, choice, show_explorer, show_still, slider
 
 LONGEST = 48  # tokens of a prefix in the growth explorer
 WIDTH = 16
 N_SEQUENCES = 32
+GROWTH_STILLS = (
+    {"weights": "own", "shared": 0.0, "scale": "none"},
+    {"weights": "own", "shared": 0.0, "scale": "1/√t"},
+    {"weights": "same", "shared": 0.5, "scale": "1/√t"},
+)
 SCALES = {"none": 0.0, "1/√t": -0.5, "1/t": -1.0}  # exponent of t in the factor
 
 
 def show_growth_explorer() -> Explorer | None:
-    """Show how the size of ``e_t`` answers to shared inputs, shared weights and the factor."""
+    """Show how the size of ``e_t`` answers to shared inputs, shared weights and the factor.
+
+    Only the live panel names the factor that would keep the size: the stills leave it to the
+    reader, who has been asked.
+    """
     controls = {
         "weights": choice(
             "Matrices",
@@ -44,12 +53,10 @@ def show_growth_explorer() -> Explorer | None:
         ),
         "scale": choice("Factor", options=list(SCALES), tooltip="What multiplies the sum"),
     }
-    presets = [
-        {},
-        {"scale": "1/√t"},
-        {"weights": "same", "shared": 0.5, "scale": "1/√t"},
-    ]
-    return show_explorer(draw_growth, controls, presets=presets, describe=describe_growth_setting)
+    for setting in GROWTH_STILLS:
+        with style():
+            show_still(draw_growth(**setting), describe_growth_setting(**setting))
+    return show_explorer(draw_growth, controls, presets=(), describe=describe_growth_answer)
 
 
 def draw_growth(*, weights: str, shared: float, scale: str) -> Figure:
@@ -58,14 +65,17 @@ def draw_growth(*, weights: str, shared: float, scale: str) -> Figure:
 
 
 def describe_growth_setting(*, weights: str, shared: float, scale: str) -> str:
-    """Say how the size grows, and the factor that would keep it."""
+    """Say how the size grows."""
     own = "A matrix per lag" if weights == "own" else "One matrix for all lags"
     grown = describe_growth(_sizes(weights, shared, scale))
+    return f"{own}, shared part {shared:.1f}, factor {scale}. {grown}"
+
+
+def describe_growth_answer(*, weights: str, shared: float, scale: str) -> str:
+    """Say how the size grows, and the factor that would keep it."""
     needed = needed_factor(weights=weights, shared=shared)
-    return (
-        f"{own}, shared part {shared:.1f}, factor {scale}. {grown} "
-        f"In the long run {needed} would keep the size."
-    )
+    words = describe_growth_setting(weights=weights, shared=shared, scale=scale)
+    return f"{words} In the long run {needed} would keep the size."
 
 
 def needed_factor(*, weights: str, shared: float) -> str:
