@@ -1,7 +1,8 @@
 """Study ``extractor-ablation``: SHE with one part taken away, in a small language model on tales.
 
-Tests, as far as a small model can, the claim that both parts are needed: is the extraction needed, is the adjustment, what
-does ``1/sqrt(t)`` change, and does it matter that weights count back from the newest token?
+Tests, as far as a small model can, the claim that both parts are needed: is the extraction, is
+the adjustment? What does ``1/sqrt(t)`` change, and does it matter that weights count back from
+the newest token?
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Study ``language-model``: the same model, trainer and batches; only the mixer differs.
 
-Settles claim E7 as far as the chosen scale allows: training cost as in arXiv:2308.07661, and
-what that paper lacks: held-out loss, seeds, and attention of the same size and the same cost.
+Holds the order of mixers that arXiv:2308.07661 reports against training cost, as there, and
+against what that paper lacks: held-out loss, seeds, attention of the same size and the same cost.
 """
 
 from __future__ import annotations
