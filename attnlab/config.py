@@ -14,14 +14,19 @@ POSITIONS = ("learned", "sinusoidal", "none")
 PRECISIONS = ("fp32", "bf16")
 
 
+def digest_of(values: Mapping[str, Any]) -> str:
+    """Return twelve hex digits that name these JSON values, whatever their order."""
+    text = json.dumps(values, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
 class _Record:
     """What every configuration can do: name itself and come back from JSON."""
 
     @property
     def digest(self) -> str:
         """Twelve hex digits that name this exact configuration in file names."""
-        text = json.dumps(self.to_dict(), sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:12]
+        return digest_of(self.to_dict())
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON types that ``from_dict`` reads back."""

@@ -166,6 +166,20 @@ def test_a_process_that_dies_while_recording_keeps_its_checkpoint(folders, monke
     assert not [p for p in again if p.step not in (0, p.n_steps)], "nothing was trained again"
 
 
+def test_a_run_is_not_resumed_with_other_threads(folders, monkeypatch):
+    from attnlab.studies import language_model
+
+    monkeypatch.setattr(language_model, "CHECKPOINT_EVERY_S", 0.0)
+    plan = Plan(study="language-model", variants=("mean",))
+    begun = run_plan(plan, folders=folders)
+    for _ in range(3):
+        next(begun)
+    begun.close()
+    monkeypatch.setattr(language_model.torch, "get_num_threads", lambda: 7)
+    with pytest.raises(AttnlabError, match=r"begun with --threads 1, and this process has 7"):
+        run(plan, folders)
+
+
 def test_the_oracle_is_measured_on_the_tokens_the_model_is_measured_on():
     from attnlab.studies.language_model import oracle_on_windows
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -14,6 +13,7 @@ import torch
 from filelock import FileLock, Timeout
 
 from attnlab import provenance
+from attnlab.config import ModelConfig, TrainConfig, digest_of
 from attnlab.errors import AttnlabError, DivergenceError, UnknownNameError
 from attnlab.records import RUNS, RunRecord, read_records
 from attnlab.tokenizers import Tokenizer, load_tokenizer
@@ -79,6 +79,27 @@ class Folders:
         folder = self.work / study
         folder.mkdir(parents=True, exist_ok=True)
         return folder / name
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingJob:
+    """One training of a study: a variant, a seed, and everything that decides its numbers."""
+
+    experiment: str
+    variant: str
+    model: ModelConfig
+    train: TrainConfig
+
+    @property
+    def name(self) -> str:
+        """What a progress bar shows."""
+        return f"{self.experiment} {self.variant} seed {self.train.seed}"
+
+    @property
+    def digest(self) -> str:
+        """Twelve hex digits that name this exact job."""
+        resolved = {"model": self.model.to_dict(), "train": self.train.to_dict()}
+        return digest_of({**asdict(self), **resolved})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -232,9 +253,7 @@ def finished_digests(study: str, folders: Folders) -> set[str]:
 
 def _remember(plan: Plan, folders: Folders) -> None:
     """Write the plan down, so that ``resume`` can ask for exactly it again."""
-    text = json.dumps(asdict(plan), sort_keys=True)
-    digest = hashlib.sha256(text.encode()).hexdigest()[:12]
-    file = folders.work_file(plan.study, f"plan-{digest}.json")
+    file = folders.work_file(plan.study, f"plan-{digest_of(asdict(plan))}.json")
     partial = file.with_suffix(f".{os.getpid()}.tmp")
-    partial.write_text(text, encoding="utf-8")
+    partial.write_text(json.dumps(asdict(plan)), encoding="utf-8")
     partial.replace(file)

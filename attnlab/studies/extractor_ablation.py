@@ -7,11 +7,9 @@ the newest token?
 
 from __future__ import annotations
 
-import hashlib
-import json
 import time
 from collections.abc import Generator
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any
 
@@ -24,7 +22,7 @@ from attnlab.models import LanguageModel
 from attnlab.records import RunRecord
 from attnlab.seeding import numpy_generator, torch_generator
 from attnlab.sources import tales
-from attnlab.studies.core import Folders, Plan, Progress, Study, register_study
+from attnlab.studies.core import Folders, Plan, Progress, Study, TrainingJob, register_study
 from attnlab.training import WindowBatches, train_steps
 
 N_HELD_OUT = 256  # windows that the loss is measured on
@@ -72,26 +70,10 @@ LR = 6e-3
 
 
 @dataclass(frozen=True, kw_only=True)
-class Job:
-    """One training: a variant, a seed, and everything that decides its numbers."""
+class Job(TrainingJob):
+    """One training of this study."""
 
-    experiment: str
-    variant: str
-    model: ModelConfig
-    train: TrainConfig
     mixer_context_len: int
-
-    @property
-    def name(self) -> str:
-        """What a progress bar shows."""
-        return f"{self.experiment} {self.variant} seed {self.train.seed}"
-
-    @property
-    def digest(self) -> str:
-        """Twelve hex digits that name this exact job."""
-        resolved = {"model": self.model.to_dict(), "train": self.train.to_dict()}
-        text = json.dumps({**asdict(self), **resolved}, sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def ablation_jobs(plan: Plan) -> list[Job]:

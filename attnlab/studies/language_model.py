@@ -6,8 +6,6 @@ against what that paper lacks: held-out loss, seeds, attention of the same size 
 
 from __future__ import annotations
 
-import hashlib
-import json
 import time
 from collections.abc import Generator
 from dataclasses import asdict, dataclass, replace
@@ -15,6 +13,7 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
+import torch
 
 from attnlab import provenance
 from attnlab.analysis.theory import (
@@ -31,6 +30,7 @@ from attnlab.studies.core import (
     Plan,
     Progress,
     Study,
+    TrainingJob,
     checkpoint_file,
     register_study,
 )
@@ -105,28 +105,12 @@ BUDGETS = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Job:
-    """One training: a variant, a seed, and everything that decides its numbers."""
+class Job(TrainingJob):
+    """One training of this study."""
 
-    experiment: str
-    variant: str
     corpus: str
     vocab_size: int  # asked of the tokenizer
     n_train_tokens: int  # of a synthetic stream
-    model: ModelConfig
-    train: TrainConfig
-
-    @property
-    def name(self) -> str:
-        """What a progress bar shows."""
-        return f"{self.experiment} {self.variant} seed {self.train.seed}"
-
-    @property
-    def digest(self) -> str:
-        """Twelve hex digits that name this exact job."""
-        resolved = {"model": self.model.to_dict(), "train": self.train.to_dict()}
-        text = json.dumps({**asdict(self), **resolved}, sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     def dataset(self) -> Dataset:
         """Return the data the job trains on."""
@@ -198,7 +182,7 @@ def run_language_model(job: Job, folders: Folders) -> Generator[Progress, None, 
     optimizer = build_optimizer(model, job.train)
     state = _State()
     if checkpoint.exists():
-        state = _State(**load_checkpoint(checkpoint, model=model, optimizer=optimizer))
+        state = _resumed(load_checkpoint(checkpoint, model=model, optimizer=optimizer), folders)
     batches = _batches(data, job, job.train.seed, device=folders.device).starting_at(
         state.step * job.train.accumulation_steps
     )
@@ -221,12 +205,30 @@ def run_language_model(job: Job, folders: Folders) -> Generator[Progress, None, 
         message = f"train {log.loss_nats:.3f} nats, validation {state.last_validation:.3f}"
         yield Progress(job=job.name, step=log.step, n_steps=job.train.n_steps, message=message)
         if time.perf_counter() - saved > CHECKPOINT_EVERY_S:
-            save_checkpoint(checkpoint, model=model, optimizer=optimizer, facts=asdict(state))
+            facts = {**asdict(state), **_machine(folders)}
+            save_checkpoint(checkpoint, model=model, optimizer=optimizer, facts=facts)
             saved = time.perf_counter()
     record = _record(job, data, model, state, device=folders.device)
     final = folders.work_file("language-model", f"{job.digest}.model.safetensors")
     save_model(final, model=model, variant=job.variant, experiment=job.experiment, job=job.digest)
     return record
+
+
+def _machine(folders: Folders) -> dict[str, Any]:
+    """Return what must not change over an interruption for the numbers to be bit-equal."""
+    return {"threads": torch.get_num_threads(), "device": folders.device}
+
+
+def _resumed(facts: dict[str, Any], folders: Folders) -> _State:
+    """Return the state of an interrupted run, if this process computes as that one did."""
+    for name, here in _machine(folders).items():
+        before = facts.pop(name)
+        if before != here:
+            raise AttnlabError(
+                f"The run was begun with --{name} {before}, and this process has {here}: its "
+                f"numbers would differ. Go on with --{name} {before}, or delete its checkpoint."
+            )
+    return _State(**facts)
 
 
 def curve_steps(n_steps: int) -> set[int]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import time
 from collections.abc import Generator
 from dataclasses import asdict, dataclass
@@ -11,6 +9,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from attnlab.analysis.ngrams import context_floors, ngram_losses, ngram_token_losses
+from attnlab.config import digest_of
 from attnlab.records import RunRecord
 from attnlab.studies.core import Folders, Plan, Progress, Study, register_study
 from attnlab.studies.datasets import Dataset, list_datasets, prepare_dataset
@@ -38,7 +37,7 @@ class CountJob:
     @property
     def digest(self) -> str:
         """Twelve hex digits that name this exact job."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:12]
+        return digest_of(asdict(self))
 
     def dataset(self) -> Dataset:
         """Return the text that is counted."""
