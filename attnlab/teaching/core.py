@@ -256,6 +256,8 @@ def _numeric_diagnosis(x: Any, y: Any, *, rtol: float, atol: float) -> str:
     ratios = x[np.abs(y) > atol] / y[np.abs(y) > atol]
     if ratios.size > 1 and np.isfinite(ratios).all() and same(x / ratios.flat[0]):
         return f"Every value is {ratios.flat[0]:.4g} times what it should be."
+    if x.ndim == 0:
+        return "The number is not right: do the smallest case by hand."
     return "The shape is right, the values are not: do the smallest case by hand."
 
 

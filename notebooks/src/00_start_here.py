@@ -167,7 +167,7 @@ show_still(ax.figure, describe_loss_curves(curves, oracle_nats=h_hat, floors=flo
 # %% [markdown]
 # Both curves fall towards the dotted line. (It lies above 0.3832: in a window of 33 tokens the true
 # source, too, does not know how the tale began.) Both have passed a mark that we know exactly, the
-# dashed line: the best loss $h_1 = 1.64$ nats of any reader of the last token alone (notebook 01 shows
+# long grey dashes: the best loss $h_1 = 1.64$ nats of any reader of the last token alone (notebook 01 shows
 # how). So both use more of the past than that.
 
 # %% tags=["agreement"]
