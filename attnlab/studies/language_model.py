@@ -251,12 +251,14 @@ class _State:
     curve: dict[str, list[float]] | None = None
 
     def note(self, step: int, tokens_seen: int, loss_nats: float) -> None:
+        """Count one optimiser step and its loss."""
         self.step, self.tokens_seen = step, tokens_seen
         self.loss_sum += loss_nats
         self.recent_sum += loss_nats
         self.recent_steps += 1
 
     def add_point(self, validation_nats: float) -> None:
+        """Close the stretch since the last point of the curve."""
         self.curve = self.curve or {"tokens_seen": [], "train_loss_nats": [], "loss_nats": []}
         self.curve["tokens_seen"].append(self.tokens_seen)
         self.curve["train_loss_nats"].append(self.recent_sum / self.recent_steps)
@@ -265,6 +267,7 @@ class _State:
 
     @property
     def last_validation(self) -> float:
+        """Validation loss at the last point; NaN before the first."""
         return self.curve["loss_nats"][-1] if self.curve else float("nan")
 
 

@@ -10,7 +10,7 @@ import pandas as pd
 
 from attnlab.analysis.compare import ORDERING, judge_claims, latest_runs
 from attnlab.errors import AttnlabError
-from attnlab.records import RUNS, load_runs
+from attnlab.records import RUNS, load_details, load_runs
 
 BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
 
@@ -36,13 +36,14 @@ def results_block(*, path: Path = RUNS) -> str:
     tales = load_runs("language-model/classroom/tales", path=path)
     books = load_runs("language-model/paper/children", path=path)
     counted = load_runs("n-grams/paper/children", path=path).iloc[-1]
+    n_unseen = load_details("language-model/paper/children", "books", path=path)["book"].nunique()
     passes = f"{books['tokens_seen'].max() / 1e6:.1f} M tokens"
     parts = [
         BEGIN,
         "**Tales** (synthetic, so the floor is known): how far above the true source each mixer "
         "ends. Records: `language-model/classroom/tales`.",
         results_table(tales, columns={"test_gap_nats": "gap to the true source (nats per token)"}),
-        f"**100 children's books** (88 to train, one pass of {passes}; 6 unseen books to test). "
+        f"**Children's books** (one pass of {passes}; tested on {n_unseen} books no model saw). "
         "Records: `language-model/paper/children`.",
         results_table(
             books,
