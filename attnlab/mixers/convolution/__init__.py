@@ -1,0 +1,137 @@
+r"""Ways to evaluate one equation, the causal convolution that every Extractor rests on.
+
+.. math:: e_t = \sum_{j=0}^{\min(t, K-1)} x_{t-j} W_j
+
+``W_j`` is a matrix (SHE), a vector (HE, WE, ME) or a number (the scalar variant) for each
+lag. Every method gives the same values and gradients; they differ in time and memory.
+Methods over frequencies are causal up to rounding (about 1e-6 of the largest input in
+float32) and let a NaN anywhere reach everywhere; the others are causal exactly. (Toeplitz
+forms multiply what lies ahead by zero, which stops every number but not a NaN.)
+
+``direct`` goes through the lags, ``fourier`` through frequencies with the library's
+transform or one large matrix, ``staged`` through frequencies in small matrix products,
+``depthwise`` holds the methods for vectors and numbers.
+"""
+
+import torch
+from torch import Tensor
+
+from attnlab.errors import AttnlabError, UnknownNameError
+from attnlab.mixers.convolution import depthwise, direct, fourier, staged
+from attnlab.mixers.convolution.choice import choose
+from attnlab.mixers.convolution.flops import method_flops
+from attnlab.mixers.convolution.spectra import SpectrumCache
+
+__all__ = [
+    "SpectrumCache",
+    "causal_convolution",
+    "choose_method",
+    "is_exactly_causal",
+    "list_methods",
+    "method_flops",
+    "require_method",
+]
+
+_METHODS = {
+    3: {
+        "lags": direct.lags,
+        "grouped": direct.grouped_lags,
+        "im2col": direct.im2col,
+        "conv1d": direct.conv1d,
+        "conv2d": direct.conv2d,
+        "toeplitz": direct.block_toeplitz,
+        "fft": fourier.fft,
+        "partitioned": fourier.partitioned,
+        "planes": fourier.planes,
+        "staged": staged.staged,
+    },
+    2: {
+        "lags": depthwise.lags,
+        "conv1d": depthwise.conv1d,
+        "toeplitz": depthwise.block_toeplitz,
+        "fft": depthwise.fft,
+    },
+    1: {
+        "lags": depthwise.scalar_lags,
+        "toeplitz": depthwise.scalar_toeplitz,
+        "fft": depthwise.scalar_fft,
+    },
+}
+_OVER_FREQUENCIES = ("fft", "partitioned", "planes", "staged")
+
+
+def causal_convolution(
+    x: Tensor, lag_weight: Tensor, *, method: str = "auto", spectra: SpectrumCache | None = None
+) -> Tensor:
+    """Sum the past of every position, each lag through its own weight.
+
+    Shapes:
+        x: ``(batch, time, d_in)``.
+        lag_weight: ``(n_lags, d_in, d_out)`` for a matrix a lag, ``(n_lags, d_in)`` for a
+        vector, ``(n_lags,)`` for a number; index 0 is the newest token.
+        Returns ``(batch, time, d_out)``.
+    Args:
+        method: A name from ``list_methods(lag_weight.ndim)``, or ``auto``.
+        spectra: Where the transformed weights of a frozen model are kept between calls;
+            read only when no gradient is asked for and the method goes over frequencies.
+    Source:
+        arXiv:2308.07661, extraction; derived in notebooks 03 and 06.
+    """
+    _require_shapes(x, lag_weight)
+    require_method(method, ndim=lag_weight.ndim)
+    is_frozen = spectra is not None and not torch.is_grad_enabled()
+    if method == "auto":
+        method = choose_method(x, lag_weight, is_frozen=is_frozen)
+    with torch.autocast(x.device.type, enabled=False):  # transforms need float32 at least
+        given = torch.promote_types(x.dtype, lag_weight.dtype)
+        dtype = torch.promote_types(given, torch.float32)
+        if is_frozen and method == "staged":
+            return staged.with_kept_spectrum(x.to(dtype), lag_weight, spectra).to(given)
+        weight = lag_weight[: x.shape[1]].to(dtype)
+        return _METHODS[lag_weight.ndim][method](x.to(dtype), weight).to(given)
+
+
+def list_methods(ndim: int) -> tuple[str, ...]:
+    """Return the methods for lag weights with this many axes: 3, 2 or 1."""
+    return tuple(_METHODS[ndim])
+
+
+def is_exactly_causal(method: str) -> bool:
+    """Say whether no later number reaches an earlier output, not even as rounding."""
+    return method not in _OVER_FREQUENCIES
+
+
+def require_method(method: str, *, ndim: int) -> None:
+    """Raise UnknownNameError unless ``method`` works for lag weights with this many axes."""
+    if method != "auto" and method not in _METHODS[ndim]:
+        step = "Leave method='auto' to let the size decide."
+        raise UnknownNameError("convolution method", method, _METHODS[ndim], next_step=step)
+
+
+def choose_method(x: Tensor, lag_weight: Tensor, *, is_frozen: bool = False) -> str:
+    """Return the method that measured fastest at the nearest sizes, see ``choice``.
+
+    Args:
+        is_frozen: The weights stay as they are, so that their transform is kept.
+    """
+    needs_gradient = torch.is_grad_enabled() and (x.requires_grad or lag_weight.requires_grad)
+    return choose(
+        lag_weight.ndim,
+        batch=x.shape[0],
+        time=x.shape[1],
+        n_lags=min(x.shape[1], lag_weight.shape[0]),
+        d_model=x.shape[-1],
+        use="training" if needs_gradient else "frozen" if is_frozen else "forward",
+    )
+
+
+def _require_shapes(x: Tensor, lag_weight: Tensor) -> None:
+    if lag_weight.ndim not in _METHODS:
+        raise AttnlabError(
+            f"lag_weight has shape {tuple(lag_weight.shape)}; it must be (n_lags, d_in, d_out), "
+            "(n_lags, d_in) or (n_lags,)."
+        )
+    if lag_weight.ndim > 1 and lag_weight.shape[1] != x.shape[-1]:
+        raise AttnlabError(
+            f"lag_weight takes inputs {lag_weight.shape[1]} wide; x is {x.shape[-1]} wide."
+        )
