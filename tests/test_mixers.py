@@ -264,7 +264,7 @@ def test_an_unknown_mixer_is_answered_with_the_nearest_name():
         ("mean", {"n_heads": 2}, "It has: none"),
         ("me", {"bias_adj": True}, "bias_adj=True needs adjust='matrix'"),
         ("we", {"bias_out": True}, "bias_out=True needs out_proj=True"),
-        ("she", {"method": "toeplitz"}, "No convolution method is called 'toeplitz'"),
+        ("we", {"method": "staged"}, "No convolution method is called 'staged'"),
     ],
 )
 def test_wrong_options_are_explained(name, options, words):

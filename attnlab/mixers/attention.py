@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from attnlab.config import require_even_heads
 from attnlab.mixers.base import Ring, TokenMixer
 from attnlab.mixers.registry import register_mixer
+from attnlab.shapes import require_features
 
 
 @register_mixer("attention")
@@ -52,15 +53,23 @@ class Attention(TokenMixer):
 
     def mix(self, x: Tensor) -> Tensor:
         """Attend from every position to itself and the past."""
-        q, k, v = (self._heads(linear(x)) for linear in (self.query, self.key, self.value))
-        fits = x.shape[1] <= self.context_len
+        dropout = self.dropout if self.training else 0.0
+        return self._attend(*self._projected(x), dropout=dropout)
+
+    def _projected(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return queries, keys and values ``(batch, heads, time, d_head)``."""
+        return self._heads(self.query(x)), self._heads(self.key(x)), self._heads(self.value(x))
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, *, dropout: float = 0.0) -> Tensor:
+        """Attend from the newest positions to keys and values, oldest first."""
+        fits = q.shape[-2] == k.shape[-2] <= self.context_len
         mixed = F.scaled_dot_product_attention(
             q,
             k,
             v,
-            attn_mask=None if fits else self._window(x),
+            attn_mask=None if fits else self._window(k)[-q.shape[-2] :],
             is_causal=fits,
-            dropout_p=self.dropout if self.training else 0.0,
+            dropout_p=dropout,
         )
         return self.out(mixed.transpose(1, 2).flatten(2))
 
@@ -68,28 +77,42 @@ class Attention(TokenMixer):
         """Return the soft look-up itself: ``(batch, heads, time, time)``, rows sum to one."""
         q, k = self._heads(self.query(x)), self._heads(self.key(x))
         scores = q @ k.mT / math.sqrt(q.shape[-1])  # (B, H, T, T)
-        return scores.masked_fill(~self._window(x), -torch.inf).softmax(-1)
+        return scores.masked_fill(~self._window(k), -torch.inf).softmax(-1)
 
     def initial_state(self, batch_size: int) -> tuple[Ring, Ring]:
         """Return an empty cache of keys and values (a KV cache), ``context_len`` long."""
-        sizes = (batch_size, self.context_len, self.d_model)
+        sizes = (batch_size, self.context_len, self.n_heads, self.d_model // self.n_heads)
         return Ring.empty(*sizes, **self._like), Ring.empty(*sizes, **self._like)
 
     def step(self, x_t: Tensor, state: tuple[Ring, Ring]) -> tuple[Tensor, tuple[Ring, Ring]]:
         """Attend from one new token to the cache; cost grows with its length only."""
-        keys = state[0].push(self.key(x_t))
-        values = state[1].push(self.value(x_t))
-        n = keys.n_kept  # softmax does not mind the order of the slots
-        q = self._heads(self.query(x_t)[:, None])
-        k, v = self._heads(keys.slots[:, :n]), self._heads(values.slots[:, :n])
-        mixed = F.scaled_dot_product_attention(q, k, v)  # (B, H, 1, K)
-        return self.out(mixed.transpose(1, 2).flatten(1)), (keys, values)
+        q, k, v = (
+            linear(x_t).unflatten(-1, (self.n_heads, -1))  # (B, H, K)
+            for linear in (self.query, self.key, self.value)
+        )
+        keys, values = state[0].push(k), state[1].push(v)
+        mixed = F.scaled_dot_product_attention(
+            q.unsqueeze(2), keys.newest_first(), values.newest_first()
+        )  # (B, H, 1, K); softmax does not mind the order
+        return self.out(mixed.flatten(1)), (keys, values)
+
+    def prefill(
+        self, x: Tensor, state: tuple[Ring, Ring] | None = None
+    ) -> tuple[Tensor, tuple[Ring, Ring]]:
+        """Attend from a prefix at once, without dropout; return its outputs and the cache."""
+        require_features(x, d_model=self.d_model, where=type(self).__name__)
+        keys, values = self.initial_state(x.shape[0]) if state is None else state
+        q, k, v = self._projected(x)
+        seen_k, seen_v = (
+            torch.cat([r.newest_first().flip(2), new], 2) for r, new in ((keys, k), (values, v))
+        )
+        return self._attend(q, seen_k, seen_v), (keys.extend(k), values.extend(v))
 
     def _heads(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.n_heads, -1)).transpose(1, 2)  # (B, H, T, K)
 
-    def _window(self, x: Tensor) -> Tensor:
+    def _window(self, keys: Tensor) -> Tensor:
         """Which key each query may see: ``(time, time)``, true within the context."""
-        t = torch.arange(x.shape[1], device=x.device)
+        t = torch.arange(keys.shape[-2], device=keys.device)
         lag = t[:, None] - t
         return (lag >= 0) & (lag < self.context_len)

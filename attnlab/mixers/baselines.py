@@ -50,4 +50,4 @@ class Mean(TokenMixer):
     def step(self, x_t: Tensor, state: Ring) -> tuple[Tensor, Ring]:
         """Average the window with the new token in it."""
         state = state.push(x_t)
-        return state.slots[:, : state.n_kept].mean(1), state
+        return state.newest_first().mean(1), state

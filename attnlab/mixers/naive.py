@@ -46,7 +46,10 @@ def _extracted(mixer, x: Tensor, t: int) -> Tensor:
     for j in range(n_summed):
         weight = mixer.lag_weight[j if mixer.index == "lag" else t - j]
         token = x[:, t - j] if mixer.value is None else mixer.value(x[:, t - j])
-        e_t = e_t + (token @ weight if mixer.extract == "matrix" else token * weight)
+        if mixer.rank is not None:  # column r d + c of both is channel c of map r
+            e_t = e_t + sum((token * weight).split(mixer.d_model, dim=-1))
+        else:
+            e_t = e_t + (token @ weight if mixer.extract == "matrix" else token * weight)
     factors = {
         "none": 1.0,
         "rsqrt_t": n_summed**-0.5,

@@ -80,6 +80,16 @@ class Block(nn.Module):
         x_t = self.mixer_norm(x_t + mixed)
         return self.mlp_norm(x_t + self.mlp(x_t)), state
 
+    def prefill(self, x: Tensor, state: Any = None) -> tuple[Tensor, Any]:
+        """Do the same for a prefix ``(batch, time, d_model)``; return the state after it too."""
+        if self.is_pre_norm:
+            mixed, state = self.mixer.prefill(self.mixer_norm(x), state)
+            x = x + mixed
+            return x + self.mlp(self.mlp_norm(x)), state
+        mixed, state = self.mixer.prefill(x, state)
+        x = self.mixer_norm(x + mixed)
+        return self.mlp_norm(x + self.mlp(x)), state
+
 
 def resolve_options(config: ModelConfig) -> dict[str, Any]:
     """Return the mixer's options, with the number of heads filled in for attention."""

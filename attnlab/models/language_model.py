@@ -61,14 +61,18 @@ class LanguageModel(nn.Module):
 
     def features(self, tokens: Tensor) -> Tensor:
         """Return the vectors the head reads: ``(batch, time, d_model)``."""
-        self._require(tokens)
-        x = self.token_embedding(tokens)
-        if self.position_embedding is not None:
-            x = x + self.position_embedding[: tokens.shape[1]]
+        x = self._embedded(tokens)
         x = self.dropout(x)
         for block in self._layers:
             x = block(x)
         return self.norm(x)
+
+    def _embedded(self, tokens: Tensor) -> Tensor:
+        self._require(tokens)
+        x = self.token_embedding(tokens)
+        if self.position_embedding is None:
+            return x
+        return x + self.position_embedding[: tokens.shape[1]]
 
     def loss(self, tokens: Tensor, targets: Tensor, *, reduction: str = "mean") -> Tensor:
         """Return the cross-entropy in nats without ever holding all logits at once.
@@ -104,6 +108,21 @@ class LanguageModel(nn.Module):
             layers.append(layer_state)
         return self.head(self.norm(x)), StreamState(tuple(layers), state.position + 1)
 
+    def prefill(self, tokens: Tensor) -> tuple[Tensor, StreamState]:
+        """Read a whole prompt at once, without dropout.
+
+        Equals ``step`` over its tokens from ``initial_state``, at the cost of ``forward``.
+
+        Shapes:
+            tokens: ``(batch, time)``; returns the logits ``(batch, vocab_size)`` after the
+            last one, and the state after it.
+        """
+        x, layers = self._embedded(tokens), []
+        for block in self._layers:
+            x, layer_state = block.prefill(x)
+            layers.append(layer_state)
+        return self.head(self.norm(x[:, -1])), StreamState(tuple(layers), tokens.shape[1])
+
     @torch.no_grad()
     def generate(
         self,
@@ -117,9 +136,9 @@ class LanguageModel(nn.Module):
     ) -> Tensor:
         """Go on from a prompt, one sampled token after the other.
 
-        The model streams: a new token costs one ``step``. When the context is full the
-        newest half of it is read again, so that positions stay those of training; from
-        then on a token costs two steps on average.
+        The model streams: the prompt is read at once, a new token costs one ``step``. When
+        the context is full the newest half of it is read again, so that positions stay
+        those of training.
 
         Shapes:
             prompt: ``(batch, time)``; returns ``(batch, time + n_tokens)``.
@@ -139,14 +158,14 @@ class LanguageModel(nn.Module):
         self.eval()
         try:
             tokens = prompt
-            logits, state = self._read(tokens)
+            logits, state = self.prefill(tokens)
             for _ in range(n_tokens):
                 chosen = sample_token(
                     logits, temperature=temperature, top_k=top_k, top_p=top_p, generator=generator
                 )
                 tokens = torch.cat([tokens, chosen[:, None]], dim=1)
                 if state.position == self.config.context_len:
-                    logits, state = self._read(tokens[:, -self._reread_len :])
+                    logits, state = self.prefill(tokens[:, -self._reread_len :])
                 else:
                     logits, state = self.step(chosen, state)
         finally:
@@ -165,13 +184,6 @@ class LanguageModel(nn.Module):
     @property
     def _reread_len(self) -> int:
         return max(1, self.config.context_len // 2)
-
-    def _read(self, tokens: Tensor) -> tuple[Tensor, StreamState]:
-        state = self.initial_state(tokens.shape[0])
-        logits = torch.empty(0)
-        for token in tokens.unbind(1):
-            logits, state = self.step(token, state)
-        return logits, state
 
     def _require(self, tokens: Tensor) -> None:
         config = self.config

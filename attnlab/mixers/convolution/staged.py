@@ -89,14 +89,15 @@ class _Staged(torch.autograd.Function):
         plan = _plan(time, n_lags, x.dtype, x.device)
         of_x = _embedded(plan, x).mT  # (F, 2D, 2B)
         of_grad = plan.forward(_time_major(grad)).view(-1, 2 * batch, d_out)  # (F, 2B, E)
-        grad_x = x.new_zeros(of_grad.shape[0], 2 * batch, 2 * d_in)
+        grad_x = x.new_empty(of_grad.shape[0], 2 * batch, 2 * d_in)
         grad_weight = torch.empty_like(lag_weight)
         for columns in plan.chunks(lag_weight):
             part = of_grad[:, :, columns]
             half = plan.first_stage(lag_weight[:, :, columns].reshape(n_lags, -1))
             for f_1, rows in plan.blocks():
                 spectrum = torch.mm(plan.second[f_1], half[f_1]).view(plan.n_2, 2 * d_in, -1)
-                grad_x[rows].baddbmm_(part[rows], spectrum.mT)
+                # beta = 0 overwrites: nothing was added before the first columns
+                grad_x[rows].baddbmm_(part[rows], spectrum.mT, beta=float(columns.start > 0))
                 product = torch.bmm(of_x[rows], part[rows])  # (n2, 2D, E)
                 torch.mm(plan.second[f_1].mT, product.view(2 * plan.n_2, -1), out=half[f_1])
             grad_weight[:, :, columns] = plan.last_stage(half, n_lags).view(n_lags, d_in, -1)

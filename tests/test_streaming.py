@@ -1,0 +1,445 @@
+"""Token by token, in blocks or in one go: the same function, whatever the form and length."""
+
+import copy
+import io
+import math
+from collections import Counter
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from attnlab.config import ModelConfig
+from attnlab.errors import AttnlabError
+from attnlab.mixers import build_mixer, list_mixers, naive, streaming
+from attnlab.mixers.base import Ring
+from attnlab.mixers.streaming import TiledStream, Tiling, choose_streaming
+from attnlab.models import LanguageModel
+from attnlab.seeding import torch_generator
+
+EXACT = {"rtol": 1e-10, "atol": 1e-10}
+KINDS = (
+    ("she", {}),
+    ("she", {"rank": 1}),
+    ("she", {"rank": 3, "bias": True}),
+    ("he", {}),
+    ("we", {}),
+    ("me", {}),
+    ("we", {"extract": "scalar", "bias_ext": True}),
+)
+SCALES = ("none", "rsqrt_t", "inv_t", "rsqrt_l")
+LENGTHS = (1, 2, 3, 5, 7, 16, 17, 31, 32, 33, 67, 97, 131)
+
+kinds = st.sampled_from(KINDS)
+tilings = st.tuples(st.sampled_from(LENGTHS), st.sampled_from([1, 2, 4, 16]), st.integers(0, 3))
+
+
+def tokens(batch, time, d_model, *, seed=0, dtype=torch.float64):
+    generator = torch_generator(seed, "tokens")
+    return torch.randn(batch, time, d_model, generator=generator, dtype=dtype)
+
+
+def built(kind, *, d_model=3, context_len, seed=0, **more):
+    """Return a mixer in float64 whose weights keep its outputs near one."""
+    name, options = kind
+    mixer = build_mixer(name, d_model=d_model, context_len=context_len, **options, **more).double()
+    generator = torch_generator(seed, "weights")
+    with torch.no_grad():
+        for weight in mixer.parameters():
+            draw = torch.randn(weight.shape, generator=generator, dtype=weight.dtype)
+            weight.copy_(draw / math.sqrt(d_model))
+        mixer.lag_weight /= math.sqrt(context_len)
+    return mixer
+
+
+def stepped(mixer, x, state):
+    outputs = []
+    for x_t in x.unbind(1):
+        y_t, state = mixer.step(x_t, state)
+        outputs.append(y_t)
+    return torch.stack(outputs, 1), state
+
+
+def with_tiling(mixer, batch_size, block, largest):
+    """Return an empty state with tiles of any sizes, not those that would be chosen."""
+    ring = mixer.initial_state(batch_size, streaming="ring")
+    return TiledStream(ring, Tiling(mixer.context_len, block, largest))
+
+
+@given(
+    kind=kinds,
+    scale=st.sampled_from(SCALES),
+    tiling=tilings,
+    batch=st.integers(1, 3),
+    d_model=st.sampled_from([1, 2, 5]),
+    n_more=st.integers(1, 40),
+    n_windows=st.integers(0, 3),
+)
+@torch.no_grad()
+def test_tiles_of_any_size_equal_the_parallel_pass_at_any_length(
+    kind, scale, tiling, batch, d_model, n_more, n_windows
+):
+    context_len, block, doublings = tiling
+    mixer = built(kind, d_model=d_model, context_len=context_len, scale=scale)
+    x = tokens(batch, n_windows * context_len + n_more, d_model)
+    y, _ = stepped(mixer, x, with_tiling(mixer, batch, block, block << doublings))
+    torch.testing.assert_close(y, mixer(x), **EXACT)
+
+
+@pytest.mark.parametrize("form", ["ring", "tiles"])
+@given(
+    kind=kinds,
+    scale=st.sampled_from(SCALES),
+    context_len=st.sampled_from(LENGTHS),
+    lengths=st.lists(st.integers(1, 70), min_size=1, max_size=5),
+    starts_with_prefill=st.booleans(),
+)
+@torch.no_grad()
+def test_prefixes_and_steps_in_turn_equal_the_parallel_pass(
+    form, kind, scale, context_len, lengths, starts_with_prefill
+):
+    mixer = built(kind, context_len=context_len, scale=scale)
+    x = tokens(2, sum(lengths), 3)
+    state, outputs = mixer.initial_state(2, streaming=form), []
+    for i, chunk in enumerate(x.split(lengths, dim=1)):
+        read = mixer.prefill if (i % 2 == 0) == starts_with_prefill else None
+        y, state = read(chunk, state) if read else stepped(mixer, chunk, state)
+        outputs.append(y)
+    torch.testing.assert_close(torch.cat(outputs, 1), mixer(x), **EXACT)
+
+
+@pytest.mark.parametrize("kind", [("she", {}), ("we", {})], ids=str)
+@torch.no_grad()
+def test_large_tiles_equal_the_parallel_pass_when_rows_are_split(kind, monkeypatch):
+    monkeypatch.setattr(streaming, "CACHED_NUMBERS", 1024)
+    mixer = built(kind, d_model=2, context_len=300)
+    x = tokens(3, 700, 2)
+    y, state = stepped(mixer, x, mixer.initial_state(3, streaming="tiles"))
+    assert state.tiling.largest > streaming.TOEPLITZ_SIZE
+    torch.testing.assert_close(y, mixer(x), **EXACT)
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+@torch.no_grad()
+def test_tiles_equal_the_definition(kind):
+    mixer = built(kind, context_len=19)
+    x = tokens(2, 45, 3)
+    y, _ = stepped(mixer, x, with_tiling(mixer, 2, 2, 8))
+    torch.testing.assert_close(y, naive.definition(kind[0])(mixer, x), **EXACT)
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+@torch.no_grad()
+def test_float32_tiles_err_by_less_than_a_few_parts_in_a_million(kind):
+    mixer = built(kind, d_model=16, context_len=130)
+    x = tokens(2, 300, 16)
+    exact = mixer(x)
+    y, _ = stepped(mixer.float(), x.float(), mixer.initial_state(2, streaming="tiles"))
+    assert (y - exact).abs().max() < 5e-6 * exact.abs().max()
+
+
+@given(tiling=tilings)
+def test_every_pair_within_the_context_is_covered_once(tiling):
+    n_lags, block, doublings = tiling
+    plan = Tiling(n_lags, block, block << doublings)
+    n_tokens = min(3 * n_lags + 2 * plan.largest, 150)
+    covered = Counter()
+    for n in range(n_tokens):  # the token with index n has just come
+        near = min(n % block + 1, n_lags)
+        covered.update((n - lag, n) for lag in range(near))
+        size = plan.due(n + 1)
+        n_blocks = min(plan.n_reached, (n + 1) // size) if size == plan.largest else 1
+        inputs = range(n + 1 - n_blocks * size, n + 1) if size else ()
+        covered.update(
+            (i, t)
+            for i in inputs
+            for t in range(n + 1, min(n + 1 + size, n_tokens))
+            if t - i < n_lags
+        )
+    wanted = {(i, t) for t in range(n_tokens) for i in range(max(0, t - n_lags + 1), t + 1)}
+    assert covered == Counter(wanted)
+
+
+def multiply_adds_a_token(plan):
+    """Count those of a channel over one period: two transforms and the products of each tile."""
+    total = plan.largest * (plan.block + 1) / 2
+    for n in range(plan.largest + 1, 2 * plan.largest + 1):
+        size = plan.due(n)
+        n_blocks = plan.n_reached if size == plan.largest else 1
+        total += 2 * size * (2 * math.log2(2 * size) + 4 * n_blocks) if size else 0
+    return total / plan.largest
+
+
+@pytest.mark.parametrize("shape", [(1,), (1, 1, 1)], ids=["vector", "matrix"])
+def test_the_cost_of_a_token_grows_with_the_square_of_the_logarithm(shape):
+    costs = {
+        n: multiply_adds_a_token(Tiling.choose(torch.zeros(n, *shape)))
+        for n in (2**8, 2**12, 2**16)
+    }
+    for n in (2**12, 2**16):
+        growth, squared_logarithms = costs[n] / costs[2**8], (math.log2(n) / 8) ** 2
+        assert growth < 1.1 * squared_logarithms  # against n / 2**8 for the ring
+    assert costs[2**12] < 2**12 / 4
+
+
+@torch.no_grad()
+def test_a_stream_works_off_exactly_the_tiles_that_are_due(monkeypatch):
+    worked_off = []
+    add = TiledStream._add
+
+    def spy(self, size, end, kernel):
+        worked_off.append((end, size))
+        return add(self, size, end, kernel)
+
+    monkeypatch.setattr(TiledStream, "_add", spy)
+    mixer = built(("she", {}), context_len=40)
+    state = with_tiling(mixer, 1, 2, 16)
+    stepped(mixer, tokens(1, 100, 3), state)
+    due = [(n, state.tiling.due(n)) for n in range(1, 100)]  # the last is not worked off early
+    assert worked_off == [(n, size) for n, size in due if size]
+
+
+@pytest.mark.parametrize("kind", [("she", {}), ("he", {})], ids=str)
+@torch.no_grad()
+def test_an_endless_stream_keeps_its_memory(kind):
+    mixer = built(kind, context_len=21)
+    state = with_tiling(mixer, 2, 2, 8)
+
+    def places():
+        signals = sum(s.numel() for block in state._signals for s in block)
+        return state.ring.slots.data_ptr(), state.pending.data_ptr(), signals
+
+    _, state = stepped(mixer, tokens(2, 60, 3), state)
+    before = places()
+    _, state = stepped(mixer, tokens(2, 200, 3, seed=1), state)
+    assert places() == before
+    assert state.ring.slots.shape[1] == 2 * 21
+
+
+@torch.no_grad()
+def test_a_broken_input_is_forgotten():
+    mixer = built(("she", {}), context_len=21)
+    state = with_tiling(mixer, 1, 2, 8)
+    x = tokens(1, 120, 3)
+    broken = x.clone()
+    broken[:, 3] = torch.nan
+    y, _ = stepped(mixer, broken, state)
+    gone = 3 + (state.tiling.n_reached + 2) * state.tiling.largest
+    assert y[:, :3].isfinite().all()
+    torch.testing.assert_close(y[:, gone:], mixer(x)[:, gone:], **EXACT)
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+def test_with_gradients_tiles_are_the_ring_and_gradients_those_of_the_parallel_pass(kind):
+    mixer = built(kind, context_len=5)
+    x = tokens(2, 12, 3).requires_grad_()
+    streamed, state = stepped(mixer, x, with_tiling(mixer, 2, 1, 2))
+    assert isinstance(state, Ring)
+    wanted, direction = [x, *mixer.parameters()], tokens(2, 12, 3, seed=1)
+    for a, b in zip(
+        torch.autograd.grad((streamed * direction).sum(), wanted),
+        torch.autograd.grad((mixer(x) * direction).sum(), wanted),
+        strict=True,
+    ):
+        torch.testing.assert_close(a, b, **EXACT)
+
+
+@pytest.mark.parametrize("name", list_mixers())
+def test_gradients_flow_through_a_prefix_and_the_steps_after_it(name):
+    mixer = build_mixer(name, d_model=4, context_len=5).double()
+    x = tokens(2, 9, 4).requires_grad_()
+    first, state = mixer.prefill(x[:, :6])
+    rest, _ = stepped(mixer, x[:, 6:], state)
+    direction = tokens(2, 9, 4, seed=1)
+    streamed = torch.cat([first, rest], 1)
+    a, b = (torch.autograd.grad((y * direction).sum(), x)[0] for y in (streamed, mixer(x)))
+    torch.testing.assert_close(a, b, **EXACT)
+
+
+def test_gradients_may_come_and_go_during_a_stream():
+    mixer = built(("she", {}), context_len=7)
+    x = tokens(1, 30, 3)
+    state = with_tiling(mixer, 1, 1, 4)
+    with torch.no_grad():
+        first, state = stepped(mixer, x[:, :13], state)
+    second, state = stepped(mixer, x[:, 13:16], state)
+    with torch.no_grad():
+        third, _ = stepped(mixer, x[:, 16:], state)
+    assert second.requires_grad
+    torch.testing.assert_close(torch.cat([first, second, third], 1), mixer(x), **EXACT)
+
+
+@pytest.mark.parametrize("name", list_mixers())
+@given(
+    lengths=st.lists(st.integers(1, 9), min_size=1, max_size=4),
+    context_len=st.sampled_from([1, 2, 5, 8]),
+    batch=st.integers(1, 2),
+)
+@settings(max_examples=15)
+@torch.no_grad()
+def test_every_mixer_reads_prefixes_like_single_tokens(name, lengths, context_len, batch):
+    mixer = build_mixer(name, d_model=4, context_len=context_len).double()
+    x = tokens(batch, sum(lengths), 4)
+    state, outputs = None, []
+    for chunk in x.split(lengths, dim=1):
+        y, state = mixer.prefill(chunk, state)
+        outputs.append(y)
+    torch.testing.assert_close(torch.cat(outputs, 1), mixer(x), **EXACT)
+    more = tokens(batch, 3, 4, seed=1)
+    y, _ = stepped(mixer, more, state)
+    torch.testing.assert_close(y, mixer(torch.cat([x, more], 1))[:, -3:], **EXACT)
+
+
+@pytest.mark.parametrize("n_heads", [1, 2, 4])
+@torch.no_grad()
+def test_attention_with_heads_streams_past_its_context(n_heads):
+    mixer = build_mixer("attention", d_model=4, context_len=6, n_heads=n_heads).double()
+    x = tokens(2, 25, 4)
+    first, state = mixer.prefill(x[:, :9])
+    rest, _ = stepped(mixer, x[:, 9:], state)
+    torch.testing.assert_close(torch.cat([first, rest], 1), mixer(x), **EXACT)
+
+
+@pytest.mark.parametrize("scale", SCALES)
+@torch.no_grad()
+def test_the_running_sum_of_the_absolute_index_goes_on_after_a_prefix(scale):
+    mixer = built(("she", {"index": "absolute", "scale": scale}), context_len=12)
+    x = tokens(2, 12, 3)
+    first, state = mixer.prefill(x[:, :5])
+    second, state = stepped(mixer, x[:, 5:8], state)
+    third, _ = mixer.prefill(x[:, 8:], state)
+    torch.testing.assert_close(torch.cat([first, second, third], 1), mixer(x), **EXACT)
+
+
+def written_in_place(weight):
+    with torch.no_grad():
+        weight.mul_(-1.5)
+
+
+def written_through_data(weight):
+    weight.data.mul_(-1.5)
+
+
+@torch.no_grad()
+def test_weights_that_change_count_for_all_inputs_as_in_the_ring():
+    mixer = built(("she", {}), context_len=23)
+    x = tokens(2, 90, 3)
+    forms = [mixer.initial_state(2, streaming="ring"), with_tiling(mixer, 2, 2, 8)]
+    for chunk in x.split(30, dim=1):
+        outputs = [stepped(mixer, chunk, state) for state in forms]
+        forms = [state for _, state in outputs]
+        torch.testing.assert_close(outputs[0][0], outputs[1][0], **EXACT)
+        written_in_place(mixer.lag_weight)
+
+
+@pytest.mark.parametrize("write", [written_in_place, written_through_data])
+@torch.no_grad()
+def test_a_new_stream_has_the_weights_of_its_time(write):
+    mixer = built(("he", {}), context_len=23)
+    x = tokens(1, 60, 3)
+    stepped(mixer, x, with_tiling(mixer, 1, 2, 8))
+    write(mixer.lag_weight)
+    y, _ = stepped(mixer, x, with_tiling(mixer, 1, 2, 8))
+    torch.testing.assert_close(y, mixer(x), **EXACT)
+
+
+@torch.no_grad()
+def test_copies_and_files_of_a_mixer_leave_the_transformed_weights_out():
+    mixer = built(("she", {}), context_len=23)
+    x = tokens(1, 60, 3)
+    names = set(mixer.state_dict())
+    stepped(mixer, x, with_tiling(mixer, 1, 2, 8))
+    twin = copy.deepcopy(mixer)
+    stored = io.BytesIO()
+    torch.save(mixer, stored)
+    read = torch.load(io.BytesIO(stored.getvalue()), weights_only=False)
+    assert set(mixer.state_dict()) == names
+    for other in (twin, read):
+        assert other._kept_kernel._kernel is None
+        written_in_place(other.lag_weight)
+        y, _ = stepped(other, x, with_tiling(other, 1, 2, 8))
+        torch.testing.assert_close(y, other(x), **EXACT)
+    y, _ = stepped(mixer, x, with_tiling(mixer, 1, 2, 8))
+    torch.testing.assert_close(y, mixer(x), **EXACT)
+
+
+@torch.no_grad()
+def test_a_copied_state_goes_its_own_way():
+    mixer = built(("she", {}), context_len=23)
+    x = tokens(1, 40, 3)
+    _, state = stepped(mixer, x, with_tiling(mixer, 1, 2, 8))
+    fork = copy.deepcopy(state)
+    one, _ = stepped(mixer, tokens(1, 30, 3, seed=1), state)
+    other, _ = stepped(mixer, tokens(1, 30, 3, seed=1), fork)
+    torch.testing.assert_close(one, other, **EXACT)
+
+
+@pytest.mark.parametrize("kind", [("she", {}), ("he", {})], ids=str)
+@torch.no_grad()
+def test_half_precision_streams_about_as_it_reads(kind):
+    mixer = built(kind, d_model=8, context_len=40).bfloat16()
+    x = tokens(2, 100, 8, dtype=torch.bfloat16)
+    y, _ = stepped(mixer, x, mixer.initial_state(2, streaming="tiles"))
+    assert y.dtype == torch.bfloat16
+    whole = mixer(x)
+    assert (y - whole).abs().max() < 0.03 * whole.abs().max()  # eight bits, a few roundings
+
+
+@torch.no_grad()
+def test_an_automatic_stream_takes_the_ring_for_short_contexts_and_tiles_for_long_ones():
+    for name, context_len, form in (
+        ("she", 16, Ring),
+        ("she", 512, TiledStream),
+        ("me", 64, Ring),
+        ("me", 2048, TiledStream),
+    ):
+        mixer = build_mixer(name, d_model=16, context_len=context_len)
+        assert isinstance(mixer.initial_state(1), form)
+
+
+@pytest.mark.parametrize("shape", [(4,), (4, 4)], ids=["vector", "matrix"])
+def test_more_work_a_lag_never_turns_tiles_back_into_the_ring(shape):
+    for n_lags in (32, 64, 128, 256, 512):
+        chosen = [
+            choose_streaming(torch.zeros(n_lags, *shape), batch_size=batch, width=4)
+            for batch in (1, 16, 256, 4096)
+        ]
+        assert chosen == sorted(chosen)
+
+
+@torch.no_grad()
+def test_wrong_streams_are_explained():
+    mixer = build_mixer("she", d_model=3, context_len=4)
+    with pytest.raises(AttnlabError, match="streaming='fast' is not one of auto, ring, tiles"):
+        mixer.initial_state(1, streaming="fast")
+    for form in ("ring", "tiles"):
+        with pytest.raises(AttnlabError, match="batch of 3; got 2 rows"):
+            mixer.step(torch.zeros(2, 3), mixer.initial_state(3, streaming=form))
+    absolute = build_mixer("she", d_model=3, context_len=4, index="absolute")
+    with pytest.raises(AttnlabError, match="running sum only"):
+        absolute.initial_state(1, streaming="tiles")
+    strict = build_mixer("she", d_model=3, context_len=4, window="error")
+    with pytest.raises(AttnlabError, match="Position 5 lies beyond context_len=4"):
+        strict.prefill(torch.zeros(1, 2, 3), strict.prefill(torch.zeros(1, 3, 3))[1])
+    with pytest.raises(AttnlabError, match="built for d_model=3"):
+        mixer.prefill(torch.zeros(1, 2, 5))
+
+
+@pytest.mark.parametrize("mixer", list_mixers())
+@pytest.mark.parametrize("norm", ["pre", "post"])
+@torch.no_grad()
+def test_a_language_model_reads_a_prompt_at_once_as_it_would_token_by_token(mixer, norm):
+    config = ModelConfig(
+        mixer=mixer, vocab_size=11, d_model=8, n_layers=2, context_len=9, norm=norm, dropout=0.5
+    )
+    model = LanguageModel(config, generator=torch_generator(0, "model")).double()
+    prompt = torch.randint(11, (2, 6), generator=torch_generator(0, "prompt"))
+    logits, state = model.prefill(prompt)
+    stepwise = model.initial_state(2)
+    for token in prompt.unbind(1):
+        wanted, stepwise = model.step(token, stepwise)
+    assert state.position == stepwise.position == 6
+    torch.testing.assert_close(logits, wanted, **EXACT)
+    a, b = (model.step(prompt[:, 0], s)[0] for s in (state, stepwise))
+    torch.testing.assert_close(a, b, **EXACT)
