@@ -12,6 +12,11 @@ from attnlab.errors import AttnlabError
 NORMS = ("pre", "post")
 POSITIONS = ("learned", "sinusoidal", "none")
 PRECISIONS = ("fp32", "bf16")
+SCHEDULES = ("cosine", "inverse_sqrt")
+
+# Token ids with a meaning of their own, the same in every vocabulary of a translator.
+PAD, BOS, EOS, UNK = 0, 1, 2, 3  # filling, beginning of a sentence, its end, an unknown word
+N_SPECIAL = 4
 
 
 def digest_of(values: Mapping[str, Any]) -> str:
@@ -71,8 +76,7 @@ class ModelConfig(_Record):
             _require_count("d_ff", self.d_ff)
         _require_choice("norm", self.norm, NORMS)
         _require_choice("position", self.position, POSITIONS)
-        if not 0 <= self.dropout < 1:
-            raise AttnlabError(f"dropout={self.dropout} is not a probability below 1; try 0.1.")
+        _require_share("dropout", self.dropout)
         if self.mixer == "attention":
             heads = self.mixer_options.get("n_heads", self.n_heads)
             require_even_heads(self.d_model, heads)
@@ -102,8 +106,10 @@ class TrainConfig(_Record):
     n_steps: int = 200
     batch_size: int = 32  # windows a forward pass reads
     lr: float = 2e-3  # peak of the schedule
+    schedule: str = "cosine"  # what follows the rise; inverse_sqrt needs no last step
     warmup_steps: int = 20  # linear rise from 0 to lr
     min_lr_fraction: float = 0.1  # the cosine ends at this share of lr
+    label_smoothing: float = 0.0  # share of the target spread over the vocabulary; translators
     weight_decay: float = 0.01  # on matrices only; norms, biases and embeddings are spared
     beta_1: float = 0.9
     beta_2: float = 0.98
@@ -117,6 +123,8 @@ class TrainConfig(_Record):
         for name in ("n_steps", "batch_size", "accumulation_steps"):
             _require_count(name, getattr(self, name))
         _require_choice("precision", self.precision, PRECISIONS)
+        _require_choice("schedule", self.schedule, SCHEDULES)
+        _require_share("label_smoothing", self.label_smoothing)
         for name in ("lr", "max_grad_norm"):
             value = getattr(self, name)
             if not (math.isfinite(value) and value > 0):
@@ -124,6 +132,58 @@ class TrainConfig(_Record):
         for name in ("warmup_steps", "seed"):
             if getattr(self, name) < 0:
                 raise AttnlabError(f"{name}={getattr(self, name)} cannot be negative; use 0.")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON types; schedule and smoothing only where they are not the default.
+
+        So the digest of a run that uses neither does not depend on them.
+        """
+        optional = ("schedule", "label_smoothing")
+        usual = {f.name: f.default for f in fields(self) if f.name in optional}
+        return {n: v for n, v in super().to_dict().items() if n not in usual or v != usual[n]}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TranslatorConfig(_Record):
+    """Shape of an encoder-decoder. Sizes are counts; the defaults are the replacement paper's.
+
+    ``max_len`` is the number of positions on each side: a source sentence has at most
+    ``max_len`` tokens, a target sentence one less, because ``BOS`` takes the first position.
+
+    Source:
+        arXiv:2311.10642, section 3 and appendix: width 128, 8 heads, 6 + 6 layers, 50 tokens.
+    """
+
+    source_vocab_size: int = 32  # with the four special tokens
+    target_vocab_size: int = 32
+    d_model: int = 128
+    n_heads: int = 8
+    n_encoder_layers: int = 6
+    n_decoder_layers: int = 6
+    d_ff: int = 512  # hidden width of the channel mixer
+    dropout: float = 0.1  # probability, 0 to 1
+    max_len: int = 50  # positions on each side
+    norm: str = "pre"
+    position: str = "sinusoidal"
+    tie_embeddings: bool = True  # target table and output layer share their weights
+    attention_bias: bool = False  # whether the four projections of a site add one
+
+    def __post_init__(self) -> None:
+        """Refuse sizes no translator can have, and say what to use instead."""
+        sizes = ("d_model", "n_heads", "n_encoder_layers", "n_decoder_layers", "d_ff", "max_len")
+        for name in sizes:
+            _require_count(name, getattr(self, name))
+        for name in ("source_vocab_size", "target_vocab_size"):
+            _require_count(name, getattr(self, name))
+            if getattr(self, name) <= N_SPECIAL:
+                raise AttnlabError(
+                    f"{name}={getattr(self, name)} leaves no room for words: the first "
+                    f"{N_SPECIAL} ids are special. Use the vocab_size of a vocabulary."
+                )
+        _require_choice("norm", self.norm, NORMS)
+        _require_choice("position", self.position, POSITIONS)
+        _require_share("dropout", self.dropout)
+        require_even_heads(self.d_model, self.n_heads)
 
 
 def require_even_heads(d_model: int, n_heads: int) -> None:
@@ -142,6 +202,11 @@ def _largest_divisor(total: int, at_most: int) -> int:
 def _require_count(name: str, value: Any) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise AttnlabError(f"{name}={value!r} must be a whole number, 1 or more.")
+
+
+def _require_share(name: str, value: float) -> None:
+    if not 0 <= value < 1:
+        raise AttnlabError(f"{name}={value} is not a probability below 1; try 0.1.")
 
 
 def _require_choice(name: str, value: str, choices: tuple[str, ...]) -> None:

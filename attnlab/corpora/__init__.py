@@ -1,10 +1,18 @@
-"""Real text: find it, fetch it, verify it, read it, encode it."""
+"""Real text and sentence pairs: find them, fetch them, verify them, read them, encode them."""
 
 from attnlab.corpora.download import DownloadError
 from attnlab.corpora.encoded import EncodedCorpus, EncodedSplit, encode_corpus, encode_split
 from attnlab.corpora.fetch import FetchProgress, fetch_corpus
+from attnlab.corpora.parallel import ParallelCorpus, SentencePair
 from attnlab.corpora.records import Corpus, Document, collapse_layout
 from attnlab.corpora.registry import describe_corpus, list_corpora, load_corpus, verify_corpus
+from attnlab.corpora.sentences import (
+    EncodedPairs,
+    SubwordVocabulary,
+    Vocabulary,
+    encode_pairs,
+    learn_vocabularies,
+)
 from attnlab.corpora.store import cache_folder, data_folders
 
 __all__ = [
@@ -12,15 +20,22 @@ __all__ = [
     "Document",
     "DownloadError",
     "EncodedCorpus",
+    "EncodedPairs",
     "EncodedSplit",
     "FetchProgress",
+    "ParallelCorpus",
+    "SentencePair",
+    "SubwordVocabulary",
+    "Vocabulary",
     "cache_folder",
     "collapse_layout",
     "data_folders",
     "describe_corpus",
     "encode_corpus",
+    "encode_pairs",
     "encode_split",
     "fetch_corpus",
+    "learn_vocabularies",
     "list_corpora",
     "load_corpus",
     "verify_corpus",

@@ -11,7 +11,17 @@ from urllib.parse import urlsplit
 
 from attnlab.errors import AttnlabError, IntegrityError
 
-ALLOWED_ORIGINS = frozenset({"https://raw.githubusercontent.com"})
+ALLOWED_ORIGINS = frozenset(
+    {
+        "https://raw.githubusercontent.com",
+        "https://huggingface.co",
+        # where the latter sends a reader for large files
+        "https://cdn-lfs.huggingface.co",
+        "https://cdn-lfs.hf.co",
+        "https://cdn-lfs-us-1.hf.co",
+        "https://cas-bridge.xethub.hf.co",
+    }
+)
 TIMEOUT_S = 30
 N_ATTEMPTS = 3
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from attnlab.corpora.download import ALLOWED_ORIGINS, download
+from attnlab.corpora.download import ALLOWED_ORIGINS, DownloadError, download
 from attnlab.corpora.pins import CorpusEntry, PinnedFile, corpus_entry
 from attnlab.corpora.store import cache_folder, locate, read_verified
 from attnlab.corpora.unpack import path_inside, stored_bytes
@@ -76,6 +76,7 @@ def fetch_files(
     folder = path_inside(to, entry.folder or "")
     places = {file.path: path_inside(folder, file.path) for file in files}
     files = [file for file in files if not _verifies(places[file.path], file, entry)]
+    _require_addresses(entry, files)
     state = FetchProgress(
         corpus=entry.name,
         licence=entry.licence,
@@ -96,6 +97,16 @@ def fetch_files(
         )
         progress(state)
     return folder
+
+
+def _require_addresses(entry: CorpusEntry, files: Collection[PinnedFile]) -> None:
+    without = [file.path for file in files if file.url == "-"]
+    if without:
+        raise DownloadError(
+            f"Nobody offers {entry.folder}/{without[0]} for download, so {entry.name!r} cannot be "
+            "fetched. Set ATTNLAB_DATA to a folder that holds it, or fetch another corpus: "
+            "`attnlab data list`."
+        )
 
 
 def _fetch_file(

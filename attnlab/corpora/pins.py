@@ -1,18 +1,19 @@
 """Read the pinned manifest: which corpora there are, and every upstream file byte for byte.
 
 The manifest is data, in ``manifest/*.tsv`` beside this file. ``corpora.tsv`` names the
-corpora; ``<corpus>.tsv`` has one row a file:
+corpora and the table of each, which has one row a file:
 
 ========================  ==================================================================
 ``path``                  where the file lies under the folder of the corpus, gzip-packed
 ``split``                 ``train``, ``validation``, ``test``; ``all`` where the reader cuts
-``url``                   source, pinned to a commit
+``url``                   source, pinned to a commit; ``-`` where nobody offers these bytes
 ``size_bytes``,           of the original bytes, checked before anything is unpacked
 ``sha256_original``
 ``encoding``, ``newline`` of the original text (after unpacking); ``-`` leaves bytes alone
 ``unpack``                ``-``, ``gz`` or ``zip:<member>``
 ``sha256_normalised``     after decoding, CRLF to LF, and encoding as UTF-8
-``step``                  what is done then: ``-``, ``first_bytes:<n>``, ``strip_gutenberg``
+``step``                  what is done then: ``-``, ``first_bytes:<n>``, ``strip_gutenberg``,
+                          ``drop_tag_lines``, ``end_line``
 ``n_bytes``,              of the unpacked file that is stored and read
 ``sha256_text``
 ``note``                  for people
@@ -55,6 +56,8 @@ class CorpusEntry:
     licence: str
     about: str
     files: tuple[PinnedFile, ...]
+    kind: str = "text"  # or pairs
+    instead: str | None = None  # the corpus that is read where this one is not here
 
     @property
     def n_download_bytes(self) -> int:
@@ -86,10 +89,9 @@ def read_table(name: str) -> list[dict[str, str]]:
 
 
 def _entry(row: dict[str, str]) -> CorpusEntry:
-    if row["folder"] == "-":
-        return CorpusEntry(**{**row, "folder": None}, files=())
-    files = read_table(row["name"].replace("/", "_"))
-    return CorpusEntry(**row, files=tuple(map(_pinned_file, files)))
+    given = {key: None if value == "-" else value for key, value in row.items()}
+    files = read_table(row["files"]) if given["files"] else []
+    return CorpusEntry(**{**given, "files": tuple(map(_pinned_file, files))})
 
 
 def _pinned_file(row: dict[str, str]) -> PinnedFile:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from attnlab.corpora.parallel import ParallelCorpus, read_archive, read_parallel
 from attnlab.corpora.pins import CorpusEntry, PinnedFile, read_table
 from attnlab.corpora.python_reference import read_python_reference
 from attnlab.corpora.records import SPLITS, Corpus, Document, collapse_layout
@@ -84,10 +85,17 @@ def _stem(file: PinnedFile) -> str:
 
 
 Reader = Callable[..., Corpus]
+PairReader = Callable[[CorpusEntry], ParallelCorpus]
 
 READERS: dict[str, tuple[Reader, bool]] = {  # reader, and whether it keeps line ends by default
     "python_reference": (read_python_reference, True),
     "children": (read_children, False),
     "wikitext2": (read_by_file, True),
     "tinyshakespeare": (read_by_position, True),
+}
+
+PAIR_READERS: dict[str, PairReader] = {  # by the name before the languages
+    "multi30k": read_parallel,
+    "iwslt2017": read_archive,
+    "ted_iwslt": read_parallel,
 }

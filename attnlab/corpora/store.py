@@ -7,7 +7,7 @@ import zlib
 from pathlib import Path
 
 import attnlab
-from attnlab.corpora.pins import CorpusEntry, PinnedFile
+from attnlab.corpora.pins import CorpusEntry, PinnedFile, corpus_entry
 from attnlab.errors import CorpusNotFoundError, IntegrityError
 
 ENVIRONMENT_VARIABLE = "ATTNLAB_DATA"
@@ -33,6 +33,14 @@ def locate(entry: CorpusEntry, file: PinnedFile) -> Path | None:
     """Return the first place that holds ``file``, or None."""
     places = (folder / (entry.folder or "") / file.path for folder in data_folders())
     return next((place for place in places if place.is_file()), None)
+
+
+def entry_here(entry: CorpusEntry) -> CorpusEntry:
+    """Return the entry itself, or the one that is read instead where only that one is here."""
+    if entry.instead is None or any(locate(entry, file) for file in entry.files):
+        return entry
+    other = corpus_entry(entry.instead)
+    return other if any(locate(other, file) for file in other.files) else entry
 
 
 def locate_all(entry: CorpusEntry) -> dict[str, Path]:
@@ -104,10 +112,12 @@ def _folder_list() -> str:
 def _not_found(entry: CorpusEntry) -> str:
     shown = "\n".join(f"    {entry.folder}/{file.path}" for file in entry.files[:3])
     more = f"\n    ... {len(entry.files)} files in all" if len(entry.files) > 3 else ""
+    step = f"Run `attnlab data fetch {entry.name}` ({entry.n_download_bytes / 1e6:.1f} MB), or set"
+    if any(file.url == "-" for file in entry.files):
+        step = "Nobody offers all of it for download: set"
     return (
         f"The corpus {entry.name!r} is not on this machine. Searched: {_folder_list()}.\n"
         f"Each folder was searched for this layout:\n{shown}{more}\n"
-        f"Run `attnlab data fetch {entry.name}` ({entry.n_download_bytes / 1e6:.1f} MB), or set "
-        f"{ENVIRONMENT_VARIABLE} to a folder that holds it. "
+        f"{step} {ENVIRONMENT_VARIABLE} to a folder that holds it. "
         "load_corpus('python_reference') needs no file."
     )

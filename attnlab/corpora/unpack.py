@@ -48,7 +48,7 @@ def normalise(data: bytes, *, encoding: str) -> bytes:
 
 
 def apply_step(data: bytes, step: str) -> bytes:
-    """Do the last step: ``-``, ``first_bytes:<n>`` or ``strip_gutenberg:<lines>``."""
+    """Do the last step: ``-`` or one of those that ``attnlab/corpora/pins.py`` lists."""
     name, _, argument = step.partition(":")
     if name == "-":
         return data
@@ -56,6 +56,10 @@ def apply_step(data: bytes, step: str) -> bytes:
         return data[: int(argument)]
     if name == "strip_gutenberg":
         return strip_gutenberg(data.decode(), keep=argument).encode()
+    if name == "drop_tag_lines":  # data about a talk stands in lines of tags
+        return b"\n".join(line for line in data.split(b"\n") if line[:1] != b"<")
+    if name == "end_line":
+        return data + b"\n"
     raise IntegrityError(f"{step!r} is no step after unpacking. {BROKEN_MANIFEST}")
 
 

@@ -1,6 +1,19 @@
-"""Models: stacks of blocks around any token mixer."""
+"""Models: stacks of blocks around any token mixer, and translators with swappable sites."""
 
+from attnlab.models.attention_sites import AttentionSite, CrossAttention, SelfAttention
 from attnlab.models.blocks import Block, ChannelMixer
 from attnlab.models.language_model import LanguageModel, StreamState
+from attnlab.models.translator import DecoderLayer, EncoderLayer, Translator
 
-__all__ = ["Block", "ChannelMixer", "LanguageModel", "StreamState"]
+__all__ = [
+    "AttentionSite",
+    "Block",
+    "ChannelMixer",
+    "CrossAttention",
+    "DecoderLayer",
+    "EncoderLayer",
+    "LanguageModel",
+    "SelfAttention",
+    "StreamState",
+    "Translator",
+]

@@ -5,5 +5,14 @@ from attnlab.sources.context_tree import variable_length_chain
 from attnlab.sources.markov import markov_chain
 from attnlab.sources.tables import fit_table
 from attnlab.sources.tales import tales
+from attnlab.sources.translation import TranslationSource, translation_source
 
-__all__ = ["Source", "fit_table", "markov_chain", "tales", "variable_length_chain"]
+__all__ = [
+    "Source",
+    "TranslationSource",
+    "fit_table",
+    "markov_chain",
+    "tales",
+    "translation_source",
+    "variable_length_chain",
+]

@@ -48,7 +48,7 @@ class Dataset:
 
 def list_datasets() -> tuple[str, ...]:
     """Return the names that ``prepare_dataset`` takes: ``tales`` and every text corpus."""
-    return ("tales", *list_corpora())
+    return ("tales", *list_corpora(kind="text"))
 
 
 @lru_cache(maxsize=4)
@@ -62,7 +62,7 @@ def prepare_dataset(name: str, *, vocab_size: int, n_train_tokens: int) -> Datas
     """
     if name == "tales":
         return _tales_dataset(n_train_tokens)
-    if name not in list_corpora():
+    if name not in list_corpora(kind="text"):
         step = "See them with: attnlab data list."
         raise UnknownNameError("data set", name, list_datasets(), next_step=step)
     return _corpus_dataset(name, vocab_size)

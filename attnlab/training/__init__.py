@@ -1,19 +1,47 @@
-"""Training: one loop, windows in a fixed order, held-out scores, checkpoints."""
+"""Training: one loop, batches in a fixed order, held-out scores, checkpoints."""
 
 from attnlab.training.batches import WindowBatches
+from attnlab.training.bleu import Bleu, LengthBleu, bleu, bleu_by_hand, bleu_by_length
 from attnlab.training.checkpoint import load_model, save_model
 from attnlab.training.evaluation import Score, evaluate, evaluate_documents
 from attnlab.training.loop import StepLog, build_optimizer, learning_rate, train_steps
+from attnlab.training.pair_batches import PairBatches, collate_pairs, pad_sentences
+from attnlab.training.translation import (
+    ForcedScore,
+    TranslationScore,
+    evaluate_forced,
+    evaluate_translation,
+    load_translator,
+    sentence_of,
+    translate_all,
+    translation_steps,
+)
 
 __all__ = [
+    "Bleu",
+    "ForcedScore",
+    "LengthBleu",
+    "PairBatches",
     "Score",
     "StepLog",
+    "TranslationScore",
     "WindowBatches",
+    "bleu",
+    "bleu_by_hand",
+    "bleu_by_length",
     "build_optimizer",
+    "collate_pairs",
     "evaluate",
     "evaluate_documents",
+    "evaluate_forced",
+    "evaluate_translation",
     "learning_rate",
     "load_model",
+    "load_translator",
+    "pad_sentences",
     "save_model",
+    "sentence_of",
     "train_steps",
+    "translate_all",
+    "translation_steps",
 ]

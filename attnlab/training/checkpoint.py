@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from attnlab.config import ModelConfig
 from attnlab.errors import CheckpointError
-from attnlab.models import LanguageModel
+from attnlab.models import LanguageModel, Translator
 
 FORMAT = "attnlab-checkpoint-1"
 
@@ -46,7 +46,7 @@ def load_checkpoint(
         CheckpointError: The file is missing, damaged, or of another model.
     """
     tensors, facts = read_tensors(path)
-    _load_weights(model, {_tail(n): t for n, t in tensors.items() if n.startswith("model.")}, path)
+    load_weights(model, {_tail(n): t for n, t in tensors.items() if n.startswith("model.")}, path)
     for name, weight in model.named_parameters():
         moments = {}
         for moment in ("step", "exp_avg", "exp_avg_sq"):
@@ -59,9 +59,13 @@ def load_checkpoint(
 
 
 def save_model(
-    path: Path, *, model: LanguageModel, dtype: torch.dtype = torch.float32, **facts: Any
+    path: Path,
+    *,
+    model: LanguageModel | Translator,
+    dtype: torch.dtype = torch.float32,
+    **facts: Any,
 ) -> None:
-    """Write a trained model and its configuration, for ``load_model``."""
+    """Write a trained model and its configuration, for ``load_model`` or ``load_translator``."""
     weights = {n: w.to(dtype) for n, w in _own_weights(model).items()}
     write_tensors(path, weights, facts={"config": model.config.to_dict(), **facts})
 
@@ -77,7 +81,7 @@ def load_model(path: Path) -> tuple[LanguageModel, dict[str, Any]]:
         raise CheckpointError(f"{path} holds tensors but no model configuration; see save_model.")
     config = ModelConfig.from_dict(facts["config"])
     model = LanguageModel(config, generator=torch.Generator())
-    _load_weights(model, tensors, path)
+    load_weights(model, tensors, path)
     return model.eval(), facts
 
 
@@ -131,7 +135,12 @@ def _own_weights(model: nn.Module) -> dict[str, Tensor]:
     return dict(model.named_parameters())
 
 
-def _load_weights(model: nn.Module, weights: Mapping[str, Tensor], path: Path) -> None:
+def load_weights(model: nn.Module, weights: Mapping[str, Tensor], path: Path) -> None:
+    """Copy named weights into a model of the same shape; ``path`` is for the message.
+
+    Raises:
+        CheckpointError: A weight is missing or has another shape.
+    """
     own = _own_weights(model)
     for name, weight in own.items():
         if name not in weights or weights[name].shape != weight.shape:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 
@@ -12,11 +12,21 @@ import torch
 from torch import Tensor, nn
 
 from attnlab.config import TrainConfig
-from attnlab.errors import DivergenceError
-from attnlab.models import LanguageModel
+from attnlab.errors import AttnlabError, DivergenceError
+from attnlab.models import LanguageModel, Translator
 from attnlab.seeding import torch_generator
 
-SPARED = ("token_embedding", "position_embedding", "head")  # no weight decay
+SPARED = (  # no weight decay
+    "token_embedding",
+    "position_embedding",
+    "source_embedding",
+    "target_embedding",
+    "source_position",
+    "target_position",
+    "head",
+)
+
+Loss = Callable[[Tensor, Tensor], Tensor]  # inputs, targets -> mean loss in nats
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,13 +41,15 @@ class StepLog:
 
 
 def train_steps(
-    model: LanguageModel,
+    model: LanguageModel | Translator,
     batches: Iterable[tuple[Tensor, Tensor]],
     *,
     config: TrainConfig,
     optimizer: torch.optim.Optimizer | None = None,
     first_step: int = 0,
     tokens_seen: int = 0,
+    loss: Loss | None = None,
+    count: Callable[[Tensor], int] = Tensor.numel,
 ) -> Iterator[StepLog]:
     """Train one optimiser step at a time and hand control back after each.
 
@@ -51,9 +63,17 @@ def train_steps(
         optimizer: From ``build_optimizer``; give it to go on from a checkpoint.
         first_step: Steps done before; ``batches`` starts after theirs.
         tokens_seen: Tokens those steps read.
+        loss: From inputs and targets to the mean loss; None takes ``model.loss``.
+        count: From targets to the number of tokens that the mean is over.
     Raises:
         DivergenceError: The loss or the gradient is not finite.
+        AttnlabError: Label smoothing is asked of a loss that has none.
     """
+    if config.label_smoothing and loss is None:
+        raise AttnlabError(
+            f"label_smoothing={config.label_smoothing} is for translators, and this loss has none. "
+            "Set it to 0, or train with translation_steps."
+        )
     optimizer = optimizer or build_optimizer(model, config)
     weights = list(model.parameters())
     groups = _grouped(batches, config.accumulation_steps)
@@ -67,14 +87,14 @@ def train_steps(
             parameters["lr"] = lr
         optimizer.zero_grad(set_to_none=True)
         with _dropout_stream(model, config.seed, step):
-            loss_nats = _accumulate(model, group, config)
+            loss_nats = _accumulate(loss or model.loss, count, group, config)
         total_norm = nn.utils.get_total_norm([w.grad for w in weights if w.grad is not None])
         grad_norm = float(total_norm)
         if not (math.isfinite(loss_nats) and math.isfinite(grad_norm)):
             raise DivergenceError(_divergence_message(model, step, loss_nats, grad_norm, lr))
         nn.utils.clip_grads_with_norm_(weights, config.max_grad_norm, total_norm)
         optimizer.step()
-        tokens_seen += sum(targets.numel() for _, targets in group)
+        tokens_seen += sum(count(targets) for _, targets in group)
         yield StepLog(step + 1, loss_nats, grad_norm, lr, tokens_seen)
 
 
@@ -93,9 +113,15 @@ def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
 
 
 def learning_rate(step: int, config: TrainConfig) -> float:
-    """Return the rate of a step: a linear rise, then a cosine down to the last step."""
+    """Return the rate of a step: a linear rise, then a fall.
+
+    ``cosine`` falls to ``min_lr_fraction`` at the last step; ``inverse_sqrt`` falls with the
+    square root of the step, whatever the last one is (arXiv:1706.03762, section 5.3).
+    """
     if step < config.warmup_steps:
         return config.lr * (step + 1) / config.warmup_steps
+    if config.schedule == "inverse_sqrt":
+        return config.lr * math.sqrt(max(1, config.warmup_steps) / (step + 1))
     n_falling = max(1, config.n_steps - config.warmup_steps)
     progress = min(1.0, (step - config.warmup_steps) / n_falling)
     low = config.min_lr_fraction
@@ -110,15 +136,18 @@ def autocast(precision: str, device: torch.device) -> AbstractContextManager[obj
 
 
 def _accumulate(
-    model: LanguageModel, group: list[tuple[Tensor, Tensor]], config: TrainConfig
+    loss: Loss,
+    count: Callable[[Tensor], int],
+    group: list[tuple[Tensor, Tensor]],
+    config: TrainConfig,
 ) -> float:
-    n_targets = sum(targets.numel() for _, targets in group)
+    counts = [count(targets) for _, targets in group]
     total = 0.0
-    for inputs, targets in group:
+    for (inputs, targets), n_targets in zip(group, counts, strict=True):
         with autocast(config.precision, inputs.device):
-            loss = model.loss(inputs, targets) * (targets.numel() / n_targets)
-        loss.backward()
-        total += loss.item()
+            share = loss(inputs, targets) * (n_targets / sum(counts))
+        share.backward()
+        total += share.item()
     return total
 
 
@@ -129,9 +158,10 @@ def _grouped(batches: Iterable[tuple[Tensor, Tensor]], size: int) -> Iterator[li
 
 
 @contextmanager
-def _dropout_stream(model: LanguageModel, seed: int, step: int) -> Iterator[None]:
+def _dropout_stream(model: LanguageModel | Translator, seed: int, step: int) -> Iterator[None]:
     """Make dropout a function of seed and step, so that a resumed run drops the same."""
-    if model.config.dropout == 0 and not model.config.mixer_options.get("dropout"):
+    options = getattr(model.config, "mixer_options", {})
+    if model.config.dropout == 0 and not options.get("dropout"):
         yield
         return
     devices = [model.device] if model.device.type == "cuda" else []

@@ -4,6 +4,7 @@ import ctypes
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import torch
@@ -48,6 +49,7 @@ def product_route(route: str = "default") -> Iterator[None]:
         switch.fp32_precision = before
 
 
+@cache
 def onednn_is_exact() -> bool:
     """Say whether oneDNN's route keeps float32 accuracy here.
 

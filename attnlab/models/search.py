@@ -1,0 +1,142 @@
+"""From next-token logits to a sentence: greedy and beam search, all sentences in lock step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from attnlab.config import BOS, EOS, PAD
+from attnlab.errors import AttnlabError
+from attnlab.models.attention_sites import select_rows
+
+Step = Callable[[Tensor, Any], tuple[Tensor, Any]]  # tokens (n,), state -> logits (n, V), state
+
+NEVER_WRITTEN = [PAD, BOS]
+
+
+@torch.no_grad()
+def greedy_search(
+    step: Step, state: Any, *, n_rows: int, max_len: int, device: torch.device | str = "cpu"
+) -> Tensor:
+    """Write the likeliest next token until every sentence has ended.
+
+    Sentences go in lock step; when half of them have ended, the others go on without them.
+
+    Returns:
+        Tokens ``(n_rows, time)``, each row up to and with ``EOS``, then ``PAD``.
+    """
+    newest = torch.full((n_rows,), BOS, device=device)
+    tokens = torch.full((n_rows, max_len), PAD, device=newest.device)
+    rows = torch.arange(n_rows, device=newest.device)
+    has_ended = torch.zeros_like(newest, dtype=torch.bool)
+    for t in range(max_len):
+        logits, state = step(newest, state)
+        newest = _allowed(logits).argmax(-1).masked_fill(has_ended, PAD)
+        tokens[rows, t] = newest
+        has_ended = has_ended | (newest == EOS)
+        n_open = int((~has_ended).sum())
+        if n_open == 0:
+            return tokens[:, : t + 1]
+        if 2 * n_open <= len(rows):
+            stay = (~has_ended).nonzero()[:, 0]
+            rows, newest, has_ended = rows[stay], newest[stay], has_ended[stay]
+            state = select_rows(state, stay)
+    return tokens
+
+
+@torch.no_grad()
+def beam_search(
+    step: Step,
+    state: Any,
+    *,
+    n_rows: int,
+    beam_size: int,
+    max_len: int,
+    length_penalty: float = 0.6,
+    device: torch.device | str = "cpu",
+) -> tuple[Tensor, Tensor]:
+    r"""Keep the ``beam_size`` best beginnings of each sentence, ended ones among them.
+
+    .. math:: \mathrm{score}(y) = \log P(y \mid x) \Big/ \Bigl(\frac{5 + |y|}{6}\Bigr)^{\alpha}
+
+    An ended sentence stays in the beam with the score it has. ``|y|`` counts ``EOS``.
+
+    Args:
+        length_penalty: The exponent; 0 prefers short sentences, larger values longer ones.
+
+    Returns:
+        Tokens ``(n_rows, beam_size, time)`` and scores ``(n_rows, beam_size)``, best first.
+    Source:
+        arXiv:1609.08144, section 7, for the score.
+    """
+    first = torch.arange(n_rows, device=device)
+    state = select_rows(state, first.repeat_interleave(beam_size))
+    beams = _Beams(first, beam_size, max_len)
+    for _ in range(max_len):
+        logits, state = step(beams.newest, state)
+        parents = beams.extend(_allowed(logits), length_penalty)
+        if beams.have_ended:
+            break
+        state = select_rows(state, parents)
+    return beams.tokens[..., : beams.time], beams.scores
+
+
+class _Beams:
+    """The beginnings that are kept: tokens ``(row, beam, time)`` and what belongs to each."""
+
+    def __init__(self, first: Tensor, beam_size: int, max_len: int) -> None:
+        sizes, like = (len(first), beam_size), {"device": first.device}
+        self.first_of_row = first[:, None] * beam_size
+        self.tokens = torch.full((*sizes, max_len), PAD, **like)
+        self.log_p = torch.full(sizes, -torch.inf, **like)
+        self.log_p[:, 0] = 0.0  # all beams of a row start equal, so only one of them counts
+        self.scores = self.log_p
+        self.lengths = torch.zeros(sizes, dtype=torch.long, **like)
+        self.is_open = torch.ones(sizes, dtype=torch.bool, **like)
+        self.newest = torch.full((len(first) * beam_size,), BOS, **like)
+        self.time = 0
+
+    @property
+    def have_ended(self) -> bool:
+        return not bool((self.is_open & self.log_p.isfinite()).any())
+
+    def extend(self, logits: Tensor, length_penalty: float) -> Tensor:
+        """Add one token to each beginning and keep the best; return whose state each needs."""
+        n_rows, beam_size = self.log_p.shape
+        log_next = logits.float().log_softmax(-1).view(n_rows, beam_size, -1)
+        n_tokens = log_next.shape[-1]
+        stay = torch.full_like(log_next[0, 0], -torch.inf)
+        stay[PAD] = 0.0  # an ended sentence goes on with padding, at no cost
+        log_p = self.log_p[..., None] + torch.where(self.is_open[..., None], log_next, stay)
+        lengths = self.lengths + self.is_open
+        scores = log_p / ((5 + lengths[..., None]) / 6) ** length_penalty
+        self.scores, best = scores.flatten(1).topk(beam_size)
+        parents, newest = best // n_tokens, best % n_tokens
+        self.log_p = log_p.flatten(1).gather(1, best)
+        self.lengths = lengths.gather(1, parents)
+        self.is_open = self.is_open.gather(1, parents) & (newest != EOS)
+        self.tokens = self.tokens.gather(1, parents[..., None].expand_as(self.tokens))
+        self.tokens[..., self.time] = newest
+        self.time += 1
+        self.newest = newest.flatten()
+        return (self.first_of_row + parents).flatten()
+
+
+def check_search(*, beam_size: int, max_len: int, n_positions: int) -> None:
+    """Raise AttnlabError unless these are values that a search can work with."""
+    if beam_size < 1:
+        raise AttnlabError(f"beam_size={beam_size} keeps no sentence; use 1 (greedy) or more.")
+    if not 1 <= max_len <= n_positions:
+        raise AttnlabError(
+            f"max_len={max_len} is not within 1 to {n_positions}, the positions of this model. "
+            "Leave it out to write as long as the model can."
+        )
+
+
+def _allowed(logits: Tensor) -> Tensor:
+    """Rule out the tokens that no sentence holds."""
+    never = torch.tensor(NEVER_WRITTEN, device=logits.device)
+    return logits.index_fill(-1, never, -torch.inf)

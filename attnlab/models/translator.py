@@ -1,0 +1,390 @@
+"""An encoder-decoder Transformer in which every look-up is a module that can be swapped."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+
+from attnlab.config import EOS, PAD, TranslatorConfig
+from attnlab.errors import AttnlabError
+from attnlab.models.attention_sites import CrossAttention, SelfAttention
+from attnlab.models.blocks import ChannelMixer
+from attnlab.models.cross_entropy import linear_cross_entropy
+from attnlab.models.language_model import _seeded, sinusoidal_positions
+from attnlab.models.search import beam_search, check_search, greedy_search
+
+
+class DecoderState(NamedTuple):
+    """What the decoder remembers between tokens: two states a layer, and the position."""
+
+    layers: tuple[Any, ...]
+    position: int = 0
+
+
+class _Layer(nn.Module):
+    """What encoder and decoder layers share: how a sublayer meets the residual stream."""
+
+    def __init__(self, config: TranslatorConfig) -> None:
+        super().__init__()
+        self.is_pre_norm = config.norm == "pre"
+        self.dropout = nn.Dropout(config.dropout)
+        self.self_attention_norm = nn.LayerNorm(config.d_model)
+        self.mlp_norm = nn.LayerNorm(config.d_model)
+        self.mlp = ChannelMixer(d_model=config.d_model, d_ff=config.d_ff)
+
+    def _add(self, x: Tensor, norm: nn.Module, change: Callable[[Tensor], Tensor]) -> Tensor:
+        if self.is_pre_norm:
+            return x + self.dropout(change(norm(x)))
+        return norm(x + self.dropout(change(x)))
+
+    def _step(self, x_t: Tensor, norm: nn.Module, site: Any, state: Any) -> tuple[Tensor, Any]:
+        changed, state = site.step(norm(x_t) if self.is_pre_norm else x_t, state)
+        return (x_t + changed, state) if self.is_pre_norm else (norm(x_t + changed), state)
+
+
+class EncoderLayer(_Layer):
+    """Self-attention over the whole source, then a channel mixer.
+
+    Shapes:
+        x: ``(batch, source_time, d_model)``; returns the same shape.
+    """
+
+    def __init__(self, config: TranslatorConfig) -> None:
+        super().__init__(config)
+        self.self_attention = SelfAttention(is_causal=False, **site_sizes(config))
+
+    def forward(self, x: Tensor, *, padding_mask: Tensor | None = None) -> Tensor:
+        """Mix tokens, then channels."""
+        x = self._add(
+            x,
+            self.self_attention_norm,
+            lambda normed: self.self_attention(normed, padding_mask=padding_mask),
+        )
+        return self._add(x, self.mlp_norm, self.mlp)
+
+
+class DecoderLayer(_Layer):
+    """Causal self-attention, cross-attention to the source, then a channel mixer.
+
+    Shapes:
+        x: ``(batch, target_time, d_model)``; returns the same shape.
+        memory: ``(batch, source_time, d_model)``.
+    """
+
+    def __init__(self, config: TranslatorConfig) -> None:
+        super().__init__(config)
+        self.self_attention = SelfAttention(is_causal=True, **site_sizes(config))
+        self.cross_attention_norm = nn.LayerNorm(config.d_model)
+        self.cross_attention = CrossAttention(**site_sizes(config))
+
+    def forward(
+        self,
+        x: Tensor,
+        memory: Tensor,
+        *,
+        padding_mask: Tensor | None = None,
+        memory_padding_mask: Tensor | None = None,
+    ) -> Tensor:
+        """Look at the target so far, at the source, then mix channels."""
+        x = self._add(
+            x,
+            self.self_attention_norm,
+            lambda normed: self.self_attention(normed, padding_mask=padding_mask),
+        )
+        x = self._add(
+            x,
+            self.cross_attention_norm,
+            lambda normed: self.cross_attention(
+                normed,
+                memory,
+                padding_mask=memory_padding_mask,
+                target_padding_mask=padding_mask,
+            ),
+        )
+        return self._add(x, self.mlp_norm, self.mlp)
+
+    def initial_state(self, memory: Tensor, *, padding_mask: Tensor | None = None) -> Any:
+        """Return the states of both sites before the first token."""
+        return (
+            self.self_attention.initial_state(memory.shape[0]),
+            self.cross_attention.initial_state(memory, padding_mask=padding_mask),
+        )
+
+    def step(self, x_t: Tensor, state: Any) -> tuple[Tensor, Any]:
+        """Do the same for one more token ``(batch, d_model)``, without dropout."""
+        of_self, of_cross = state
+        x_t, of_self = self._step(x_t, self.self_attention_norm, self.self_attention, of_self)
+        x_t, of_cross = self._step(x_t, self.cross_attention_norm, self.cross_attention, of_cross)
+        added = self.mlp(self.mlp_norm(x_t)) if self.is_pre_norm else self.mlp(x_t)
+        x_t = x_t + added if self.is_pre_norm else self.mlp_norm(x_t + added)
+        return x_t, (of_self, of_cross)
+
+
+class Translator(nn.Module):
+    r"""Read a sentence, then write another one, each token given those before it.
+
+    .. math:: P(y \mid x) = \prod_t P(y_t \mid y_{<t}, x),\quad
+              P(\cdot) = \mathrm{softmax}\bigl(W\, \mathrm{dec}(y_{<t}, \mathrm{enc}(x))\bigr)
+
+    A source row is the words of a sentence; a target row is ``BOS``, the words, ``EOS``. Both are
+    filled up with ``PAD`` at the end (``attnlab.config`` has the ids). ``encoder[i]`` and
+    ``decoder[i]`` are layers whose ``self_attention`` and ``cross_attention`` can be swapped, see
+    ``attnlab.models.attention_sites``.
+
+    Shapes:
+        source_tokens: ``(batch, source_time)``; target_tokens: ``(batch, target_time)``; returns
+        logits ``(batch, target_time, target_vocab_size)``, at t for the token after t.
+    Raises:
+        AttnlabError: Ids outside a vocabulary, or more tokens than ``max_len``.
+    Source:
+        arXiv:1706.03762, section 3, with GELU in place of ReLU and the norms before the sublayers.
+    """
+
+    source_position: Tensor | None
+    target_position: Tensor | None
+
+    def __init__(
+        self, config: TranslatorConfig, *, generator: torch.Generator | None = None
+    ) -> None:
+        """Build the model; ``generator`` makes the initial weights a function of its seed."""
+        super().__init__()
+        self.config = config
+        with _seeded(generator):
+            self.source_embedding = _embedding(config.source_vocab_size, config.d_model)
+            self.target_embedding = _embedding(config.target_vocab_size, config.d_model)
+            self._add_positions(config)
+            self.dropout = nn.Dropout(config.dropout)
+            self.encoder = nn.ModuleList(
+                EncoderLayer(config) for _ in range(config.n_encoder_layers)
+            )
+            self.encoder_norm = nn.LayerNorm(config.d_model)
+            self.decoder = nn.ModuleList(
+                DecoderLayer(config) for _ in range(config.n_decoder_layers)
+            )
+            self.decoder_norm = nn.LayerNorm(config.d_model)
+            self.head = nn.Linear(config.d_model, config.target_vocab_size, bias=False)
+            nn.init.normal_(self.head.weight, std=config.d_model**-0.5)
+            self._shrink_residual_maps()
+        if config.tie_embeddings:
+            self.head.weight = self.target_embedding.weight
+
+    def forward(self, source_tokens: Tensor, target_tokens: Tensor) -> Tensor:
+        """Return next-token logits for every prefix of the target (teacher forcing)."""
+        return self.head(self.features(source_tokens, target_tokens))
+
+    def features(self, source_tokens: Tensor, target_tokens: Tensor) -> Tensor:
+        """Return the vectors the head reads: ``(batch, target_time, d_model)``."""
+        memory = self.encode(source_tokens)
+        return self.decode(target_tokens, memory, padding_mask=padding_of(source_tokens))
+
+    def encode(self, source_tokens: Tensor) -> Tensor:
+        """Return what the decoder looks up: ``(batch, source_time, d_model)``."""
+        self._require(source_tokens, "source")
+        padding_mask = padding_of(source_tokens)
+        x = self._embed(source_tokens, self.source_embedding, self.source_position)
+        for layer in self.encoder:
+            x = layer(x, padding_mask=padding_mask)
+        return self.encoder_norm(x)
+
+    def decode(
+        self, target_tokens: Tensor, memory: Tensor, *, padding_mask: Tensor | None = None
+    ) -> Tensor:
+        """Return the vectors the head reads, given ``encode``'s result and its padding."""
+        self._require(target_tokens, "target")
+        own_padding = padding_of(target_tokens)
+        x = self._embed(target_tokens, self.target_embedding, self.target_position)
+        for layer in self.decoder:
+            x = layer(x, memory, padding_mask=own_padding, memory_padding_mask=padding_mask)
+        return self.decoder_norm(x)
+
+    def loss(self, source: Tensor, target: Tensor, *, label_smoothing: float = 0.0) -> Tensor:
+        r"""Return the mean cross-entropy in nats over the real tokens after ``BOS``.
+
+        .. math:: L = (1 - \epsilon) \bigl(-\log P(y)\bigr)
+                  + \frac{\epsilon}{V} \sum_v \bigl(-\log P(v)\bigr)
+
+        With logits :math:`z_v = E_v f` this is the plain loss plus
+        :math:`\epsilon\, (E_y - \bar E) f`, so smoothing costs no ``(tokens, vocabulary)`` tensor.
+
+        Shapes:
+            source: ``(batch, source_time)``; target: ``(batch, target_time)`` with ``BOS`` and
+            ``EOS``, one longer than what the decoder reads. Returns a scalar.
+        """
+        features, labels = self.predictions(source, target)
+        plain = linear_cross_entropy(features, self.head.weight, labels)
+        if label_smoothing == 0:
+            return plain
+        weight = self.head.weight
+        return (
+            plain + label_smoothing * (features * (weight[labels] - weight.mean(0))).sum(-1).mean()
+        )
+
+    def predictions(self, source: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """Return features ``(n, d_model)`` and labels ``(n,)`` of the real tokens after ``BOS``."""
+        inputs, labels = target[:, :-1], target[:, 1:]
+        is_real = labels != PAD
+        if not bool(is_real.any()):
+            raise AttnlabError(
+                "There is nothing to predict: no target row has a token after its first. "
+                "A target row is BOS, the words, EOS; see attnlab.training.collate_pairs."
+            )
+        inputs = inputs.masked_fill(~is_real, PAD)  # a short row's EOS is no input
+        return self.features(source, inputs)[is_real], labels[is_real]
+
+    def initial_state(self, memory: Tensor, *, padding_mask: Tensor | None = None) -> DecoderState:
+        """Return the decoder's state before ``BOS``; keys and values of the source are computed."""
+        layers = (layer.initial_state(memory, padding_mask=padding_mask) for layer in self._decoder)
+        return DecoderState(tuple(layers))
+
+    def step(self, token: Tensor, state: DecoderState) -> tuple[Tensor, DecoderState]:
+        """Read one target token ``(batch,)``; return logits ``(batch, vocab)`` and the next state.
+
+        Equals column ``state.position`` of ``forward``, without dropout.
+        """
+        if state.position == self.config.max_len:
+            raise AttnlabError(
+                f"This decoder has read all {state.position} positions that it has. Start again "
+                "with initial_state(), or build the model with a larger max_len."
+            )
+        x = self.target_embedding(token)
+        if self.target_position is not None:
+            x = x + self.target_position[state.position]
+        layers = []
+        for layer, layer_state in zip(self._decoder, state.layers, strict=True):
+            x, layer_state = layer.step(x, layer_state)
+            layers.append(layer_state)
+        return self.head(self.decoder_norm(x)), DecoderState(tuple(layers), state.position + 1)
+
+    @torch.no_grad()
+    def translate(
+        self,
+        source_tokens: Tensor,
+        *,
+        beam_size: int = 1,
+        max_len: int | None = None,
+        length_penalty: float = 0.6,
+    ) -> Tensor:
+        """Write the translation of each row; ``PAD`` and ``BOS`` are never written.
+
+        An empty source, a row of padding, has an empty translation: ``EOS``.
+
+        Shapes:
+            source_tokens: ``(batch, source_time)``; returns ``(batch, time)``: words, ``EOS``
+            unless ``max_len`` was reached, then ``PAD``.
+        Args:
+            beam_size: 1 takes the likeliest token each time (greedy).
+            max_len: Most tokens to write, ``EOS`` among them; None: as many as the model can.
+            length_penalty: See ``attnlab.models.search.beam_search``.
+        """
+        max_len = self.config.max_len if max_len is None else max_len
+        check_search(beam_size=beam_size, max_len=max_len, n_positions=self.config.max_len)
+        has_words = (source_tokens != PAD).any(1)
+        found = torch.full((len(source_tokens), 1), EOS, device=source_tokens.device)
+        if not bool(has_words.any()):
+            return found
+        was_training = self.training
+        self.eval()
+        try:
+            written = self._search(source_tokens[has_words], beam_size, max_len, length_penalty)
+        finally:
+            self.train(was_training)
+        tokens = torch.full((len(found), written.shape[1]), PAD, device=found.device)
+        tokens[:, :1] = found
+        tokens[has_words] = written
+        return tokens
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are, and where tokens have to be."""
+        return self.target_embedding.weight.device
+
+    @property
+    def _decoder(self) -> list[DecoderLayer]:
+        return cast(list[DecoderLayer], list(self.decoder))
+
+    def _search(
+        self, source: Tensor, beam_size: int, max_len: int, length_penalty: float
+    ) -> Tensor:
+        state = self.initial_state(self.encode(source), padding_mask=padding_of(source))
+        options: dict[str, Any] = {"n_rows": len(source), "max_len": max_len, "device": self.device}
+        if beam_size == 1:
+            return greedy_search(self.step, state, **options)
+        found, _ = beam_search(
+            self.step, state, beam_size=beam_size, length_penalty=length_penalty, **options
+        )
+        return found[:, 0]
+
+    def _embed(self, tokens: Tensor, table: nn.Embedding, position: Tensor | None) -> Tensor:
+        x = table(tokens)
+        return self.dropout(x if position is None else x + position[: tokens.shape[1]])
+
+    def _require(self, tokens: Tensor, side: str) -> None:
+        vocab_size = getattr(self.config, f"{side}_vocab_size")
+        require_sentences(tokens, side=side, vocab_size=vocab_size, max_len=self.config.max_len)
+
+    def _add_positions(self, config: TranslatorConfig) -> None:
+        """Add position vectors ``(max_len, d_model)`` for each side: learned, fixed, or none."""
+        sizes = config.max_len, config.d_model
+        for name in ("source_position", "target_position"):
+            if config.position == "learned":
+                table = nn.Parameter(torch.randn(sizes) * config.d_model**-0.5)
+                self.register_parameter(name, table)
+            else:
+                waves = sinusoidal_positions(*sizes) if config.position == "sinusoidal" else None
+                self.register_buffer(name, waves, persistent=False)
+
+    def _shrink_residual_maps(self) -> None:
+        """Scale maps into a residual stream by 1/sqrt(n of its sublayers), as in GPT-2."""
+        for layers, n_sublayers in ((self.encoder, 2), (self.decoder, 3)):
+            shrink = (n_sublayers * len(layers)) ** -0.5
+            for layer in cast(list[Any], list(layers)):
+                sites = [layer.self_attention, getattr(layer, "cross_attention", None)]
+                for linear in [layer.mlp.values, *(site.out for site in sites if site)]:
+                    linear.weight.data.mul_(shrink)
+
+
+def padding_of(tokens: Tensor) -> Tensor | None:
+    """Return ``(batch, time)``, true at ``PAD``; None where no row is filled up."""
+    padding_mask = tokens == PAD
+    return padding_mask if bool(padding_mask.any()) else None
+
+
+def site_sizes(config: TranslatorConfig) -> dict[str, Any]:
+    """Return what the attention of every site is built with."""
+    return {
+        "d_model": config.d_model,
+        "n_heads": config.n_heads,
+        "dropout": config.dropout,
+        "bias": config.attention_bias,
+    }
+
+
+def require_sentences(tokens: Tensor, *, side: str, vocab_size: int, max_len: int) -> None:
+    """Raise unless ``tokens`` are sentences ``(batch, time)`` that the model can read."""
+    if tokens.ndim != 2 or tokens.is_floating_point() or tokens.numel() == 0:
+        raise AttnlabError(
+            f"The {side} must be token ids (batch, time) with at least one column; got "
+            f"{tuple(tokens.shape)} of {tokens.dtype}. An empty sentence is a row of PAD; "
+            "attnlab.training.collate_pairs makes such rows."
+        )
+    if tokens.shape[1] > max_len:
+        raise AttnlabError(
+            f"A {side} of {tokens.shape[1]} tokens does not fit max_len={max_len}. Leave the pair "
+            "out (encode_pairs does, and counts), cut the sentence in two, or build the model "
+            "with a larger max_len."
+        )
+    low, high = int(tokens.min()), int(tokens.max())
+    if low < 0 or high >= vocab_size:
+        raise AttnlabError(
+            f"Token id {low if low < 0 else high} is outside the {side} vocabulary of "
+            f"{vocab_size}. The vocabulary and the model do not belong together."
+        )
+
+
+def _embedding(vocab_size: int, d_model: int) -> nn.Embedding:
+    table = nn.Embedding(vocab_size, d_model)
+    nn.init.normal_(table.weight, std=d_model**-0.5)
+    return table

@@ -1,0 +1,427 @@
+"""A small pair of languages in which every sentence has exactly one right translation."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from attnlab.config import BOS, EOS, PAD, UNK
+from attnlab.errors import AttnlabError, UnknownNameError
+from attnlab.seeding import numpy_generator
+from attnlab.sources.base import check_count, check_tokens
+
+SPECIAL_WORDS = ("<pad>", "<bos>", "<eos>", "<unk>")  # ids PAD, BOS, EOS, UNK
+
+# source word -> target stem; a noun's gender is the ending it always has
+NOUNS = {
+    "cat": "milo", "dog": "toba", "bird": "pelo", "horse": "kava", "mouse": "zito",
+    "fish": "luna", "tree": "garo", "stone": "dura", "house": "havo", "boat": "naba",
+    "river": "fluvo", "star": "stela", "king": "rego", "queen": "dama", "baker": "pano",
+    "sailor": "mara", "child": "nino", "friend": "kara", "flower": "bloro", "garden": "vela",
+    "lamp": "lumo", "bell": "sona", "bridge": "ponto", "cloud": "nuba",
+}  # fmt: skip
+VERBS = {
+    "see": "vid", "hear": "aud", "follow": "sekv", "love": "am", "find": "trov", "paint": "pint",
+    "carry": "port", "call": "vok", "help": "jut", "know": "kon", "push": "pus", "draw": "des",
+}  # fmt: skip
+ADJECTIVES = {
+    "red": "rub", "small": "mik", "old": "vet", "young": "jun", "good": "bon", "tall": "alt",
+    "quick": "rap", "wise": "sag", "blue": "blav", "quiet": "silt", "brave": "brav", "cold": "frid",
+}  # fmt: skip
+PREPOSITIONS = {"near": "apu", "behind": "ret", "under": "sub", "above": "sur"}
+CONJUNCTIONS = {"and": "ed", "but": "sed", "while": "dum"}
+ARTICLES = {"the": "el", "a": "un"}
+NUMERALS = ("two", "three", "four", "five", "six", "seven", "eight", "nine")
+
+NEUTRAL = "e"  # the ending of a word that agrees with nothing
+PLURAL = "s"
+STREAMS = ("data", "validation", "test")
+HELD_OUT = {0: "validation", 1: "test"}  # by a sentence's checksum modulo N_SHARES
+N_SHARES = 10
+MAX_MISSES = 1000  # sentences thrown away in a row before a stream counts as empty
+
+
+class Word(NamedTuple):
+    """A word and its place in the source sentence."""
+
+    text: str
+    place: int
+
+
+class Phrase(NamedTuple):
+    """An article or numeral, adjectives, and a noun."""
+
+    first: Word
+    adjectives: tuple[Word, ...]
+    noun: Word
+
+    @property
+    def count(self) -> int:
+        """How many there are."""
+        return NUMERALS.index(self.first.text) + 2 if self.first.text in NUMERALS else 1
+
+    @property
+    def ending(self) -> str:
+        """What a word that agrees with this phrase ends in: gender, and number."""
+        return NOUNS[self.noun.text][-1] + (PLURAL if self.count > 1 else "")
+
+
+class Clause(NamedTuple):
+    """Who does it, near whom or what, and to whom or what."""
+
+    subject: Phrase
+    preposition: Word | None
+    place: Phrase | None
+    verb: Word
+    object: Phrase | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dials:
+    """What the two languages demand of a translator; see ``translation_source``."""
+
+    reordering: int = 2
+    agreement: int = 2
+    counting: int = 3
+    n_clauses: int = 1
+    max_adjectives: int = 1
+    n_nouns: int = 8
+    n_verbs: int = 6
+    n_adjectives: int = 6
+    n_prepositions: int = 2
+
+    def __post_init__(self) -> None:
+        """Refuse values for which there are no words or rules."""
+        limits = {
+            "reordering": (0, 2),
+            "agreement": (0, 2),
+            "counting": (1, len(NUMERALS) + 1),
+            "n_clauses": (1, 8),
+            "max_adjectives": (0, 4),
+            "n_nouns": (1, len(NOUNS)),
+            "n_verbs": (1, len(VERBS)),
+            "n_adjectives": (1, len(ADJECTIVES)),
+            "n_prepositions": (0, len(PREPOSITIONS)),
+        }
+        for field in fields(self):
+            low, high = limits[field.name]
+            value = getattr(self, field.name)
+            if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+                raise AttnlabError(
+                    f"{field.name}={value!r} is not possible; choose a whole number "
+                    f"from {low} to {high}."
+                )
+
+
+class TranslationSource:
+    """Pairs of sentences written from one derivation; ``translation_source`` makes one.
+
+    Source and target share one list of ``symbols``, the four special tokens first, so token ids
+    feed a translator as they are. No sentence of one stream occurs in another.
+    """
+
+    def __init__(self, dials: Dials) -> None:
+        """Collect the words that these dials use."""
+        self.dials = dials
+        self._nouns = list(NOUNS)[: dials.n_nouns]
+        self._verbs = list(VERBS)[: dials.n_verbs]
+        self._adjectives = list(ADJECTIVES)[: dials.n_adjectives] if dials.max_adjectives else []
+        self._prepositions = list(PREPOSITIONS)[: dials.n_prepositions]
+        self._conjunctions = list(CONJUNCTIONS) if dials.n_clauses > 1 else []
+        self._firsts = [*ARTICLES, *NUMERALS[: dials.counting - 1]]
+        words = [*self._firsts, *self._adjectives, *self._nouns, *self._prepositions]
+        words += [*self._verbs, *self._conjunctions]
+        self.symbols = [*SPECIAL_WORDS, *words, *self._target_words()]
+        self._ids = {symbol: i for i, symbol in enumerate(self.symbols)}
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of symbols, special ones and the words of both languages."""
+        return len(self.symbols)
+
+    @property
+    def max_source_len(self) -> int:
+        """Most tokens a source sentence can have."""
+        return self._longest(2 + self.dials.max_adjectives)
+
+    @property
+    def max_target_len(self) -> int:
+        """Most tokens a target sentence can have, without ``BOS`` and ``EOS``."""
+        return self._longest(max(2, self.dials.counting) + self.dials.max_adjectives)
+
+    def sample_pairs(
+        self,
+        n_pairs: int,
+        *,
+        seed: int = 0,
+        generator: np.random.Generator | None = None,
+        stream: str = "data",
+    ) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+        """Draw sentences with their translations, without ``BOS`` and ``EOS``.
+
+        The checksum of a source sentence decides which stream it belongs to, so the streams are
+        disjoint whatever the seeds: 80, 10 and 10 % of all sentences.
+
+        Args:
+            n_pairs: Number of pairs; a short sentence may come more than once.
+            seed: Ignored where a generator is given.
+            generator: Source of chance; it moves on, so a second call gives other pairs.
+            stream: ``data`` (training), ``validation`` or ``test``.
+
+        Returns:
+            Pairs of token ids, each ``(time,)``.
+        Raises:
+            AttnlabError: The dials leave so few sentences that the stream has none.
+        """
+        check_count("n_pairs", n_pairs, at_least=0)
+        if stream not in STREAMS:
+            raise UnknownNameError("stream", stream, STREAMS, next_step="Use one of these three.")
+        generator = generator or numpy_generator(seed, f"translation/{stream}")
+        sentences = self._sentences(generator, stream)
+        pairs = []
+        for _ in range(n_pairs):
+            words = next(sentences)
+            target = [word.text for word in self._write(_read(words))]
+            pairs.append((self._to_ids(words), self._to_ids(target)))
+        return pairs
+
+    def translate(self, tokens: ArrayLike) -> NDArray[np.int64]:
+        """Return the one right translation of a source sentence.
+
+        Raises:
+            AttnlabError: The tokens are no sentence of the source language; says where.
+        """
+        return self._to_ids([word.text for word in self._write(_read(self._words(tokens)))])
+
+    def alignment(self, tokens: ArrayLike) -> NDArray[np.int64]:
+        """Return, for each token of the translation, the place of the word it comes from."""
+        return np.array([word.place for word in self._write(_read(self._words(tokens)))], np.int64)
+
+    def encode(self, text: str) -> NDArray[np.int64]:
+        """Read words of either language as token ids; an unknown word becomes ``UNK``."""
+        return self._to_ids(text.split())
+
+    def decode(self, tokens: ArrayLike) -> str:
+        """Write tokens as words with blanks between, up to ``EOS``; padding is left out."""
+        words = []
+        for token in self._checked(tokens):
+            if token == EOS:
+                break
+            if token not in (PAD, BOS):
+                words.append(self.symbols[token])
+        return " ".join(words)
+
+    def _longest(self, phrase_len: int) -> int:
+        n_phrases = 3 if self._prepositions else 2
+        clause = n_phrases * phrase_len + 1 + bool(self._prepositions)
+        return self.dials.n_clauses * (clause + 1) - 1
+
+    def _checked(self, tokens: ArrayLike) -> NDArray[np.int64]:
+        tokens = check_tokens(tokens, vocab_size=self.vocab_size, at_least=0)
+        if tokens.ndim != 1:
+            raise AttnlabError(
+                f"Tokens have shape {tokens.shape}; this takes one sentence, (time,). "
+                "Pass the rows of a batch one by one."
+            )
+        return tokens
+
+    def _words(self, tokens: ArrayLike) -> list[str]:
+        return [self.symbols[token] for token in self._checked(tokens)]
+
+    def _to_ids(self, words: Sequence[str]) -> NDArray[np.int64]:
+        return np.array([self._ids.get(word, UNK) for word in words], dtype=np.int64)
+
+    def _target_words(self) -> list[str]:
+        """Return every form that the target language can need, each once."""
+        dials = self.dials
+        endings = [g + n for n in ("", PLURAL)[: 1 + (dials.counting > 1)] for g in "oa"]
+        agreeing = endings if dials.agreement >= 1 else [NEUTRAL]
+        verbal = endings if dials.agreement >= 2 else [NEUTRAL]
+        singular = [ending for ending in agreeing if not ending.endswith(PLURAL)]
+        forms = [stem + ending for stem in ARTICLES.values() for ending in singular]
+        forms += [NOUNS[noun] for noun in self._nouns]
+        forms += [ADJECTIVES[word] + ending for word in self._adjectives for ending in agreeing]
+        forms += [VERBS[word] + ending for word in self._verbs for ending in verbal]
+        forms += [PREPOSITIONS[word] for word in self._prepositions]
+        return forms + [CONJUNCTIONS[word] for word in self._conjunctions]
+
+    def _sentences(self, generator: np.random.Generator, stream: str) -> Iterator[list[str]]:
+        """Yield the source sentences of a stream, without end."""
+        n_misses = 0
+        while n_misses < MAX_MISSES:
+            words = self._draw(generator)
+            n_misses += 1
+            if stream_of(words) == stream:
+                n_misses = 0
+                yield words
+        raise AttnlabError(
+            f"{MAX_MISSES} sentences in a row belong to other streams than {stream!r}: these "
+            "dials make too few different sentences. Raise n_nouns, n_verbs or n_adjectives."
+        )
+
+    def _draw(self, generator: np.random.Generator) -> list[str]:
+        """Draw one source sentence."""
+        draws = iter(generator.random(self.max_source_len * 2 + 4 * self.dials.n_clauses).tolist())
+
+        def pick(options: Sequence[str]) -> str:
+            return options[int(next(draws) * len(options))]
+
+        def phrase() -> list[str]:
+            n_adjectives = int(next(draws) * (self.dials.max_adjectives + 1))
+            adjectives = [pick(self._adjectives) for _ in range(n_adjectives)]
+            return [pick(self._firsts), *adjectives, pick(self._nouns)]
+
+        words: list[str] = []
+        for number in range(1 + int(next(draws) * self.dials.n_clauses)):
+            words += [pick(self._conjunctions)] if number else []
+            words += phrase()
+            if self._prepositions and next(draws) < 0.5:
+                words += [pick(self._prepositions), *phrase()]
+            words.append(pick(self._verbs))
+            words += phrase() if next(draws) < 0.75 else []
+        return words
+
+    def _write(self, sentence: list[tuple[Word | None, Clause]]) -> list[Word]:
+        """Write the target sentence; each word keeps the place of the one it comes from."""
+        written = []
+        for conjunction, clause in sentence:
+            if conjunction:
+                written.append(Word(CONJUNCTIONS[conjunction.text], conjunction.place))
+            written += self._write_clause(clause)
+        return written
+
+    def _write_clause(self, clause: Clause) -> list[Word]:
+        ending = clause.subject.ending if self.dials.agreement >= 2 else NEUTRAL
+        verb = [Word(VERBS[clause.verb.text] + ending, clause.verb.place)]
+        before = self._write_phrase(clause.subject)
+        if clause.preposition and clause.place:
+            before.append(Word(PREPOSITIONS[clause.preposition.text], clause.preposition.place))
+            before += self._write_phrase(clause.place)
+        after = self._write_phrase(clause.object) if clause.object else []
+        return before + after + verb if self.dials.reordering >= 2 else before + verb + after
+
+    def _write_phrase(self, phrase: Phrase) -> list[Word]:
+        ending = phrase.ending if self.dials.agreement >= 1 else NEUTRAL
+        adjectives = [Word(ADJECTIVES[a.text] + ending, a.place) for a in phrase.adjectives]
+        nouns = [Word(NOUNS[phrase.noun.text], phrase.noun.place)] * phrase.count
+        articles = []
+        if phrase.first.text in ARTICLES:
+            articles = [Word(ARTICLES[phrase.first.text] + ending, phrase.first.place)]
+        if self.dials.reordering >= 1:
+            return [*articles, *nouns, *reversed(adjectives)]
+        return [*articles, *adjectives, *nouns]
+
+
+def translation_source(
+    *,
+    reordering: int = 2,
+    agreement: int = 2,
+    counting: int = 3,
+    n_clauses: int = 1,
+    max_adjectives: int = 1,
+    n_nouns: int = 8,
+    n_verbs: int = 6,
+    n_adjectives: int = 6,
+    n_prepositions: int = 2,
+) -> TranslationSource:
+    """Make two small languages, with a dial for each thing that translation can demand.
+
+    With the defaults one sentence and its translation are::
+
+        the red bird near three tall cat see a dog
+        elo pelo rubo apu milo milo milo altos una toba vido
+
+    The noun comes before its adjective and the verb last (reordering); article, adjective and
+    verb end like their noun, ``vido`` like the far-off ``pelo`` (agreement); ``three`` is gone
+    and its noun stands three times (counting). Source words never change their form.
+
+    Args:
+        reordering: 0 keeps the order of the words, 1 puts adjectives after their noun in
+            mirrored order, 2 also the verb at the end of its clause.
+        agreement: 0 none (neutral ``e``), 1 articles and adjectives take gender and number of
+            their noun, 2 also verbs those of their subject, across whatever stands between.
+        counting: Largest number; 1 leaves numerals out.
+        n_clauses: Most clauses in a sentence, joined by conjunctions.
+        max_adjectives: Most adjectives of a noun.
+        n_nouns: Number of nouns, half of each gender.
+        n_verbs: Number of verbs.
+        n_adjectives: Number of adjectives.
+        n_prepositions: Number of prepositions; with 0 nothing stands between subject and verb.
+
+    Raises:
+        AttnlabError: More words than there are, or a dial beyond its range.
+    Source:
+        The words and rules are this project's own.
+    """
+    return TranslationSource(
+        Dials(
+            reordering=reordering,
+            agreement=agreement,
+            counting=counting,
+            n_clauses=n_clauses,
+            max_adjectives=max_adjectives,
+            n_nouns=n_nouns,
+            n_verbs=n_verbs,
+            n_adjectives=n_adjectives,
+            n_prepositions=n_prepositions,
+        )
+    )
+
+
+def stream_of(words: Sequence[str]) -> str:
+    """Return the stream that a source sentence belongs to."""
+    return HELD_OUT.get(zlib.crc32(" ".join(words).encode()) % N_SHARES, "data")
+
+
+def _read(words: Sequence[str]) -> list[tuple[Word | None, Clause]]:
+    """Return the derivation of a source sentence: clauses, each with its conjunction."""
+    reader = _Reader(words)
+    sentence: list[tuple[Word | None, Clause]] = [(None, reader.clause())]
+    while not reader.is_done:
+        sentence.append((reader.take(CONJUNCTIONS, "a conjunction"), reader.clause()))
+    return sentence
+
+
+class _Reader:
+    """Read a source sentence from left to right; the next word always decides what comes."""
+
+    def __init__(self, words: Sequence[str]) -> None:
+        self.words, self.place = words, 0
+
+    @property
+    def is_done(self) -> bool:
+        return self.place == len(self.words)
+
+    def sees(self, options: Sequence[str] | dict[str, str]) -> bool:
+        return not self.is_done and self.words[self.place] in options
+
+    def take(self, options: Sequence[str] | dict[str, str], what: str) -> Word:
+        if not self.sees(options):
+            found = "the sentence ends" if self.is_done else f"{self.words[self.place]!r} stands"
+            raise AttnlabError(
+                f"This is no sentence of the source language: at word {self.place + 1} {found}, "
+                f"where {what} must be. Sentences come from .sample_pairs()."
+            )
+        self.place += 1
+        return Word(self.words[self.place - 1], self.place - 1)
+
+    def phrase(self) -> Phrase:
+        first = self.take([*ARTICLES, *NUMERALS], "an article or a numeral")
+        adjectives = []
+        while self.sees(ADJECTIVES):
+            adjectives.append(self.take(ADJECTIVES, "an adjective"))
+        return Phrase(first, tuple(adjectives), self.take(NOUNS, "a noun"))
+
+    def clause(self) -> Clause:
+        subject, preposition, place, object_ = self.phrase(), None, None, None
+        if self.sees(PREPOSITIONS):
+            preposition, place = self.take(PREPOSITIONS, "a preposition"), self.phrase()
+        verb = self.take(VERBS, "a verb")
+        if self.sees([*ARTICLES, *NUMERALS]):
+            object_ = self.phrase()
+        return Clause(subject, preposition, place, verb, object_)

@@ -1,0 +1,127 @@
+"""BLEU: sacreBLEU's number and ours, what it is made of, how sure it is."""
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from sacrebleu.metrics.bleu import BLEU
+
+from attnlab.errors import AttnlabError
+from attnlab.training import bleu, bleu_by_hand, bleu_by_length
+from attnlab.training.bleu import _score, _sentence_counts, n_grams
+
+HYPOTHESES = [
+    "a man in a red hat is looking at something .",
+    "two dogs run through the deep snow .",
+    "a boy jumps into the blue water .",
+    "the woman is holding a small child in her arms",
+    "people are sitting at a long table and eating .",
+    "he rides his bike down the hill .",
+]
+REFERENCES = [
+    "a man in an orange hat is staring at something .",
+    "two dogs are running through the deep snow .",
+    "a boy jumps into the blue water .",
+    "a woman is holding a small child in her arms .",
+    "people sit at a long table and eat together .",
+    "he is riding his bike down the steep hill .",
+]
+WORDS = st.sampled_from(["a", "b", "c", "d", ","])
+SENTENCES = st.lists(WORDS, max_size=12).map(" ".join)
+
+
+def official(hypotheses, references, **options):
+    return BLEU(**options).corpus_score(hypotheses, [references])
+
+
+def test_the_score_is_sacrebleus_with_its_signature():
+    found, expected = bleu(HYPOTHESES, REFERENCES), official(HYPOTHESES, REFERENCES)
+    assert found.score == expected.score
+    assert found.precisions == tuple(expected.precisions)
+    assert found.brevity_penalty == expected.bp < 1
+    assert found.n_sentences == 6
+    assert found.signature.startswith("nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp|version:")
+
+
+def test_ours_by_hand_equals_sacrebleu_on_fixed_sentences():
+    expected = official(HYPOTHESES, REFERENCES).score
+    assert bleu_by_hand(HYPOTHESES, REFERENCES) == pytest.approx(expected, rel=1e-12)
+    assert 30 < expected < 60  # a case in which every part counts
+
+
+@given(pairs=st.lists(st.tuples(SENTENCES, SENTENCES), min_size=1, max_size=8))
+def test_ours_by_hand_equals_sacrebleu_without_smoothing(pairs):
+    hypotheses, references = map(list, zip(*pairs, strict=True))
+    expected = official(hypotheses, references, tokenize="none", smooth_method="none").score
+    assert bleu_by_hand(hypotheses, references) == pytest.approx(expected, rel=1e-9, abs=1e-9)
+
+
+def test_a_word_earns_no_more_than_the_reference_has():
+    # one of seven "the" is right, and no two-word run
+    assert (n_grams(["the", "the", "the"], order=1) & n_grams(["the", "cat"], order=1)).total() == 1
+    assert bleu_by_hand(["the the the the"], ["the cat sat down"]) == 0.0
+
+
+def test_a_translation_that_is_too_short_pays_for_it():
+    short, whole = bleu(["a b c d e"], ["a b c d e f g h i j"]), bleu(["a b c d e"], ["a b c d e"])
+    assert short.precisions == whole.precisions == (100.0,) * 4
+    # five words for ten: exp(1 - 10 / 5)
+    assert short.score == pytest.approx(100 * 2.718281828459045**-1)
+    assert whole.score == pytest.approx(100)
+
+
+def test_the_counts_of_all_sentences_make_the_score():
+    counts = _sentence_counts(HYPOTHESES, REFERENCES, "13a").sum(0).tolist()
+    assert _score(counts) == pytest.approx(official(HYPOTHESES, REFERENCES).score, rel=1e-12)
+
+
+def test_the_interval_holds_the_score_and_narrows_with_more_sentences():
+    few = bleu(HYPOTHESES, REFERENCES)
+    many = bleu(HYPOTHESES * 25, REFERENCES * 25)
+    assert few.low < few.score < few.high
+    assert many.low < many.score < many.high
+    # 25 times the sentences: a fifth of the width, give or take
+    assert (many.high - many.low) == pytest.approx((few.high - few.low) / 5, rel=0.4)
+
+
+def test_the_interval_depends_on_its_seed_alone():
+    one, same, other = (bleu(HYPOTHESES, REFERENCES, seed=seed) for seed in (1, 1, 2))
+    assert (one.low, one.high) == (same.low, same.high)
+    assert (one.low, one.high) != (other.low, other.high)
+
+
+@given(pairs=st.lists(st.tuples(SENTENCES, SENTENCES), min_size=1, max_size=12))
+def test_length_buckets_share_out_every_sentence(pairs):
+    hypotheses, references = map(list, zip(*pairs, strict=True))
+    buckets = bleu_by_length(hypotheses, references, edges=(2, 5), n_resamples=2)
+    assert sum(bucket.bleu.n_sentences for bucket in buckets) == len(pairs)
+    for bucket in buckets:
+        inside = [bucket.shortest <= len(r.split()) <= bucket.longest for r in references]
+        assert sum(inside) == bucket.bleu.n_sentences
+
+
+def test_a_bucket_is_scored_by_itself():
+    first, second = bleu_by_length(HYPOTHESES, REFERENCES, edges=(9,), n_resamples=2)
+    short = [i for i, r in enumerate(REFERENCES) if len(r.split()) <= 9]
+    expected = official([HYPOTHESES[i] for i in short], [REFERENCES[i] for i in short]).score
+    assert first.bleu.score == expected
+    assert (first.shortest, first.longest) == (0, 9)
+    assert (second.shortest, second.longest) == (10, 11)  # the longest reference has 11 words
+
+
+def test_an_empty_translation_scores_nothing_and_is_no_error():
+    found = bleu([""], ["a b c d"])
+    assert found.score == 0
+    assert bleu_by_hand([""], ["a b c d"]) == 0
+
+
+@given(hypotheses=st.lists(SENTENCES, max_size=3), references=st.lists(SENTENCES, max_size=3))
+def test_lists_that_do_not_pair_are_refused(hypotheses, references):
+    assume(len(hypotheses) != len(references))
+    for judge in (bleu, bleu_by_hand, bleu_by_length):
+        with pytest.raises(AttnlabError, match="one reference for each translation"):
+            judge(hypotheses, references)
+
+
+def test_no_sentence_is_refused():
+    with pytest.raises(AttnlabError, match="at least one sentence"):
+        bleu([], [])

@@ -1,0 +1,662 @@
+"""The translator: causal, blind to padding, the same step by step, and able to learn."""
+
+import dataclasses
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.nn import functional as F
+
+from attnlab.config import BOS, EOS, N_SPECIAL, PAD, UNK, TrainConfig, TranslatorConfig
+from attnlab.errors import AttnlabError, CheckpointError
+from attnlab.models import LanguageModel, SelfAttention, Translator
+from attnlab.models.attention_sites import KeyValues, select_rows
+from attnlab.models.search import beam_search, greedy_search
+from attnlab.seeding import torch_generator
+from attnlab.sources import translation_source
+from attnlab.training import (
+    PairBatches,
+    build_optimizer,
+    collate_pairs,
+    evaluate_forced,
+    evaluate_translation,
+    learning_rate,
+    load_translator,
+    save_model,
+    sentence_of,
+    train_steps,
+    translate_all,
+    translation_steps,
+)
+from attnlab.training.checkpoint import load_checkpoint, save_checkpoint
+from attnlab.training.pair_batches import cut_by_tokens, pair_lengths
+
+CONFIG = TranslatorConfig(
+    source_vocab_size=13,
+    target_vocab_size=11,
+    d_model=12,
+    n_heads=3,
+    n_encoder_layers=2,
+    n_decoder_layers=2,
+    d_ff=17,
+    dropout=0.0,
+    max_len=9,
+)
+SHAPES = st.tuples(st.integers(1, 4), st.integers(1, 9), st.integers(1, 9))
+VARIANTS = [
+    {},
+    {"norm": "post"},
+    {"position": "learned", "tie_embeddings": False},
+    {"position": "none", "attention_bias": True},
+]
+
+
+def translator_for(seed=0, **changes):
+    config = dataclasses.replace(CONFIG, **changes)
+    return Translator(config, generator=torch_generator(seed, "init")).eval()
+
+
+def words(n_rows, time, *, vocab_size=11, seed=0):
+    generator = torch_generator(seed, f"words/{n_rows}/{time}/{vocab_size}")
+    return torch.randint(N_SPECIAL, vocab_size, (n_rows, time), generator=generator)
+
+
+def targets(n_rows, time, seed=0):
+    rows = words(n_rows, time, seed=seed)
+    rows[:, 0] = BOS
+    return rows
+
+
+# the decoder sees the past only
+
+
+@pytest.mark.parametrize("changes", VARIANTS)
+@given(shape=SHAPES, data=st.data())
+def test_no_logit_depends_on_a_later_target_token(changes, shape, data):
+    n_rows, source_time, target_time = shape
+    model = translator_for(**changes)
+    source, target = words(n_rows, source_time, vocab_size=13), targets(n_rows, target_time)
+    k = data.draw(st.integers(0, target_time - 1))
+    edited = target.clone()
+    edited[:, k] = (edited[:, k] + 1) % 11
+    before, after = model(source, target), model(source, edited)
+    torch.testing.assert_close(after[:, :k], before[:, :k], rtol=0, atol=0)
+    assert not torch.equal(after[:, k], before[:, k])
+
+
+def test_every_logit_depends_on_every_source_token():
+    model = translator_for()
+    source, target = words(2, 5, vocab_size=13), targets(2, 4)
+    for place in range(5):
+        edited = source.clone()
+        edited[:, place] = N_SPECIAL + (edited[:, place] - N_SPECIAL + 1) % 9
+        changed = (model(edited, target) - model(source, target)).abs().amax(-1)
+        assert (changed > 0).all()
+
+
+@pytest.mark.parametrize("changes", VARIANTS)
+@given(shape=SHAPES)
+def test_token_by_token_equals_teacher_forcing(changes, shape):
+    n_rows, source_time, target_time = shape
+    model = translator_for(**changes)
+    source, target = words(n_rows, source_time, vocab_size=13), targets(n_rows, target_time)
+    source[0, (source_time + 1) // 2 :] = PAD
+    expected = model(source, target)
+    state = model.initial_state(model.encode(source), padding_mask=source == PAD)
+    for t in range(target_time):
+        logits, state = model.step(target[:, t], state)
+        torch.testing.assert_close(logits, expected[:, t], rtol=1e-4, atol=1e-5)
+    assert state.position == target_time
+
+
+def test_a_decoder_that_is_full_says_so():
+    model = translator_for(max_len=3)
+    state = model.initial_state(model.encode(words(1, 2)))
+    for _ in range(3):
+        _, state = model.step(torch.tensor([BOS]), state)
+    with pytest.raises(AttnlabError, match="read all 3 positions"):
+        model.step(torch.tensor([BOS]), state)
+
+
+# padding
+
+
+@given(shape=SHAPES, n_more=st.integers(1, 4))
+def test_padding_changes_nothing(shape, n_more):
+    n_rows, source_time, target_time = shape
+    model = translator_for(max_len=13)
+    source, target = words(n_rows, source_time, vocab_size=13), targets(n_rows, target_time)
+    padded = F.pad(source, (0, n_more), value=PAD), F.pad(target, (0, n_more), value=PAD)
+    expected = model(source, target)
+    torch.testing.assert_close(model(*padded)[:, :target_time], expected, rtol=1e-4, atol=1e-5)
+    full = F.pad(target, (0, 1), value=EOS)
+    torch.testing.assert_close(
+        model.loss(padded[0], F.pad(full, (0, n_more), value=PAD)), model.loss(source, full)
+    )
+
+
+def test_what_stands_at_padded_places_is_never_read():
+    model = translator_for()
+    site, cross = model.encoder[0].self_attention, model.decoder[0].cross_attention
+    x, memory = torch.randn(2, 3, 12), torch.randn(2, 5, 12)
+    mask = torch.tensor([[False, False, True], [False, True, True]])
+    memory_mask = torch.tensor([[False] * 4 + [True], [False, True, True, True, True]])
+    other, other_memory = x.clone(), memory.clone()
+    other[mask], other_memory[memory_mask] = 1e4, -1e4
+    torch.testing.assert_close(
+        site(other, padding_mask=mask)[~mask], site(x, padding_mask=mask)[~mask]
+    )
+    torch.testing.assert_close(
+        cross(x, other_memory, padding_mask=memory_mask), cross(x, memory, padding_mask=memory_mask)
+    )
+
+
+def test_an_empty_source_adds_nothing_and_has_an_empty_translation():
+    model = translator_for()
+    source = torch.tensor([[5, 6, 7], [PAD, PAD, PAD]])
+    logits = model(source, targets(2, 4))
+    assert logits.isfinite().all()
+    cross = model.decoder[0].cross_attention
+    x, mask = torch.randn(2, 4, 12), source == PAD
+    assert (cross.heads(x, model.encode(source), padding_mask=mask)[1] == 0).all()
+    assert (cross.attention_weights(x, model.encode(source), padding_mask=mask)[1] == 0).all()
+    written = model.translate(source)
+    assert sentence_of(written[1]).tolist() == []
+    assert written[1, 0] == EOS
+    assert model.translate(torch.zeros(2, 3, dtype=torch.long)).tolist() == [[EOS], [EOS]]
+
+
+# sites
+
+
+def test_a_site_is_its_heads_through_its_last_projection():
+    model = translator_for(attention_bias=True)
+    x, memory = torch.randn(2, 4, 12), torch.randn(2, 5, 12)
+    mask = torch.tensor([[False, False, False, False, True]] * 2)
+    for site in (model.encoder[1].self_attention, model.decoder[1].self_attention):
+        torch.testing.assert_close(site(x), site.out(site.heads(x)), rtol=0, atol=0)
+    cross = model.decoder[1].cross_attention
+    heads = cross.heads(x, memory, padding_mask=mask)
+    torch.testing.assert_close(cross(x, memory, padding_mask=mask), cross.out(heads))
+
+
+@given(n_rows=st.integers(1, 3), time=st.integers(1, 7), memory_time=st.integers(1, 7))
+def test_attention_weights_are_what_the_heads_average_with(n_rows, time, memory_time):
+    model = translator_for()
+    x, memory = torch.randn(n_rows, time, 12), torch.randn(n_rows, memory_time, 12)
+    mask = torch.zeros(n_rows, memory_time, dtype=torch.bool)
+    mask[0, 1:] = True
+    cross = model.decoder[0].cross_attention
+    weights = cross.attention_weights(x, memory, padding_mask=mask)
+    torch.testing.assert_close(weights.sum(-1), torch.ones(n_rows, 3, time))
+    values = cross.value(memory).unflatten(-1, (3, 4)).transpose(1, 2)
+    mixed = (weights @ values).transpose(1, 2).flatten(2)
+    torch.testing.assert_close(mixed, cross.heads(x, memory, padding_mask=mask))
+    causal = model.decoder[0].self_attention.attention_weights(x)
+    assert (causal.triu(1) == 0).all()
+    torch.testing.assert_close(causal.sum(-1), torch.ones(n_rows, 3, time))
+
+
+def test_a_site_can_be_swapped_and_put_back():
+    class Nothing(torch.nn.Module):
+        def forward(self, x, *, padding_mask=None):
+            return torch.zeros_like(x)
+
+    model = translator_for()
+    source, target = words(2, 5, vocab_size=13), targets(2, 4)
+    before = model(source, target)
+    kept = model.encoder[0].self_attention
+    model.encoder[0].self_attention = Nothing()
+    assert not torch.equal(model(source, target), before)
+    model.encoder[0].self_attention = kept
+    assert torch.equal(model(source, target), before)
+
+
+def test_the_papers_stacks_have_the_papers_number_of_weights():
+    config = TranslatorConfig(source_vocab_size=99, target_vocab_size=99, attention_bias=True)
+    model = Translator(config)
+
+    def count(*modules):
+        return sum(weight.numel() for module in modules for weight in module.parameters())
+
+    # attention 4 d^2 + 4 d, channel mixer 2 d d_ff + d_ff + d, a norm 2 d; d = 128, d_ff = 512
+    attention, mlp, norm = 66_048, 131_712, 256
+    assert count(model.encoder, model.encoder_norm) == 6 * (attention + mlp + 2 * norm) + norm
+    assert count(model.decoder, model.decoder_norm) == 6 * (2 * attention + mlp + 3 * norm) + norm
+    assert count(model.encoder, model.encoder_norm) == 1_189_888
+    assert count(model.decoder, model.decoder_norm) == 1_587_712
+
+
+def test_states_are_reordered_whatever_they_are_made_of():
+    rows = torch.tensor([2, 0, 0])
+    state = (KeyValues(torch.arange(3), torch.arange(3) * 10, None), 7)
+    (found, position) = select_rows(state, rows)
+    assert isinstance(found, KeyValues)
+    assert found.keys.tolist() == [2, 0, 0]
+    assert found.values.tolist() == [20, 0, 0]
+    assert (found.padding_mask, position) == (None, 7)
+
+
+# loss
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.5])
+def test_the_loss_and_its_gradients_are_torchs(smoothing):
+    model = translator_for(tie_embeddings=False)
+    source, target = collate_pairs([([5, 6], [7, 8, 9]), ([4], [10])])
+    logits = model(source, target[:, :-1])
+    expected = F.cross_entropy(
+        logits.flatten(0, 1),
+        target[:, 1:].flatten(),
+        ignore_index=PAD,
+        label_smoothing=smoothing,
+    )
+    loss = model.loss(source, target, label_smoothing=smoothing)
+    torch.testing.assert_close(loss, expected)
+    for weight in (model.head.weight, model.encoder[0].self_attention.key.weight):
+        (ours,) = torch.autograd.grad(loss, weight, retain_graph=True)
+        (theirs,) = torch.autograd.grad(expected, weight, retain_graph=True)
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
+
+
+def test_a_batch_without_a_word_is_refused():
+    with pytest.raises(AttnlabError, match="nothing to predict"):
+        translator_for().loss(words(1, 2), torch.tensor([[BOS, PAD]]))
+
+
+# search
+
+
+@torch.no_grad()
+def score_of(model, source, tokens, penalty):
+    """Return the score of one sentence from teacher-forced logits, as the search sees them."""
+    inputs = torch.tensor([[BOS, *tokens[:-1]]])
+    logits = model(source, inputs)[0].index_fill(-1, torch.tensor([PAD, BOS]), -torch.inf)
+    log_p = logits.log_softmax(-1)[torch.arange(len(tokens)), torch.tensor(tokens)].sum()
+    return float(log_p) / ((5 + len(tokens)) / 6) ** penalty
+
+
+def all_sentences(vocab_size, max_len):
+    """Return every sentence that a search may write, cut where its last place is reached."""
+    others = [t for t in range(vocab_size) if t not in (PAD, BOS, EOS)]
+    found = [[*w, EOS] for n in range(max_len) for w in itertools.product(others, repeat=n)]
+    return found + [list(w) for w in itertools.product(others, repeat=max_len)]
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("penalty", [0.0, 0.6, 2.0])
+def test_a_wide_beam_finds_what_brute_force_finds(seed, penalty):
+    model = translator_for(seed, target_vocab_size=6, max_len=4)
+    with torch.no_grad():
+        model.head.weight.mul_(3)  # chances far from equal
+    source = words(1, 3, vocab_size=13, seed=seed)
+    sentences = all_sentences(6, 4)
+    scores = [score_of(model, source, tokens, penalty) for tokens in sentences]
+    best = sentences[int(np.argmax(scores))]
+    found = model.translate(source, beam_size=len(sentences), length_penalty=penalty)
+    assert found[0, : len(best)].tolist() == best
+    state = model.initial_state(model.encode(source))
+    tokens, ranked = beam_search(
+        model.step, state, n_rows=1, beam_size=8, max_len=4, length_penalty=penalty
+    )
+    first = [t for t in tokens[0, 0].tolist() if t != PAD]
+    assert float(ranked[0, 0]) == pytest.approx(score_of(model, source, first, penalty), rel=1e-4)
+    assert ranked[0].tolist() == sorted(ranked[0].tolist(), reverse=True)
+
+
+@given(n_rows=st.integers(1, 5), seed=st.integers(0, 50))
+def test_a_beam_of_one_is_greedy(n_rows, seed):
+    model = translator_for(seed)
+    source = words(n_rows, 5, vocab_size=13, seed=seed)
+    options = {"n_rows": n_rows, "max_len": 9}
+    greedy = greedy_search(model.step, model.initial_state(model.encode(source)), **options)
+    state = model.initial_state(model.encode(source))
+    tokens, _ = beam_search(model.step, state, beam_size=1, **options)
+    assert tokens[:, 0].tolist() == greedy.tolist()
+
+
+def ending_model(seed):
+    """Return a model of large weights, whose sentences differ and end at different places."""
+    model = translator_for(seed, tie_embeddings=False, position="learned")
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.mul_(2.5 if weight.ndim > 1 else 1.0)
+    return model
+
+
+@pytest.mark.parametrize("beam_size", [1, 3])
+@pytest.mark.parametrize("seed", [1, 3, 4])
+def test_sentences_in_lock_step_are_those_translated_alone(beam_size, seed):
+    model = ending_model(seed)
+    source = words(7, 6, vocab_size=13, seed=seed)
+    source[::2, 3:] = PAD
+    together = model.translate(source, beam_size=beam_size)
+    alone = [model.translate(row[None], beam_size=beam_size)[0] for row in source]
+    assert [sentence_of(row).tolist() for row in together] == [
+        sentence_of(row).tolist() for row in alone
+    ]
+    assert len({len(sentence_of(row)) for row in together}) > 1
+
+
+@given(lengths=st.lists(st.integers(0, 6), min_size=1, max_size=9))
+@pytest.mark.parametrize("beam_size", [None, 1, 2])
+def test_a_search_writes_what_the_logits_say_while_others_have_ended(beam_size, lengths):
+    """Row i wants ``lengths[i]`` times the token 4 + i, then the end."""
+    n_rows = len(lengths)
+    wanted = torch.full((n_rows, 7), EOS)
+    for row, length in zip(wanted, enumerate(lengths), strict=True):
+        row[: length[1]] = N_SPECIAL + length[0]
+
+    def step(tokens, state):
+        rows, t = state
+        assert len(tokens) == len(rows)
+        return 9.0 * F.one_hot(rows[:, t], N_SPECIAL + 9).float(), (rows, t + 1)
+
+    options = {"n_rows": n_rows, "max_len": 7}
+    if beam_size is None:
+        found = greedy_search(step, (wanted, 0), **options)
+    else:
+        found = beam_search(step, (wanted, 0), beam_size=beam_size, **options)[0][:, 0]
+    expected = [[N_SPECIAL + i] * n for i, n in enumerate(lengths)]
+    assert [sentence_of(row).tolist() for row in found] == expected
+
+
+def test_greedy_takes_the_likeliest_token_each_time():
+    model = ending_model(1)
+    source = words(3, 4, vocab_size=13)
+    for row, sentence in zip(model.translate(source, max_len=5), source, strict=True):
+        tokens = [t for t in row.tolist() if t != PAD]
+        for t, token in enumerate(tokens):
+            logits = model(sentence[None], torch.tensor([[BOS, *tokens[:t]]]))[0, -1]
+            logits[[PAD, BOS]] = -torch.inf
+            assert token == int(logits.argmax())
+
+
+def test_translating_leaves_the_training_mode_as_it_was():
+    model = translator_for(dropout=0.5).train()
+    source = words(2, 3)
+    assert torch.equal(model.translate(source), model.translate(source))
+    assert model.training
+
+
+def test_a_batch_is_translated_in_the_order_it_came():
+    model = ending_model(0)
+    sentences = [np.array([5] * n) for n in (3, 1, 9, 0, 2)]
+    found = translate_all(model, sentences, max_tokens=10)
+    for sentence, translation in zip(sentences, found, strict=True):
+        alone = [] if not len(sentence) else model.translate(torch.tensor(sentence)[None])[0]
+        assert translation.tolist() == sentence_of(alone).tolist()
+
+
+# what is refused, and what is not
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "message"),
+    [
+        (words(1, 10), targets(1, 2), "source of 10 tokens does not fit max_len=9"),
+        (words(1, 2), targets(1, 10), "target of 10 tokens does not fit max_len=9"),
+        (torch.tensor([[13]]), targets(1, 2), "Token id 13 is outside the source vocabulary of 13"),
+        (words(1, 2), torch.tensor([[11]]), "Token id 11 is outside the target vocabulary of 11"),
+        (torch.tensor([[-1]]), targets(1, 2), "Token id -1"),
+        (torch.zeros(1, 0, dtype=torch.long), targets(1, 2), "An empty sentence is a row of PAD"),
+        (torch.zeros(3), targets(1, 2), r"got \(3,\) of torch.float32"),
+    ],
+)
+def test_tokens_that_cannot_be_read_are_refused(source, target, message):
+    with pytest.raises(AttnlabError, match=message):
+        translator_for()(source, target)
+
+
+def test_searches_that_cannot_be_made_are_refused():
+    model = translator_for()
+    with pytest.raises(AttnlabError, match="beam_size=0"):
+        model.translate(words(1, 2), beam_size=0)
+    with pytest.raises(AttnlabError, match="max_len=10 is not within 1 to 9"):
+        model.translate(words(1, 2), max_len=10)
+
+
+def test_one_word_and_unknown_words_are_translated():
+    model = ending_model(2)
+    for row in ([5], [UNK], [UNK] * 9):
+        written = model.translate(torch.tensor([row]), beam_size=2)
+        assert written.shape[1] <= 9
+        assert not {PAD, BOS} & set(sentence_of(written[0]).tolist())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"source_vocab_size": 4}, "source_vocab_size=4 leaves no room for words"),
+        ({"target_vocab_size": 0}, "target_vocab_size=0"),
+        ({"n_heads": 5}, "Try n_heads=4"),
+        ({"max_len": 0}, "max_len=0"),
+        ({"norm": "both"}, "norm='both'"),
+        ({"dropout": 1.0}, "dropout=1.0 is not a probability below 1"),
+    ],
+)
+def test_a_translator_that_cannot_be_built_is_explained(change, message):
+    with pytest.raises(AttnlabError, match=message):
+        dataclasses.replace(CONFIG, **change)
+
+
+def test_equal_seeds_make_equal_models():
+    one, same, other = translator_for(1), translator_for(1), translator_for(2)
+    assert torch.equal(one.head.weight, same.head.weight)
+    assert not torch.equal(one.head.weight, other.head.weight)
+    assert TranslatorConfig.from_dict(CONFIG.to_dict()) == CONFIG
+
+
+# batches
+
+
+def some_pairs(lengths):
+    return [(np.full(s, 5), np.full(t, 6)) for s, t in lengths]
+
+
+LENGTHS = st.lists(st.tuples(st.integers(0, 12), st.integers(0, 12)), min_size=1, max_size=40)
+
+
+@given(lengths=LENGTHS, max_tokens=st.integers(1, 60), seed=st.integers(0, 9))
+def test_a_pass_reads_every_pair_once_within_the_limit(lengths, max_tokens, seed):
+    pairs = [(np.full(s, 5), np.full(t, 100 + i)) for i, (s, t) in enumerate(lengths)]
+    batches = PairBatches(pairs, max_tokens=max_tokens, seed=seed)
+    for n_pass in range(2):
+        n_found = 0
+        for i in range(batches.n_batches):
+            source, target = batches[n_pass * batches.n_batches + i]
+            n_found += len(source)
+            columns = max(source.shape[1], target.shape[1] - 1)
+            assert len(source) * columns <= max_tokens or len(source) == 1
+            assert (target[:, 0] == BOS).all()
+            assert ((target == EOS).sum(1) == 1).all()
+        assert n_found == len(pairs)
+    assert 0 <= batches.padding_share < 1
+
+
+def test_batches_depend_on_the_seed_and_the_index_alone():
+    pairs = translation_source().sample_pairs(300)
+    one, same, other = (PairBatches(pairs, max_tokens=100, seed=s) for s in (1, 1, 2))
+    list(itertools.islice(one.starting_at(0), 5))
+    for index in (0, 3, one.n_batches + 2):
+        assert all(map(torch.equal, one[index], same[index]))
+    assert any(not torch.equal(one[i][0], other[i][0]) for i in range(5))
+    late = list(itertools.islice(same.starting_at(4), 3))
+    assert all(torch.equal(late[i][0], one[4 + i][0]) for i in range(3))
+
+
+def test_pairs_of_like_length_go_together():
+    source = translation_source(n_clauses=3)
+    pairs = source.sample_pairs(3000)
+    batches = PairBatches(pairs, max_tokens=600, seed=0)
+    lengths = pair_lengths(pairs)
+    cuts = cut_by_tokens(lengths, max_tokens=600)  # in the order they came
+    n_read = sum((end - start) * lengths[start:end].max(0).sum() for start, end in cuts)
+    assert batches.padding_share < 0.1
+    assert batches.padding_share < (1 - lengths.sum() / n_read) / 3
+
+
+def test_batches_of_nothing_are_refused():
+    with pytest.raises(AttnlabError, match="no sentence pair to train on"):
+        PairBatches([], max_tokens=10, seed=0)
+    with pytest.raises(AttnlabError, match="max_tokens=0"):
+        PairBatches(some_pairs([(1, 1)]), max_tokens=0, seed=0)
+    with pytest.raises(AttnlabError, match="no sentence pair to score"):
+        evaluate_forced(translator_for(), [])
+
+
+# training
+
+
+def test_accumulated_steps_weigh_every_token_alike():
+    pairs = some_pairs([(2, 1), (3, 6), (1, 2)])
+    options = {"n_steps": 1, "warmup_steps": 0, "label_smoothing": 0.1}
+    together, apart = translator_for(), translator_for()
+    (one,) = translation_steps(together, [collate_pairs(pairs)], config=TrainConfig(**options))
+    parts = [collate_pairs(pairs[:1]), collate_pairs(pairs[1:])]
+    plan = TrainConfig(**options, accumulation_steps=2)
+    (two,) = translation_steps(apart, parts, config=plan)
+    assert one.tokens_seen == two.tokens_seen == (1 + 6 + 2) + 3  # words and EOS
+    assert one.loss_nats == pytest.approx(two.loss_nats, rel=1e-5)
+    assert one.grad_norm == pytest.approx(two.grad_norm, rel=1e-4)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.2])
+def test_a_resumed_run_is_bit_equal(dropout, tmp_path):
+    pairs = translation_source().sample_pairs(60)
+    vocab = {"source_vocab_size": 120, "target_vocab_size": 120, "max_len": 20}
+    plan = TrainConfig(n_steps=6, warmup_steps=2, schedule="inverse_sqrt", label_smoothing=0.1)
+
+    def batches(start):
+        return PairBatches(pairs, max_tokens=60, seed=0).starting_at(start)
+
+    whole, first, second = (translator_for(dropout=dropout, **vocab) for _ in range(3))
+    losses = [log.loss_nats for log in translation_steps(whole, batches(0), config=plan)]
+    optimizer = build_optimizer(first, plan)
+    begun = translation_steps(first, batches(0), config=plan, optimizer=optimizer)
+    before = [next(begun).loss_nats for _ in range(3)]
+    path = tmp_path / "run.safetensors"
+    save_checkpoint(path, model=first, optimizer=optimizer, facts={"step": 3})
+    optimizer = build_optimizer(second, plan)
+    load_checkpoint(path, model=second, optimizer=optimizer)
+    rest = translation_steps(second, batches(3), config=plan, optimizer=optimizer, first_step=3)
+    assert before + [log.loss_nats for log in rest] == losses
+    assert all(map(torch.equal, whole.parameters(), second.parameters()))
+
+
+def test_embeddings_positions_and_norms_are_not_decayed():
+    model = translator_for(position="learned", tie_embeddings=False)
+    decayed = {id(w) for w in build_optimizer(model, TrainConfig()).param_groups[0]["params"]}
+    names = {name for name, weight in model.named_parameters() if id(weight) in decayed}
+    assert "decoder.1.cross_attention.key.weight" in names
+    wrong = ("embedding", "position", "norm", "head", "bias")
+    assert not [name for name in names if any(part in name for part in wrong)]
+
+
+@given(warmup=st.integers(0, 20), step=st.integers(0, 500))
+def test_the_inverse_square_root_rises_to_its_peak_and_falls_forever(warmup, step):
+    plan = TrainConfig(lr=1.0, warmup_steps=warmup, schedule="inverse_sqrt", n_steps=1)
+    n, w = step + 1, max(1, warmup)
+    # arXiv:1706.03762, section 5.3, divided by its value at the peak, n = w
+    expected = min(n**-0.5, n * w**-1.5) / w**-0.5
+    assert learning_rate(step, plan) == pytest.approx(expected)
+
+
+def test_options_that_are_not_used_leave_the_digest_alone():
+    plain = TrainConfig()
+    assert "schedule" not in plain.to_dict()
+    assert "label_smoothing" not in plain.to_dict()
+    for change in ({"schedule": "inverse_sqrt"}, {"label_smoothing": 0.1}):
+        changed = TrainConfig(**change)
+        assert changed.digest != plain.digest
+        assert TrainConfig.from_dict(changed.to_dict()) == changed
+
+
+def test_smoothing_is_refused_where_the_loss_has_none():
+    plan = TrainConfig(label_smoothing=0.1)
+    with pytest.raises(AttnlabError, match=r"label_smoothing=0\.1 is for translators"):
+        next(train_steps(translator_for(), [], config=plan))
+
+
+def test_forced_scores_are_those_of_the_logits():
+    model = translator_for()
+    pairs = some_pairs([(3, 2), (1, 5), (7, 1)])
+    total, n_right = 0.0, 0
+    for source, target in pairs:
+        rows = collate_pairs([(source, target)])
+        log_p = model(rows[0], rows[1][:, :-1])[0].log_softmax(-1)
+        labels = rows[1][0, 1:]
+        total -= float(log_p.gather(-1, labels[:, None]).sum())
+        n_right += int((log_p.argmax(-1) == labels).sum())
+    n_tokens = 2 + 5 + 1 + 3  # words, and EOS of each
+    for max_tokens in (1, 100):
+        score = evaluate_forced(model, pairs, max_tokens=max_tokens)
+        assert score.n_tokens == n_tokens
+        assert score.loss_nats == pytest.approx(total / n_tokens, rel=1e-5)
+        assert score.accuracy == n_right / n_tokens
+
+
+def test_a_small_translator_learns_the_toy_languages():
+    source = translation_source(n_nouns=6, n_verbs=4, n_adjectives=4, n_prepositions=0)
+    train, test = source.sample_pairs(6000), source.sample_pairs(200, stream="test")
+    config = TranslatorConfig(
+        source_vocab_size=source.vocab_size,
+        target_vocab_size=source.vocab_size,
+        d_model=32,
+        n_heads=4,
+        n_encoder_layers=1,
+        n_decoder_layers=1,
+        d_ff=64,
+        dropout=0.0,
+        max_len=source.max_target_len + 1,
+        position="learned",
+    )
+    model = Translator(config, generator=torch_generator(0, "init"))
+    batches = PairBatches(train, max_tokens=800, seed=0)
+    plan = TrainConfig(n_steps=450, lr=1e-2, warmup_steps=30)
+    for _ in translation_steps(model, batches.starting_at(0), config=plan):
+        pass
+    score = evaluate_translation(model, test, vocabulary=source, n_resamples=50)
+    assert score.exact_match > 0.9
+    assert score.bleu.score > 97
+    assert score.forced.accuracy > 0.98
+    assert score.forced.loss_nats < 0.1
+    # greedy and beam agree where the model is sure
+    beamed = translate_all(model, [words for words, _ in test], beam_size=3)
+    right = [np.array_equal(a, b) for a, (_, b) in zip(beamed, test, strict=True)]
+    assert np.mean(right) > 0.9
+
+
+# files
+
+
+def test_a_saved_translator_comes_back(tmp_path):
+    model, path = translator_for(3), tmp_path / "teacher.safetensors"
+    save_model(path, model=model, note="kept")
+    loaded, facts = load_translator(path)
+    assert facts["note"] == "kept"
+    assert loaded.config == model.config
+    source, target = words(2, 3), targets(2, 3)
+    assert torch.equal(loaded(source, target), model(source, target))
+
+
+def test_a_file_without_a_translator_is_refused(tmp_path):
+    from attnlab.config import ModelConfig
+
+    path = tmp_path / "model.safetensors"
+    save_model(path, model=LanguageModel(ModelConfig(d_model=8, n_layers=1, n_heads=2)))
+    with pytest.raises(CheckpointError, match="holds no translator"):
+        load_translator(path)
+
+
+def test_positions_beyond_the_past_have_no_say_in_a_lone_site():
+    site = SelfAttention(is_causal=True, d_model=6, n_heads=2)
+    x = torch.randn(1, 5, 6)
+    whole = site(x)
+    for t in range(1, 6):
+        torch.testing.assert_close(site(x[:, :t]), whole[:, :t])
+    assert math.isclose(float(site.attention_weights(x)[0, 0, 0, 0].detach()), 1.0, rel_tol=1e-6)
