@@ -1,6 +1,6 @@
 """Studies: named experiments that turn configurations into run records."""
 
-from attnlab.studies import extractor_ablation, language_model, n_grams
+from attnlab.studies import attentionless, extractor_ablation, language_model, n_grams
 from attnlab.studies.core import (
     Folders,
     Plan,
@@ -18,6 +18,7 @@ __all__ = [
     "Plan",
     "Progress",
     "Study",
+    "attentionless",
     "export_models",
     "extractor_ablation",
     "get_study",

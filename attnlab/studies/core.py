@@ -193,6 +193,27 @@ def checkpoint_file(job: Any, folders: Folders, *, study: str) -> Path:
     return folders.work_file(study, f"{job.digest}.checkpoint.safetensors")
 
 
+def machine_facts(folders: Folders) -> dict[str, Any]:
+    """Return what must not change over an interruption for the numbers to be bit-equal."""
+    return {"threads": torch.get_num_threads(), "device": folders.device}
+
+
+def same_machine(facts: dict[str, Any], folders: Folders) -> dict[str, Any]:
+    """Return a checkpoint's facts without ``machine_facts``, if this process computes alike.
+
+    Raises:
+        AttnlabError: The run was begun with other threads or on another device.
+    """
+    for name, here in machine_facts(folders).items():
+        before = facts[name]
+        if before != here:
+            raise AttnlabError(
+                f"The run was begun with --{name} {before}, and this process has {here}: its "
+                f"numbers would differ. Go on with --{name} {before}, or delete its checkpoint."
+            )
+    return {name: fact for name, fact in facts.items() if name not in machine_facts(folders)}
+
+
 def export_models(plan: Plan, *, to: Path, folders: Folders | None = None) -> Iterator[Path]:
     """Copy the trained models of a plan's finished jobs to ``to/VARIANT.safetensors``, bfloat16.
 

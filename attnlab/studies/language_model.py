@@ -13,7 +13,6 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
-import torch
 
 from attnlab import provenance
 from attnlab.analysis.theory import (
@@ -32,7 +31,9 @@ from attnlab.studies.core import (
     Study,
     TrainingJob,
     checkpoint_file,
+    machine_facts,
     register_study,
+    same_machine,
 )
 from attnlab.studies.datasets import Dataset, list_datasets, prepare_dataset
 from attnlab.training import (
@@ -182,7 +183,8 @@ def run_language_model(job: Job, folders: Folders) -> Generator[Progress, None, 
     optimizer = build_optimizer(model, job.train)
     state = _State()
     if checkpoint.exists():
-        state = _resumed(load_checkpoint(checkpoint, model=model, optimizer=optimizer), folders)
+        facts = load_checkpoint(checkpoint, model=model, optimizer=optimizer)
+        state = _State(**same_machine(facts, folders))
     batches = _batches(data, job, job.train.seed, device=folders.device).starting_at(
         state.step * job.train.accumulation_steps
     )
@@ -205,30 +207,13 @@ def run_language_model(job: Job, folders: Folders) -> Generator[Progress, None, 
         message = f"train {log.loss_nats:.3f} nats, validation {state.last_validation:.3f}"
         yield Progress(job=job.name, step=log.step, n_steps=job.train.n_steps, message=message)
         if time.perf_counter() - saved > CHECKPOINT_EVERY_S:
-            facts = {**asdict(state), **_machine(folders)}
+            facts = {**asdict(state), **machine_facts(folders)}
             save_checkpoint(checkpoint, model=model, optimizer=optimizer, facts=facts)
             saved = time.perf_counter()
     record = _record(job, data, model, state, device=folders.device)
     final = folders.work_file("language-model", f"{job.digest}.model.safetensors")
     save_model(final, model=model, variant=job.variant, experiment=job.experiment, job=job.digest)
     return record
-
-
-def _machine(folders: Folders) -> dict[str, Any]:
-    """Return what must not change over an interruption for the numbers to be bit-equal."""
-    return {"threads": torch.get_num_threads(), "device": folders.device}
-
-
-def _resumed(facts: dict[str, Any], folders: Folders) -> _State:
-    """Return the state of an interrupted run, if this process computes as that one did."""
-    for name, here in _machine(folders).items():
-        before = facts.pop(name)
-        if before != here:
-            raise AttnlabError(
-                f"The run was begun with --{name} {before}, and this process has {here}: its "
-                f"numbers would differ. Go on with --{name} {before}, or delete its checkpoint."
-            )
-    return _State(**facts)
 
 
 def curve_steps(n_steps: int) -> set[int]:

@@ -1,0 +1,128 @@
+"""Sizes of the study at each scale."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from attnlab.config import TrainConfig, TranslatorConfig
+from attnlab.studies.attentionless.data import TOY, prepare_pairs
+from attnlab.studies.attentionless.teacher import TeacherJob
+from attnlab.studies.core import Plan
+from attnlab.training import PairBatches
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """Sizes of a teacher. ``n_passes`` overrides ``n_steps`` where text is finite."""
+
+    d_model: int
+    n_heads: int
+    n_layers: int  # of the encoder, and of the decoder
+    d_ff: int
+    max_len: int
+    max_tokens: int  # of one side of a batch
+    lr: float
+    warmup_steps: int
+    dropout: float = 0.0
+    label_smoothing: float = 0.0
+    n_steps: int = 0
+    n_passes: float = 0.0
+    vocab_size: int = 4000
+    n_train_pairs: int = 0  # of the toy languages
+
+
+SMOKE = Budget(
+    d_model=16,
+    n_heads=2,
+    n_layers=1,
+    d_ff=32,
+    max_len=24,
+    max_tokens=200,
+    lr=5e-3,
+    warmup_steps=2,
+    n_steps=6,
+    vocab_size=400,
+    n_train_pairs=200,
+)
+CLASSROOM = Budget(
+    d_model=32,
+    n_heads=4,
+    n_layers=2,
+    d_ff=64,
+    max_len=24,
+    max_tokens=1000,
+    lr=5e-3,
+    warmup_steps=100,
+    n_steps=1200,
+    n_train_pairs=16_000,
+)
+# the published teacher, trained for fewer steps on sentences that are shorter
+PAPER = Budget(
+    d_model=128,
+    n_heads=8,
+    n_layers=6,
+    d_ff=512,
+    max_len=32,
+    max_tokens=4096,
+    lr=2e-3,
+    warmup_steps=400,
+    dropout=0.1,
+    label_smoothing=0.1,
+    n_passes=16,
+    vocab_size=6000,
+)
+BUDGETS = {
+    ("smoke", None): SMOKE,
+    ("classroom", None): replace(PAPER, n_layers=2, n_passes=4),
+    ("classroom", TOY): CLASSROOM,
+    ("paper", None): replace(PAPER, max_len=50, vocab_size=8000),
+    ("paper", TOY): replace(CLASSROOM, n_steps=6000, n_train_pairs=60_000),
+    **{("paper", f"multi30k/{pair}"): PAPER for pair in ("de-en", "en-de", "fr-en", "en-fr")},
+}
+
+
+def budget_of(plan: Plan) -> Budget:
+    """Return the sizes for the scale and the data of a plan."""
+    return BUDGETS.get((plan.scale, plan.corpus)) or BUDGETS[plan.scale, None]
+
+
+def teacher_jobs(plan: Plan) -> list[TeacherJob]:
+    """Return the teachers of a plan, one a seed."""
+    budget = budget_of(plan)
+    data = prepare_pairs(
+        plan.corpus,
+        vocab_size=budget.vocab_size,
+        max_len=budget.max_len,
+        n_train_pairs=budget.n_train_pairs,
+    )
+    a_pass = PairBatches(data.train, max_tokens=budget.max_tokens, seed=0).n_batches
+    model = TranslatorConfig(
+        source_vocab_size=data.source_vocabulary.vocab_size,
+        target_vocab_size=data.vocabulary.vocab_size,
+        d_model=budget.d_model,
+        n_heads=budget.n_heads,
+        n_encoder_layers=budget.n_layers,
+        n_decoder_layers=budget.n_layers,
+        d_ff=budget.d_ff,
+        dropout=budget.dropout,
+        max_len=budget.max_len,
+    )
+    train = TrainConfig(
+        n_steps=budget.n_steps or round(budget.n_passes * a_pass),
+        lr=budget.lr,
+        schedule="inverse_sqrt",
+        warmup_steps=budget.warmup_steps,
+        label_smoothing=budget.label_smoothing,
+    )
+    return [
+        TeacherJob(
+            experiment=plan.name,
+            corpus=plan.corpus,
+            vocab_size=budget.vocab_size,
+            n_train_pairs=budget.n_train_pairs,
+            max_tokens=budget.max_tokens,
+            model=model,
+            train=replace(train, seed=seed),
+        )
+        for seed in plan.seeds
+    ]
