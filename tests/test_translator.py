@@ -582,6 +582,7 @@ def test_smoothing_is_refused_where_the_loss_has_none():
         next(train_steps(translator_for(), [], config=plan))
 
 
+@torch.no_grad()
 def test_forced_scores_are_those_of_the_logits():
     model = translator_for()
     pairs = some_pairs([(3, 2), (1, 5), (7, 1)])

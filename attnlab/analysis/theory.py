@@ -7,11 +7,13 @@ every prefix computed once, ``P = T (T + 1) / 2``; fast evaluation needs fewer.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any, NamedTuple
 
 from attnlab.config import ModelConfig
 from attnlab.errors import AttnlabError
 
 _Form = Callable[..., int]
+_Sum = Callable[..., int]  # of a number of terms, one of them perhaps late, to a depth
 COUNT_NEUTRAL = {"n_heads", "method", "scale", "init_std", "dropout", "window", "gate_activation"}
 
 
@@ -42,6 +44,51 @@ def causal_pairs(time: int, *, context_len: int | None = None) -> int:
     """Return the number of (position, earlier-or-same position) pairs within the context."""
     context_len = time if context_len is None else min(context_len, time)
     return context_len * (context_len + 1) // 2 + (time - context_len) * context_len
+
+
+class ChainStep(NamedTuple):
+    """Operations of one kind that follow each other, and what they work on."""
+
+    kind: str
+    depth: int
+    name: str
+
+
+def expected_depth(
+    name: str, *, d_model: int, context_len: int, n_heads: int = 1, accumulate: str = "tree"
+) -> int:
+    r"""Return how many operations must follow each other for the newest token.
+
+    With T = ``context_len`` tokens seen and what is cached of the others ready at depth 0. A
+    sum of n terms that are ready together takes :math:`A(n) = \lceil \log_2 n \rceil` in a
+    tree and n - 1 in sequence. One multiplication and one sum over d, :math:`L = 1 + A(d)`,
+    are a linear map.
+
+    .. math:: \text{attention: } 2L + A(d_h) + 3 A(T) + 6, \qquad
+              \text{SHE: } 1 + A(T d) + 1 + L
+
+    Attention with one-channel heads needs one less: its scale is 1. HE waits for the value of
+    the newest token, :math:`L`, so its sum has one late term; WE and ME have no output map.
+
+    Args:
+        n_heads: Read by attention only.
+        accumulate: ``tree`` joins what is ready first; ``sequential`` adds lag by lag, the
+            newest first.
+    Source:
+        The chain of the first Extractor, in words: arXiv:2308.07661; derived in notebook 05.
+    """
+    sizes = {"d_model": d_model, "context_len": context_len, "n_heads": n_heads}
+    return sum(step.depth for step in expected_chain(name, accumulate=accumulate, **sizes))
+
+
+def expected_chain(
+    name: str, *, d_model: int, context_len: int, n_heads: int = 1, accumulate: str = "tree"
+) -> tuple[ChainStep, ...]:
+    """Return the longest chain of ``expected_depth`` step by step; one-term sums are no step."""
+    if accumulate not in _SUMS:
+        raise AttnlabError(f"accumulate={accumulate!r} is not one of {', '.join(_SUMS)}.")
+    chain = _form(_CHAINS, name)(d_model, context_len, n_heads, _SUMS[accumulate])
+    return tuple(step for step in chain if step.depth)
 
 
 def expected_language_model_weights(config: ModelConfig) -> int:
@@ -84,7 +131,7 @@ def _require_default_form(config: ModelConfig) -> None:
         )
 
 
-def _form(forms: dict[str, _Form], name: str) -> _Form:
+def _form(forms: dict[str, Any], name: str) -> Any:
     if name not in forms:
         raise AttnlabError(f"No closed form for mixer {name!r}; there are {', '.join(forms)}.")
     return forms[name]
@@ -109,4 +156,77 @@ _MULTIPLICATIONS: dict[str, _Form] = {
     "me": lambda d, T, P, _: P * d + 2 * T * d,
     "identity": lambda d, T, P, _: 0,
     "mean": lambda d, T, P, _: T * d,
+}
+
+
+def _tree_sum(n_terms: int, *, late: int = 0) -> int:
+    """Return the depth of a tree over n terms, one of them ready ``late`` levels after the rest.
+
+    The best tree over arrivals t_i is ready at ceil(log2 sum_i 2^t_i).
+    """
+    return (n_terms - 1 + 2**late - 1).bit_length()
+
+
+def _sequential_sum(n_terms: int, *, late: int = 0) -> int:
+    """Return the depth of a running total that begins with the late term."""
+    return late + n_terms - 1
+
+
+_SUMS: dict[str, _Sum] = {"tree": _tree_sum, "sequential": _sequential_sum}
+
+
+def _product(name: str, summed: int) -> list[ChainStep]:
+    return [ChainStep("mul", 1, name), ChainStep("acc", summed, name)]
+
+
+def _attention_chain(d: int, T: int, h: int, total: _Sum) -> list[ChainStep]:
+    is_scaled = int(d > h)  # 1 / sqrt(1) needs no multiplication
+    softmax = [("max", total(T)), ("add", 1), ("exp", 1), ("acc", total(T)), ("div", 1)]
+    return [
+        *_product("query", total(d)),
+        *_product("query × key", total(d // h)),
+        ChainStep("mul", is_scaled, "query × key, constant"),
+        *(ChainStep(kind, depth, "softmax") for kind, depth in softmax),
+        *_product("softmax × value", total(T)),
+        *_product("out", total(d)),
+    ]
+
+
+def _she_chain(d: int, T: int, _: int, total: _Sum) -> list[ChainStep]:
+    gate = ChainStep("mul", 1, "lag_weight × adjust")
+    return [*_product("lag_weight", total(T * d)), gate, *_product("out", total(d))]
+
+
+def _he_chain(d: int, T: int, _: int, total: _Sum) -> list[ChainStep]:
+    late = 1 + total(d)  # the value of the newest token; the others are cached
+    return [
+        *_product("value", total(d)),
+        *_product("lag_weight", total(T, late=late) - late),
+        ChainStep("mul", 1, "lag_weight × adjust"),
+        *_product("out", total(d)),
+    ]
+
+
+def _we_chain(d: int, T: int, _: int, total: _Sum) -> list[ChainStep]:
+    gated = ("lag_weight", T) if total(T) >= total(d) else ("adjust", d)
+    return [*_product(gated[0], total(gated[1])), ChainStep("mul", 1, "lag_weight × adjust")]
+
+
+def _me_chain(d: int, T: int, _: int, total: _Sum) -> list[ChainStep]:
+    gate = ChainStep("mul", 1, "lag_weight × adjust_weight")
+    return [*_product("lag_weight", total(T)), gate]
+
+
+def _mean_chain(d: int, T: int, _: int, total: _Sum) -> list[ChainStep]:
+    return [ChainStep("acc", total(T), "x_t"), ChainStep("mul", int(T > 1), "x_t, constant")]
+
+
+_CHAINS: dict[str, Callable[[int, int, int, _Sum], list[ChainStep]]] = {
+    "attention": _attention_chain,
+    "she": _she_chain,
+    "he": _he_chain,
+    "we": _we_chain,
+    "me": _me_chain,
+    "identity": lambda d, T, h, total: [],
+    "mean": _mean_chain,
 }

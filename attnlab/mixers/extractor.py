@@ -18,7 +18,6 @@ from attnlab.mixers.convolution import SpectrumCache, causal_convolution, requir
 from attnlab.mixers.registry import register_mixer
 from attnlab.mixers.streaming import (
     STREAMING,
-    KeptKernel,
     TiledStream,
     Tiling,
     choose_streaming,
@@ -130,7 +129,7 @@ class Extractor(TokenMixer):
         n_summed = n_lags if self.scale == "none" else 1
         balanced = (n_terms * n_summed) ** -0.5
         nn.init.normal_(self.lag_weight, std=balanced if init_std is None else init_std)
-        self._kept_kernel = KeptKernel()
+        self._kernels = SpectrumCache(max_entries=1)  # of streams
 
     def _add_adjustment(self, bias: bool) -> None:
         d = self.d_model
@@ -249,7 +248,7 @@ class Extractor(TokenMixer):
     ) -> tuple[Tensor, Ring | TiledStream]:
         if isinstance(state, TiledStream):
             if not torch.is_grad_enabled():
-                return state.push(source, self._kept_kernel, self.lag_weight), state
+                return state.push(source, self.lag_weight, self._kernels), state
             state = state.ring  # what is recorded must not be written over
         state = state.push(source)
         past = state.newest_first()  # (B, J, D)

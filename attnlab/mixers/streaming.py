@@ -29,11 +29,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from attnlab.mixers.base import Ring
+from attnlab.mixers.convolution.spectra import SpectrumCache
 
 STREAMING = ("auto", "ring", "tiles")
 CACHED_NUMBERS = 2**17  # transforms of more numbers at once fall out of a core's cache
 TOEPLITZ_SIZE = 64  # vector lags: up to here a matrix product a channel beats the transform
-FINGERPRINT = 64  # weights looked at to notice writes that torch does not count
 
 
 # Multiplications a lag and token, up to; the first context_len at which tiles are 1.25 times
@@ -102,12 +102,14 @@ def _power_of_two(n: int) -> int:
 
 
 class Kernel(ABC):
-    """The lag weights of one Extractor, transformed for tiles of every size when first used."""
+    """The lag weights of one Extractor, transformed for tiles of every size when first used.
 
-    def __init__(self, lag_weight: Tensor, key: tuple[Any, ...]) -> None:
-        self.key = key
-        self.dtype = torch.promote_types(lag_weight.dtype, torch.float32)
-        self.weight = lag_weight.detach().to(self.dtype)
+    All transforms together hold about ``3 n_lags d^2`` numbers for a matrix a lag, once
+    every size has fallen due.
+    """
+
+    def __init__(self, lag_weight: Tensor) -> None:
+        self.weight = lag_weight
         self._kept: dict[Any, Tensor] = {}
 
     @abstractmethod
@@ -146,6 +148,9 @@ class Kernel(ABC):
         first = distance * size + 1
         taps = self.weight[first : first + 2 * size - 1]
         return self._keep((size, distance), lambda: self._transform(taps.flip(0), 2 * size))
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Kernel:
+        return self  # nothing here changes, and it is large
 
     def _keep(self, name: Any, make: Callable[[], Tensor]) -> Tensor:
         """Return what was made under this name, and make it the first time."""
@@ -189,7 +194,7 @@ class DenseKernel(Kernel):
 
     def _transform(self, taps: Tensor, length: int) -> Tensor:
         _, d_in, d_out = taps.shape
-        spectrum = taps.new_empty(length // 2 + 1, d_out, d_in, dtype=self.dtype.to_complex())
+        spectrum = taps.new_empty(length // 2 + 1, d_out, d_in, dtype=taps.dtype.to_complex())
         for outputs in torch.arange(d_out).split(max(1, 2**22 // (length * d_in))):
             part = slice(int(outputs[0]), int(outputs[-1]) + 1)
             spectrum[:, part] = super()._transform(taps[..., part].mT, length)
@@ -199,8 +204,8 @@ class DenseKernel(Kernel):
 class DepthwiseKernel(Kernel):
     """A vector or a number a lag: one factor a channel and frequency."""
 
-    def __init__(self, lag_weight: Tensor, key: tuple[Any, ...]) -> None:
-        super().__init__(lag_weight[:, None] if lag_weight.ndim == 1 else lag_weight, key)
+    def __init__(self, lag_weight: Tensor) -> None:
+        super().__init__(lag_weight[:, None] if lag_weight.ndim == 1 else lag_weight)
 
     def near(self, older: Tensor, newest: Tensor) -> Tensor:
         """Sum channel by channel."""
@@ -241,45 +246,9 @@ class DepthwiseKernel(Kernel):
         return self._keep(("toeplitz", size), make)
 
 
-class KeptKernel:
-    """Holds the kernel of the weights as they are; copies and files of a module leave it out."""
-
-    def __init__(self) -> None:
-        self._kernel: Kernel | None = None
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> KeptKernel:
-        return KeptKernel()
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return KeptKernel, ()
-
-    def look(self, lag_weight: Tensor, *, sample: bool = False) -> Kernel:
-        """Return the kernel of these weights, made again if they have changed.
-
-        Args:
-            sample: Look at some of the weights too, which also notices what was written
-                through ``.data``; without, only where they lie and torch's count of writes.
-        """
-        kept = self._kernel
-        if (
-            kept is None
-            or kept.key[0] != _written(lag_weight)
-            or (sample and kept.key != _key(lag_weight))
-        ):
-            kind = DenseKernel if lag_weight.ndim == 3 else DepthwiseKernel
-            with torch.inference_mode(False), torch.no_grad():
-                kept = self._kernel = kind(lag_weight, _key(lag_weight))
-        return kept
-
-
-def _written(weight: Tensor) -> tuple[int, int]:
-    return weight.data_ptr(), 0 if weight.is_inference() else weight._version
-
-
-def _key(weight: Tensor) -> tuple[Any, ...]:
-    flat = weight.detach().reshape(-1)
-    sample = flat[:: max(1, flat.shape[0] // FINGERPRINT)].double()
-    return _written(weight), weight.shape, weight.dtype, weight.device, *sample.tolist()
+def kernel_of(lag_weight: Tensor) -> Any:
+    """Return the kernel of lag weights with three axes, two or one."""
+    return (DenseKernel if lag_weight.ndim == 3 else DepthwiseKernel)(lag_weight)
 
 
 class TiledStream:
@@ -293,7 +262,8 @@ class TiledStream:
     def __init__(self, ring: Ring, tiling: Tiling) -> None:
         self.ring, self.tiling = ring, tiling
         self.pending = torch.empty(0)
-        self._key: tuple[Any, ...] | None = None
+        self._kernel: Kernel | None = None
+        self._written: tuple[int, int] | None = None
         self._signals: deque[list[Tensor]] = deque(maxlen=max(1, tiling.n_reached))
 
     @property
@@ -301,31 +271,46 @@ class TiledStream:
         """How many tokens the stream has had."""
         return self.ring.n_seen
 
-    def push(self, vector: Tensor, kept: KeptKernel, lag_weight: Tensor) -> Tensor:
+    def push(self, vector: Tensor, lag_weight: Tensor, kernels: SpectrumCache) -> Tensor:
         """Take in ``(batch, d_in)``; return the sum ``(batch, d_out)`` with it as newest input.
 
         The state is changed in place. Weights that have changed count from here on, for
-        all inputs, as if they had always been so.
+        all inputs, as if they had always been so. A write that torch does not count is seen
+        when a stream begins and when its largest tile falls due.
+
+        Args:
+            kernels: Where the mixer keeps the kernel of its weights.
         """
         n, tiling = self.ring.n_seen, self.tiling
-        kernel = kept.look(lag_weight, sample=n % tiling.largest == 0)
-        if kernel.key is not self._key:
+        kernel, is_new = self._look(lag_weight, kernels)
+        if is_new:
             self._begin(kernel)
         elif n % tiling.block == 0 and tiling.due(n):
             self._add(tiling.due(n), n, kernel)
-        self.ring = self.ring.push(vector.to(kernel.dtype))
+        self.ring = self.ring.push(vector.to(kernel.weight.dtype))
         n_near = min(n % tiling.block + 1, tiling.n_lags)
         older = self.pending[:, -1 - n % tiling.largest]
         return kernel.near(older, self.ring.newest(n_near)).to(vector.dtype)
 
+    def _look(self, lag_weight: Tensor, kernels: SpectrumCache) -> tuple[Kernel, bool]:
+        """Return the kernel, and whether it is another one than before."""
+        before, n = self._kernel, self.n_seen
+        version = 0 if lag_weight.is_inference() else lag_weight._version
+        written = lag_weight.data_ptr(), version
+        if before is not None and written == self._written and n % self.tiling.largest:
+            return before, False
+        dtype = torch.promote_types(lag_weight.dtype, torch.float32)
+        self._kernel = kernel = kernels.get("tiles", lag_weight, kernel_of, dtype=dtype)
+        self._written = written
+        return kernel, kernel is not before
+
     def _begin(self, kernel: Kernel) -> None:
         """Give all that the inputs in the ring still owe to outputs to come."""
-        self._key = kernel.key
         self._signals.clear()
         self.ring = self.ring.to(kernel.weight)
         n, batch_size, d_in = self.n_seen, self.ring.slots.shape[0], self.ring.slots.shape[-1]
         shape = batch_size, self.tiling.largest, kernel.d_out(d_in)
-        self.pending = torch.zeros(shape, dtype=kernel.dtype, device=kernel.weight.device)
+        self.pending = kernel.weight.new_zeros(shape)
         for size in self.tiling.sizes:
             end = n - n % size  # here a tile of this size was due last, or a larger one
             if end and self.tiling.due(end) == size:

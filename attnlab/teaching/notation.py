@@ -147,6 +147,12 @@ SYMBOLS: tuple[Symbol, ...] = (
     _row("adjust", r"W_\mathrm{adj}", _DD, "map of the adjustment", 3),
     _row("gate", "g_t", _D, "adjustment of position $t$, computed from $x_t$ alone", 3),
     _row("adjusted", "a_t", _D, "$e_t \\odot g_t$, entry by entry", 3),
+    # programs
+    _row("sum_depth", "A(n)", _COUNT,
+         "levels of additions over $n$ terms: $\\lceil \\log_2 n \\rceil$ in a tree", 5,
+         code="accumulate"),
+    _row("units", "P", _COUNT, "workers that can do one operation each at a time", 5),
+    _row("level_sizes", "n_k", _COUNT, "operations whose depth is $k$", 5),
     # language model
     _row("token_embedding", "E", r"\mathbb{R}^{V \times d}", "token embedding, also the head", 2),
     _row("position_embedding", "p_t", _D, "position embedding", 2),
