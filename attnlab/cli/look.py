@@ -155,7 +155,7 @@ def _mixers() -> list[tuple[str, str]]:
 def _sources() -> list[tuple[str, str]]:
     from attnlab import sources
 
-    makers = ("markov_chain", "variable_length_chain", "tales")
+    makers = ("markov_chain", "variable_length_chain", "tales", "translation_source")
     return [(name, _first_line(getattr(sources, name))) for name in makers]
 
 

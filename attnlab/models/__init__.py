@@ -3,7 +3,8 @@
 from attnlab.models.attention_sites import AttentionSite, CrossAttention, SelfAttention
 from attnlab.models.blocks import Block, ChannelMixer
 from attnlab.models.language_model import LanguageModel, StreamState
-from attnlab.models.translator import DecoderLayer, EncoderLayer, Translator
+from attnlab.models.translator import Translator
+from attnlab.models.translator_layers import DecoderLayer, EncoderLayer
 
 __all__ = [
     "AttentionSite",

@@ -88,15 +88,15 @@ class _Beams:
     """The beginnings that are kept: tokens ``(row, beam, time)`` and what belongs to each."""
 
     def __init__(self, first: Tensor, beam_size: int, max_len: int) -> None:
-        sizes, like = (len(first), beam_size), {"device": first.device}
+        sizes, device = (len(first), beam_size), first.device
         self.first_of_row = first[:, None] * beam_size
-        self.tokens = torch.full((*sizes, max_len), PAD, **like)
-        self.log_p = torch.full(sizes, -torch.inf, **like)
+        self.tokens = torch.full((*sizes, max_len), PAD, device=device)
+        self.log_p = torch.full(sizes, -torch.inf, device=device)
         self.log_p[:, 0] = 0.0  # all beams of a row start equal, so only one of them counts
         self.scores = self.log_p
-        self.lengths = torch.zeros(sizes, dtype=torch.long, **like)
-        self.is_open = torch.ones(sizes, dtype=torch.bool, **like)
-        self.newest = torch.full((len(first) * beam_size,), BOS, **like)
+        self.lengths = torch.zeros(sizes, dtype=torch.long, device=device)
+        self.is_open = torch.ones(sizes, dtype=torch.bool, device=device)
+        self.newest = torch.full((len(first) * beam_size,), BOS, device=device)
         self.time = 0
 
     @property

@@ -69,7 +69,7 @@ class PairBatches:
             batches = self._in_order(n_pass)
             random = numpy_generator(self.seed, f"order/{n_pass}/batches")
             self._pass = (n_pass, [batches[i] for i in random.permutation(len(batches))])
-        chosen = [self.pairs[i] for i in self._pass[1][place].tolist()]
+        chosen = [self.pairs[int(i)] for i in self._pass[1][place]]
         return collate_pairs(chosen, device=self.device)
 
     def starting_at(self, index: int) -> Iterator[tuple[Tensor, Tensor]]:
