@@ -3,6 +3,7 @@
 import functools
 import json
 import re
+from dataclasses import replace
 
 import pandas as pd
 import pytest
@@ -30,6 +31,7 @@ from attnlab.studies.speed import (
     judge_targets,
     layers,
     methods,
+    run_race,
     run_races,
     slow_choices,
     target_sentences,
@@ -335,9 +337,10 @@ def test_a_model_stream_goes_on_after_its_context_is_full():
 
 
 def test_methods_far_from_the_best_are_left_out(monkeypatch):
-    what = methods.Sum(extract="matrix", work="training", batch=16, time=2048, d_model=128)
-    assert "conv1d" not in methods.near_in_operations(what)
-    assert "staged" in methods.near_in_operations(what)
+    for kind in ("training", "frozen"):
+        what = methods.Sum(extract="matrix", work=kind, batch=16, time=2048, d_model=128)
+        assert "conv1d" not in methods.near_in_operations(what)
+        assert "staged" in methods.near_in_operations(what)
     small = methods.Sum(extract="matrix", work="training", batch=1, time=8, d_model=4)
     assert methods.near_in_operations(small) == list(methods.list_methods(3))
     seconds = {"fast": 1.0, "slow": 21.0, "fair": 19.0, "auto": 50.0}
@@ -513,15 +516,26 @@ def test_bench_record_goes_to_the_runs_of_the_workbook(quick, monkeypatch, tmp_p
     assert (tmp_path / "speed.jsonl").exists()
 
 
+def test_bench_says_when_other_programs_are_running(capsys, quick, monkeypatch):
+    words = ["bench", "prefill", "--scale", "smoke", "--threads", "1", "--stock"]
+    for load, is_told in ((0.1, False), (99.0, True), (None, False)):
+        monkeypatch.setattr("attnlab.studies.speed.load_average", lambda load=load: load)
+        assert main(words) == 0
+        assert ("Other programs are running" in capsys.readouterr().out) == is_told
+
+
 @pytest.mark.parametrize(("ratio", "code"), [(1.2, 0), (1.3, 1)])
 def test_check_fails_exactly_where_auto_is_too_slow(capsys, quick, naps, monkeypatch, ratio, code):
-    def races(part, plan, *, peaks):
-        for record in run_races(naps(attention=1e-3), plan, peaks=peaks):
+    part = naps(attention=1e-3)
+
+    def judged(race, plan, *, peaks):
+        for record in run_race(race, plan, peaks=peaks):
             names = ("ratio_to_best", "ratio_to_best_low", "ratio_to_best_high")
             record.metrics.update(dict.fromkeys(names, ratio))
             yield type(record)(**{**vars(record), "variant": "she/auto"})
 
-    monkeypatch.setattr("attnlab.studies.speed.run_races", races)
+    monkeypatch.setattr("attnlab.studies.speed.run_race", judged)
+    monkeypatch.setattr("attnlab.studies.speed.get_part", lambda _: replace(part, name="methods"))
     words = ["bench", "methods", "--scale", "smoke", "--threads", "1", "--check", "--stock"]
     assert main(words) == code
     captured = capsys.readouterr()

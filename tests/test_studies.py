@@ -167,7 +167,7 @@ def test_a_process_that_dies_while_recording_keeps_its_checkpoint(folders, monke
 
 
 def test_a_run_is_not_resumed_with_other_threads(folders, monkeypatch):
-    from attnlab.studies import language_model
+    from attnlab.studies import core, language_model
 
     monkeypatch.setattr(language_model, "CHECKPOINT_EVERY_S", 0.0)
     plan = Plan(study="language-model", variants=("mean",))
@@ -175,7 +175,7 @@ def test_a_run_is_not_resumed_with_other_threads(folders, monkeypatch):
     for _ in range(3):
         next(begun)
     begun.close()
-    monkeypatch.setattr(language_model.torch, "get_num_threads", lambda: 7)
+    monkeypatch.setattr(core.torch, "get_num_threads", lambda: 7)
     with pytest.raises(AttnlabError, match=r"begun with --threads 1, and this process has 7"):
         run(plan, folders)
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable
-from itertools import groupby
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -148,32 +147,28 @@ def _next_series(options: argparse.Namespace, part: str) -> int:
     return max(known, default=-1) + 1
 
 
-def _run_part(
-    part: Part, plan: SpeedPlan, *, peaks: Peaks, file: Path | None
-) -> Iterable[RunRecord]:
-    from attnlab.studies.speed import run_races
+def _run_part(part: Part, plan: SpeedPlan, *, peaks: Peaks, file: Path | None) -> list[RunRecord]:
+    from attnlab.analysis.timing import pinned_threads
+    from attnlab.studies.speed import run_race
 
-    records = []
-    for point, race in groupby(run_races(part, plan, peaks=peaks), key=_point):
-        group = []
-        for record in race:
+    records: list[RunRecord] = []
+    with pinned_threads(plan.n_threads):
+        for race in part.races(plan):
+            say(f"\n  {race.point}")
+            group = list(run_race(race, plan, peaks=peaks))
             if file is not None:
-                record.append_to(file)
-            group.append(record)
-        say(f"\n  {point}")
-        say_table(_rows(group), indent="    ")
-        left_out = group[0].config.get("left_out")
-        if left_out:
-            say(f"    far slower than the best, left out: {left_out}")
-        records += group
+                for record in group:
+                    record.append_to(file)
+            say_table(_rows(group), indent="    ")
+            if race.sizes.get("left_out"):
+                say(f"    far slower than the best, left out: {race.sizes['left_out']}")
+            records += group
     return records
 
 
-def _point(record: RunRecord) -> str:
-    return record.experiment.split("/")[3]
-
-
 def _say_peaks(peaks: Peaks) -> None:
+    from attnlab.studies.speed import load_average
+
     other = peaks.gemm_onednn_gflops
     routed = f", {other:.0f} by oneDNN" if other is not None else ""
     say(
@@ -181,6 +176,12 @@ def _say_peaks(peaks: Peaks) -> None:
         f"GFLOP/s{routed}; copy {peaks.copy_gb_s:.0f} GB/s; real transform "
         f"{peaks.rfft_gflops:.0f} GFLOP/s."
     )
+    load, n_processors = load_average(), os.cpu_count() or 1
+    if load is not None and load > 0.5 * n_processors:
+        say(
+            f"Other programs are running (load average {load}, processors {n_processors}): ratios "
+            "within a round still mean something; times and shares of the peak mean less."
+        )
 
 
 def _rows(group: list[RunRecord]) -> list[tuple[str, ...]]:

@@ -122,7 +122,6 @@ class Part:
 
 def run_races(part: Part, plan: SpeedPlan, *, peaks: Peaks) -> Iterator[RunRecord]:
     """Run the races of a part one after the other; yield a record for each variant and route."""
-    provenance.commit()  # of the code that was loaded, not of what is there at the end
     with pinned_threads(plan.n_threads):
         for race in part.races(plan):
             yield from run_race(race, plan, peaks=peaks)
@@ -130,6 +129,7 @@ def run_races(part: Part, plan: SpeedPlan, *, peaks: Peaks) -> Iterator[RunRecor
 
 def run_race(race: Race, plan: SpeedPlan, *, peaks: Peaks) -> Iterator[RunRecord]:
     """Run every entrant on every route in interleaved rounds; yield a record for each."""
+    provenance.commit()  # of the code that was loaded, not of what is there at the end
     entrants = {variant: build() for variant, build in race.entrants.items()}
     keys = {f"{v}@{r}": (v, r) for v in entrants for r in plan.usable_routes}
 
@@ -157,12 +157,12 @@ def run_race(race: Race, plan: SpeedPlan, *, peaks: Peaks) -> Iterator[RunRecord
             variant=variant,
             seed=plan.seed,
             config=_config(race, plan, entrant, route=route),
-            metrics=metrics | peaks_as_metrics(peaks),
+            metrics={n: _rounded(v) for n, v in (metrics | peaks_as_metrics(peaks)).items()},
             details={
-                "samples_ms": list(timings.samples_ms[key]),
+                "samples_ms": [_rounded(sample) for sample in timings.samples_ms[key]],
                 "calls_a_sample": timings.n_calls[key],
                 "turns": [turn.index(key) for turn in timings.order],
-                "load_average": _load_average(),
+                "load_average": load_average(),
             },
             seconds=timings.n_calls[key] * entrant.n_pieces * sum(timings.samples_ms[key]) / 1e3,
             environment=provenance.environment(device=plan.device),
@@ -216,7 +216,12 @@ def _config(race: Race, plan: SpeedPlan, entrant: Entrant, *, route: str) -> dic
     }
 
 
-def _load_average() -> float | None:
+def _rounded(value: float) -> float:
+    """Return six significant digits: more than any clock here can stand by."""
+    return float(f"{value:.6g}")
+
+
+def load_average() -> float | None:
     """Return how many programs wanted to run in the last minute, on systems that say so."""
     return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time as clock
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -144,8 +144,9 @@ def method_entrant(method: str, *, what: Sum, x: Tensor, weight: Tensor, call: C
 def near_in_operations(what: Sum) -> list[str]:
     """Return the methods of which one call is worth the wait."""
     names = list_methods(what.ndim)
-    gflop = {name: (what.flops(name) or 0) / 1e9 for name in names}
-    limit = max(LONG_GFLOP, FAR * min(filter(None, gflop.values()), default=0.0))
+    counted = replace(what, work="forward") if what.work == "frozen" else what
+    gflop = {name: (counted.flops(name) or 0) / 1e9 for name in names}
+    limit = max(LONG_GFLOP, FAR * min(gflop.values()))
     return [name for name in names if gflop[name] <= limit]
 
 
