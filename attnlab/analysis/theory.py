@@ -68,7 +68,8 @@ def expected_depth(
               \text{SHE: } 1 + A(T d) + 1 + L
 
     Attention with one-channel heads needs one less: its scale is 1. HE waits for the value of
-    the newest token, :math:`L`, so its sum has one late term; WE and ME have no output map.
+    the newest token, :math:`L`, so its sum has one late term (in a parallel pass, where no
+    value is cached, all terms are late); WE and ME have no output map.
 
     Args:
         n_heads: Read by attention only.
@@ -164,7 +165,7 @@ def _tree_sum(n_terms: int, *, late: int = 0) -> int:
 
     The best tree over arrivals t_i is ready at ceil(log2 sum_i 2^t_i).
     """
-    return (n_terms - 1 + 2**late - 1).bit_length()
+    return int(n_terms - 1 + 2**late - 1).bit_length()
 
 
 def _sequential_sum(n_terms: int, *, late: int = 0) -> int:
