@@ -73,6 +73,8 @@ def every_option():
         if (name, option) not in REFUSED:
             yield name, {option: True}
     yield "she", {"extract": "value_diag", "index": "absolute", "scale": "inv_t", "bias": True}
+    for index in CHOICES["index"]:
+        yield "she", {"rank": 2, "index": index, "bias": True}
     yield "attention", {"n_heads": 1, "bias": True}
 
 
@@ -178,6 +180,45 @@ def test_she_with_a_shared_matrix_and_a_diagonal_per_lag_is_he(d_model, context_
     torch.testing.assert_close(she(x), he(x), rtol=1e-9, atol=1e-10)
 
 
+@given(d_model=st.integers(1, 6), context_len=st.integers(1, 6), seed=seeds, bias=st.booleans())
+def test_she_of_rank_one_is_he(d_model, context_len, seed, bias):
+    sizes = {"d_model": d_model, "context_len": context_len, "bias": bias}
+    she = randomised(build_mixer("she", **sizes, rank=1), seed)
+    he = build_mixer("he", **sizes).double()
+    he.load_state_dict(she.state_dict())
+    x = tokens(2, 7, d_model, seed)
+    torch.testing.assert_close(she(x), he(x), rtol=1e-9, atol=1e-10)
+
+
+@pytest.mark.parametrize("rank", [1, 2, 5])
+@pytest.mark.parametrize("index", CHOICES["index"])
+@given(d_model=st.integers(1, 5), context_len=st.integers(1, 6), seed=seeds)
+def test_she_of_any_rank_is_she_with_matrices_built_of_shared_ones(
+    rank, index, d_model, context_len, seed
+):
+    sizes = {"d_model": d_model, "context_len": context_len, "index": index}
+    short = randomised(build_mixer("she", **sizes, rank=rank), seed)
+    full = build_mixer("she", **sizes).double()
+    x = tokens(2, context_len, d_model, seed, requires_grad=True)
+
+    def with_full_matrices(x):
+        shared = short.value.weight.unflatten(0, (rank, d_model)).mT  # B_r: (R, D, D)
+        factors = short.lag_weight.unflatten(1, (rank, d_model))  # a_r(j): (l, R, D)
+        matrices = torch.einsum("rde,jre->jde", shared, factors)
+        maps = {"adjust.weight": short.adjust.weight, "out.weight": short.out.weight}
+        return torch.func.functional_call(full, {"lag_weight": matrices, **maps}, (x,))
+
+    assert_same_function(short, with_full_matrices, x, short)
+
+
+@given(d_model=st.integers(1, 6), context_len=st.integers(1, 6), rank=st.integers(1, 4))
+def test_a_rank_costs_as_many_weights_as_its_docstring_says(d_model, context_len, rank):
+    mixer = build_mixer("she", d_model=d_model, context_len=context_len, rank=rank)
+    counted = sum(p.numel() for p in mixer.parameters())
+    of_the_sum = rank * d_model**2 + rank * context_len * d_model
+    assert counted == of_the_sum + 2 * d_model**2
+
+
 @given(d_model=st.integers(1, 6), context_len=st.integers(1, 6), seed=seeds)
 def test_he_with_value_map_one_and_no_output_map_is_we(d_model, context_len, seed):
     sizes = {"d_model": d_model, "context_len": context_len}
@@ -238,10 +279,11 @@ def test_attention_without_positions_forgets_the_order_of_the_past():
 
 
 @pytest.mark.parametrize("scale", CHOICES["scale"])
-def test_the_sum_of_many_tokens_keeps_its_size_at_the_start(scale):
+@pytest.mark.parametrize("rank", [None, 1, 4])
+def test_the_sum_of_many_tokens_keeps_its_size_at_the_start(scale, rank):
     torch.manual_seed(0)
     mixer = build_mixer(
-        "she", d_model=32, context_len=64, scale=scale, adjust="none", out_proj=False
+        "she", d_model=32, context_len=64, scale=scale, rank=rank, adjust="none", out_proj=False
     )
     sizes = mixer(torch.randn(64, 64, 32))[:, -1].detach().std()
     limit = 0.125 if scale == "inv_t" else 1.0  # 1/t shrinks a sum of t terms below 1/sqrt(t)

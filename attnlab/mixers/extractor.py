@@ -334,8 +334,9 @@ class SHE(Extractor):
 
     .. math:: y_t = \Bigl[\Bigl(\sum_{j} x_{t-j} W_j\Bigr) \odot (x_t W_{adj})\Bigr] W_{out}
 
-    Weights: ``(context_len + 2) * d_model**2``, as published. The skeleton is inferred from
-    that count and from the published critical path. Options: see ``Extractor``.
+    Weights: ``(context_len + 2) * d_model**2``, as published; with ``rank=R`` it is
+    ``(R + 2) * d_model**2 + R * context_len * d_model``. The skeleton is inferred from the
+    published count and critical path. Options: see ``Extractor``.
     """
 
 

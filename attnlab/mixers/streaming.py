@@ -117,8 +117,8 @@ class Kernel(ABC):
         """Return ``older`` plus the direct sum over ``newest``, ``(batch, n, d_in)``."""
 
     @abstractmethod
-    def product(self, signal: Tensor, spectrum: Tensor) -> Tensor:
-        """Multiply ``(batch, frequencies, d_in)`` by a spectrum of the weights."""
+    def products(self, signals: list[Tensor], spectra: list[Tensor]) -> Tensor:
+        """Multiply each ``(batch, frequencies, d_in)`` by its spectrum, and add all up."""
 
     @abstractmethod
     def d_out(self, d_in: int) -> int:
@@ -138,9 +138,8 @@ class Kernel(ABC):
 
     def back(self, signals: list[Tensor], size: int) -> Tensor:
         """Return the next ``size`` outputs due to these blocks of inputs, newest first."""
-        total = self.product(signals[0], self.spectrum(size, 0))
-        for distance, signal in enumerate(signals[1:], start=1):
-            total = total + self.product(signal, self.spectrum(size, distance))
+        spectra = [self.spectrum(size, distance) for distance in range(len(signals))]
+        total = self.products(signals, spectra)
         return torch.fft.irfft(total, n=2 * size, dim=1)[:, size:].contiguous()
 
     def spectrum(self, size: int, distance: int) -> Tensor:
@@ -172,13 +171,13 @@ class DenseKernel(Kernel):
         weight = self._keep(n_inputs, lambda: self.weight[:n_inputs].flatten(0, 1))
         return torch.addmm(older, newest.flatten(1), weight)
 
-    def product(self, signal: Tensor, spectrum: Tensor) -> Tensor:
+    def products(self, signals: list[Tensor], spectra: list[Tensor]) -> Tensor:
         """Multiply by ``(frequencies, d_out, d_in)``."""
-        if signal.shape[0] == 1:  # one column: rows of the spectrum are read in order
-            product = torch.bmm(spectrum, signal.permute(1, 2, 0)).permute(2, 0, 1)
-        else:
-            product = torch.bmm(signal.transpose(0, 1), spectrum.mT).transpose(0, 1)
-        return product.contiguous()
+        if signals[0].shape[0] == 1:  # one column: rows of the spectrum are read in order
+            pairs = [(w, s.permute(1, 2, 0)) for s, w in zip(signals, spectra, strict=True)]
+            return _sum_of_products(pairs).permute(2, 0, 1).contiguous()
+        pairs = [(s.transpose(0, 1), w.mT) for s, w in zip(signals, spectra, strict=True)]
+        return _sum_of_products(pairs).transpose(0, 1).contiguous()
 
     def signal(self, newest: Tensor, size: int) -> Tensor:
         """Lay the channels side by side, as the products want them; transforms do not."""
@@ -201,6 +200,13 @@ class DenseKernel(Kernel):
         return spectrum
 
 
+def _sum_of_products(pairs: list[tuple[Tensor, Tensor]]) -> Tensor:
+    total = torch.bmm(*pairs[0])
+    for pair in pairs[1:]:
+        total.baddbmm_(*pair)
+    return total
+
+
 class DepthwiseKernel(Kernel):
     """A vector or a number a lag: one factor a channel and frequency."""
 
@@ -213,9 +219,12 @@ class DepthwiseKernel(Kernel):
         weight = self._keep(n_inputs, lambda: self.weight[:n_inputs])
         return older + torch.linalg.vecdot(newest, weight, dim=1)
 
-    def product(self, signal: Tensor, spectrum: Tensor) -> Tensor:
+    def products(self, signals: list[Tensor], spectra: list[Tensor]) -> Tensor:
         """Multiply by ``(frequencies, d)``."""
-        return signal * spectrum
+        total = signals[0] * spectra[0]
+        for signal, spectrum in zip(signals[1:], spectra[1:], strict=True):
+            total.addcmul_(signal, spectrum)
+        return total
 
     def d_out(self, d_in: int) -> int:
         """Return the same width."""
