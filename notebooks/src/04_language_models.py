@@ -24,7 +24,8 @@
 # **Minutes:** 60. **Prerequisites:** notebooks 01 to 03: the floor $h$, the staircase $h_k$,
 # attention, and the Extractor.
 #
-# Previous: [03 Extractor](03_extractor.ipynb)
+# Previous: [03 Extractor](03_extractor.ipynb). Next:
+# [05 Critical path](05_critical_path.ipynb).
 
 # %% [markdown]
 # **Learning goals.** After this page you can
