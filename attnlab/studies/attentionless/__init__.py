@@ -1,19 +1,43 @@
 """Study ``attentionless``: a translation teacher, and what is left when its attention goes."""
 
-from attnlab.studies.attentionless.budgets import teacher_jobs
-from attnlab.studies.attentionless.data import list_pair_datasets, prepare_pairs
-from attnlab.studies.attentionless.teacher import STUDY, TeacherJob, run_teacher
-from attnlab.studies.core import Study, register_study
+from __future__ import annotations
 
-__all__ = ["TeacherJob", "list_pair_datasets", "prepare_pairs", "teacher_jobs"]
+from collections.abc import Generator
+
+from attnlab.records import RunRecord
+from attnlab.studies.attentionless.arms import ARMS, Arm, get_arm
+from attnlab.studies.attentionless.budgets import study_jobs, teacher_jobs
+from attnlab.studies.attentionless.data import list_pair_datasets, prepare_pairs
+from attnlab.studies.attentionless.substitutes import ArmJob, load_teacher, run_arm
+from attnlab.studies.attentionless.teacher import STUDY, TeacherJob, run_teacher
+from attnlab.studies.core import Folders, Progress, Study, register_study
+
+__all__ = [
+    "ARMS",
+    "Arm",
+    "ArmJob",
+    "TeacherJob",
+    "get_arm",
+    "list_pair_datasets",
+    "load_teacher",
+    "prepare_pairs",
+    "study_jobs",
+    "teacher_jobs",
+]
+
+
+def _run(job: TeacherJob | ArmJob, folders: Folders) -> Generator[Progress, None, RunRecord]:
+    run = run_teacher(job, folders) if isinstance(job, TeacherJob) else run_arm(job, folders)
+    return (yield from run)
+
 
 register_study(
     Study(
         name=STUDY,
-        summary="a translation teacher with attention at three sites, trained to be imitated",
-        variants=("teacher",),
+        summary="a translation teacher, and nets in place of its attention, site by site",
+        variants=("teacher", *ARMS),
         corpora=list_pair_datasets(),
-        jobs=teacher_jobs,
-        run=run_teacher,
+        jobs=study_jobs,
+        run=_run,
     )
 )

@@ -5,7 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from attnlab.config import TrainConfig, TranslatorConfig
+from attnlab.distillation import FIT
+from attnlab.studies.attentionless.arms import ARMS
 from attnlab.studies.attentionless.data import TOY, prepare_pairs
+from attnlab.studies.attentionless.substitutes import ArmJob
 from attnlab.studies.attentionless.teacher import TeacherJob
 from attnlab.studies.core import Plan
 from attnlab.training import PairBatches
@@ -27,6 +30,10 @@ class Budget:
     label_smoothing: float = 0.0
     n_steps: int = 0
     n_passes: float = 0.0
+    n_fit_steps: int = 600  # of every student
+    n_lessons: int = 16_000  # sentences that students learn from
+    n_tuning_steps: int = 300
+    fit_batch: int = 128  # sentences
     vocab_size: int = 4000
     n_train_pairs: int = 0  # of the toy languages
 
@@ -41,6 +48,9 @@ SMOKE = Budget(
     lr=5e-3,
     warmup_steps=2,
     n_steps=6,
+    n_fit_steps=4,
+    n_lessons=100,
+    n_tuning_steps=4,
     vocab_size=400,
     n_train_pairs=200,
 )
@@ -79,6 +89,35 @@ BUDGETS = {
     ("paper", TOY): replace(CLASSROOM, n_steps=6000, n_train_pairs=60_000),
     **{("paper", f"multi30k/{pair}"): PAPER for pair in ("de-en", "en-de", "fr-en", "en-fr")},
 }
+
+
+def study_jobs(plan: Plan) -> list[TeacherJob | ArmJob]:
+    """Return the jobs of a plan, teacher first, then its arms, seed by seed."""
+    wanted = plan.variants or ("teacher", *ARMS)
+    budget = budget_of(plan)
+    fit = replace(
+        FIT,
+        n_steps=budget.n_fit_steps,
+        warmup_steps=budget.n_fit_steps // 20,
+        batch_size=budget.fit_batch,
+    )
+    jobs: list[TeacherJob | ArmJob] = []
+    for teacher in teacher_jobs(plan):
+        if "teacher" in wanted:
+            jobs.append(teacher)
+        seeded = replace(fit, seed=teacher.train.seed)
+        jobs += [
+            ArmJob(
+                variant=name,
+                teacher=teacher,
+                fit=seeded,
+                n_lessons=budget.n_lessons,
+                n_tuning_steps=budget.n_tuning_steps,
+            )
+            for name in wanted
+            if name != "teacher"
+        ]
+    return jobs
 
 
 def budget_of(plan: Plan) -> Budget:

@@ -1,0 +1,132 @@
+"""The definitions: each student as the plain net it stands for, one forward pass at a time.
+
+A sentence is written into slots, filled up with zeros, laid out as one long vector, normalised,
+and sent through two linear maps. Nothing is shared between positions or folded together.
+"""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from attnlab.distillation.base import Student
+from attnlab.distillation.cross import PaperCross, PerQueryCross
+from attnlab.distillation.nets import EPS, SLOPE, SlotNet
+from attnlab.distillation.students import DecoderStudent, EncoderStudent
+
+
+def encoder_naive(
+    student: EncoderStudent, x: Tensor, *, padding_mask: Tensor | None = None
+) -> Tensor:
+    """Return what ``student(x)`` returns, by the paper's recipe: pad, flatten, net, unflatten."""
+    real = _is_real(x, padding_mask)
+    slots = _slots(x, real, student.max_len)
+    heads = [_net(student.net, i, slots) for i in range(student.n_parts)]
+    y = torch.cat([h.unflatten(-1, (student.max_len, -1)) for h in heads], -1)[:, : x.shape[1]]
+    if student.spec.skip == "identity":
+        y = y + x
+    if student.spec.skip == "linear":
+        y = y + x @ student.skip_weight[0]
+    return torch.where(real[..., None], y, 0.0)
+
+
+def decoder_naive(
+    student: DecoderStudent, x: Tensor, *, padding_mask: Tensor | None = None
+) -> Tensor:
+    """Return what ``student(x)`` returns, by one masked pass for each of ``max_len`` positions."""
+    real = _is_real(x, padding_mask)
+    slots = _slots(x, real, student.max_len)
+    places = torch.arange(student.max_len, device=x.device)
+    outputs = [_net(student.net, 0, slots * (places <= i)[:, None]) for i in range(student.max_len)]
+    y = torch.stack(outputs, 1)[:, : x.shape[1]]
+    return torch.where(real[..., None], y, 0.0)
+
+
+def paper_cross_naive(
+    student: PaperCross,
+    x: Tensor,
+    memory: Tensor,
+    *,
+    padding_mask: Tensor | None = None,
+    target_padding_mask: Tensor | None = None,
+) -> Tensor:
+    """Return what ``student(x, memory)`` returns; a causal one by one pass for each prefix."""
+    real = _is_real(x, target_padding_mask)
+    source = _slots(memory, _is_real(memory, padding_mask), student.max_len)
+    target = _slots(x, real, student.max_len)
+    places = torch.arange(student.max_len, device=x.device)
+    columns = []
+    for i in range(x.shape[1]):
+        seen = target if student.sees_future else target * (places <= i)[:, None]
+        y = _net(student.net, 0, torch.cat([source, seen], 1))
+        columns.append(y.unflatten(-1, (student.max_len, -1))[:, i])
+    return torch.where(real[..., None], torch.stack(columns, 1), 0.0)
+
+
+def per_query_naive(
+    student: PerQueryCross,
+    x: Tensor,
+    memory: Tensor,
+    *,
+    padding_mask: Tensor | None = None,
+    target_padding_mask: Tensor | None = None,
+) -> Tensor:
+    """Return what ``student(x, memory)`` returns, one query at a time."""
+    real = _is_real(x, target_padding_mask)
+    real_source = _is_real(memory, padding_mask)
+    source = _slots(memory, real_source, student.max_len)
+    x = torch.where(real[..., None], x, 0.0)
+    columns = []
+    for query in x.unbind(1):
+        gate = 1 + query @ student.gate_weight[0] if student.spec.gate else None
+        y = _net(student.net, 0, torch.cat([source, query[:, None]], 1), gate=gate)
+        if student.spec.learned_head:
+            y = y + _one_head(student, query, source[:, : memory.shape[1]], real_source)
+        columns.append(y)
+    return torch.where(real[..., None], torch.stack(columns, 1), 0.0)
+
+
+def student_naive(student: Student, x: Tensor, *memory: Tensor, **masks: Tensor | None) -> Tensor:
+    """Return what a student made of a net over slots returns, by its definition."""
+    if isinstance(student, EncoderStudent):
+        return encoder_naive(student, x, **masks)
+    if isinstance(student, DecoderStudent):
+        return decoder_naive(student, x, **masks)
+    if isinstance(student, PaperCross):
+        return paper_cross_naive(student, x, *memory, **masks)
+    return per_query_naive(cast(PerQueryCross, student), x, *memory, **masks)
+
+
+def _net(net: SlotNet, i: int, slots: Tensor, *, gate: Tensor | None = None) -> Tensor:
+    """Return net i of ``slots`` ``(batch, n_slots, d_in)``: ``(batch, n_out * d_out)``."""
+    z = slots.flatten(1)
+    z = F.layer_norm(z, z.shape[1:], net.norm_gain[i].flatten(), net.norm_shift[i].flatten(), EPS)
+    h = F.leaky_relu(z @ net.first_weight[i].flatten(0, 1) + net.first_bias[i], SLOPE)
+    h = h if gate is None else h * gate
+    for k in range(net.depth):
+        if k > 0:
+            h = h @ net.deeper_weight[i, k - 1] + net.deeper_bias[i, k - 1]
+            h = F.leaky_relu(h, SLOPE)
+        h = F.layer_norm(h, h.shape[1:], net.hidden_gain[i, k], net.hidden_shift[i, k], EPS)
+    return h @ net.second_weight[i].flatten(1) + net.second_bias[i].flatten()
+
+
+def _one_head(student: PerQueryCross, query: Tensor, source: Tensor, is_real: Tensor) -> Tensor:
+    q = query @ student.query_weight[0]
+    scores = torch.einsum("bk,bsk->bs", q, source @ student.key_weight[0]) * q.shape[-1] ** -0.5
+    scores = scores.masked_fill(~is_real, torch.finfo(scores.dtype).min)
+    return torch.einsum("bs,bsd->bd", scores.softmax(-1), source @ student.value_weight[0])
+
+
+def _slots(x: Tensor, real: Tensor, max_len: int) -> Tensor:
+    """Return ``(batch, max_len, d_model)``: the real positions, then zeros."""
+    return F.pad(torch.where(real[..., None], x, 0.0), (0, 0, 0, max_len - x.shape[1]))
+
+
+def _is_real(x: Tensor, padding_mask: Tensor | None) -> Tensor:
+    if padding_mask is None:
+        return torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)
+    return ~padding_mask

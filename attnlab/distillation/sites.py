@@ -1,0 +1,205 @@
+"""Where attention is replaced, what each method replaces there, and how large its nets are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, fields
+from fractions import Fraction
+from typing import Any, Self
+
+from torch import nn
+
+from attnlab.errors import AttnlabError, UnknownNameError
+from attnlab.models import Translator
+
+SITES = ("encoder_self", "decoder_self", "cross")
+METHODS = ("alr", "aslr", "alrr", "elr")
+SIZES = ("xs", "s", "m", "l", "xl")
+LAYOUTS = ("paper", "truncated", "prefix", "per_query", "low_rank", "extractor")
+SKIPS = ("none", "identity", "linear")
+
+Key = tuple[str, int]  # a site and a layer
+
+METHOD_NAMES = {
+    "alr": "Attention Layer Replacement",
+    "aslr": "Attention Separate heads Layer Replacement",
+    "alrr": "Attention Layer with Residual Replacement",
+    "elr": "Encoder Layer Replacement",
+}
+REPLACES = {
+    "alr": "queries, keys, values and the softmax of all heads, by one net",
+    "aslr": "queries, keys, values and the softmax, by one net a head",
+    "alrr": "the sublayer: norm, attention with its last projection, and the residual sum",
+    "elr": "the whole encoder layer, channel mixer included",
+}
+KEEPS = {
+    "alr": "the norm before, the last projection and the residual sum after",
+    "aslr": "the norm before, the last projection and the residual sum after",
+    "alrr": "the channel mixer with its norm and residual sum",
+    "elr": "nothing of the layer",
+}
+METHODS_AT = {"encoder_self": METHODS, "decoder_self": ("alr",), "cross": ("alr",)}
+
+# Hidden width over max_len * d_model. A head of ASLR has nets of its own; cross nets read twice.
+ONE_NET = dict(zip(SIZES, map(Fraction, ("1/256", "1/128", "1/8", "1/2", "2")), strict=True))
+A_HEAD = dict(zip(SIZES, map(Fraction, ("1/32", "1/16", "1/8", "1/4", "1/4")), strict=True))
+COUNT = dict(zip(SIZES, (1, 2, 4, 8, 16), strict=True))  # of extractions; features are 4 times it
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudentSpec:
+    """What a student replaces and how it is built, without the sizes of its teacher.
+
+    Args:
+        site: ``encoder_self``, ``decoder_self`` or ``cross``.
+        method: ``alr``, ``aslr``, ``alrr`` or ``elr``; away from the encoder ``alr`` only.
+        size: ``xs``, ``s``, ``m``, ``l`` or ``xl``.
+        layout: What a cross net reads, see ``attnlab.distillation.cross``.
+        depth: Hidden layers of a net.
+        width: Hidden units; None: by ``size``.
+        gate: Whether the query multiplies the hidden units (``per_query``).
+        learned_head: Whether one head of true attention is added (``per_query``).
+        skip: ``alrr`` and ``elr``: ``identity`` adds the input to the output, ``linear`` a
+            learnt linear map of it, the same at every position.
+
+    Raises:
+        AttnlabError: A choice that does not exist or does not apply.
+    """
+
+    site: str = "encoder_self"
+    method: str = "alr"
+    size: str = "m"
+    layout: str = "paper"
+    depth: int = 1
+    width: int | None = None
+    gate: bool = False
+    learned_head: bool = False
+    skip: str = "none"
+
+    def __post_init__(self) -> None:
+        """Refuse what does not exist, and name what does."""
+        for name in ("method", "size"):
+            object.__setattr__(self, name, str(getattr(self, name)).lower())
+        for name, known in _CHOICES.items():
+            if getattr(self, name) not in known:
+                raise UnknownNameError(
+                    f"{name} of a student", getattr(self, name), known, next_step=_NEXT_STEP
+                )
+        if self.method not in METHODS_AT[self.site]:
+            raise AttnlabError(
+                f"{self.method.upper()} replaces more than the look-up and exists for "
+                f"encoder_self only, not for {self.site}. Use method='alr' there."
+            )
+        for name in ("depth", "width"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise AttnlabError(f"{name}={value} must be a whole number, 1 or more.")
+        for name, applies in self._applies().items():
+            usual = next(f.default for f in fields(self) if f.name == name)
+            if getattr(self, name) != usual and not applies:
+                raise AttnlabError(
+                    f"{name}={getattr(self, name)!r} does not apply to {self.label}. Leave it out."
+                )
+
+    @property
+    def replaces_heads(self) -> bool:
+        """Whether the student stands for the look-up alone, and the last projection stays."""
+        return self.method in ("alr", "aslr")
+
+    @property
+    def label(self) -> str:
+        """A short name, the same for the same choices."""
+        parts = [self.site, self.method]
+        parts += [self.layout] if self.site == "cross" else []
+        parts += [self.size if self.width is None else f"width{self.width}"]
+        parts += [f"depth{self.depth}"] if self.depth > 1 else []
+        parts += [name for name in ("gate", "learned_head") if getattr(self, name)]
+        parts += [f"{self.skip}_skip"] if self.skip != "none" else []
+        return "-".join(parts)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON types that ``from_dict`` reads back."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Self:
+        """Build a specification from JSON."""
+        return cls(**values)
+
+    def _applies(self) -> dict[str, bool]:
+        reads_slots = self.site != "cross" or self.layout not in ("low_rank", "extractor")
+        per_query = self.site == "cross" and self.layout == "per_query"
+        return {
+            "layout": self.site == "cross",
+            "depth": reads_slots,
+            "gate": per_query,
+            "learned_head": per_query,
+            "skip": not self.replaces_heads,
+        }
+
+
+_CHOICES = {"site": SITES, "method": METHODS, "size": SIZES, "layout": LAYOUTS, "skip": SKIPS}
+_NEXT_STEP = "See attnlab.distillation.StudentSpec for what each means."
+
+
+def student_width(spec: StudentSpec, *, max_len: int, d_model: int) -> int:
+    """Return the number of hidden units of a student's net.
+
+    Never one by size: a norm over a single unit is always zero.
+
+    With W = ``max_len * d_model``: W/256, W/128, W/8, W/2, 2W for XS to XL; a head of ASLR has
+    W/32, W/16, W/8, W/4, W/4; a cross net that reads the target too has twice the first row.
+    ``extractor`` counts pairs of extraction and adjustment, 1, 2, 4, 8, 16; ``low_rank`` features
+    a head, four times as many.
+
+    Source:
+        arXiv:2311.10642, appendix, and its code: widths at ``max_len`` 50 and ``d_model`` 128.
+    """
+    if spec.width is not None:
+        return spec.width
+    if spec.site == "cross" and spec.layout in ("low_rank", "extractor"):
+        return COUNT[spec.size] * (4 if spec.layout == "low_rank" else 1)
+    share = (A_HEAD if spec.method == "aslr" else ONE_NET)[spec.size]
+    reads_all = spec.site == "cross" and spec.layout != "per_query"
+    return max(2, int(share * max_len * d_model)) * (2 if reads_all else 1)
+
+
+def layers_of(model: Translator, *, site: str) -> nn.ModuleList:
+    """Return the layers that hold a site.
+
+    Raises:
+        UnknownNameError: No site is called that.
+    """
+    if site not in SITES:
+        raise UnknownNameError("site", site, SITES, next_step="A key is a site or (site, layer).")
+    return model.encoder if site == "encoder_self" else model.decoder
+
+
+def site_name(site: str) -> str:
+    """Return what a layer calls a site."""
+    return "cross_attention" if site == "cross" else "self_attention"
+
+
+def find_site(model: Translator, *, site: str, layer: int) -> nn.Module:
+    """Return the module at a site of one layer, counted from 0.
+
+    Raises:
+        AttnlabError: There is no such layer, or all of it has been replaced.
+    """
+    layers = layers_of(model, site=site)
+    require_layers([layer], n_layers=len(layers), site=site)
+    found = getattr(layers[layer], site_name(site), None)
+    if not isinstance(found, nn.Module):
+        raise AttnlabError(
+            f"Layer {layer} has no {site}: the layer around it has been replaced. Undo that first."
+        )
+    return found
+
+
+def require_layers(layers: Iterable[int], *, n_layers: int, site: str) -> None:
+    """Raise unless each layer is one of ``n_layers``, counted from 0."""
+    for layer in layers:
+        if not 0 <= layer < n_layers:
+            raise AttnlabError(
+                f"There is no layer {layer} at {site}; this model has layers 0 to {n_layers - 1}."
+            )

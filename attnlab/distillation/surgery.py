@@ -1,0 +1,273 @@
+"""Take attention out of a translator, put something else in, and put everything back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, cast
+
+import torch
+from torch import Tensor, nn
+
+from attnlab.distillation.base import Student
+from attnlab.distillation.sites import (
+    SITES,
+    Key,
+    StudentSpec,
+    find_site,
+    layers_of,
+    require_layers,
+    site_name,
+)
+from attnlab.distillation.students import build_student
+from attnlab.errors import AttnlabError, CheckpointError, UnknownNameError
+from attnlab.models import Translator
+from attnlab.training.checkpoint import load_weights, read_tensors, write_tensors
+
+Replacements = Mapping[Any, Any]
+
+
+class ReplacedSite(nn.Module):
+    """A site whose look-up is a student's, and whose last projection is still the teacher's.
+
+    Shapes:
+        As the site: ``(batch, time, d_model)`` to the same; ``step`` ``(batch, d_model)``.
+    """
+
+    def __init__(self, student: nn.Module, out: nn.Module) -> None:
+        super().__init__()
+        self.student, self.out = student, out
+
+    def forward(self, *inputs: Tensor, **masks: Tensor | None) -> Tensor:
+        """Return what is added to the residual stream."""
+        return self.out(self.heads(*inputs, **masks))
+
+    def heads(self, *inputs: Tensor, **masks: Tensor | None) -> Tensor:
+        """Return what stands for the head outputs, before ``out``."""
+        return self.student(*inputs, **masks)
+
+    def initial_state(self, *inputs: Any, **masks: Tensor | None) -> Any:
+        """Return the student's state before the first token."""
+        return cast(Any, self.student).initial_state(*inputs, **masks)
+
+    def step(self, x_t: Tensor, state: Any) -> tuple[Tensor, Any]:
+        """Return what is added to the residual stream at one more token, and the next state."""
+        heads, state = self.step_heads(x_t, state)
+        return self.out(heads), state
+
+    def step_heads(self, x_t: Tensor, state: Any) -> tuple[Tensor, Any]:
+        """Return what stands for the head outputs of one more token, and the next state."""
+        return cast(Any, self.student).step(x_t, state)
+
+
+class ReplacedSublayer(nn.Module):
+    """An encoder layer whose first sublayer, norm and residual sum included, is a student's."""
+
+    def __init__(self, student: nn.Module, layer: nn.Module) -> None:
+        super().__init__()
+        self.student = student
+        self.is_pre_norm = cast(Any, layer).is_pre_norm
+        self.mlp_norm, self.mlp = cast(Any, layer).mlp_norm, cast(Any, layer).mlp
+        self.dropout = cast(Any, layer).dropout
+
+    def forward(self, x: Tensor, *, padding_mask: Tensor | None = None) -> Tensor:
+        """Return the stream after the student and the channel mixer."""
+        x = self.student(x, padding_mask=padding_mask)
+        if self.is_pre_norm:
+            return x + self.dropout(self.mlp(self.mlp_norm(x)))
+        return self.mlp_norm(x + self.dropout(self.mlp(x)))
+
+
+class Substitution:
+    """What was put where; ``undo`` puts the former modules back. Also a context manager."""
+
+    def __init__(self, model: Translator, students: Mapping[Key, nn.Module]) -> None:
+        self.model, self.students = model, dict(students)
+        self._swaps = [_Swap(model, key, student) for key, student in self.students.items()]
+        for swap in self._swaps:
+            swap.do()
+        model.to(model.device)  # students come to where the model is
+        self.is_done = True
+
+    def undo(self) -> None:
+        """Put back what stood there before; a second call does nothing.
+
+        Raises:
+            AttnlabError: Something else was put in the same place since.
+        """
+        if not self.is_done:
+            return
+        for swap in self._swaps:
+            swap.require_newest()
+        for swap in self._swaps:
+            swap.undo()
+        self.is_done = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.undo()
+
+
+def substitute(model: Translator, students: Replacements) -> Substitution:
+    """Put students or controls in the place of a model's attention, at once.
+
+    Undo with ``.undo()``, or write ``with substitute(model, students): ...``. The former modules
+    are put back as they were, so the model's outputs are the same bits as before; the modules
+    around them are shared, so training them in between changes them for good.
+
+    Args:
+        model: Changed in place.
+        students: By ``(site, layer)``; or by site, with a student a layer: a sequence in the
+            order of the layers, or a mapping from layer to student.
+
+    Raises:
+        AttnlabError: No such place, two students for one place, or one of another width.
+    """
+    return Substitution(model, by_place(students))
+
+
+def by_place(students: Replacements) -> dict[Key, nn.Module]:
+    """Return students by ``(site, layer)``, whichever way they were given."""
+    found: dict[Key, nn.Module] = {}
+    for key, value in students.items():
+        for place, student in _spread(key, value):
+            if place in found:
+                raise AttnlabError(f"There are two students for {place}; give one.")
+            found[place] = student
+    return found
+
+
+def save_students(
+    path: Path,
+    *,
+    students: Replacements,
+    dtype: torch.dtype = torch.float32,
+    **facts: Any,
+) -> None:
+    """Write students and how they are built to one safetensors file, for ``load_students``.
+
+    Args:
+        students: As ``substitute`` takes them.
+        dtype: What the file keeps; two bytes a weight with ``torch.bfloat16``.
+        facts: Plain JSON that comes back with them.
+    """
+    tensors, built = {}, []
+    for (site, layer), student in by_place(students).items():
+        if not isinstance(student, Student):
+            raise AttnlabError(
+                f"What stands for ({site!r}, {layer}) is a {type(student).__name__}, which has "
+                "nothing to save: controls are built again with build_controls."
+            )
+        about = {"spec": student.spec.to_dict(), "sizes": student.sizes}
+        built.append({"site": site, "layer": layer, **about})
+        for name, weight in student.named_parameters():
+            tensors[f"{site}.{layer}.{name}"] = weight.to(dtype)
+    write_tensors(path, tensors, facts={"students": built, **facts})
+
+
+def load_students(path: Path) -> tuple[dict[Key, Student], dict[str, Any]]:
+    """Return students in float32 by ``(site, layer)``, and the facts saved with them.
+
+    Raises:
+        CheckpointError: The file is missing, damaged, or holds no students.
+    """
+    tensors, facts = read_tensors(path)
+    if "students" not in facts:
+        raise CheckpointError(f"{path} holds no students; see save_students.")
+    students = {}
+    for built in facts.pop("students"):
+        site, layer = built["site"], built["layer"]
+        spec = StudentSpec.from_dict(built["spec"])
+        student = build_student(spec, **built["sizes"], generator=torch.Generator())
+        prefix = f"{site}.{layer}."
+        own = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
+        load_weights(student, own, path)
+        students[site, layer] = student.eval()
+    return students, facts
+
+
+class _Swap:
+    """One place in a model, what stood there, and what shall stand there."""
+
+    def __init__(self, model: Translator, key: Key, student: nn.Module) -> None:
+        self.key = key
+        site, layer = key
+        layers = layers_of(model, site=site)
+        require_layers([layer], n_layers=len(layers), site=site)
+        _require_fit(model, key, student)
+        method = _method(student)
+        whole = layers[layer]
+        if method in ("alrr", "elr"):
+            self.holder, self.name = cast(nn.Module, layers), str(layer)
+            self.before: nn.Module = whole
+            self.after = (
+                student if method == "elr" else ReplacedSublayer(student, _sound(whole, key))
+            )
+        else:
+            self.holder, self.name = whole, site_name(site)
+            self.before = find_site(model, site=site, layer=layer)
+            self.after = ReplacedSite(student, cast(Any, self.before).out)
+
+    def do(self) -> None:
+        setattr(self.holder, self.name, self.after)
+
+    def require_newest(self) -> None:
+        if getattr(self.holder, self.name) is not self.after:
+            raise AttnlabError(
+                f"Something else stands at {self.key} by now. Undo what was put in last first."
+            )
+
+    def undo(self) -> None:
+        setattr(self.holder, self.name, self.before)
+
+
+def _spread(key: Any, value: Any) -> list[tuple[Key, nn.Module]]:
+    site = key if isinstance(key, str) else key[0]
+    if site not in SITES:
+        raise UnknownNameError("site", str(site), SITES, next_step="Or give a pair (site, layer).")
+    if not isinstance(key, str):
+        return [((key[0], key[1]), value)]
+    if isinstance(value, nn.Module):
+        raise AttnlabError(
+            f"One student cannot stand at all layers of {site}. Give a sequence, one a layer, "
+            f"or a key such as ({site!r}, 0)."
+        )
+    if isinstance(value, Mapping):  # {layer: student}, or {(site, layer): student}
+        pairs = [(k if isinstance(k, int) else k[1], student) for k, student in value.items()]
+    else:
+        pairs = list(enumerate(cast(Sequence[nn.Module], value)))
+    return [((site, layer), student) for layer, student in pairs]
+
+
+def _method(student: nn.Module) -> str:
+    return student.spec.method if isinstance(student, Student) else "alr"
+
+
+def _sound(layer: nn.Module, key: Key) -> nn.Module:
+    if not hasattr(layer, "mlp"):
+        raise AttnlabError(f"All of the layer at {key} has been replaced already. Undo that first.")
+    return layer
+
+
+def _require_fit(model: Translator, key: Key, student: nn.Module) -> None:
+    if not isinstance(student, Student):
+        return
+    d_model, n_heads = model.config.d_model, model.config.n_heads
+    if student.spec.site != key[0]:
+        raise AttnlabError(
+            f"A student for {student.spec.site} cannot stand at {key}: it is called differently."
+        )
+    if student.d_model != d_model or student.n_heads != n_heads:
+        raise AttnlabError(
+            f"The student for {key} was built for d_model={student.d_model}, n_heads="
+            f"{student.n_heads}; this model has {d_model} and {n_heads}. Build it with "
+            "build_students(model, ...)."
+        )
