@@ -46,8 +46,8 @@ SELF_CHECK: tuple[Question, ...] = (
             Option(
                 "It depends on the hardware and on the sizes.",
                 "Depth bounds the time with unlimited hardware, work bounds it with one worker. "
-                "Real machines lie between, so one measures. Notebook 03 counts the work and "
-                "writes down the path.",
+                "Real machines lie between, so one measures. Notebook 03 counts the work, "
+                "notebook 05 traces the path and measures.",
                 is_right=True,
             ),
         ],
