@@ -464,6 +464,17 @@ def test_a_rate_is_chosen_by_its_held_out_error_with_the_same_budget_for_each():
     assert errors[1e-2] < errors[1e-7]
 
 
+@pytest.mark.parametrize("spec", [SPECS[0], SPECS[4], SPECS[7]], ids=label)
+def test_students_learn_in_bfloat16_too(spec):
+    teacher = teacher_for(torch.float32)
+    errors = {}
+    for precision in ("fp32", "bf16"):
+        plan = dataclasses.replace(SHORT, n_steps=30, precision=precision)
+        options = {"arms": {"a": spec}, "held_out": some_batches(2, 50), "config": plan}
+        errors[precision] = fit_arms(teacher, some_batches(4), **options)["a"].error
+    assert errors["bf16"] == pytest.approx(errors["fp32"], rel=0.05)
+
+
 def test_live_lessons_teach_too():
     teacher = teacher_for(torch.float32)
     batches = PairBatches(some_pairs(60), max_tokens=60, seed=0)

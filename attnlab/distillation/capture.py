@@ -50,7 +50,7 @@ class ActivationBatch(NamedTuple):
     memory_padding_mask: Tensor | None = None
 
     @property
-    def context(self) -> dict[str, Tensor | None]:
+    def context(self) -> dict[str, Any]:
         """What ``Student.run`` takes besides the inputs."""
         masks = {"padding_mask": self.padding_mask}
         if self.memory is None:
@@ -359,9 +359,8 @@ def _watch(
 
 def _side_by_side(parts: Sequence[Captured]) -> ActivationBatch:
     first = parts[0]
-    inputs, targets = (
-        mask_out(torch.stack([part[i] for part in parts]), first.padding_mask) for i in (0, 1)
-    )
+    inputs = mask_out(torch.stack([part.inputs for part in parts]), first.padding_mask)
+    targets = mask_out(torch.stack([part.targets for part in parts]), first.padding_mask)
     if first.memory is None:
         return ActivationBatch(inputs, targets, first.padding_mask)
     memory = mask_out(first.memory, first.memory_padding_mask)[None]
@@ -380,7 +379,8 @@ class _Kept(NamedTuple):
 
 def _unpadded(parts: Sequence[Captured], dtype: torch.dtype) -> _Kept:
     first, is_real = parts[0], ~parts[0].padding_mask
-    inputs, targets = (torch.stack([part[i][is_real] for part in parts]).to(dtype) for i in (0, 1))
+    inputs = torch.stack([part.inputs[is_real] for part in parts]).to(dtype)
+    targets = torch.stack([part.targets[is_real] for part in parts]).to(dtype)
     if first.memory is None or first.memory_padding_mask is None:
         return _Kept(inputs, targets, is_real.sum(1))
     is_read = ~first.memory_padding_mask

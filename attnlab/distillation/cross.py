@@ -36,9 +36,7 @@ TINY = 1e-12  # where there is nothing to read
 class PaperCrossState(NamedTuple):
     """The sums over the source and the target so far."""
 
-    product: Tensor  # (batch, width)
-    total: Tensor  # (batch,)
-    square: Tensor  # (batch,)
+    sums: SlotSums  # (batch, width), (batch,), (batch,)
     position: int
     folded: Folded
 
@@ -105,16 +103,16 @@ class PaperCross(CrossStudent):
     ) -> PaperCrossState:
         """Return the sums over the source alone."""
         source = self._read_source(memory[None], padding_mask)
-        return PaperCrossState(*(part[0] for part in source), 0, self.net.fold())
+        return PaperCrossState(source.of_first(), 0, self.net.fold())
 
     def step(self, x_t: Tensor, state: PaperCrossState) -> tuple[Tensor, PaperCrossState]:
         """Read one more target token ``(batch, d_model)``; return its head outputs."""
         require_slots(state.position + 1, max_len=self.max_len, what="target")
         newest = self.net.read(x_t[None, :, None], first_slot=self.max_len + state.position)
-        sums = SlotSums(*(part[None] for part in state[:3])).plus(newest)
+        sums = state.sums.of_one().plus(newest)
         h = self.net.hidden(sums, folded=state.folded)
         y_t = self.net.write_each(h[:, :, None], first=state.position)[0, :, 0]
-        return y_t, PaperCrossState(*(part[0] for part in sums), state.position + 1, state.folded)
+        return y_t, PaperCrossState(sums.of_first(), state.position + 1, state.folded)
 
     def _read_source(self, memory: Tensor, padding_mask: Tensor | None) -> SlotSums:
         require_slots(memory.shape[2], max_len=self.max_len, what="source")
@@ -124,9 +122,7 @@ class PaperCross(CrossStudent):
 class PerQueryState(NamedTuple):
     """The sums over the source, and what the learnt head looks up."""
 
-    product: Tensor  # (batch, width)
-    total: Tensor  # (batch,)
-    square: Tensor  # (batch,)
+    sums: SlotSums  # (batch, width), (batch,), (batch,)
     folded: Folded
     keys: Tensor | None = None  # (batch, source_time, d_head)
     values: Tensor | None = None  # (batch, source_time, d_model)
@@ -182,10 +178,9 @@ class PerQueryCross(CrossStudent):
     def initial_state(self, memory: Tensor, *, padding_mask: Tensor | None = None) -> PerQueryState:
         """Return what is computed once a sentence."""
         memory = self._fitting(memory[None], padding_mask)
-        sums = (part[0] for part in self.net.read(memory))
         keys, values = self._read_head(memory) if self.spec.learned_head else (None, None)
         return PerQueryState(
-            *sums,
+            sums=self.net.read(memory).of_first(),
             folded=self.net.fold(),
             keys=None if keys is None else keys[0],
             values=None if values is None else values[0],
@@ -195,7 +190,7 @@ class PerQueryCross(CrossStudent):
     def step(self, x_t: Tensor, state: PerQueryState) -> tuple[Tensor, PerQueryState]:
         """Return the head outputs of one query ``(batch, d_model)``; the state stays as it is."""
         x = x_t[None, :, None]
-        y_t = self._net(x, SlotSums(*(part[None] for part in state[:3])), state.folded)
+        y_t = self._net(x, state.sums.of_one(), state.folded)
         if state.keys is not None and state.values is not None:
             y_t = y_t + self._look_up(x, state.keys[None], state.values[None], state.padding_mask)
         return y_t[0, :, 0], state

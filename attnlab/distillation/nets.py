@@ -48,6 +48,14 @@ class SlotSums(NamedTuple):
         """Add an axis for positions, to be added to the sums of each."""
         return SlotSums(self.product[:, :, None], self.total[:, :, None], self.square[:, :, None])
 
+    def of_first(self) -> SlotSums:
+        """Return the sums of the first net alone, the batch on the first axis, to be kept."""
+        return SlotSums(self.product[0], self.total[0], self.square[0])
+
+    def of_one(self) -> SlotSums:
+        """Return the sums of one net, kept with ``of_first``, with the axis over nets again."""
+        return SlotSums(self.product[None], self.total[None], self.square[None])
+
     def running(self) -> SlotSums:
         """Turn the sums of each position into those of all positions up to it."""
         return SlotSums(*(part.cumsum(2) for part in self))

@@ -41,9 +41,17 @@ KEEPS = {
 METHODS_AT = {"encoder_self": METHODS, "decoder_self": ("alr",), "cross": ("alr",)}
 
 # Hidden width over max_len * d_model. A head of ASLR has nets of its own; cross nets read twice.
-ONE_NET = dict(zip(SIZES, map(Fraction, ("1/256", "1/128", "1/8", "1/2", "2")), strict=True))
-A_HEAD = dict(zip(SIZES, map(Fraction, ("1/32", "1/16", "1/8", "1/4", "1/4")), strict=True))
-COUNT = dict(zip(SIZES, (1, 2, 4, 8, 16), strict=True))  # of extractions; features are 4 times it
+ONE_NET: dict[str, Fraction] = {
+    size: Fraction(share)
+    for size, share in zip(SIZES, ("1/256", "1/128", "1/8", "1/2", "2"), strict=True)
+}
+A_HEAD: dict[str, Fraction] = {
+    size: Fraction(share)
+    for size, share in zip(SIZES, ("1/32", "1/16", "1/8", "1/4", "1/4"), strict=True)
+}
+COUNT: dict[str, int] = dict(
+    zip(SIZES, (1, 2, 4, 8, 16), strict=True)
+)  # of extractions; features are 4 times it
 
 
 @dataclass(frozen=True, kw_only=True)

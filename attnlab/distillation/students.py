@@ -70,9 +70,7 @@ class EncoderStudent(SelfStudent):
 class DecoderStudentState(NamedTuple):
     """A running sum: what the net needs of all tokens so far, whatever their number."""
 
-    product: Tensor  # (batch, width)
-    total: Tensor  # (batch,)
-    square: Tensor  # (batch,)
+    sums: SlotSums  # (batch, width), (batch,), (batch,)
     position: int
     folded: Folded
 
@@ -109,18 +107,17 @@ class DecoderStudent(SelfStudent):
     def initial_state(self, batch_size: int) -> DecoderStudentState:
         """Return the sums over nothing."""
         zeros = self.net.first_bias.new_zeros
-        sums = zeros(batch_size, self.width), zeros(batch_size), zeros(batch_size)
-        return DecoderStudentState(*sums, position=0, folded=self.net.fold())
+        sums = SlotSums(zeros(batch_size, self.width), zeros(batch_size), zeros(batch_size))
+        return DecoderStudentState(sums, 0, self.net.fold())
 
     def step(self, x_t: Tensor, state: DecoderStudentState) -> tuple[Tensor, DecoderStudentState]:
         """Read one more token ``(batch, d_model)``; return its head outputs and the next state."""
         x = x_t[None, :, None]
         require_slots(state.position + 1, max_len=self.max_len)
         newest = self.net.read(x, first_slot=state.position)
-        sums = SlotSums(*(part[None] for part in state[:3])).plus(newest)
+        sums = state.sums.of_one().plus(newest)
         y_t = self.net.write(self.net.hidden(sums, folded=state.folded), n_positions=1)[0, :, 0]
-        parts = (part[0] for part in sums)
-        return y_t, DecoderStudentState(*parts, state.position + 1, state.folded)
+        return y_t, DecoderStudentState(sums.of_first(), state.position + 1, state.folded)
 
 
 def build_student(

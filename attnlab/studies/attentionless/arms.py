@@ -54,7 +54,7 @@ def _arms() -> dict[str, Arm]:
         "decoder_self": StudentSpec(site="decoder_self", method="alr", size="m"),
     }
     arms["self/alr/m"] = Arm(parts=own)
-    for label in ("truncated/l", "per_query/l"):
+    for label in ("truncated/l", "per_query/l", "per_query/l/learned_head", "low_rank/l"):
         parts = {**own, "cross": StudentSpec(site="cross", **_STUDENTS["cross"][label])}
         arms[f"all/{label}"] = Arm(parts=parts)
         arms[f"all/{label}/tuned"] = Arm(parts=parts, is_tuned=True)
@@ -82,7 +82,7 @@ _STUDENTS = {
         },
         "per_query/l/gate": {"layout": "per_query", "size": "l", "gate": True},
         "per_query/l/learned_head": {"layout": "per_query", "size": "l", "learned_head": True},
-        "low_rank/m": {"layout": "low_rank", "size": "m"},
+        **{f"low_rank/{size}": {"layout": "low_rank", "size": size} for size in ("m", "l")},
         "extractor/m": {"layout": "extractor", "size": "m"},
     },
 }
