@@ -1,0 +1,778 @@
+# ---
+# jupyter:
+#   jupytext:
+#     cell_metadata_filter: tags,alt,slideshow,mystnb,jupyter,-all
+#     formats: notebooks///ipynb,notebooks/src///py:percent
+#     notebook_metadata_filter: kernelspec,jupytext,-jupytext.text_representation.jupytext_version
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#       format_version: '1.3'
+#   kernelspec:
+#     display_name: Python 3 (ipykernel)
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 06 · Fast Extractors: one equation, many programs
+#
+# The Extractor's sum over the past looks like thirteen times the work of attention. You derive
+# programs with the same values that do a fraction of it, hold them against the clock and the
+# machine's limit, and break them on purpose.
+#
+# **Minutes:** 60. **Prerequisites:** [03 Extractor](03_extractor.ipynb), sections 1 and 7; complex
+# numbers. [05 Critical path](05_critical_path.ipynb) helps.
+#
+# Previous: [05 Critical path](05_critical_path.ipynb). Next:
+# [07 Translation teacher](07_translation_teacher.ipynb).
+
+# %% [markdown]
+# **Learning goals.** After this notebook you can
+#
+# - compute a causal convolution in four ways, and check values and gradients against the definition,
+# - derive the fast Fourier transform on eight tokens by hand, and cure its wrap-around,
+# - predict from a count where frequencies overtake lags, and explain why the clock may disagree,
+# - decide which program fits when causality must be exact, memory is short, or tokens come one by one,
+# - reproduce three ways in which an Extractor fails, and cure each.
+
+# %% tags=["setup"]
+import numpy as np
+import torch
+from IPython.display import Markdown, display
+from torch.nn import functional as F
+
+from attnlab.analysis.timing import saved_for_backward_mib
+from attnlab.errors import AttnlabError
+from attnlab.mixers import build_mixer
+from attnlab.mixers.convolution import causal_convolution, list_methods
+from attnlab.plots import fast_extractors as figures
+from attnlab.plots import fast_extractors_diagrams as diagrams
+from attnlab.plots import speed, style
+from attnlab.runmode import banner, is_fast
+from attnlab.seeding import torch_generator
+from attnlab.sources import tales
+from attnlab.teaching import fast_extractors as teaching
+from attnlab.teaching import fast_extractors_runs as runs
+from attnlab.teaching.extractor_runs import load_or_train
+from attnlab.teaching.notation import show_notation
+from attnlab.teaching.quiz import show_quiz
+from attnlab.widgets import fast_extractors as widgets
+from attnlab.widgets import predict_first, show_still
+
+banner(minutes=60)
+
+# %% [markdown]
+# ## 1  One sum, and the slowest way to write it   *(8 min)*
+#
+# SHE's extraction is a causal convolution. Tokens count from 0 here; $\ell$ is the context length:
+#
+# $$ e_t = \sum_{j=0}^{\min(t,\, \ell-1)} x_{t-j}\, W_j, \qquad x_t \in \mathbb{R}^d,\;
+#    W_j \in \mathbb{R}^{d \times d} \tag{6.1} $$
+#
+# The definition is two loops. **By lags** there is one product for each lag, and the result moves
+# $j$ places down; $S^j$ shifts by $j$ rows and fills in zeros:
+#
+# $$ e = \sum_{j=0}^{\ell-1} S^j (x\, W_j), \qquad x \in \mathbb{R}^{T \times d} \tag{6.2} $$
+#
+# **As one matrix** (notebook 03) the whole sequence is a single row:
+#
+# $$ (e_0, \dots, e_{T-1}) = (x_0, \dots, x_{T-1})\, M, \qquad M_{st} = W_{t-s} \tag{6.3} $$
+
+
+# %%
+def naive(x, W):  # eq. (6.1)
+    T, n_lags = len(x), len(W)
+    return torch.stack([sum(x[t - j] @ W[j] for j in range(min(t + 1, n_lags))) for t in range(T)])
+
+
+def by_lags(x, W):  # eq. (6.2); x may have a batch in front
+    T = x.shape[-2]
+    terms = (x[..., : T - j, :] @ W_j for j, W_j in enumerate(W[:T].unbind(0)))
+    return sum(F.pad(term, (0, 0, j, 0)) for j, term in enumerate(terms))
+
+
+def by_matrix(x, W):  # eq. (6.3)
+    (T, d), lag = x.shape, torch.arange(len(x)) - torch.arange(len(x))[:, None]  # t - s
+    is_seen = (lag >= 0) & (lag < len(W))
+    M = W[lag.clamp(0, len(W) - 1)] * is_seen[..., None, None]  # (T, T, d, d)
+    return (x.flatten() @ M.transpose(1, 2).reshape(T * d, T * d)).view(T, d)
+
+
+# %% tags=["agreement", "nbval-check-output"]
+draw = torch_generator(0, "data")
+x, W = (torch.randn(*shape, generator=draw).double() for shape in ((13, 3), (7, 3, 3)))
+for way in (by_lags, by_matrix):
+    torch.testing.assert_close(way(x, W), naive(x, W), rtol=0, atol=1e-12)
+T = d = 128
+pairs = T * (T + 1) // 2
+lags, matrix, attention = pairs * d**2, T**2 * d**2, 4 * T * d**2 + 2 * pairs * d
+print(f"Multiplications at T = d = 128: by lags {lags:,}; as one matrix {matrix:,};")
+print(f"a whole layer of attention {attention:,}: SHE's sum by lags takes {lags / attention:.1f}x")
+
+# %% [markdown]
+# Half of the big matrix is zeros, so it does twice the work, but in one product. Already two programs
+# of one equation, with different counts.
+#
+# A third is what many write first: the same loop with `W[j]` in place of `unbind`. Values are equal.
+# But autograd answers each `W[j]` with a gradient *as large as all of* $W$, zero but for one matrix,
+# and adds these up: $\ell$ times $\ell d^2$ numbers.
+#
+# **Check yourself.** $\ell = 256$, $d = 64$, four bytes a number: how much does backward write for the
+# gradient of $W$, with `W[j]` and with `unbind`?
+#
+# <details><summary>Answer</summary>
+#
+# With `W[j]` $\ell^2 d^2 \cdot 4$ bytes, 1024 MiB; with `unbind` $\ell d^2 \cdot 4$ bytes, 4 MiB.
+#
+# </details>
+
+
+# %% tags=["nbval-ignore-output", "agreement"]
+def by_indexing(x, W):
+    T = x.shape[-2]
+    return sum(F.pad(x[..., : T - j, :] @ W[j], (0, 0, j, 0)) for j in range(min(T, len(W))))
+
+
+assert torch.equal(by_indexing(x, W), by_lags(x, W))
+sums = {"SHE, W[j]": by_indexing, "SHE, unbind": by_lags, "SHE, auto": causal_convolution}
+times = runs.time_sums(sums, lengths=(64, 128, 256, 512), batch=4, d_model=32)
+with style():
+    ax = figures.plot_times(times, x_label="Length T = context ℓ (tokens)")
+words = "Forward and backward of whole layers, width 32, batch 4, measured while this page ran."
+show_still(ax.figure, f"{words} {figures.describe_times(times)}")
+last = times[times["length"] == 512].set_index("label")["median_ms"]
+assert last["SHE, auto"] < min(last["SHE, unbind"], last["SHE, W[j]"])
+
+# %% [markdown]
+# **Failure sign 1: no gain on the clock.** Whoever stops at the upper two curves concludes that an
+# Extractor is several times slower than attention. The cure is a better program for the same sum: *auto*
+# is the library's choice, derived below. Look where its curve meets attention's. (In a large batch the
+# zeros of `W[j]` weigh less, for there are as many; in a batch of one, more.)
+#
+# **Takeaway.** A clock judges a program, not an equation. Before you believe a time, count what the
+# program really does, backward included.
+
+# %% [markdown]
+# ## 2  Eight tokens by hand   *(12 min)*
+#
+# A convolution becomes a product if we look at frequencies. For $n$ numbers $x_t$ (one channel) and
+# $\omega = e^{-2\pi i/n}$, a number with $\omega^n = 1$, the **discrete Fourier transform** and its
+# inverse are
+#
+# $$ \hat x_f = \sum_{t=0}^{n-1} x_t\, \omega^{tf}, \qquad
+#    x_t = \frac1n \sum_{f=0}^{n-1} \hat x_f\, \omega^{-tf} \tag{6.4} $$
+#
+# As written: $n^2$ products. Now split even from odd $t$. Let $E_f$, $O_f$ be the transforms of the
+# two halves, each of length $n/2$. Since $\omega^2$ is the root that belongs to
+# length $n/2$, and $\omega^{f + n/2} = -\omega^f$:
+#
+# $$ \hat x_f = E_f + \omega^f O_f, \qquad \hat x_{f + n/2} = E_f - \omega^f O_f \tag{6.5} $$
+#
+# One product serves two frequencies, and the halves split again: $\frac n2 \log_2 n$ products.
+#
+# By hand with $x = (3, 1, 4, 1, 5, 9, 2, 6)$, where $\omega^2 = -i$:
+#
+# | | numbers | transform of length 4 |
+# |---|---|---|
+# | evens | $3, 4, 5, 2$ | $E = (14,\; -2-2i,\; 2,\; -2+2i)$ |
+# | odds | $1, 1, 9, 6$ | $O = (17,\; -8+5i,\; 3,\; -8-5i)$ |
+#
+# So $\hat x_0 = 14 + 17 = 31$ and $\hat x_4 = 14 - 17 = -3$; and
+# $\hat x_2 = 2 + \omega^2 \cdot 3 = 2 - 3i$, $\hat x_6 = 2 + 3i$. That is half of the answer already.
+
+# %% tags=["agreement", "nbval-check-output"]
+x8, n = np.array(teaching.HAND_SIGNAL), 8
+omega = np.exp(-2j * np.pi / n)
+definition = np.array([sum(x8[t] * omega ** (t * f) for t in range(n)) for f in range(n)])  # (6.4)
+E_f, O_f = np.fft.fft(x8[::2]), np.fft.fft(x8[1::2])
+f = np.arange(n // 2)
+split = np.concatenate([E_f + omega**f * O_f, E_f - omega**f * O_f])  # eq. (6.5)
+assert np.allclose(split, definition)
+assert np.allclose(split, np.fft.fft(x8))
+print("by hand, eq. (6.5):", ", ".join(diagrams.complex_text(split[f]) for f in (0, 2, 4, 6)))
+with style():
+    ax = diagrams.plot_butterflies(x8)
+show_still(ax.figure, diagrams.describe_butterflies(x8))
+
+# %% [markdown]
+# Now multiply two transforms, of $x$ and of weights $w$, frequency by frequency:
+#
+# $$ \hat x_f\, \hat w_f = \sum_s \sum_j x_s w_j\, \omega^{(s+j)f}
+#    \quad\Longleftrightarrow\quad e_t = \sum_{s=0}^{n-1} x_s\, w_{(t-s) \bmod n} \tag{6.6} $$
+#
+# because $\omega^n = 1$ cannot tell $s + j$ from $s + j - n$. This is our sum on a **circle**: the end
+# wraps around to the beginning, and the future leaks in. The cure is room for all $T + \ell - 1$
+# places, filled with zeros:
+#
+# $$ n \ge T + \ell - 1 \tag{6.7} $$
+#
+# **Play, then answer.** At $n = 8$ and $\ell = 3$, which outputs are wrong? What if only those matter
+# that come late, as in section 6?
+
+# %% tags=["widget", "nbval-ignore-output", "agreement"]
+w = np.ones(3)  # three lags, each with weight 1
+causal = [int(x8[max(0, t - 2) : t + 1].sum()) for t in range(8)]
+for n in (8, 9, 10):  # eq. (6.7) asks for 8 + 3 - 1 = 10
+    product = np.fft.rfft(x8, n=n) * np.fft.rfft(w, n=n)  # rfft fills up with zeros to n
+    e = np.rint(np.fft.irfft(product, n=n)[:8]).astype(int)
+    print(f"n = {n:2d}: {e.tolist()}")
+print(f"causal: {causal}")
+assert e.tolist() == causal
+wrap = widgets.show_wrap_explorer(presets=[{"length": 8}, {"length": 10}])
+
+# %% [markdown] tags=["exercise"]
+# <details><summary>Answer</summary>
+#
+# Outputs 0 and 1, in general the first $T + \ell - 1 - n$ (for $n \ge T$). Late outputs are right even
+# without padding: whoever needs only those saves half of the length.
+#
+# </details>
+#
+# **Takeaway.** Frequencies turn a convolution into products, on a circle; zeros cut the circle open.
+#
+# **Exercise 6.1** (difficulty 3, 8 min; builds on eqs. (6.6), (6.7)). Write `fft_convolution(x, W)` in
+# NumPy: `x` is $(T, d)$, `W` is $(\ell, d, d)$ with lag 0 first, the result is $(T, d)$. (Solutions are
+# folded in JupyterLab. Write yours in a new cell below, under the same name.)
+#
+# <details><summary>Hint</summary>
+#
+# `np.fft.rfft(..., n=n, axis=0)` pads. For each frequency it is row times matrix. `irfft` has to be
+# told $n$: it cannot see whether $n$ was odd.
+#
+# </details>
+
+
+# %% jupyter={"source_hidden": true} tags=["solution"]
+def fft_convolution(x: np.ndarray, W: np.ndarray) -> np.ndarray:
+    """Return the causal convolution of x (T, d) with W (l, d, d) by transforms: (T, d)."""
+    # SOLUTION
+    n = len(x) + len(W) - 1
+    x_hat, W_hat = np.fft.rfft(x, n=n, axis=0), np.fft.rfft(W, n=n, axis=0)
+    e_hat = np.einsum("fi,fij->fj", x_hat, W_hat)
+    return np.fft.irfft(e_hat, n=n, axis=0)[: len(x)]
+
+
+# %% tags=["nbval-check-output"]
+teaching.check_fft_convolution(fft_convolution)
+
+# %% [markdown]
+# ## 3  Four d² a token, whatever the context   *(8 min)*
+#
+# With matrices, each frequency is a row times a matrix. Real inputs need half of the frequencies, since $\hat x_{n-f} = \overline{\hat x_f}$:
+#
+# $$ \hat e_f = \hat x_f\, \hat W_f, \qquad f = 0, \dots, \lfloor n/2 \rfloor \tag{6.8} $$
+#
+# A complex product is four real ones. With $n = 2T$, $\ell = T$:
+#
+# $$ \underbrace{4\,(T+1)\, d^2}_{\text{frequencies}} \quad\text{against}\quad
+#    \underbrace{\tfrac{T (T+1)}{2}\, d^2}_{\text{lags}} \tag{6.9} $$
+#
+# Per token about $4 d^2$, as many as attention's four maps, **however long the context**; lags are
+# ahead only below $T = 8$. Transforms come on top: $O(d \log T)$ a token for $x$ and $e$,
+# $O(d^2 \log T)$ for $W$, shared by the batch. *Three* real products do for four ($r$, $i$: real,
+# imaginary part):
+#
+# $$ p_1 = x_r (W_i - W_r), \; p_2 = x_i (W_r + W_i), \; p_3 = (x_r + x_i) W_r; \quad
+#    e_r = p_3 - p_2, \; e_i = p_3 + p_1 \tag{6.10} $$
+#
+# A transform may be a **matrix** $C + iS$ of cosines and minus sines: all is matrix products
+# (**planes**). The library's **staged** splits $n = n_1 n_2$ once, both stages by small matrices.
+
+
+# %%
+def by_fft(x, W):  # eq. (6.8)
+    n = len(x) + len(W) - 1
+    x_hat, W_hat = (torch.fft.rfft(v, n=n, dim=0) for v in (x, W))
+    return torch.fft.irfft(torch.einsum("fi,fij->fj", x_hat, W_hat), n=n, dim=0)[: len(x)]
+
+
+def by_planes(x, W):  # eq. (6.10), all real; all n frequencies, to keep the code short
+    T, n = len(x), len(x) + len(W) - 1
+    t = torch.arange(n).double()
+    angle = 2 * torch.pi / n * (torch.outer(t, t) % n)
+    C, S = angle.cos(), -angle.sin()  # real and imaginary part of omega^(t f)
+    x_r, x_i = C[:, :T] @ x, S[:, :T] @ x
+    W_r, W_i = (torch.tensordot(part[:, : len(W)], W, 1) for part in (C, S))
+    pairs = ((x_r, W_i - W_r), (x_i, W_r + W_i), (x_r + x_i, W_r))
+    p_1, p_2, p_3 = (torch.einsum("fi,fij->fj", left, right) for left, right in pairs)
+    return (C[:T] @ (p_3 - p_2) + S[:T] @ (p_3 + p_1)) / n  # and back, eq. (6.4)
+
+
+# %% tags=["agreement", "nbval-check-output"]
+x, W = (torch.randn(*s, generator=draw).double().requires_grad_() for s in ((13, 3), (7, 3, 3)))
+slow = naive(x, W)
+slow_gradients = torch.autograd.grad(slow.square().sum(), (x, W))
+library = {
+    m: lambda x, W, m=m: causal_convolution(x[None], W, method=m)[0] for m in list_methods(3)
+}
+here = {way.__name__: way for way in (by_lags, by_matrix, by_fft, by_planes)}
+for way in (here | library).values():
+    fast = way(x, W)
+    torch.testing.assert_close(fast, slow, rtol=0, atol=1e-12)
+    gradients = torch.autograd.grad(fast.square().sum(), (x, W))
+    torch.testing.assert_close(gradients, slow_gradients, rtol=0, atol=1e-10)
+print(f"{len(here)} ways of this page and {len(library)} of the library, values and gradients:")
+print(f"equal to eq. (6.1) within 1e-10, T = {len(x)}, l = {len(W)}, d = 3")
+
+# %% tags=["widget", "nbval-ignore-output"]
+prices = widgets.show_cost_explorer(
+    presets=[{"context_len": 8, "batch": 1}, {"context_len": 128}, {"context_len": 2048}]
+)
+guess = predict_first(
+    "Eq. (6.9) puts the crossover at T = 8. At which measured length does some program over "
+    "frequencies first beat the loop over lags on the clock, forward and backward, batch 16?",
+    options={"8 tokens, the shortest": 8, "32 tokens": 32, "128 tokens": 128, "512 tokens": 512},
+)
+
+# %% tags=["nbval-ignore-output"]
+methods = runs.method_points()
+table = methods.table.assign(name="she", length=methods.table["config.time"])
+table["label"] = table["variant"].str.removeprefix("she/")
+crossing = figures.crossover(table, slow="lags", fast=["fft", "planes", "staged"])
+with style():
+    ax = figures.plot_times(table, x_label="Length T = context ℓ (tokens)")
+words = f"{methods.origin} {figures.describe_times(table)}"
+show_still(ax.figure, f"{words} {guess.verdict(truth=crossing)}")
+assert crossing is not None, "no program over frequencies ever beat the lags"
+
+# %% [markdown]
+# A count can miss the clock in both directions: the transform of $W$ is not in eq. (6.9), which
+# delays the crossover; and the loop makes many small products, which brings it forward. The
+# explorer's *planes* do several times the operations of *stages*, and the clock may still prefer them.
+#
+# **Play, then answer.** Set the explorer's batch to 1. Why do lags catch up?
+#
+# <details><summary>Answer</summary>
+#
+# The weights' transform, $O(d^2 \log T)$ a token, is then shared by nobody. In a frozen model it can be
+# kept between calls; the library does.
+#
+# </details>
+#
+# **Takeaway.** Over frequencies SHE costs about as many products a token as attention's maps, at any
+# context. What remains is the transform of $W$, once for each update.
+
+# %% [markdown]
+# ## 4  How near to the machine, and what is kept   *(6 min)*
+#
+# Which program is *badly written*, and which simply has much to do? Hold what it does in a second
+# against the most that this machine was seen to do (large matrix products):
+#
+# $$ \text{share of the peak} = \frac{\text{operations done}}{\text{seconds} \times
+#    \text{peak operations per second}} \tag{6.11} $$
+#
+# This is the flat part of a *roofline*. A high share with many operations can lose against a low
+# share with few: look for such a pair below.
+
+# %% tags=["nbval-ignore-output"]
+lengths = sorted(methods.table["config.time"].unique())
+at = max(length for length in lengths if length <= 128)
+points = methods.table[methods.table["config.time"] == at]
+with style():
+    fig = speed.plot_roofline(points)
+show_still(fig, f"{methods.origin} {at} tokens. {speed.describe_roofline(points)}")
+assert (points["roofline_fraction"] < 1.3).all(), "more than the peak: a count is wrong"
+
+# %% tags=["nbval-ignore-output"]
+layers = runs.layer_points()
+with style():
+    ax = speed.plot_ratio_by_length(layers.table)
+words = f"{layers.origin} Forward and backward. {speed.describe_ratio_by_length(layers.table)}"
+show_still(ax.figure, words)
+display(Markdown(runs.gpu_words()))
+
+# %% [markdown]
+# Attention's work grows with the length, SHE's over frequencies hardly does, so the ratio falls. HE, WE
+# and ME (a vector for each lag) never multiply by $\ell$ matrices.
+#
+# Time is one price, **memory** another: what the forward pass must keep for backward. Programs made of
+# many steps keep every step's inputs. The library's *staged* has its own backward pass, which keeps $x$
+# and $W$ and makes the rest again.
+
+# %% tags=["nbval-check-output", "agreement"]
+B, T, d = 4, 64, 64
+x = torch.randn(B, T, d, generator=draw, requires_grad=True)
+W = torch.randn(T, d, d, generator=draw, requires_grad=True)
+kept = {}
+for method in ("lags", "fft", "planes", "staged"):
+    convolve = lambda m=method: causal_convolution(x, W, method=m)  # noqa: E731
+    kept[method] = saved_for_backward_mib(convolve, parameters=[W])
+    print(f"{method:7s} keeps {kept[method]:.4f} MiB beyond the weights")
+print(f"x alone is B T d numbers of 4 bytes: {B * T * d * 4 / 2**20:.4f} MiB")
+assert kept["staged"] == B * T * d * 4 / 2**20
+
+# %% [markdown]
+# And on a graphics card? The line below the last picture says what was recorded. What one would
+# expect: a frequency, a plane, a stage: each is a batch of matrix products of
+# size $d$, which suits such a machine. A loop over 128 lags is 128 small launches, and generation is a
+# chain of tiny steps, in which starting a step costs more than doing it. That is a guess, not a result.
+#
+# **Takeaway.** Judge a program by time *and* by its share of the peak: the first says who wins, the
+# second how much is left to gain.
+
+# %% [markdown]
+# ## 5  What frequencies lose   *(4 min)*
+#
+# Every frequency is a sum over *all* tokens, the later ones too. In exact arithmetic their part in
+# earlier outputs cancels. In floating point it cancels up to rounding. So methods over frequencies are
+# causal only to about $10^{-6}$ (float32), and a NaN never cancels at all.
+#
+# **Predict:** one token of 64, number 40, becomes NaN. How many outputs are still numbers, by each of
+# our four ways?
+
+# %% tags=["nbval-check-output"]
+x, W = (torch.randn(*shape, generator=draw) for shape in ((64, 16), (64, 16, 16)))
+W, late = W / 32, x.clone()
+late[40] = torch.nan
+for way in here.values():
+    n_numbers = int(way(late.double(), W.double()).isfinite().all(-1).sum())
+    print(f"{way.__name__:9s} {n_numbers} of 64 outputs are numbers")
+
+# %% tags=["nbval-ignore-output", "agreement"]
+other, changes = x.clone(), {}
+other[40:] = torch.randn(24, 16, generator=draw)
+for method in ("lags", "toeplitz", "fft", "planes", "staged"):
+    before, after = (causal_convolution(v[None], W, method=method)[0] for v in (x, other))
+    changes[method] = ((after - before).abs().amax(-1) / before.square().mean().sqrt()).numpy()
+with style():
+    ax = figures.plot_leaks(changes, changed_at=40)
+show_still(ax.figure, figures.describe_leaks(changes, changed_at=40))
+assert changes["lags"][:40].max() == 0
+assert changes["toeplitz"][:40].max() == 0
+assert 0 < max(changes[m][:40].max() for m in ("fft", "planes", "staged")) < 1e-4
+
+# %% [markdown]
+# By lags the first 40 outputs never touch token 40. The big matrix multiplies it by zero, and zero
+# times NaN is NaN. The leak of $10^{-6}$ is rounding; whether training could ever use it we did not
+# test. A test of exact causality must go by lags.
+#
+# **Takeaway.** Frequencies trade the last bits of causality for speed; know when you need those bits.
+
+# %% [markdown]
+# ## 6  One token at a time   *(10 min)*
+#
+# When a text is written, inputs arrive one by one, and a transform of the whole is of no use. The
+# **ring** (notebook 03) sums anew for each token: $t\, d^2$ products for token $t$. Can outputs to
+# come be paid *in advance*, in blocks? After $n$ tokens let $U$ be the largest power of two that
+# divides $n$. The newest $U$ inputs give all they have to the next $U$ outputs:
+#
+# $$ e_t \mathrel{+}= \sum_{s=n-U}^{n-1} x_s\, W_{t-s}, \qquad t = n, \dots, n + U - 1 \tag{6.12} $$
+#
+# Each token adds its own $x_t W_0$. **Play, then answer:** is every pair $s \le t$ covered, and only
+# once? Which tile is due after 12 tokens, and after 16?
+
+# %% tags=["widget", "nbval-ignore-output"]
+tiling = widgets.show_tiling_explorer(
+    presets=[{"n_seen": 4}, {"n_seen": 12}, {"n_seen": 12, "against": "lag"}]
+)
+
+# %% [markdown]
+# <details><summary>Answer</summary>
+#
+# Yes. Halve the stream, halve the halves, and so on: $s$ and $t$ part at exactly one level, and there
+# they lie in two neighbouring halves, a tile. After 12 tokens: size 4. After 16: size 16.
+#
+# </details>
+#
+# A tile is a convolution itself: $U$ inputs, lags 1 to $2U-1$. By eq. (6.6) length $2U$ is *too short*
+# for it, but the wrap-around spoils only the first $U$ places, and the tile wants the last $U$. Here
+# we let the circle wrap, on purpose.
+
+
+# %% tags=["agreement", "nbval-check-output"]
+def online(x, W):  # eq. (6.12), each tile by one transform of length 2 U
+    e = torch.zeros_like(x)
+    for n in range(1, len(x) + 1):
+        e[n - 1] += x[n - 1] @ W[0]
+        U = n & -n  # the largest power of two that divides n
+        x_hat = torch.fft.rfft(x[n - U : n], n=2 * U, dim=0)
+        W_hat = torch.fft.rfft(W[: 2 * U], n=2 * U, dim=0)
+        tile = torch.fft.irfft(torch.einsum("fi,fij->fj", x_hat, W_hat), n=2 * U, dim=0)[U:]
+        e[n : n + U] += tile[: len(x) - n]
+    return e
+
+
+x, W = (torch.randn(*shape, generator=draw).double() for shape in ((45, 3), (45, 3, 3)))
+torch.testing.assert_close(online(x, W), naive(x, W), rtol=0, atol=1e-12)
+print("45 tokens, one after the other, in tiles: equal to eq. (6.1) within 1e-12")
+
+# %% [markdown]
+# The price for SHE, with $T$ a power of two. Size $U$ occurs $T/2U$ times, with $U+1$ frequencies of
+# four products:
+#
+# $$ \sum_{U = 1, 2, 4, \dots}^{T/2} \frac{T}{2U}\; 4\,(U+1)\, d^2 \;\approx\; 2\, T \log_2 T \; d^2
+#    \qquad\text{against}\qquad \tfrac{T(T+1)}{2}\, d^2 \tag{6.13} $$
+#
+# for the ring. The transforms add $O(d \log^2 T)$ a token: that is the $\log^2$ which remains when a lag
+# has a vector (HE, WE, ME). Small tiles are cheaper directly, $U^2 d^2$; the counter takes whichever is
+# less, in operations (a multiply-add is two).
+
+# %% tags=["agreement", "nbval-check-output"]
+by_context, by_token = teaching.token_prices(d=128)
+for T, price in by_context.pivot_table(index="context_len", columns="label").flops.iterrows():
+    print(f"{T:4d} tokens: tiles take {price.ring / price.tiles:4.1f} times fewer operations")
+with style():
+    fig = figures.plot_token_prices(by_context, by_token)
+show_still(fig, f"Counted, d = 128. {figures.describe_token_prices(by_context, by_token)}")
+mixer = build_mixer("she", d_model=3, context_len=40).double()
+x = torch.randn(2, 100, 3, generator=draw).double()
+with torch.no_grad():
+    for streaming in ("ring", "tiles"):
+        state, y = mixer.initial_state(2, streaming=streaming), torch.empty_like(x)
+        for t in range(100):
+            y[:, t], state = mixer.step(x[:, t], state)
+        torch.testing.assert_close(y, mixer(x), rtol=0, atol=1e-10)
+
+# %% [markdown] tags=["exercise"]
+# **Exercise 6.2** (difficulty 2, 5 min; builds on eq. (6.12)). Write `due_tile(n)` for the tile that
+# falls due after $n \ge 1$ tokens: return its size $U$, its first input, its first output and its
+# largest lag, as four whole numbers. Tokens count from 0.
+#
+# <details><summary>Hint</summary>
+#
+# How often does 2 divide $n$? The largest lag joins the first input to the last output.
+#
+# </details>
+
+
+# %% jupyter={"source_hidden": true} tags=["solution"]
+def due_tile(n: int) -> tuple[int, int, int, int]:
+    """Return size, first input, first output and largest lag of the tile due after n tokens."""
+    # SOLUTION
+    U = n & -n
+    return U, n - U, n, 2 * U - 1
+
+
+# %% tags=["nbval-check-output"]
+teaching.check_due_tile(due_tile)
+
+# %% [markdown]
+# Now the clock. It differs from the count where little is to be done: there each token pays mostly for
+# starting a dozen operations, whatever their size. **Play, then answer.** Race the mixers here, at
+# context 32 and at 512. Where does the ring beat the tiles, and who slows down least?
+
+# %% tags=["widget", "nbval-ignore-output"]
+race = runs.generation_points()
+with style():
+    fig = speed.plot_generation_growth(race.table)
+show_still(fig, f"{race.origin} {speed.describe_generation_growth(race.table)}")
+laps = list(widgets.generation_laps(context_len=512, batch=4, d_model=32))
+board = widgets.show_generation_board(still=laps)
+quiz = show_quiz(teaching.QUESTIONS)
+
+# %% [markdown]
+# <details><summary>Answer</summary>
+#
+# At short contexts the ring is no slower: it is a single small product. From some hundred tokens on,
+# tiles win, and the library changes over by itself (`streaming="auto"`).
+#
+# </details>
+#
+# **Takeaway.** Paid in advance, in tiles, a token costs $\log$ instead of linear in the context, on
+# average; some tokens are dear.
+
+# %% [markdown]
+# ## 7  A dial between HE and SHE   *(4 min)*
+#
+# HE has one matrix and a vector for each lag, SHE a matrix for each lag. Between them lies a dial that
+# the paper does not have: $R$ shared matrices $B_r \in \mathbb{R}^{d \times d}$, and $R$ vectors
+# $a_r(j) \in \mathbb{R}^d$ for each lag,
+#
+# $$ W_j = \sum_{r=1}^{R} B_r\, \mathrm{diag}(a_r(j)), \qquad R\, d^2 + R\, \ell\, d
+#    \text{ weights instead of } \ell\, d^2 \tag{6.14} $$
+#
+# $R = 1$ is HE. For output channel $c$ the matrix $M_c[j, i] = W_j[i, c]$ has rank $R$ at most, so
+# $R = \min(\ell, d)$ gives every SHE, and the best choice for a smaller $R$ is a truncated singular
+# value decomposition.
+
+# %% tags=["agreement", "nbval-check-output"]
+she = build_mixer("she", d_model=4, context_len=6).double()
+low = build_mixer("she", d_model=4, context_len=6, rank=4).double()
+B_r, a_r = map(torch.from_numpy, teaching.low_rank_lags(she.lag_weight.detach(), rank=4))
+with torch.no_grad():
+    low.value.weight.copy_(B_r.transpose(1, 2).flatten(0, 1))
+    low.lag_weight.copy_(a_r.flatten(1))  # (l, R d)
+    low.adjust.weight.copy_(she.adjust.weight)
+    low.out.weight.copy_(she.out.weight)
+x = torch.randn(2, 9, 4, generator=draw).double()
+torch.testing.assert_close(low(x), she(x), rtol=0, atol=1e-12)
+print("rank 4 = min(6, 4): equal to SHE within 1e-12. Weights of the sum at d = l = 128:")
+d = n_lags = 128
+print(", ".join(f"R = {R}: {R * d**2 + R * n_lags * d:,}" for R in (1, 8, 64)), end="; ")
+print(f"SHE: {n_lags * d**2:,}")
+
+# %% tags=["nbval-ignore-output"]
+trained = load_or_train(("she",))["she"]
+noise = np.random.default_rng(0).normal(size=trained.kernels[0].shape)
+errors = {"random, untrained": teaching.best_rank_errors(noise)}
+for layer, kernel in enumerate(trained.kernels, start=1):
+    errors[f"trained, layer {layer}"] = teaching.best_rank_errors(kernel)
+with style():
+    ax = figures.plot_rank_errors(errors)
+words = f"Trained weights: {trained.origin}."
+show_still(ax.figure, f"{figures.describe_rank_errors(errors)} {words}")
+
+# %% [markdown]
+# **Check yourself.** Trained matrices are nearer to a low rank than random ones. Does it follow that a
+# model *trained* with rank 8 is nearly as good as SHE?
+#
+# <details><summary>Answer</summary>
+#
+# No. An error in the weights is not a loss in nats, and a model trained with the dial set may find other
+# weights. That needs a training run, which this page does not have.
+#
+# </details>
+#
+# **Takeaway.** Rank turns HE into SHE step by step; equal cost is reached at $R = \ell d / (\ell + d)$.
+
+# %% [markdown]
+# ## 8  Two more ways to fail   *(8 min)*
+#
+# **Failure sign 2: a plateau or divergence without scale or adjustment.** So the claim goes. Entries
+# of $W_j$ drawn with standard deviation $\sigma$, and inputs of size 1, make a sum of size
+#
+# $$ \sigma \sqrt{d\, t} \qquad \text{after } t \text{ tokens (up to } \ell\text{)} \tag{6.15} $$
+#
+# We start SHE in three ways: *balanced*, $\sigma = 1/\sqrt{d \ell}$, as the library does; *terms of
+# size 1*, $\sigma = 1/\sqrt d$; *entries of size 1*. Each with neither scale nor gate, with the scale
+# $1/\sqrt t$, with the gate, with both. At $d = 24$, $t = \ell = 32$ the sums have size 1, 5.7 and 27.7. **Predict:** which of the twelve diverge?
+
+# %% tags=["nbval-ignore-output"]
+lesson = runs.Lesson()  # d = 24, context 32, 120 steps of 16 windows of small tales
+seeds = (0,) if is_fast() else (0, 1, 2)
+ends, curves = runs.train_starts(lesson, seeds=seeds)
+floors = {"true source": float(tales("small").oracle_nats(runs.held_out(lesson)))}
+with style():
+    fig = figures.plot_starts(ends, curves, floors=floors)
+show_still(fig, figures.describe_starts(ends, floors=floors))
+mean = ends.pivot_table(index="start", columns="cure", values="loss_nats")
+assert np.isfinite(ends["loss_nats"]).all(), "a run diverged after all"
+assert (mean.loc["entries of size 1"] > mean.loc["balanced"] + 0.5).all()
+assert (mean.loc["terms of size 1"] > mean.loc["balanced"] + 0.2).all()
+assert mean.loc["balanced"].max() - mean.loc["balanced"].min() < 0.2
+
+# %% [markdown]
+# **What we see.** None diverged: norms and clipped gradients hold. A large start does plateau, and
+# *neither the gate nor the scale cures it*; both together regain a part. The cure is the balanced
+# start. And from there SHE hardly misses gate and scale, in these few steps. So the sign is real, its
+# usual explanation only in part.
+#
+# **Failure sign 3: text that degrades past the trained length.** A position embedding, or weights by
+# absolute place, have entries that training never touched. The library refuses to read so far. We
+# stretch models by force: trained at 32, read to 128.
+
+# %% tags=["nbval-check-output"]
+longer = runs.Lesson(n_steps=250, lr=0.02)
+readers = runs.train_readers(longer)
+windows = runs.held_out(longer, n_tokens=128)
+try:
+    readers["she/learned positions"](torch.from_numpy(windows[:1, :33]))
+except AttnlabError as refusal:
+    print(refusal)
+
+# %% tags=["nbval-ignore-output"]
+losses = runs.losses_past_length(readers, windows)
+again = runs.losses_read_again(readers["she/learned positions"], windows)
+losses["she/learned positions, read again"] = again
+truth = tales("small").oracle_nats(windows, per_token=True).mean(axis=0)
+with style():
+    ax = figures.plot_past_length(losses, trained_len=32, oracle_nats=truth)
+show_still(ax.figure, figures.describe_past_length(losses, trained_len=32))
+rise = {name: loss[32:].mean() - loss[16:32].mean() for name, loss in losses.items()}
+assert rise["she/absolute index"] > 0.5
+assert rise["she/learned positions"] > 0.1
+assert rise["she/lags alone"] < 0.1
+assert rise["she/learned positions, read again"] < 0.1
+
+# %% [markdown]
+# Two cures, both flat: **lags alone**, a window that slides without any position; or **reading again**:
+# when the context is full, its newest half is read anew from position 0, as `generate` does. (The
+# dotted source keeps falling: it remembers the whole tale, a window does not. The absolute index is
+# also worse *within* its length.)
+#
+# **Play, then answer.** The bar marks the end of the trained length. Where do texts break, and does
+# lags alone never write an impossible word?
+
+# %% tags=["widget", "nbval-ignore-output"]
+stretched = {name: runs.stretched(model, context_len=64) for name, model in readers.items()}
+texts = widgets.show_length_playground(
+    stretched,
+    source=tales("small"),
+    trained_len=32,
+    prompt="Nora was a kind girl.",
+    labels={"she/learned positions": "SHE, learned positions"},
+    presets=[
+        {"model": "she/lags alone"},
+        {"model": "she/learned positions"},
+        {"model": "attention/learned positions"},
+    ],
+)
+
+# %% [markdown]
+# <details><summary>Answer</summary>
+#
+# Attention with learned positions breaks soon after the bar. SHE with lags alone goes on as before, and
+# as before makes mistakes: a small model writes impossible words at any length.
+#
+# </details>
+#
+# | Sign | Reproduced with | Cure |
+# |---|---|---|
+# | no gain on the clock | a loop over `W[j]` | products over frequencies, tiles |
+# | plateau | a start with entries of size 1 | the balanced start; gate and scale do little |
+# | worse past the trained length | positions nobody trained | lags alone, or reading again |
+#
+# **Takeaway.** All three signs can be had on purpose, and each has a plain cure; divergence alone did
+# not come when called.
+
+# %% [markdown]
+# ## Summary
+#
+# - You **computed** one sum in four ways, and ten more of the library, equal to the definition in values
+#   and gradients.
+# - You **derived** the transform of eight tokens with 12 products instead of 64, and cured its
+#   wrap-around with $n \ge T + \ell - 1$.
+# - You **predicted** a crossover from $4(T+1)\,d^2$ against $T(T+1)\,d^2/2$, and saw what the clock adds.
+# - You **decided**: by lags where causality must be exact (40 of 64 outputs survive a NaN, 0 by
+#   frequencies), *staged* where memory is short, tiles where tokens come one by one (25.7 times fewer
+#   operations at 1024).
+# - You **reproduced** three failures and cured them; one, divergence, did not happen.
+
+# %% [markdown]
+# ## What we did not show
+#
+# - Times on your machine at real sizes: pictures come from one computer's records or from small live
+#   races, and a busy machine moves them by half.
+# - A graphics card, unless the line in section 4 names one.
+# - That the rank dial trains well; failure sign 2 at other rates, where the gaps may shrink.
+# - How to spread the largest tile, which makes one token slow.
+#
+# Published are the paper's words, its count and its critical path; SHE is inferred, HE, WE and ME are
+# our reconstructions, and no program here is the paper's.
+#
+# ## Notation used here
+#
+# $E_f$, $O_f$ in eq. (6.5) are transforms of even and odd tokens; elsewhere $E$ is the embedding.
+
+# %% tags=["hide-input", "nbval-check-output"]
+show_notation(
+    ["d_model", "time", "batch", "context_len", "x", "lag", "lag_weight", "extracted",
+     "transform_length", "root_of_unity", "transformed", "tile_size", "rank", "rank_map",
+     "rank_vector", "init_std"]
+)  # fmt: skip
+
+# %% [markdown]
+# ## Sources
+#
+# - Zhe Chen, [arXiv:2308.07661](https://arxiv.org/abs/2308.07661): the Extractor and its count; eq.
+#   (6.1) follows from it. The failure signs are read against its claims on speed, length and adjustment.
+# - Cooley and Tukey 1965, *Mathematics of Computation* 19: eq. (6.5), and stages of matrices.
+# - van der Hoeven 2002, *Journal of Symbolic Computation* 34, "Relax, but don't be too lazy": tiles, eq.
+#   (6.12). For generation: Flash Inference, [arXiv:2410.12982](https://arxiv.org/abs/2410.12982).
+# - FlashFFTConv, [arXiv:2311.05908](https://arxiv.org/abs/2311.05908): transforms as matrix products.
+# - Williams, Waterman and Patterson 2009, *Communications of the ACM* 52: the roofline, eq. (6.11).
+# - Eckart and Young 1936, *Psychometrika* 1: the best low rank, section 7.
+#
+# Previous: [05 Critical path](05_critical_path.ipynb). Next:
+# [07 Translation teacher](07_translation_teacher.ipynb).
