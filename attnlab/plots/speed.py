@@ -12,7 +12,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter, NullLocator
 
 from attnlab.errors import AttnlabError
 from attnlab.plots.style import LOOKS, Look, look, new_axes
@@ -164,6 +164,7 @@ def plot_generation_growth(points: pd.DataFrame) -> Figure:
         _label_ends(ax, labels)
     axes[0, 0].set_ylabel("Time of one more token (µs, log scale)")
     axes[0, 0].yaxis.set_major_formatter(FuncFormatter(lambda value, _: _amount(value)))
+    axes[0, 0].yaxis.set_minor_formatter(NullFormatter())
     return fig
 
 
