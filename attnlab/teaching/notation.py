@@ -179,6 +179,21 @@ SYMBOLS: tuple[Symbol, ...] = (
     _row("length_penalty", r"\alpha", _REAL, "exponent of the length in a beam's score", 7),
     _row("precisions", "P_n", "[0, 1]", "BLEU: share of runs of $n$ words that are right", 7),
     _row("brevity_penalty", "b", "(0, 1]", "BLEU: factor for translations that are too short", 7),
+    # distillation
+    _row("slot_numbers", "W", _COUNT, "numbers in a filled-up sentence, $\\ell d$", 8, code=""),
+    _row("student_width", "h", _COUNT, "hidden units of a student", 8, code="width"),
+    _row("heads", "y_t", _D, "distillation: joined head outputs, before $W_o$", 8),
+    _row("student_output", r"\hat y_t", _D, "what a student says in place of $y_t$", 8,
+         code="student"),
+    _row("relative_error", r"\rho", _LOSS,
+         "squared error over that of the best constant, of what reaches the stream", 8),
+    _row("norm_gain", r"\gamma", r"\mathbb{R}^{W}", "gain of a student's first norm", 8),
+    _row("norm_shift", r"\beta", r"\mathbb{R}^{W}", "shift of a student's first norm", 8),
+    # replaced attention
+    _row("stand_in", "F", "", "net or control in place of a look-up", 9),
+    _row("bleu", r"\beta", "[0, 100]", "BLEU of a translator", 9),
+    _row("kept_share", r"\kappa", _REAL, "share of a teacher's score that counts as kept", 9),
+    _row("cut", "c", _COUNT, "target positions that a cut lesson keeps", 9),
     _row("lr", r"\eta", r"\mathbb{R}_{> 0}", "learning rate per step", 4),
     _row("seed", "", _COUNT, "integer behind all named streams of chance", 0),
 )  # fmt: skip
