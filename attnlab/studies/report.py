@@ -12,6 +12,44 @@ from attnlab.analysis.compare import ORDERING, judge_claims, latest_runs
 from attnlab.errors import AttnlabError
 from attnlab.records import RUNS, load_details, load_runs
 
+REPLACED = {  # rows of the table of replacements, and what stands there
+    "teacher": "attention everywhere (the teacher)",
+    "encoder_self/mean": "encoder: the mean vector",
+    "encoder_self/alr/m": "encoder: ALR, size M",
+    "encoder_self/alrr/m": "encoder: ALRR, size M",
+    "encoder_self/alrr/m/linear_skip": "encoder: ALRR, size M, linear skip",
+    "encoder_self/elr/m": "encoder: ELR, size M",
+    "decoder_self/mean": "decoder: the mean vector",
+    "decoder_self/alr/m": "decoder: ALR, size M",
+    "cross/mean": "cross: the mean vector",
+    "cross/paper/l": "cross: published layout, size L",
+    "cross/truncated/l": "cross: the same net, trained on prefixes",
+    "cross/per_query/l": "cross: one query at a time, size L",
+    "cross/per_query/l/tuned": "cross: one query at a time, tuned",
+    "cross/low_rank/l": "cross: linear attention, no softmax over positions",
+    "all/per_query/l/tuned": "all three: ALR, and one query at a time, tuned",
+    "all/low_rank/l": "all three: ALR, and linear attention",
+}
+CLOCK = {  # kind of work: part of the bench, and sizes of the point that stands for it
+    "training step of a whole model, 6 layers, T = 128, batch 64": (
+        "training",
+        {"work": "step", "batch": 64, "time": 128},
+    ),
+    "forward and backward, T = 512, batch 16": (
+        "mixers",
+        {"work": "training", "batch": 16, "time": 512},
+    ),
+    "reading a prompt, T = 512, batch 16": ("prefill", {"batch": 16, "time": 512}),
+    "one more token, context 2048, batch 16": (
+        "generation",
+        {"work": "layer", "batch": 16, "context_len": 2048},
+    ),
+    "one more token, context 2048, batch 1": (
+        "generation",
+        {"work": "layer", "batch": 1, "context_len": 2048},
+    ),
+}
+
 BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
 
 NAMES = {
@@ -65,6 +103,13 @@ def results_block(*, path: Path = RUNS) -> str:
                 "books, unseen": (books, "test_loss_nats"),
             }
         ),
+        "**The clock**: time over attention's, below 1 is faster; medians with 95 % intervals from "
+        "interleaved rounds, width 128, float32, one CPU thread, torch's default products. "
+        "Records: `speed/paper`.",
+        clock_table(load_runs("speed/paper", path=path)),
+        "**Attention replaced by nets that learnt from it**, in a small translator of two toy "
+        "languages; greedy BLEU on held-out sentences. Records: `attentionless/classroom/toy`.",
+        replacement_table(load_runs("attentionless/classroom/toy", path=path)),
         END,
     ]
     return "\n\n".join(parts)
@@ -87,6 +132,51 @@ def results_table(runs: pd.DataFrame, *, columns: dict[str, str]) -> str:
         cells = [mean_and_range(mine[metric].tolist()) for metric in columns]
         rows.append([NAMES.get(str(variant), str(variant)), weights, *cells, str(len(mine))])
     lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def clock_table(runs: pd.DataFrame) -> str:
+    """Return time over attention's as Markdown: one row a kind of work, one column a mixer.
+
+    Args:
+        runs: Records of ``attnlab bench`` on a CPU; the newest series counts.
+    """
+    mixers = ("she", "he", "we", "me")
+    lines = [["work", *(NAMES[mixer] for mixer in mixers)], ["---"] * (1 + len(mixers))]
+    for says, (part, sizes) in CLOCK.items():
+        sizes = {"part": part, "route": "default", "precision": "fp32", "device": "cpu", **sizes}
+        points = runs
+        for name, value in sizes.items():
+            points = points[points[f"config.{name}"] == value]
+        if not len(points):
+            raise AttnlabError(f"No record of {says!r}; measure it with: attnlab bench {part}.")
+        points = points[points["seed"] == points["seed"].max()].set_index("variant")
+        lines.append([says, *(_ratio(points.loc[mixer]) for mixer in mixers)])
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _ratio(point: pd.Series) -> str:
+    mid, low, high = (point[f"ratio_to_attention{end}"] for end in ("", "_low", "_high"))
+    return f"{mid:.2g} ({low:.2g} to {high:.2g})"
+
+
+def replacement_table(runs: pd.DataFrame) -> str:
+    """Return what stands in for attention, and what is left of BLEU, as Markdown.
+
+    Args:
+        runs: Records of the study ``attentionless`` on one set of pairs.
+    """
+    runs = latest_runs(runs)
+    head = ["what stands there", "greedy BLEU", "accuracy, teacher-forced", "seeds"]
+    lines = [head, ["---"] * len(head)]
+    for variant, says in REPLACED.items():
+        mine = runs[runs["variant"] == variant]
+        scores = mine["bleu"].tolist()
+        if not scores:
+            raise AttnlabError(f"No record of {variant!r}; run the study attentionless first.")
+        bleu = f"{sum(scores) / len(scores):.1f} ({min(scores):.1f} to {max(scores):.1f})"
+        accuracy = mean_and_range(mine["test_accuracy"].tolist())
+        lines.append([says, bleu, accuracy, str(len(scores))])
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 

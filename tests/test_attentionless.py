@@ -1,0 +1,106 @@
+"""The study of what may stand in for attention: its data, its jobs, its records."""
+
+import pytest
+import torch
+
+from attnlab.distillation import StudentSpec, load_students
+from attnlab.errors import AttnlabError, UnknownNameError
+from attnlab.records import load_details, load_runs
+from attnlab.studies import Folders, Plan, get_study, run_plan
+from attnlab.studies.attentionless import ARMS, get_arm, load_teacher, prepare_pairs
+
+SMOKE = {"study": "attentionless", "scale": "smoke", "corpus": "toy"}
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    """Run a teacher and four arms at the smallest scale; return the folders."""
+    root = tmp_path_factory.mktemp("attentionless")
+    folders = Folders(runs=root / "runs", work=root / "work")
+    variants = ("teacher", "encoder_self/identity", "cross/mean", "cross/truncated/m")
+    for variant in (*variants, "cross/per_query/l/tuned"):
+        list(run_plan(Plan(**SMOKE, variants=(variant,)), folders=folders))
+    return folders
+
+
+def test_an_arm_that_keeps_the_teachers_attention_scores_like_the_teacher(done):
+    runs = load_runs(path=done.run_file("attentionless")).set_index("variant")
+    for metric in ("bleu", "test_loss_nats", "test_accuracy", "exact_match"):
+        teacher, identity = runs.loc[["teacher", "encoder_self/identity"], metric]
+        assert identity == pytest.approx(teacher, abs=1e-9)
+    assert runs.loc["cross/mean", "test_loss_nats"] != runs.loc["teacher", "test_loss_nats"]
+
+
+def test_a_record_says_what_was_replaced_and_by_how_much(done):
+    runs = load_runs(path=done.run_file("attentionless")).set_index("variant")
+    teacher = load_teacher(teacher_job(), done)
+    attention = teacher.decoder[0].cross_attention
+    replaced = sum(
+        p.numel() for m in ("query", "key", "value") for p in getattr(attention, m).parameters()
+    )
+    assert runs.loc["cross/truncated/m", "n_replaced_weights"] == replaced
+    errors = load_details("attentionless/smoke/toy", "layers", path=done.run_file("attentionless"))
+    assert set(errors["site"]) == {"cross"}
+    assert (errors["relative_error"] > 0).all()
+
+
+def teacher_job():
+    return get_study("attentionless").jobs(Plan(**SMOKE, variants=("teacher",)))[0]
+
+
+def test_trained_students_are_kept_and_load_again(done):
+    job = get_study("attentionless").jobs(Plan(**SMOKE, variants=("cross/truncated/m",)))[0]
+    students, facts = load_students(
+        done.work_file("attentionless", f"{job.digest}.students.safetensors")
+    )
+    assert facts["variant"] == "cross/truncated/m"
+    assert all(s.spec == get_arm("cross/truncated/m").parts["cross"] for s in students.values())
+
+
+def test_tuning_moves_students_and_leaves_the_teacher_as_it_was(done):
+    before = load_teacher(teacher_job(), done).state_dict()
+    path = teacher_job().weights(done)
+    assert path.exists()
+    after = load_teacher(teacher_job(), done).state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    runs = load_runs(path=done.run_file("attentionless")).set_index("variant")
+    assert runs.loc["cross/per_query/l/tuned", "config.n_tuning_steps"] > 0
+    assert runs.loc["cross/truncated/m", "config.n_tuning_steps"] == 0
+
+
+def test_a_second_run_finds_everything_recorded(done):
+    plan = Plan(**SMOKE, variants=("teacher", "cross/mean"))
+    assert {p.message for p in run_plan(plan, folders=done)} == {"recorded before"}
+
+
+def test_an_arm_without_its_teacher_says_what_to_run_first(tmp_path):
+    folders = Folders(runs=tmp_path / "runs", work=tmp_path / "work")
+    with pytest.raises(AttnlabError, match="--variants teacher"):
+        list(run_plan(Plan(**SMOKE, variants=("cross/mean",)), folders=folders))
+
+
+def test_names_of_arms_say_what_they_replace():
+    for name, arm in ARMS.items():
+        group = name.split("/")[0]
+        if group in ("encoder_self", "decoder_self", "cross"):
+            assert list(arm.parts) == [group]
+        for site, part in arm.parts.items():
+            assert isinstance(part, str) or part.site == site
+    assert set(get_arm("all/low_rank/l").parts) == {"encoder_self", "decoder_self", "cross"}
+    assert get_arm("cross/truncated/l/tuned").parts == get_arm("cross/truncated/l").parts
+    assert get_arm("cross/truncated/l").parts["cross"] == StudentSpec(
+        site="cross", layout="truncated", size="l"
+    )
+
+
+def test_an_unknown_arm_is_answered_with_the_nearest():
+    with pytest.raises(UnknownNameError, match="cross/truncated/l"):
+        get_arm("cross/truncated/ll")
+
+
+def test_toy_pairs_share_no_sentence_between_splits():
+    data = prepare_pairs("toy", vocab_size=400, max_len=24, n_train_pairs=300)
+    train = {tuple(source) for source, _ in data.train}
+    assert not train & {tuple(source) for source, _ in data.test}
+    with pytest.raises(UnknownNameError, match="set of sentence pairs"):
+        prepare_pairs("tales", vocab_size=400, max_len=24, n_train_pairs=3)
