@@ -204,7 +204,7 @@ for mixer, model in models.items():
 # | [04 Language models](04_language_models.ipynb) | all of them trained; real books; a look inside | 60 |
 # | [05 The critical path](05_critical_path.ipynb) | depth and work: by hand, by tracer, by clock | 60 |
 # | [06 Fast Extractors](06_fast_extractors.ipynb) | one equation, many programs; streaming; the clock | 60 |
-# | [07 A teacher that translates](07_translation_teacher.ipynb) | an encoder-decoder site by site; alignments; BLEU | 70 |
+# | [07 Translation: a teacher](07_translation_teacher.ipynb) | an encoder-decoder site by site; alignments; BLEU | 70 |
 #
 # Read them in order. 01 needs no neural network; who knows attention may skim 02.
 
