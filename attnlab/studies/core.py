@@ -13,11 +13,11 @@ import torch
 from filelock import FileLock, Timeout
 
 from attnlab import provenance
-from attnlab.config import ModelConfig, TrainConfig, digest_of
+from attnlab.config import ModelConfig, TrainConfig, TranslatorConfig, digest_of
 from attnlab.errors import AttnlabError, DivergenceError, UnknownNameError
 from attnlab.records import RUNS, RunRecord, read_records
 from attnlab.tokenizers import Tokenizer, load_tokenizer
-from attnlab.training import load_model, save_model
+from attnlab.training import load_model, load_translator, save_model
 
 WORK = Path(__file__).parents[2] / "data" / "cache" / "studies"
 SCALES = ("smoke", "classroom", "paper")
@@ -233,8 +233,10 @@ def export_models(plan: Plan, *, to: Path, folders: Folders | None = None) -> It
                 f"{job.name} has no trained model here: it was not run on this machine, or its "
                 "study keeps none. Run the study language-model first."
             )
-        yield from _export_tokenizer(job.dataset().tokenizer, to / "tokenizer.json")
-        model, facts = load_model(source)
+        tokenizer = getattr(job.dataset(), "tokenizer", None)  # of texts that may be passed on
+        yield from _export_tokenizer(tokenizer, to / "tokenizer.json")
+        load = load_translator if isinstance(job.model, TranslatorConfig) else load_model
+        model, facts = load(source)
         del facts["config"]
         path = to / f"{job.variant}.safetensors"
         save_model(path, model=model, dtype=torch.bfloat16, seed=job.train.seed, **facts)

@@ -758,7 +758,7 @@ print(f"12 tokens, context 5: stream = parallel. The ring holds tokens {held}, c
 #
 # - That the paper's HE, WE and ME are ours. They may not be.
 # - Speed. Direct evaluation of SHE does many times the work of attention (13 times at
-#   $d = T = 128$); we measured no time. Notebooks 05 and 06 do.
+#   $d = T = 128$); notebook 06 measures time.
 # - Large models. A part that hardly matters in one layer on small tales may matter in six on books.
 # - Copying from a place that only the content marks: nothing in eq. (3.3) can look for a token.
 #   Notebook 02, section 8, is a toy of it: attention wins there.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from torch import nn
 
@@ -43,6 +44,7 @@ from attnlab.training import (
 )
 
 Key = tuple[str, int]
+MODELS = Path(__file__).parents[3] / "data" / "models"
 LESSON_PAIRS = 256  # sentences that the teacher reads at a time
 
 
@@ -132,6 +134,7 @@ def run_arm(job: ArmJob, folders: Folders) -> Generator[Progress, None, RunRecor
             "job": job.digest,
             "corpus": job.teacher.corpus,
             "teacher": job.teacher.digest,
+            "teacher_weights": "float32" if job.teacher.weights(folders).exists() else "bfloat16",
             "n_lessons": job.n_lessons,
             "n_tuning_steps": n_tuned,
             "fit": job.fit.to_dict(),
@@ -144,18 +147,23 @@ def run_arm(job: ArmJob, folders: Folders) -> Generator[Progress, None, RunRecor
 
 
 def load_teacher(job: TeacherJob, folders: Folders) -> Translator:
-    """Return the trained teacher of a job.
+    """Return the trained teacher of a job: as trained here, or as committed, in bfloat16.
 
     Raises:
-        AttnlabError: It is not trained here.
+        AttnlabError: It is neither trained here nor committed.
     """
     path = job.weights(folders)
-    if not path.exists():
-        raise AttnlabError(
-            f"{job.name} is not trained here: {path.name} is missing. Run the study with "
-            "--variants teacher and the same scale, corpus and seeds first."
-        )
-    return load_translator(path)[0].to(folders.device)
+    if path.exists():
+        return load_translator(path)[0].to(folders.device)
+    committed = MODELS / job.corpus.replace("/", "-") / "teacher.safetensors"
+    if committed.exists():
+        teacher, facts = load_translator(committed)
+        if facts["job"] == job.digest:
+            return teacher.to(folders.device)
+    raise AttnlabError(
+        f"{job.name} is not trained here: {path.name} is missing. Run the study with "
+        "--variants teacher and the same scale, corpus and seeds first."
+    )
 
 
 def _stand_ins(
