@@ -24,7 +24,8 @@
 # **Minutes:** 70. **Prerequisites:** notebook 02 (attention, mask, heads); sections 1 and 2 of
 # notebook 04.
 #
-# Previous: [06 Fast Extractors](06_fast_extractors.ipynb).
+# Previous: [06 Fast Extractors](06_fast_extractors.ipynb). Next:
+# [08 Distillation](08_distillation.ipynb).
 
 # %% [markdown]
 # **Learning goals.** After this notebook you can
