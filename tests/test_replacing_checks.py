@@ -1,0 +1,99 @@
+"""The checks of notebook 09 pass right answers and name the usual mistakes."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from attnlab.teaching import replacing
+from attnlab.teaching.core import CheckFailed, unseen_mistakes
+
+CHECKS = {
+    "kept share": (
+        replacing.check_kept_share,
+        replacing.kept_share,
+        replacing.KEPT_CASES,
+        replacing.KEPT_MISTAKES,
+    ),
+    "leak": (
+        replacing.check_find_leak,
+        replacing.find_leak,
+        replacing.leak_cases(),
+        replacing.LEAK_MISTAKES,
+    ),
+}
+every_check = pytest.mark.parametrize("name", CHECKS)
+
+
+@every_check
+def test_the_right_answer_passes(name, capsys):
+    check, right, _, _ = CHECKS[name]
+    check(right)
+    assert "Correct" in capsys.readouterr().out
+
+
+@every_check
+def test_every_mistake_is_seen_and_named(name):
+    _, right, cases, mistakes = CHECKS[name]
+    assert len(mistakes) >= 3
+    assert unseen_mistakes(reference=right, cases=cases, mistakes=mistakes) == []
+
+
+@every_check
+def test_a_mistake_gets_its_sentence(name):
+    check, _, _, mistakes = CHECKS[name]
+    for mistake in mistakes:
+        with pytest.raises(CheckFailed) as failure:
+            check(mistake.wrong)
+        assert mistake.sentence in str(failure.value)
+
+
+@every_check
+def test_an_empty_body_waits_for_the_learner(name):
+    def unsolved(*args):
+        raise NotImplementedError("Return something.")
+
+    with pytest.raises(NotImplementedError):
+        CHECKS[name][0](unsolved)
+
+
+def test_an_edit_in_place_is_reported():
+    def careless(site, x, n_words):
+        before = site(x)
+        x[n_words - 1] += 1
+        moved = (site(x) - before).abs().amax(-1) > 1e-9
+        return moved[: n_words - 1].nonzero().flatten().tolist()
+
+    with pytest.raises(CheckFailed, match="changes its own arguments"):
+        replacing.check_find_leak(careless)
+
+
+@settings(deadline=None, max_examples=25)
+@given(
+    teacher=st.floats(1, 100),
+    controls=st.lists(st.floats(0, 0.9), min_size=1, max_size=5),
+)
+def test_the_teacher_keeps_all_and_the_best_control_nothing(teacher, controls):
+    assert replacing.kept_share(teacher, teacher, controls) == pytest.approx(1)
+    assert replacing.kept_share(max(controls), teacher, controls) == 0
+
+
+def test_nothing_is_kept_where_nothing_can_be_lost():
+    assert math.isnan(replacing.kept_share(50, 60, [60]))
+
+
+@settings(deadline=None, max_examples=25)
+@given(n_words=st.integers(1, 7), n_padding=st.integers(0, 3))
+def test_leaks_are_found_with_any_padding(n_words, n_padding):
+    x = torch.randn(n_words + n_padding, 3, dtype=torch.float64)
+    earlier = list(range(n_words - 1))
+    assert replacing.find_leak(replacing.running_mean(n_words), x, n_words) == []
+    assert replacing.find_leak(replacing.whole_mean(n_words), x, n_words) == earlier
+    assert replacing.find_leak(replacing.next_word(n_words), x, n_words) == earlier[-1:]
+
+
+def test_every_question_has_one_right_answer():
+    for question in replacing.REPLACING_QUIZ:
+        assert sum(option.is_right for option in question.options) == 1
