@@ -73,10 +73,15 @@ def test_a_second_run_finds_everything_recorded(done):
     assert {p.message for p in run_plan(plan, folders=done)} == {"recorded before"}
 
 
-def test_an_arm_without_its_teacher_says_what_to_run_first(tmp_path):
+def test_an_arm_trains_its_teacher_where_the_weights_are_missing(done, tmp_path):
     folders = Folders(runs=tmp_path / "runs", work=tmp_path / "work")
     with pytest.raises(AttnlabError, match="--variants teacher"):
-        list(run_plan(Plan(**SMOKE, variants=("cross/mean",)), folders=folders))
+        load_teacher(teacher_job(), folders)
+    list(run_plan(Plan(**SMOKE, variants=("cross/mean",)), folders=folders))
+    again = load_runs(path=folders.run_file("attentionless")).set_index("variant")
+    before = load_runs(path=done.run_file("attentionless")).set_index("variant")
+    assert list(again.index) == ["cross/mean"]
+    assert again.loc["cross/mean", "bleu"] == before.loc["cross/mean", "bleu"]
 
 
 def test_names_of_arms_say_what_they_replace():

@@ -2,6 +2,9 @@
 
 import copy
 import pickle
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from threading import Barrier, BrokenBarrierError
 
 import pytest
 import torch
@@ -209,6 +212,45 @@ def test_kept_spectra_are_made_once_and_few():
     assert made == ["a", "b", "c"]
     assert len(spectra) == 2
     assert len(copy.deepcopy(spectra)) == len(pickle.loads(pickle.dumps(spectra))) == 0
+
+
+def test_threads_may_share_kept_spectra():
+    _, w = operands(3, (1, 1, 9, 3, 3), 0)
+    spectra, together = SpectrumCache(max_entries=1), Barrier(2)
+
+    def transform(weight):
+        with suppress(BrokenBarrierError):
+            together.wait(timeout=0.3)
+        return weight
+
+    with ThreadPoolExecutor(2) as pool:
+        kept = [pool.submit(spectra.get, key, w, transform) for key in ("a", "b")]
+    assert all(torch.equal(each.result(), w) for each in kept)
+    assert together.broken, "two threads changed the cache at the same time"
+
+
+def test_a_layer_that_is_trained_again_keeps_no_transforms():
+    layer = build_mixer("she", d_model=3, context_len=7, method="staged").eval()
+    with torch.no_grad():
+        layer(torch.ones(1, 5, 3))
+        layer.step(torch.ones(1, 3), layer.initial_state(1, streaming="tiles"))
+    assert (len(layer._spectra), len(layer._kernels)) == (1, 1)
+    layer.train()
+    assert (len(layer._spectra), len(layer._kernels)) == (0, 0)
+
+
+@pytest.mark.parametrize(("ndim", "method"), [*METHODS, *((n, "auto") for n in SHAPES)])
+def test_an_empty_batch_stays_empty_and_gives_no_gradient(ndim, method):
+    x, w = operands(ndim, (0, 5, 4, 3, 3), 0)
+    y = causal_convolution(x, w, method=method)
+    y.sum().backward()
+    assert y.shape == x.grad.shape == (0, 5, 3)
+    assert not w.grad.any()
+
+
+def test_no_time_at_all_is_refused():
+    with pytest.raises(AttnlabError, match="at least one time step; got time=0"):
+        causal_convolution(torch.ones(2, 0, 3), torch.ones(4, 3))
 
 
 def test_kept_spectra_are_not_read_while_gradients_are_asked_for():

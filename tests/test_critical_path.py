@@ -582,3 +582,11 @@ def test_training_mode_gradients_and_numbers_are_left_alone():
     torch.testing.assert_close(mixer(x), before)
     assert mixer.training
     assert all(p.grad is None for p in mixer.parameters())
+
+
+def test_a_trace_is_the_same_where_gradients_are_off():
+    layer = mixer_of("she", 3, 5, method="staged")
+    traced = critical_path.trace_module(layer, torch.ones(1, 5, 3))
+    with torch.no_grad():
+        again = critical_path.trace_module(layer, torch.ones(1, 5, 3))
+    assert again.work == traced.work

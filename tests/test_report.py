@@ -8,7 +8,10 @@ import pytest
 from attnlab.errors import AttnlabError
 from attnlab.studies.report import (
     BEGIN,
+    CLOCK,
+    CLOCKED_ON,
     END,
+    clock_table,
     mean_and_range,
     replace_block,
     results_block,
@@ -35,6 +38,31 @@ def test_a_table_is_ordered_by_its_first_column_and_counts_its_seeds():
     lines = results_table(runs, columns={"loss": "loss (nats)"}).splitlines()
     assert lines[2] == "| attention, 4 heads | 0.50 M | 1.500 | 1 |"
     assert lines[3] == "| SHE | 2.00 M | 2.500 (2.000 to 3.000) | 2 |"
+
+
+def clock_runs(*, ratio, seed, **other):
+    rows = []
+    for part, sizes in CLOCK.values():
+        config = {**CLOCKED_ON, "part": part, **sizes, **other}
+        for mixer in ("she", "he", "we", "me"):
+            row = {"variant": mixer, "seed": seed}
+            row |= {f"ratio_to_attention{end}": ratio for end in ("", "_low", "_high")}
+            rows.append(row | {f"config.{name}": value for name, value in config.items()})
+    return rows
+
+
+def test_the_clock_is_the_newest_series_on_one_thread():
+    series = clock_runs(ratio=0.1, seed=0) + clock_runs(ratio=0.5, seed=1)
+    newer = clock_runs(ratio=0.9, seed=1, threads=2) + clock_runs(ratio=0.9, seed=2, threads=2)
+    lines = clock_table(pd.DataFrame(series + newer)).splitlines()
+    assert len(lines) == 2 + len(CLOCK)
+    assert all(line.count("0.5 (0.5 to 0.5)") == 4 for line in lines[2:])
+
+
+def test_a_clock_that_was_not_measured_says_how_to():
+    runs = pd.DataFrame(clock_runs(ratio=0.5, seed=0, threads=2))
+    with pytest.raises(AttnlabError, match="attnlab bench training"):
+        clock_table(runs)
 
 
 def test_one_value_stands_without_a_range():

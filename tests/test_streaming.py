@@ -368,6 +368,14 @@ def test_copies_and_files_of_a_mixer_leave_the_transformed_weights_out():
     torch.testing.assert_close(z, y, **EXACT)
 
 
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+@torch.no_grad()
+def test_an_empty_batch_streams_through_large_tiles(kind):
+    mixer = built(kind, context_len=23)
+    y, _ = stepped(mixer, tokens(0, 20, 3), with_tiling(mixer, 0, 2, 8))
+    assert y.shape == (0, 20, 3)
+
+
 @torch.no_grad()
 def test_a_copied_state_goes_its_own_way():
     mixer = built(("she", {}), context_len=23)

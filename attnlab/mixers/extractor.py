@@ -137,6 +137,13 @@ class Extractor(TokenMixer):
         size = {"diag": (d,), "position_only": (self.context_len, d)}.get(self.gate)
         self.adjust_weight = nn.Parameter(torch.ones(size)) if size else None
 
+    def train(self, mode: bool = True) -> "Extractor":
+        """Change the mode; weights that are trained again need no kept transforms."""
+        if mode:
+            self._spectra.clear()
+            self._kernels.clear()
+        return super().train(mode)
+
     def mix(self, x: Tensor) -> Tensor:
         """Extract from all prefixes at once, adjust, map out."""
         time = x.shape[1]

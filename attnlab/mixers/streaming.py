@@ -355,5 +355,5 @@ class TiledStream:
 
     def _parts(self, size: int, kernel: Kernel) -> list[slice]:
         n_rows = self.ring.slots.shape[0]
-        step = min(n_rows, kernel.rows(self.ring.slots, size))
+        step = max(1, min(n_rows, kernel.rows(self.ring.slots, size)))
         return [slice(first, first + step) for first in range(0, n_rows, step)]

@@ -50,6 +50,8 @@ CLOCK = {  # kind of work: part of the bench, and sizes of the point that stands
     ),
 }
 
+CLOCKED_ON = {"route": "default", "precision": "fp32", "device": "cpu", "threads": 1}
+
 BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
 
 NAMES = {
@@ -139,14 +141,13 @@ def clock_table(runs: pd.DataFrame) -> str:
     """Return time over attention's as Markdown: one row a kind of work, one column a mixer.
 
     Args:
-        runs: Records of ``attnlab bench`` on a CPU; the newest series counts.
+        runs: Records of ``attnlab bench``; the newest series on one CPU thread counts.
     """
     mixers = ("she", "he", "we", "me")
     lines = [["work", *(NAMES[mixer] for mixer in mixers)], ["---"] * (1 + len(mixers))]
     for says, (part, sizes) in CLOCK.items():
-        sizes = {"part": part, "route": "default", "precision": "fp32", "device": "cpu", **sizes}
         points = runs
-        for name, value in sizes.items():
+        for name, value in {**CLOCKED_ON, "part": part, **sizes}.items():
             points = points[points[f"config.{name}"] == value]
         if not len(points):
             raise AttnlabError(f"No record of {says!r}; measure it with: attnlab bench {part}.")

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
-from torch import Tensor, fx, nn
+from torch import Tensor, enable_grad, fx, nn
 from torch._subclasses.functional_tensor import dispatch_functionalize
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.traceback import preserve_node_meta
@@ -26,7 +26,7 @@ def capture(
     A program that writes into its tensors is captured in its functional form.
     """
     modules = list(_modules_in(function))
-    with _evaluation_mode(modules):
+    with _evaluation_mode(modules), enable_grad():  # without gradients, kept transforms are read
         graph = _run(function, inputs)
         if any(_writes(node) for node in graph.graph.nodes):
             graph = _run(function, inputs, wrap=dispatch_functionalize)

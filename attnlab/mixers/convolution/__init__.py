@@ -80,6 +80,8 @@ def causal_convolution(
     _require_shapes(x, lag_weight)
     require_method(method, ndim=lag_weight.ndim)
     is_frozen = spectra is not None and not torch.is_grad_enabled()
+    if not x.shape[0]:
+        method = "lags"  # transforms and tables of sizes have no place for an empty batch
     if method == "auto":
         method = choose_method(x, lag_weight, is_frozen=is_frozen)
     with torch.autocast(x.device.type, enabled=False):  # transforms need float32 at least
@@ -131,6 +133,8 @@ def _require_shapes(x: Tensor, lag_weight: Tensor) -> None:
             f"lag_weight has shape {tuple(lag_weight.shape)}; it must be (n_lags, d_in, d_out), "
             "(n_lags, d_in) or (n_lags,)."
         )
+    if not x.shape[1]:
+        raise AttnlabError("causal_convolution needs at least one time step; got time=0.")
     if lag_weight.ndim > 1 and lag_weight.shape[1] != x.shape[-1]:
         raise AttnlabError(
             f"lag_weight takes inputs {lag_weight.shape[1]} wide; x is {x.shape[-1]} wide."

@@ -85,7 +85,7 @@ def scalar_lags(x: Tensor, lag_weight: Tensor) -> Tensor:
 
 
 def scalar_fft(x: Tensor, lag_weight: Tensor) -> Tensor:
-    """Transform, multiply, transform back; all channels share one spectrum."""
+    """Transform, multiply, transform back, with the same weights in every channel."""
     return fft(x, lag_weight[:, None].expand(-1, x.shape[-1]))
 
 

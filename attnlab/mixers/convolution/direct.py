@@ -18,11 +18,11 @@ def lags(x: Tensor, lag_weight: Tensor) -> Tensor:
     ``unbind`` matters: with ``lag_weight[j]`` every lag's gradient is a zero tensor of the
     full size, which makes backward quadratic.
     """
-    total = None
-    for lag, weight in enumerate(lag_weight.unbind(0)):
-        term = F.pad(x[:, : x.shape[1] - lag] @ weight, (0, 0, lag, 0))  # (B, T, E)
-        total = term if total is None else total + term
-    return x.new_zeros(()) if total is None else total
+    first, *older = lag_weight.unbind(0)
+    total = x @ first
+    for lag, weight in enumerate(older, start=1):
+        total = total + F.pad(x[:, : x.shape[1] - lag] @ weight, (0, 0, lag, 0))  # (B, T, E)
+    return total
 
 
 def grouped_lags(x: Tensor, lag_weight: Tensor) -> Tensor:

@@ -60,7 +60,7 @@ def planes(x: Tensor, lag_weight: Tensor) -> Tensor:
     return y.view(time, batch, d_out).transpose(0, 1)
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=2)  # some hundred MiB each for thousands of tokens
 @torch.inference_mode(False)  # a matrix made while generating must serve training later
 def _plane_matrices(
     time: int, n_lags: int, dtype: torch.dtype, device: torch.device

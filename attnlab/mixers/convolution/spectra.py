@@ -2,6 +2,7 @@
 
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
+from threading import Lock
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ class SpectrumCache:
 
     Torch counts every write in place except those through ``.data`` or in inference mode;
     for these, a sample of the entries is compared too. Copies and pickles of a module that
-    holds a cache start with an empty one.
+    holds a cache start with an empty one. Threads may share one.
 
     Args:
         max_entries: How many transforms of one weight are kept, the newest ones.
@@ -26,6 +27,7 @@ class SpectrumCache:
         self._seen: tuple[Any, ...] | None = None
         self._sample: Tensor | None = None
         self._kept: OrderedDict[Hashable, Tensor] = OrderedDict()
+        self._lock = Lock()
 
     def __len__(self) -> int:
         return len(self._kept)
@@ -45,19 +47,21 @@ class SpectrumCache:
             dtype: Type the weight is cast to first; None leaves it.
         """
         dtype = weight.dtype if dtype is None else dtype
-        self._forget_if_changed(weight)
-        if (key, dtype) not in self._kept:
-            with torch.no_grad():
-                self._kept[key, dtype] = transform(weight.detach().to(dtype))
-        self._kept.move_to_end((key, dtype))
-        while len(self._kept) > self.max_entries:
-            self._kept.popitem(last=False)
-        return self._kept[key, dtype]
+        with self._lock:
+            self._forget_if_changed(weight)
+            if (key, dtype) not in self._kept:
+                with torch.no_grad():
+                    self._kept[key, dtype] = transform(weight.detach().to(dtype))
+            self._kept.move_to_end((key, dtype))
+            while len(self._kept) > self.max_entries:
+                self._kept.popitem(last=False)
+            return self._kept[key, dtype]
 
     def clear(self) -> None:
         """Forget everything."""
-        self._seen = self._sample = None
-        self._kept.clear()
+        with self._lock:
+            self._seen = self._sample = None
+            self._kept.clear()
 
     def _forget_if_changed(self, weight: Tensor) -> None:
         version = None if weight.is_inference() else weight._version

@@ -31,6 +31,7 @@ from attnlab.studies.attentionless.teacher import (
     TeacherJob,
     bleu_facts,
     length_table,
+    run_teacher,
     score_metrics,
 )
 from attnlab.studies.core import Folders, Progress
@@ -97,9 +98,11 @@ class ArmJob:
 def run_arm(job: ArmJob, folders: Folders) -> Generator[Progress, None, RunRecord]:
     """Fit, swap, translate; return the record.
 
-    Raises:
-        AttnlabError: The teacher of this seed is not trained here.
+    A teacher that is recorded but not here is trained again first, which takes as long as it
+    took. ``relative_error`` is that of the fit, also where students are tuned afterwards.
     """
+    if not has_teacher(job.teacher, folders):
+        yield from run_teacher(job.teacher, folders)
     started = time.perf_counter()
     teacher, data = load_teacher(job.teacher, folders), job.teacher.dataset()
     stand_ins: dict[Key, nn.Module] = {}
@@ -146,6 +149,11 @@ def run_arm(job: ArmJob, folders: Folders) -> Generator[Progress, None, RunRecor
     )
 
 
+def has_teacher(job: TeacherJob, folders: Folders) -> bool:
+    """Say whether a teacher's weights are here: trained here, or committed."""
+    return job.weights(folders).exists() or _committed(job) is not None
+
+
 def load_teacher(job: TeacherJob, folders: Folders) -> Translator:
     """Return the trained teacher of a job: as trained here, or as committed, in bfloat16.
 
@@ -153,17 +161,21 @@ def load_teacher(job: TeacherJob, folders: Folders) -> Translator:
         AttnlabError: It is neither trained here nor committed.
     """
     path = job.weights(folders)
-    if path.exists():
-        return load_translator(path)[0].to(folders.device)
-    committed = MODELS / job.corpus.replace("/", "-") / "teacher.safetensors"
-    if committed.exists():
-        teacher, facts = load_translator(committed)
-        if facts["job"] == job.digest:
-            return teacher.to(folders.device)
-    raise AttnlabError(
-        f"{job.name} is not trained here: {path.name} is missing. Run the study with "
-        "--variants teacher and the same scale, corpus and seeds first."
-    )
+    teacher = load_translator(path)[0] if path.exists() else _committed(job)
+    if teacher is None:
+        raise AttnlabError(
+            f"{job.name} is not trained here: {path.name} is missing. Run the study with "
+            "--variants teacher and the same scale, corpus and seeds first."
+        )
+    return teacher.to(folders.device)
+
+
+def _committed(job: TeacherJob) -> Translator | None:
+    path = MODELS / job.corpus.replace("/", "-") / "teacher.safetensors"
+    if not path.exists():
+        return None
+    teacher, facts = load_translator(path)
+    return teacher if facts["job"] == job.digest else None
 
 
 def _stand_ins(

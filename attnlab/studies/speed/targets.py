@@ -40,7 +40,11 @@ class Target:
     @property
     def limit(self) -> str:
         """The limit in words."""
-        return f"at most {self.at_most:g}" if self.at_most else f"at least {self.at_least:g}"
+        return (
+            f"at most {self.at_most:g}"
+            if self.at_most is not None
+            else f"at least {self.at_least:g}"
+        )
 
 
 STEP = {"work": "step", "batch": 64, "time": 128, "d_model": 128, "n_layers": 6}
