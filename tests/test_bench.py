@@ -493,7 +493,7 @@ def test_bench_prints_ratios_with_spread_and_stores_nothing_unasked(
     text = capsys.readouterr().out
     assert "matrix products 100 GFLOP/s; copy 10 GB/s" in text
     assert "to attention" in text
-    assert re.search(r"she +lags +default +[\d.]+ +[\d.e-]+ to [\d.e-]+ +[\d.]+ \(", text)
+    assert re.search(r"she +\w+ +default +[\d.]+ +[\d.e-]+ to [\d.e-]+ +[\d.]+ \(", text)
     assert "appended" not in text
     assert not list(tmp_path.iterdir())
 
@@ -549,6 +549,8 @@ def test_check_fails_exactly_where_auto_is_too_slow(capsys, quick, naps, monkeyp
         (["mixer"], "Did you mean 'mixers'"),
         (["mixers", "--check"], "add the part methods"),
         (["mixers", "--write-table"], "add the part methods"),
+        (["methods", "--write-table", "--threads", "2"], "for one CPU thread"),
+        (["methods", "--write-table", "--threads", "1", "--scale", "smoke"], "--scale paper"),
         (["mixers", "--scale", "huge"], "No scale"),
         (["prefill", "--scale", "smoke", "--repeats", "2"], "repeats=2"),
         (["prefill", "--scale", "smoke", "--threads", "0"], "threads=0"),

@@ -61,6 +61,16 @@ def add_commands(commands: Any) -> None:
     bench.set_defaults(run=_bench)
 
 
+def _require_table_run(options: argparse.Namespace, *, threads: int) -> None:
+    """Refuse to write the table of ``auto`` from another machine's or too small a run."""
+    given = f"--device {options.device} --threads {threads} --scale {options.scale}"
+    if options.device != "cpu" or threads != 1 or options.scale == "smoke":
+        raise AttnlabError(
+            f"The table of method=auto is for one CPU thread, and this run is {given}. Write it "
+            "with: attnlab bench methods --scale paper --threads 1 --write-table"
+        )
+
+
 def _bench(options: argparse.Namespace) -> None:
     from attnlab.analysis.timing import machine_peaks
     from attnlab.studies.speed import (
@@ -77,6 +87,8 @@ def _bench(options: argparse.Namespace) -> None:
         if is_set and not any(part.name == "methods" for part in parts):
             raise AttnlabError(f"{flag} is about method=auto: add the part methods.")
     plans = _plans(options, parts)
+    if options.write_table:
+        _require_table_run(options, threads=plans[0].n_threads)
     seconds = 0.04 if options.scale == "smoke" else 0.4
     peaks = machine_peaks(threads=plans[0].n_threads, device=options.device, seconds=seconds)
     _say_peaks(peaks)
