@@ -150,7 +150,7 @@ def test_a_bound_marks_the_crossing_of_more_work_and_a_shorter_chain():
     first = ax.lines[0]
     assert first.get_ydata()[0] == 200 + 48
     words = pictures.describe_bound(COSTS)
-    assert "SHE is below Attention above 170 workers." in words
+    assert "SHE is below Attention above about 170 workers." in words
     assert "HE 130 operations, depth 19" in words
 
 

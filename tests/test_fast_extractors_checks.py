@@ -175,6 +175,21 @@ def test_without_records_it_is_measured_and_said_so(monkeypatch):
     assert set(points.table["variant"]) == {"attention", "she"}
 
 
+def test_words_on_streaming_say_where_the_ring_wins_and_who_slows_down_least():
+    times = {"she": (2.0, 4.0), "she/ring": (1.0, 8.0), "me": (3.0, 3.0)}
+    rows = [
+        {"variant": name, "median_ms": ms, "config.batch": 16, "config.context_len": length,
+         "config.streaming": "tiles" if name == "she" else "ring"}
+        for name, both in times.items()
+        for length, ms in zip((32, 512), both, strict=True)
+    ]  # fmt: skip
+    words = runs.streaming_words(pd.DataFrame(rows))
+    assert "chose tiles at context 32, 512; the ring beats them at context 32;" in words
+    assert words.endswith("ME slows down least.")
+    rows[0]["config.streaming"] = rows[1]["config.streaming"] = "ring"
+    assert "chose tiles at no context" in runs.streaming_words(pd.DataFrame(rows))
+
+
 def test_one_recorded_length_is_no_curve(monkeypatch):
     monkeypatch.setattr(runs, "load_runs", lambda *_, **__: recorded("mixers", times=(128,)))
     assert runs._recorded("mixers", over="time", work="training") is None

@@ -112,6 +112,8 @@ def test_tilings_are_drawn_up_to_the_end_of_the_stream(against, n_seen):
 def test_the_words_name_the_tile_that_is_due():
     words = diagrams.describe_tiling(n_tokens=16, n_seen=12)
     assert "size 4 (outlined): inputs 8 to 11 give to outputs 12 to 15" in words
+    slanted = diagrams.describe_tiling(n_tokens=16, n_seen=12, against="lag")
+    assert slanted.endswith("Slanted cells are centred on their lag.")
     done = diagrams.describe_tiling(n_tokens=5, n_seen=9)
     assert done.endswith("so far: 100% of all pairs of an input and an output.")
 
@@ -135,7 +137,9 @@ def test_times_of_one_family_differ_in_marker_and_slowest_comes_first():
     ax = pictures.plot_times(times(), x_label="Tokens")
     assert [line.get_label() for line in ax.lines] == ["lags", "fft"]
     assert len({line.get_marker() for line in ax.lines}) == 2
-    assert "fft 4; lags 8 (2.0 times)" in pictures.describe_times(times())
+    assert "fft 4; lags 8 (2.0 times). Bands" in pictures.describe_times(times())
+    without = times()[lambda t: ~((t["label"] == "lags") & (t["length"] == 32))]
+    assert "Too slow to be timed there: lags." in pictures.describe_times(without)
 
 
 def test_a_crossover_is_the_first_length_at_which_lags_lose():
@@ -215,9 +219,9 @@ def test_a_race_orders_by_median_and_shows_every_round():
 
 
 def test_costs_are_set_beside_attention_and_lags():
-    costs = {"by lags": 100.0, "FFT": 20.0}
+    costs = {"lags": 100.0, "fft": 20.0}
     ax = pictures.plot_costs(costs, level=40.0)
     assert [bar.get_width() for bar in ax.patches] == [20.0, 100.0]
     words = pictures.describe_costs(costs, level=40.0)
-    assert "FFT, 20 operations per token, 0.50 times" in words
-    assert "5.0 times fewer than by lags" in words
+    assert "fft, 20 operations per token, 0.50 times" in words
+    assert "5.0 times fewer than lags" in words

@@ -72,8 +72,8 @@ def test_stills_alone_are_shown_where_widgets_are_off(monkeypatch, shown):
 def test_counted_costs_over_frequencies_hardly_grow_and_by_lags_do():
     short, _ = widgets.counted_costs(context_len=128, d_model=128, batch=64)
     long, _ = widgets.counted_costs(context_len=2048, d_model=128, batch=64)
-    assert long["FFT"] / short["FFT"] < 1.2
-    assert long["by lags"] / short["by lags"] == pytest.approx(2049 / 129)
+    assert long["fft"] / short["fft"] < 1.2
+    assert long["lags"] / short["lags"] == pytest.approx(2049 / 129)
 
 
 def test_attention_costs_four_maps_and_two_products_of_pairs():
@@ -83,7 +83,7 @@ def test_attention_costs_four_maps_and_two_products_of_pairs():
 
 def test_the_words_of_the_cost_explorer_name_the_sizes():
     words = widgets.describe_counted(context_len=8, d_model=128, batch=1)
-    assert words.startswith("Context 8, width 128, batch 1, forward pass. Cheapest by count: by l")
+    assert words.startswith("Context 8, width 128, batch 1, forward pass. Cheapest by count: lags")
 
 
 def test_every_mixer_runs_once_a_round():

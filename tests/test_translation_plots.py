@@ -143,3 +143,8 @@ def test_intervals_say_their_width_and_the_spread_of_small_sets():
     words = figures.describe_score_intervals(table, small_sets=small)
     assert "10.0 with 100, 2.5 with 1,000 sentences" in words
     assert "3 test sets of 100 sentences, none shared, score from 72.0 to 79.0" in words
+    assert "; 3 lie inside the interval of the first 100 (crosses, drawn left of 100)." in words
+    low = figures.describe_score_intervals(table, small_sets={100: [69.0, 81.0, 75.0]})
+    assert "; 1 lie inside" in low
+    other = figures.describe_score_intervals(table, small_sets={50: [69.0, 81.0]})
+    assert "lie inside" not in other

@@ -332,12 +332,16 @@ def test_only_teachers_of_real_sentences_are_shown(tmp_path):
     assert "| multi30k/de-en | 0 | 35.1 (33.9 to 36.4) | 5.1% | 66.0% | 1.900 |" in words
     assert "nrefs:1" in words
     assert "1,000 sentences" in words
+    answer = live.teachers_answer(teachers)
+    assert "35, as in the table" in answer
+    assert "66% of the next tokens are right; 5.1% of the sentences" in answer
 
 
 def test_no_record_is_said_plainly(tmp_path):
     words = live.teachers_markdown(live.recorded_teachers(path=tmp_path))
     assert "No teacher on real sentences is recorded yet" in words
     assert "study run attentionless" in words
+    assert live.teachers_answer(live.recorded_teachers(path=tmp_path)) == ""
 
 
 def test_a_seeded_translator_is_the_same_each_time():

@@ -184,7 +184,7 @@ def describe_bound(table: pd.DataFrame) -> str:
         for _, row in table.iterrows()
     ]
     won = [
-        f"{look(short).label} is below {look(other).label} above {_rounded(units)} workers"
+        f"{look(short).label} is below {look(other).label} above about {_rounded(units)} workers"
         for short, other, units, _ in _crossings(table)
     ]
     end = f"{'; '.join(won)}." if won else "No two curves cross."

@@ -77,8 +77,11 @@ def describe_times(table: pd.DataFrame) -> str:
         f"{row.label} {row.median_ms:.3g} ({row.median_ms / best['median_ms']:.1f} times)"
         for row in rows.iloc[1:].itertuples()
     )
+    slow = sorted(set(table["label"]) - set(rows["label"]))
+    left_out = f"Too slow to be timed there: {', '.join(slow)}. " if slow else ""
     return (
-        f"Milliseconds at {longest:.0f} tokens: {best['label']} {best['median_ms']:.3g}; {others}. "
+        f"Milliseconds at {longest:.0f} tokens (in brackets: over the fastest): {best['label']} "
+        f"{best['median_ms']:.3g}; {others}. {left_out}"
         "Bands: first to third quartile of the rounds."
     )
 
@@ -149,10 +152,10 @@ def plot_token_prices(
     labels = list(by_token)
     for its in _looks(["she"] * len(labels), labels):
         rows = by_context[by_context["label"] == its.label]
-        left.plot(rows["context_len"], rows["flops"] / unit, **its.line())
+        line = {**its.line(), "linestyle": "solid" if its.fill == "none" else ":"}
+        left.plot(rows["context_len"], rows["flops"] / unit, **line)
         price = np.asarray(by_token[its.label], dtype=float) / unit
-        line = {**its.line(), "marker": "None", "linestyle": "solid" if its.fill == "none" else ":"}
-        right.plot(np.arange(1, len(price) + 1), price, **{**line, "lw": 1.2})
+        right.plot(np.arange(1, len(price) + 1), price, **{**line, "marker": "None", "lw": 1.2})
     left.set(xscale="log", yscale="log", xlabel="Context = length of the stream (tokens)")
     left.set_ylabel("Mean price of a token (MFLOP)")
     left.xaxis.set_major_locator(FixedLocator(sorted(by_context["context_len"].unique())))
@@ -194,7 +197,7 @@ def plot_rank_errors(errors: Mapping[str, ArrayLike], *, ax: Axes | None = None)
         values = np.asarray(errors[its.label], dtype=float)
         line = {**its.line(), "markevery": max(1, len(values) // 12)}
         ax.plot(np.arange(1, len(values) + 1), values, **line)
-    ax.set(xlabel="Rank R", ylabel="Error of the best weights of this rank")
+    ax.set(xlabel="Rank R", ylabel="Relative error (Frobenius norm)")
     ax.set_ylim(0, 1.02)
     ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0%}"))
     ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
@@ -384,6 +387,6 @@ def describe_costs(costs: Mapping[str, float], *, level: float) -> str:
         f"Cheapest by count: {name}, {costs[name]:,.0f} operations per token, "
         f"{costs[name] / level:.2f} times a layer of attention"
     )
-    if "by lags" in costs and name != "by lags":
-        words += f" and {costs['by lags'] / costs[name]:.1f} times fewer than by lags"
+    if "lags" in costs and name != "lags":
+        words += f" and {costs['lags'] / costs[name]:.1f} times fewer than lags"
     return f"{words}."

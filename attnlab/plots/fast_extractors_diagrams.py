@@ -250,7 +250,8 @@ def describe_tiling(*, n_tokens: int, n_seen: int, against: str = "input") -> st
             f"Due is the tile of size {tile.size} (outlined): inputs "
             f"{_span(tile.first_input, n_seen - 1)} give to outputs {_span(n_seen, last)}. "
         )
-    return f"{words}Done so far: {share:.0%} of all pairs of an input and an output."
+    words += f"Done so far: {share:.0%} of all pairs of an input and an output."
+    return words if against == "input" else f"{words} Slanted cells are centred on their lag."
 
 
 def _pairs(tile: Tile, n_tokens: int) -> int:

@@ -51,9 +51,11 @@ def plot_sight(source: Sequence[str], target: Sequence[str]) -> Figure:
         "Decoder self-attention": (past, target, target),
         "Cross-attention": (np.ones((m, n)), target, source),
     }
-    fig, axes = plt.subplots(1, 3, figsize=(7.6, 2.9), layout="constrained")
+    widths = [len(columns) for *_, columns in panels.values()]
+    fig, axes = plt.subplots(1, 3, figsize=(7.6, 2.9), layout="constrained", width_ratios=widths)
     for ax, (name, (sight, rows, columns)) in zip(axes, panels.items(), strict=True):
-        ax.imshow(np.where(sight > 0, 1.0, np.nan), cmap="Blues", vmin=0, vmax=1.6)
+        shown = np.where(sight > 0, 1.0, np.nan)
+        ax.imshow(shown, cmap="Blues", vmin=0, vmax=1.6, aspect="auto")  # panels of one height
         ax.set_xticks(range(len(columns)), columns, rotation=90)
         ax.set_yticks(range(len(rows)), rows)
         ax.set_xticks(np.arange(-0.5, len(columns)), minor=True)
@@ -306,7 +308,7 @@ def plot_bleu_parts(
     ax.bar_label(bars, [f"{value:.1f}" for value in values], padding=3)
     ax.set_yticks(range(len(names)), names)
     ax.invert_yaxis()
-    ax.set(xlabel="Out of 100", xlim=(0, 112))
+    ax.set(xlabel="Out of 100", xlim=(0, 120))
     return ax
 
 
@@ -346,10 +348,20 @@ def describe_score_intervals(
     )
     spread = " ".join(
         f"{len(scores)} test sets of {size} sentences, none shared, score from {min(scores):.1f} "
-        f"to {max(scores):.1f}."
+        f"to {max(scores):.1f}{_inside(table, size, scores)} (crosses, drawn left of {size})."
         for size, scores in small_sets.items()
     )
     return f"Width of the 95 % interval of one model's BLEU: {widths} sentences. {spread}"
+
+
+def _inside(table: pd.DataFrame, size: int, scores: Sequence[float]) -> str:
+    """Say how many scores lie in the interval of this size, if there is one."""
+    rows = table[table["n_sentences"] == size]
+    if rows.empty:
+        return ""
+    low, high = rows[["low", "high"]].iloc[0]
+    n_inside = sum(low <= score <= high for score in scores)
+    return f"; {n_inside} lie inside the interval of the first {size}"
 
 
 def _spread(n_words: int, n_places: int) -> NDArray[np.float64]:

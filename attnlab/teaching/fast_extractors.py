@@ -37,8 +37,8 @@ QUESTIONS = (
         ],
     ),
     Question(
-        "You write a test that no output depends on a later token, to the last bit. Which "
-        "method must the mixer use in it?",
+        "You write a test that no output depends on a later token, to the last bit, even when "
+        "the later token is NaN. Which method must the mixer use in it?",
         [
             Option("Whichever is fastest.", "Methods over frequencies leak rounding, about 1e-6."),
             Option(
@@ -48,7 +48,7 @@ QUESTIONS = (
             ),
             Option(
                 "The one big matrix: its lower triangle is zero.",
-                "Zero times a number is zero, but zero times NaN is NaN.",
+                "Zero times a finite number is zero, but zero times NaN is NaN.",
             ),
         ],
     ),
@@ -61,7 +61,10 @@ QUESTIONS = (
                 "time, the ring is the better choice, or the tile must be spread.",
                 is_right=True,
             ),
-            Option("Yes, each token should cost the same.", "With the ring it does; tiles do not."),
+            Option(
+                "Yes, each token should cost the same.",
+                "With the ring neighbours cost nearly the same; tiles do not.",
+            ),
         ],
     ),
 )

@@ -20,6 +20,7 @@ from attnlab.errors import AttnlabError, UnknownNameError
 from attnlab.mixers import build_mixer
 from attnlab.models import LanguageModel
 from attnlab.plots.speed import select_points
+from attnlab.plots.style import look
 from attnlab.records import load_runs
 from attnlab.seeding import numpy_generator, torch_generator
 from attnlab.sources import tales
@@ -109,6 +110,32 @@ def generation_race(*, batch: int, context_len: int, d_model: int) -> Race:
     )
 
 
+def streaming_words(table: pd.DataFrame) -> str:
+    """Say which program SHE took by itself, where the ring beats it, and who slows down least.
+
+    Args:
+        table: Rows ``variant``, ``median_ms``, ``config.batch``, ``config.context_len`` and
+            ``config.streaming``, as from ``generation_points``.
+    """
+    sentences = []
+    for batch, rows in table.groupby("config.batch"):
+        times = rows.pivot_table(index="config.context_len", columns="variant", values="median_ms")
+        its = rows[rows["variant"] == "she"].groupby("config.context_len")["config.streaming"]
+        tiled = [length for length, kind in its.first().items() if kind == "tiles"]
+        behind = [length for length in tiled if times["she/ring"][length] < times["she"][length]]
+        least = (times.iloc[-1] / times.iloc[0]).idxmin()
+        sentences.append(
+            f"Batch {batch:.0f}: SHE chose tiles at {_contexts(tiled)}; the ring beats them at "
+            f"{_contexts(behind)}; {look(str(least)).label} slows down least."
+        )
+    return " ".join(sentences)
+
+
+def _contexts(lengths: Sequence[float]) -> str:
+    words = [f"{length:.0f}" for length in lengths]
+    return f"context {', '.join(words)}" if words else "no context"
+
+
 def _layer_race(*, work: str, batch: int, time: int, d_model: int) -> Race:
     sizes = {"work": work, "batch": batch, "time": time, "d_model": d_model}
     build = partial(build_entrant, plan=_plan("mixers"), **sizes)
@@ -138,9 +165,10 @@ def _recorded(part: str, *, over: str, **sizes: Any) -> Points | None:
 
 def _record_words(table: pd.DataFrame, scale: str) -> str:
     one = table.iloc[-1]
+    n_threads = int(one["config.threads"])
     return (
         f"Recorded (speed, {scale}): {one['environment.device']}, torch "
-        f"{one['environment.torch']}, {one['config.threads']:.0f} threads, width "
+        f"{one['environment.torch']}, {n_threads} thread{'s' * (n_threads > 1)}, width "
         f"{one['config.d_model']:.0f}, medians of {one['config.repeats']:.0f} rounds."
     )
 

@@ -96,8 +96,9 @@ banner(minutes=60)
 # | together | 18 | 10 | |
 #
 # The same as a program, one entry for each operation: what it does, and what it waits for. In the
-# names, `x2.1` is channel 1 of $x_2$, `W0.12` is row 1, column 2 of $W_0$, `A` is $W_\mathrm{adj}$
-# and `B` is $W_\mathrm{out}$.
+# names, `x2.1` is channel 1 of $x_2$; `e.1`, `g.1`, `a.1`, `y.1` are channel 1 of the newest token's
+# results; `W0.12` is row 1, column 2 of $W_0$, `G` is $W_\mathrm{adj}$ and `B` is
+# $W_\mathrm{out}$.
 
 # %% tags=["nbval-check-output"]
 program = {}
@@ -119,17 +120,17 @@ def inner(result, pairs):  # a sum of products
 
 
 for c in "12":
-    inner(f"e{c}", [(f"x{2 - j}.{i}", f"W{j}.{i}{c}") for j in (0, 1) for i in "12"])
-    inner(f"g{c}", [(f"x2.{i}", f"A.{i}{c}") for i in "12"])
+    inner(f"e.{c}", [(f"x{2 - j}.{i}", f"W{j}.{i}{c}") for j in (0, 1) for i in "12"])
+    inner(f"g.{c}", [(f"x2.{i}", f"G.{i}{c}") for i in "12"])
 
 # %% tags=["nbval-check-output"]
 for c in "12":
-    program[f"a{c}"] = ("mul", (f"e{c}", f"g{c}"))
+    program[f"a.{c}"] = ("mul", (f"e.{c}", f"g.{c}"))
 for c in "12":
-    inner(f"y{c}", [(f"a{i}", f"B.{i}{c}") for i in "12"])
+    inner(f"y.{c}", [(f"a.{i}", f"B.{i}{c}") for i in "12"])
 kinds = [kind for kind, _ in program.values()]
 print(f"work {len(program)}: {kinds.count('mul')} multiplications, {kinds.count('add')} additions")
-print("a1 =", program["a1"], "  y1 =", program["y1"])
+print("a.1 =", program["a.1"], "  y.1 =", program["y.1"])
 
 # %% [markdown] tags=["exercise"]
 # **Exercise 5.1** (difficulty 3, 6 min; builds on eq. (5.1)). Write `depth(program)`: the length of
@@ -165,7 +166,7 @@ print(f"SHE, d = 2, two tokens: depth {depth(program)}")
 print("kinds on a longest chain:", " ".join(program[v][0] for v in chain))
 
 # %% tags=["nbval-ignore-output"]
-results = [f"{letter}{c}" for letter in "egay" for c in "12"]
+results = [f"{letter}.{c}" for letter in "egay" for c in "12"]
 with style():
     ax = figures.plot_program(program, levels=levels(program), chain=chain, named=results)
 show_still(ax.figure, figures.describe_program(program, levels=levels(program), chain=chain))
@@ -270,8 +271,9 @@ for T, d, heads in ((2, 2, 1), (128, 128, 4), (2048, 128, 4)):
         print(f"T = {T:4d}, d = {d:3d}, {order:10s}: SHE {she:7,}, attention {attention:5,}")
 
 # %% [markdown]
-# With trees SHE's chain is half of attention's. One after the other, it is the longer one by far:
-# SHE adds up all $Td$ products in one sum, attention never more than the larger of $T$ and $d$.
+# With trees SHE's chain is about half of attention's. One after the other, at $T = d = 128$ and
+# above, it is the longer one by far: SHE adds up all $Td$ products in one sum, attention never more
+# than the larger of $T$ and $d$.
 #
 # **Check yourself.** Double the context. By how many steps does each chain grow, with trees?
 #
@@ -296,8 +298,9 @@ words = path_figures.describe_depth_growth(growth)
 show_still(ax.figure, f"{words} Width 128, sums in trees, attention with four heads.")
 
 # %% [markdown]
-# **Takeaway.** "Shorter path" is true of SHE with trees of adders, at $T = d = 128$ it is 24 against
-# 48; with running totals it is false, 16,513 against 674.
+# **Takeaway.** "Shorter path" is true of SHE with trees of adders, at $T = d = 128$ it is 24
+# against 48; with running totals it is false, 16,513 against 674. (Why HE's curve is flat up to 256
+# tokens: see section 3.)
 
 # %% [markdown]
 # ## 3  By tracer: what the real modules do   *(10 min)*
@@ -308,7 +311,7 @@ show_still(ax.figure, f"{words} Width 128, sums in trees, attention with four he
 # look-up) counts nothing.
 #
 # First the program that we built by hand, then the library's five mixers at $d = T = 128$ (HE, WE and
-# ME are our reconstructions). In the names, `acc` is a whole sum, the C of notebook 03.
+# ME are our reconstructions). In the names, `acc` means adding up, the C of notebook 03.
 #
 # **Decide before you look:** HE does less work than SHE. Is its chain shorter, too?
 
@@ -328,8 +331,10 @@ for name in ("attention", "she", "he", "we", "me"):
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# Yes, 19 against 24, although it has more links (its value map comes first: mul acc). It sums over
-# $T$ lags only, not over $T d$ numbers.
+# Yes, 19 against 24, although it has more links (its value map comes first: mul acc). Values of older
+# tokens are kept, so their sum over the lags is ready early, and the second acc is *one* addition,
+# which joins the newest. If the whole sum had to wait for the newest value, it would be 25. Up to 256
+# tokens the older sum is never late: HE's curve in section 2 is flat there.
 #
 # </details>
 #
@@ -369,6 +374,7 @@ for changes in ({}, {"is_late": True}, {"is_late": True, "is_guarded": False}):
     torch.testing.assert_close(variant(*inputs), attend(*inputs))
     chain = critical_path.trace_module(variant, *inputs).longest_path()
     print(f"attention, one head: depth {chain.depth}  {chain.names}")
+print("four heads, a score sums 32 products:", chain.depth - tree_depth(128) + tree_depth(32))
 
 # %% tags=["agreement", "nbval-check-output"]
 T, d = 32, 16
@@ -384,9 +390,10 @@ for name, one in (("loop over lags", as_loop), ("one product", as_product)):
     )
 
 # %% [markdown]
-# The loop does the same work as the product, on a chain 3.6 times as deep. And the shortest chain we
-# found for attention has 35 steps with one head; with four 33, because a score then sums 32 products
-# and not 128. So a fair headline is 24 against 33, not 24 against 48.
+# The loop does the same work as the product, on a chain 3.6 times as deep. With the three programs
+# for attention the headline is 24 against 33. More work in advance (maps applied to kept keys and
+# values) shortens attention further, as knowing the older sum shortens SHE to 18 below. No headline
+# is final.
 #
 # A mixer is a part of a model. What does the whole model gain? *Identity* is the model with a mixer
 # that does nothing.
@@ -406,8 +413,8 @@ print(f"SHE over attention, whole model: {whole['she'] / whole['attention']:.2f}
 
 # %% [markdown]
 # Inside the model SHE adds 18 steps, not 24. The newest token reaches the mixer late, after the norm.
-# By then the sum over all older tokens is ready, and only one addition joins the two. In attention
-# nothing can be done before the query is there.
+# By then the sum over all older tokens is ready, and only one addition joins the two. In this program
+# of attention nothing can be done before the query is there.
 #
 # **Takeaway.** The tracer finds the published chain, mul acc mul mul acc, in the real SHE. But a
 # path belongs to a program; norms and the channel mixer are on it, too, and SHE leaves four fifths
@@ -447,7 +454,7 @@ for P in (1, 8, 32, 64, 128, 1000):
 # With few workers the smaller work wins, with many the shorter path.
 #
 # **Play, then answer.** Push $P$ up. Why does attention stop gaining earlier than SHE? Then add up one
-# after the other: who wins with 256 workers?
+# after the other: who wins with 128 workers?
 
 # %% tags=["widget", "nbval-ignore-output"]
 show_worker_explorer()
@@ -455,20 +462,20 @@ show_worker_explorer()
 # %% [markdown] tags=["exercise"]
 # <details><summary>Answer</summary>
 #
-# Attention's levels are small: soon most workers are idle, and only its 26 levels count. One after
-# the other, SHE's 73 levels lose to attention's 50 with any number of workers.
+# Attention's levels are small: soon most workers are idle, and only its 26 levels (one head) count.
+# One after the other, SHE's 73 levels lose to attention's 50 with any number of workers.
 #
 # </details>
 #
 # **Exercise 5.3** (difficulty 3, 7 min; builds on eq. (5.5)). Write
-# `crossover(work_a, depth_a, work_b, depth_b)`: the number of workers from which program *a* has the
-# smaller upper bound, and keeps it. Return 1 if that is so already with one worker, and `math.inf` if
-# it never is.
+# `crossover(work_a, depth_a, work_b, depth_b)`: the number of workers, a real number, not rounded, from which program *a* has
+# the smaller upper bound, and keeps it (at it the bounds are equal). Return 1 if that is so already
+# with one worker, `math.inf` if never.
 #
 # <details><summary>Hint</summary>
 #
-# Set the two bounds equal and solve for $P$. Then ask what the fraction says where *a* saves no depth,
-# or has less work.
+# Set the two bounds equal and solve for $P$. What does the fraction say where *a* saves no depth, or
+# has less work?
 #
 # </details>
 
@@ -538,24 +545,25 @@ show_still(ax.figure, f"{path_figures.describe_bound(table)} One token, d = T = 
 # The ratio is about $(T + 2) / (4 + 2 T / d)$, 22 at $T = d = 128$. Over a whole sequence, where early
 # positions have few lags, it is 13 (notebook 03).
 #
-# **Takeaway.** SHE's short path pays above about $10^5$ workers for one token at $d = T = 128$; HE, WE
-# and ME pay with any number, because they have less depth *and* less work.
+# **Takeaway.** SHE's short path pays above about $1.7 \cdot 10^5$ workers for one token at
+# $d = T = 128$; HE, WE and ME pay with any number, because they have less depth *and* less work. These are
+# counts, not times.
 
 # %% [markdown]
 # ## 5  By clock   *(11 min)*
 #
-# Depth and work are counts. Now a clock: one more token, context full, one CPU thread. At all four
-# sizes below, $d = T = \ell$ from 16 to 128, SHE has exactly half of attention's depth, and 2.8 to 21
+# Depth and work are counts. Now a clock: one more token, context full, one CPU thread. At
+# $d = T = \ell = 16$, 32, 64 and 128, SHE has exactly half of attention's depth, and 2.8 to 21
 # times its work. Attention's keys and values, and SHE's inputs, are kept from token to token.
 # **Commit to a guess, then run on:**
 
 # %% tags=["widget", "nbval-ignore-output"]
 small = predict_first(
-    "d = ℓ = 16: half the depth, 2.8 times the work. How long does SHE take, next to attention?",
+    "d = ℓ = 16: half the depth, 2.8 times the work. What is its time over attention's? Take the nearest.",
     options={"half as long": 0.5, "as long": 1.0, "2.8 times as long": 2.8},
 )
 large = predict_first(
-    "d = ℓ = 128: half the depth, 21 times the work. How long does SHE take, next to attention?",
+    "d = ℓ = 128: half the depth, 21 times the work. What is its time over attention's? Take the nearest.",
     options={"half as long": 0.5, "as long": 1.0, "8 times as long": 8.0, "21 times as long": 21.0},
 )
 
@@ -572,10 +580,10 @@ small_ratio, large_ratio = by_size["time_ratio"][[16, 128]]
 assert large_ratio > max(1, 2 * small_ratio), "large: attention wins; small: SHE comes nearer"
 
 # %% [markdown]
-# The clock starts near the depth and climbs towards the work. (Grey: the interval of the median
-# over rounds in which the two took turns.) Does depth decide at the left end, then? No: there is no
-# tree of adders in one CPU thread. What decides is on neither list. A rough model of a program's
-# time is
+# In our run the clock starts near the depth and climbs towards the work. (Grey: the interval of the
+# median over rounds in which the two took turns.) Does depth decide at the left end, then? No:
+# there is no tree of adders in one CPU thread. What decides is on neither list. A rough model of a
+# program's time is
 #
 # $$ \text{time} \;\gtrsim\; \max\Bigl(n_\mathrm{calls}\, \tau,\ \frac{\text{bytes}}{\beta},\
 #    \frac{\mathrm{work}}{\rho}\Bigr) \tag{5.8} $$
@@ -600,10 +608,10 @@ columns = "d = ℓ,mixer,calls,MiB read,µs,µs a call,µs to read"
 print(pd.DataFrame(rows, columns=columns.split(",")).round(2).to_string(index=False))
 
 # %% [markdown]
-# Small ($d = 16$): SHE makes fewer calls, and a call costs about the same in both. Large ($d = 128$):
-# SHE has to read 8 MiB for one token, 21 times as much as attention and more than the caches next to
-# a core hold. (Times are first quartiles. The last column is the time of a copy of that size; a cache
-# is faster.)
+# In our run: small ($d = 16$), SHE makes fewer calls, and a call costs about the same in both. Large
+# ($d = 128$), SHE has to read 8 MiB for one token, about 21 times as much as attention. It also does
+# 21 times the operations: bytes and operations grow alike, so this pair cannot tell which of them the
+# clock follows. (Times are first quartiles. Last column: a copy of that size; a cache is faster.)
 #
 # **So when is a shorter path the faster program?** Compare pairs. Equal work: loop and product of
 # section 3. A short path that costs work: the sums of all prefixes by *doubling* (add what lies 1,
@@ -635,9 +643,9 @@ assert free < 1 < bought, "at equal work the shorter path wins; bought with work
 #
 # <details><summary>Answer</summary>
 #
-# SHE at 16, HE, and the one product. In the last two the shorter path costs no extra work. At
-# $d = 16$ work is too small to matter. Where the short path was bought with work, and the work
-# was large or came in many calls, it lost.
+# In our run: SHE at 16, HE, and the one product. In the last two the shorter path costs no extra
+# work. At $d = 16$ work is too small to matter. Where the short path was bought with work, and the
+# work was large or came in many calls, it lost.
 #
 # </details>
 #
@@ -648,25 +656,25 @@ assert free < 1 < bought, "at equal work the shorter path wins; bought with work
 # %% [markdown]
 # ## 6  The claim, judged   *(4 min)*
 #
-# What we have of the paper is a summary's sentence: the Extractor's critical path is *multiplication –
-# cumulation – multiplication – multiplication – cumulation*, much shorter than attention's. As far as
-# summaries tell, no run time was measured.
+# This page relies on the abstract and on summaries of the paper. A summary says: the Extractor's
+# critical path is *multiplication – cumulation – multiplication – multiplication – cumulation*, much
+# shorter than attention's. As far as summaries tell, no run time was measured.
 #
 # | statement | verdict |
 # |---|---|
 # | SHE's chain has these five kinds | true: by hand and by tracer |
-# | it is shorter than attention's | true with trees of adders and unlimited workers: 24 against 48, or 33 for a better program of attention |
+# | it is shorter than attention's | true of the usual programs, with trees and unlimited workers: 24 against 48, or 33 |
 # | ... on any hardware | false: 16,513 against 674 with running totals |
-# | so SHE is faster | not said, and not implied: it needs about $10^5$ workers, or sizes at which only calls count |
+# | so SHE is faster | not said, and not implied: it needs about $1.7 \cdot 10^5$ workers, or sizes at which only calls count |
 # | SHE's quality is worth its work | another question: notebook 04 |
-# | HE, WE, ME are faster than attention | not part of the claim; for our reconstructions likely, with less of both |
+# | HE, WE, ME are faster than attention | not part of the claim; for our reconstructions likely, with less of both by count; only HE was timed |
 
 # %% tags=["widget", "nbval-ignore-output"]
 show_quiz(QUESTIONS)
 
 # %% [markdown]
 # **Takeaway.** The claim is right about what it counts. It counts neither work, nor bytes, nor calls,
-# and on the machines we have these decide.
+# and on the machine of this run these decide.
 
 # %% [markdown]
 # ## Summary
@@ -676,17 +684,18 @@ show_quiz(QUESTIONS)
 #   674 with running totals.
 # - You **computed** that one token pays for the shorter path above 169,211 workers, for certain above
 #   177,483.
-# - You **predicted** the clock at two sizes, and saw it follow calls when small and bytes when large.
+# - You **predicted** the clock at two sizes, and saw it, in our run, follow calls when
+#   small, bytes and operations (which grow alike) when large.
 # - You **decided** what the claim says: a true statement about one chain, none about time.
 
 # %% [markdown]
 # ## What we did not show
 #
-# - A GPU: its calls cost more, its workers are many, so SHE starts to lose elsewhere.
+# - A GPU, with dearer calls and many workers: we did not measure where SHE loses there.
 # - That eq. (5.8) is right: it explains two sizes, without caches.
 # - Faster programs for SHE: sums over frequencies need fewer operations (notebook 06).
 # - What an operation costs: an exponential counted one step, as much as an addition.
-# - That 33 steps are the fewest for attention. We tried three programs.
+# - That 33 steps are the fewest for attention: we tried three programs.
 # - Other machines: times are of one run, on one thread.
 #
 # ## Notation used here
@@ -703,7 +712,8 @@ show_notation([*keys.split(), "query", "sum_depth", "units", "level_sizes"])
 #
 # - Zhe Chen, *Attention Is Not All You Need Anymore*,
 #   [arXiv:2308.07661](https://arxiv.org/abs/2308.07661), v1: the critical path and the count
-#   $\ell d^2 + 2 d^2$; read in abstract and in a summary only. HE, WE, ME: our reconstructions.
+#   $\ell d^2 + 2 d^2$. This page relies on the abstract and on summaries. HE, WE, ME: our
+#   reconstructions.
 # - Brent, "The parallel evaluation of general arithmetic expressions", *Journal of the ACM* 21 (1974):
 #   eqs. (5.5) and (5.6).
 # - Hillis and Steele, "Data parallel algorithms", *Communications of the ACM* 29 (1986): sums by

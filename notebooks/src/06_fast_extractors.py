@@ -77,7 +77,9 @@ banner(minutes=60)
 #
 # **As one matrix** (notebook 03) the whole sequence is a single row:
 #
-# $$ (e_0, \dots, e_{T-1}) = (x_0, \dots, x_{T-1})\, M, \qquad M_{st} = W_{t-s} \tag{6.3} $$
+# $$ (e_0, \dots, e_{T-1}) = (x_0, \dots, x_{T-1})\, M, \qquad
+#    M_{st} = \begin{cases} W_{t-s} & 0 \le t - s < \ell \\ 0 & \text{otherwise} \end{cases}
+#    \tag{6.3} $$
 
 
 # %%
@@ -225,7 +227,7 @@ wrap = widgets.show_wrap_explorer(presets=[{"length": 8}, {"length": 10}])
 # <details><summary>Answer</summary>
 #
 # Outputs 0 and 1, in general the first $T + \ell - 1 - n$ (for $n \ge T$). Late outputs are right even
-# without padding: whoever needs only those saves half of the length.
+# without padding: whoever needs only those saves up to half of the length.
 #
 # </details>
 #
@@ -259,25 +261,26 @@ teaching.check_fft_convolution(fft_convolution)
 # %% [markdown]
 # ## 3  Four d² a token, whatever the context   *(8 min)*
 #
-# With matrices, each frequency is a row times a matrix. Real inputs need half of the frequencies, since $\hat x_{n-f} = \overline{\hat x_f}$:
+# With matrices, each frequency is a row times a matrix. Real inputs need half of them, since
+# $\hat x_{n-f} = \overline{\hat x_f}$:
 #
 # $$ \hat e_f = \hat x_f\, \hat W_f, \qquad f = 0, \dots, \lfloor n/2 \rfloor \tag{6.8} $$
 #
-# A complex product is four real ones. With $n = 2T$, $\ell = T$:
+# A complex product is four real ones. With $n = 2T$ (one too many), $\ell = T$:
 #
 # $$ \underbrace{4\,(T+1)\, d^2}_{\text{frequencies}} \quad\text{against}\quad
 #    \underbrace{\tfrac{T (T+1)}{2}\, d^2}_{\text{lags}} \tag{6.9} $$
 #
 # Per token about $4 d^2$, as many as attention's four maps, **however long the context**; lags are
-# ahead only below $T = 8$. Transforms come on top: $O(d \log T)$ a token for $x$ and $e$,
+# ahead below $T = 8$. Transforms come on top: $O(d \log T)$ a token for $x$ and $e$,
 # $O(d^2 \log T)$ for $W$, shared by the batch. *Three* real products do for four ($r$, $i$: real,
-# imaginary part):
+# imaginary):
 #
 # $$ p_1 = x_r (W_i - W_r), \; p_2 = x_i (W_r + W_i), \; p_3 = (x_r + x_i) W_r; \quad
 #    e_r = p_3 - p_2, \; e_i = p_3 + p_1 \tag{6.10} $$
 #
-# A transform may be a **matrix** $C + iS$ of cosines and minus sines: all is matrix products
-# (**planes**). The library's **staged** splits $n = n_1 n_2$ once, both stages by small matrices.
+# A transform may be a **matrix** $C + iS$ of cosines and minus sines (**planes**). The library's
+# **staged** splits $n = n_1 n_2$, both stages by small matrices; **toeplitz** is eq. (6.3) in blocks.
 
 
 # %%
@@ -319,14 +322,15 @@ print(f"equal to eq. (6.1) within 1e-10, T = {len(x)}, l = {len(W)}, d = 3")
 prices = widgets.show_cost_explorer(
     presets=[{"context_len": 8, "batch": 1}, {"context_len": 128}, {"context_len": 2048}]
 )
+methods = runs.method_points()
+lengths = sorted(methods.table["config.time"].unique())
 guess = predict_first(
     "Eq. (6.9) puts the crossover at T = 8. At which measured length does some program over "
     "frequencies first beat the loop over lags on the clock, forward and backward, batch 16?",
-    options={"8 tokens, the shortest": 8, "32 tokens": 32, "128 tokens": 128, "512 tokens": 512},
+    options={f"{length:.0f} tokens": float(length) for length in lengths},
 )
 
 # %% tags=["nbval-ignore-output"]
-methods = runs.method_points()
 table = methods.table.assign(name="she", length=methods.table["config.time"])
 table["label"] = table["variant"].str.removeprefix("she/")
 crossing = figures.crossover(table, slow="lags", fast=["fft", "planes", "staged"])
@@ -338,20 +342,20 @@ assert crossing is not None, "no program over frequencies ever beat the lags"
 
 # %% [markdown]
 # A count can miss the clock in both directions: the transform of $W$ is not in eq. (6.9), which
-# delays the crossover; and the loop makes many small products, which brings it forward. The
-# explorer's *planes* do several times the operations of *stages*, and the clock may still prefer them.
+# delays the crossover; the loop makes many small products, which brings it forward. From 128 tokens
+# on *planes* do several times the operations of *staged*; the clock may still prefer them.
 #
 # **Play, then answer.** Set the explorer's batch to 1. Why do lags catch up?
 #
 # <details><summary>Answer</summary>
 #
-# The weights' transform, $O(d^2 \log T)$ a token, is then shared by nobody. In a frozen model it can be
-# kept between calls; the library does.
+# The weights' transform, $O(d^2 \log T)$ a token, is then shared by nobody. A frozen model can keep
+# it between calls; the library does.
 #
 # </details>
 #
 # **Takeaway.** Over frequencies SHE costs about as many products a token as attention's maps, at any
-# context. What remains is the transform of $W$, once for each update.
+# context, in a large batch. What remains is the transform of $W$, once for each update.
 
 # %% [markdown]
 # ## 4  How near to the machine, and what is kept   *(6 min)*
@@ -363,10 +367,9 @@ assert crossing is not None, "no program over frequencies ever beat the lags"
 #    \text{peak operations per second}} \tag{6.11} $$
 #
 # This is the flat part of a *roofline*. A high share with many operations can lose against a low
-# share with few: look for such a pair below.
+# share with few: is there such a pair below?
 
 # %% tags=["nbval-ignore-output"]
-lengths = sorted(methods.table["config.time"].unique())
 at = max(length for length in lengths if length <= 128)
 points = methods.table[methods.table["config.time"] == at]
 with style():
@@ -383,8 +386,10 @@ show_still(ax.figure, words)
 display(Markdown(runs.gpu_words()))
 
 # %% [markdown]
-# Attention's work grows with the length, SHE's over frequencies hardly does, so the ratio falls. HE, WE
-# and ME (a vector for each lag) never multiply by $\ell$ matrices.
+# Attention's work grows with the length, SHE's over frequencies hardly does, so the ratio falls. Where
+# it crosses 1 depends on the width: a frequency costs $d^2$, a pair of tokens $d$, so width 32 (section
+# 1) gets there earlier than width 128. HE, WE and ME (a vector for each lag) never multiply by $\ell$
+# matrices.
 #
 # Time is one price, **memory** another: what the forward pass must keep for backward. Programs made of
 # many steps keep every step's inputs. The library's *staged* has its own backward pass, which keeps $x$
@@ -437,15 +442,17 @@ for method in ("lags", "toeplitz", "fft", "planes", "staged"):
     changes[method] = ((after - before).abs().amax(-1) / before.square().mean().sqrt()).numpy()
 with style():
     ax = figures.plot_leaks(changes, changed_at=40)
-show_still(ax.figure, figures.describe_leaks(changes, changed_at=40))
+words = "Curves of lags and toeplitz lie on each other."
+show_still(ax.figure, f"{figures.describe_leaks(changes, changed_at=40)} {words}")
 assert changes["lags"][:40].max() == 0
 assert changes["toeplitz"][:40].max() == 0
 assert 0 < max(changes[m][:40].max() for m in ("fft", "planes", "staged")) < 1e-4
 
 # %% [markdown]
-# By lags the first 40 outputs never touch token 40. The big matrix multiplies it by zero, and zero
-# times NaN is NaN. The leak of $10^{-6}$ is rounding; whether training could ever use it we did not
-# test. A test of exact causality must go by lags.
+# By lags the first 40 outputs never touch token 40. The big matrix multiplies it by zero: zero
+# times a finite number is exactly zero, but zero times NaN is NaN. The leak of $10^{-6}$ is
+# rounding; whether training could ever use it we did not test. So in a test of exact causality lags
+# pass always, the big matrix with finite numbers only, frequencies never.
 #
 # **Takeaway.** Frequencies trade the last bits of causality for speed; know when you need those bits.
 
@@ -453,14 +460,15 @@ assert 0 < max(changes[m][:40].max() for m in ("fft", "planes", "staged")) < 1e-
 # ## 6  One token at a time   *(10 min)*
 #
 # When a text is written, inputs arrive one by one, and a transform of the whole is of no use. The
-# **ring** (notebook 03) sums anew for each token: $t\, d^2$ products for token $t$. Can outputs to
-# come be paid *in advance*, in blocks? After $n$ tokens let $U$ be the largest power of two that
-# divides $n$. The newest $U$ inputs give all they have to the next $U$ outputs:
+# **ring** (notebook 03) sums anew for each token: $(t+1)\, d^2$ products for token $t$, counted
+# from 0. Can outputs to come be paid *in advance*, in blocks? After $n$ tokens let $U$ be the
+# largest power of two that divides $n$. The newest $U$ inputs give all they have to the next $U$
+# outputs:
 #
 # $$ e_t \mathrel{+}= \sum_{s=n-U}^{n-1} x_s\, W_{t-s}, \qquad t = n, \dots, n + U - 1 \tag{6.12} $$
 #
 # Each token adds its own $x_t W_0$. **Play, then answer:** is every pair $s \le t$ covered, and only
-# once? Which tile is due after 12 tokens, and after 16?
+# once? Which tile is due after 12 tokens, and after 16 if the stream goes on?
 
 # %% tags=["widget", "nbval-ignore-output"]
 tiling = widgets.show_tiling_explorer(
@@ -475,9 +483,9 @@ tiling = widgets.show_tiling_explorer(
 #
 # </details>
 #
-# A tile is a convolution itself: $U$ inputs, lags 1 to $2U-1$. By eq. (6.6) length $2U$ is *too short*
-# for it, but the wrap-around spoils only the first $U$ places, and the tile wants the last $U$. Here
-# we let the circle wrap, on purpose.
+# A tile is a convolution itself: $U$ inputs, lags 1 to $2U-1$. By eq. (6.7) length $2U$ is *too
+# short* for it, but the wrap-around spoils only the first $U$ places, and the tile wants the last
+# $U$. Here we let the circle wrap, on purpose.
 
 
 # %% tags=["agreement", "nbval-check-output"]
@@ -548,15 +556,17 @@ def due_tile(n: int) -> tuple[int, int, int, int]:
 teaching.check_due_tile(due_tile)
 
 # %% [markdown]
-# Now the clock. It differs from the count where little is to be done: there each token pays mostly for
-# starting a dozen operations, whatever their size. **Play, then answer.** Race the mixers here, at
-# context 32 and at 512. Where does the ring beat the tiles, and who slows down least?
+# Now the clock. It differs from the count where little is to be done: there each token pays mostly
+# for starting a dozen operations, whatever their size. **Play, then answer.** Race the mixers here,
+# at context 32 and at 512, with one stream and with 16. Where does the ring beat the tiles, and who
+# slows down least?
 
 # %% tags=["widget", "nbval-ignore-output"]
 race = runs.generation_points()
 with style():
     fig = speed.plot_generation_growth(race.table)
-show_still(fig, f"{race.origin} {speed.describe_generation_growth(race.table)}")
+words = f"{speed.describe_generation_growth(race.table)} {runs.streaming_words(race.table)}"
+show_still(fig, f"{race.origin} {words}")
 laps = list(widgets.generation_laps(context_len=512, batch=4, d_model=32))
 board = widgets.show_generation_board(still=laps)
 quiz = show_quiz(teaching.QUESTIONS)
@@ -564,8 +574,10 @@ quiz = show_quiz(teaching.QUESTIONS)
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# At short contexts the ring is no slower: it is a single small product. From some hundred tokens on,
-# tiles win, and the library changes over by itself (`streaming="auto"`).
+# It depends on batch and width, too. For each token the ring reads the matrices of all lags: quickly
+# while they are small (the board at context 32), slowly when they no longer fit a cache. The end of the first caption
+# says where the ring won, and who slowed down least. Read the crossover off the picture: it belongs to
+# this machine. The library changes over by itself (`streaming="auto"`).
 #
 # </details>
 #
@@ -610,7 +622,8 @@ for layer, kernel in enumerate(trained.kernels, start=1):
     errors[f"trained, layer {layer}"] = teaching.best_rank_errors(kernel)
 with style():
     ax = figures.plot_rank_errors(errors)
-words = f"Trained weights: {trained.origin}."
+is_stored = "classroom" in trained.origin
+words = f"Trained weights: {'from the recorded classroom model' if is_stored else trained.origin}."
 show_still(ax.figure, f"{figures.describe_rank_errors(errors)} {words}")
 
 # %% [markdown]
@@ -624,13 +637,14 @@ show_still(ax.figure, f"{figures.describe_rank_errors(errors)} {words}")
 #
 # </details>
 #
-# **Takeaway.** Rank turns HE into SHE step by step; equal cost is reached at $R = \ell d / (\ell + d)$.
+# **Takeaway.** Rank turns HE into SHE step by step; it has as many weights as SHE at
+# $R = \ell d / (\ell + d)$.
 
 # %% [markdown]
 # ## 8  Two more ways to fail   *(8 min)*
 #
-# **Failure sign 2: a plateau or divergence without scale or adjustment.** So the claim goes. Entries
-# of $W_j$ drawn with standard deviation $\sigma$, and inputs of size 1, make a sum of size
+# **Failure sign 2: slow learning or divergence without scale or adjustment.** So the claim goes.
+# Entries of $W_j$ drawn with standard deviation $\sigma$, and inputs of size 1, make a sum of size
 #
 # $$ \sigma \sqrt{d\, t} \qquad \text{after } t \text{ tokens (up to } \ell\text{)} \tag{6.15} $$
 #
@@ -653,14 +667,15 @@ assert (mean.loc["terms of size 1"] > mean.loc["balanced"] + 0.2).all()
 assert mean.loc["balanced"].max() - mean.loc["balanced"].min() < 0.2
 
 # %% [markdown]
-# **What we see.** None diverged: norms and clipped gradients hold. A large start does plateau, and
-# *neither the gate nor the scale cures it*; both together regain a part. The cure is the balanced
-# start. And from there SHE hardly misses gate and scale, in these few steps. So the sign is real, its
-# usual explanation only in part.
+# **What we see.** None diverged: norms and clipped gradients hold. A large start learns more slowly
+# and is far behind after 120 steps (one seed); in our run gate, scale or both regain at most 0.34
+# nats. The cure is the balanced start. And from there SHE hardly misses gate and scale, in these
+# few steps. So the sign is real, its usual explanation only in part.
 #
-# **Failure sign 3: text that degrades past the trained length.** A position embedding, or weights by
-# absolute place, have entries that training never touched. The library refuses to read so far. We
-# stretch models by force: trained at 32, read to 128.
+# **Failure sign 3: text that degrades past the trained length.** A position embedding, or weights
+# by absolute place, have entries that training never touched. The library refuses to read so far.
+# We stretch models by force: trained at 32, read to 128. (*Absolute index*: one matrix for each
+# place, not for each lag.)
 
 # %% tags=["nbval-check-output"]
 longer = runs.Lesson(n_steps=250, lr=0.02)
@@ -678,7 +693,7 @@ losses["she/learned positions, read again"] = again
 truth = tales("small").oracle_nats(windows, per_token=True).mean(axis=0)
 with style():
     ax = figures.plot_past_length(losses, trained_len=32, oracle_nats=truth)
-show_still(ax.figure, figures.describe_past_length(losses, trained_len=32))
+show_still(ax.figure, f"{figures.describe_past_length(losses, trained_len=32)} One seed.")
 rise = {name: loss[32:].mean() - loss[16:32].mean() for name, loss in losses.items()}
 assert rise["she/absolute index"] > 0.5
 assert rise["she/learned positions"] > 0.1
@@ -688,8 +703,8 @@ assert rise["she/learned positions, read again"] < 0.1
 # %% [markdown]
 # Two cures, both flat: **lags alone**, a window that slides without any position; or **reading again**:
 # when the context is full, its newest half is read anew from position 0, as `generate` does. (The
-# dotted source keeps falling: it remembers the whole tale, a window does not. The absolute index is
-# also worse *within* its length.)
+# dotted source lies lower: it remembers the whole tale, a window does not. The absolute index is also
+# worse *within* its length.)
 #
 # **Play, then answer.** The bar marks the end of the trained length. Where do texts break, and does
 # lags alone never write an impossible word?
@@ -703,24 +718,24 @@ texts = widgets.show_length_playground(
     prompt="Nora was a kind girl.",
     labels={"she/learned positions": "SHE, learned positions"},
     presets=[
-        {"model": "she/lags alone"},
-        {"model": "she/learned positions"},
-        {"model": "attention/learned positions"},
+        {"model": "she/lags alone", "seed": 4},
+        {"model": "she/learned positions", "seed": 4},
+        {"model": "attention/learned positions", "seed": 4},
     ],
 )
 
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# Attention with learned positions breaks soon after the bar. SHE with lags alone goes on as before, and
-# as before makes mistakes: a small model writes impossible words at any length.
+# By the curves above: attention beyond 32, lags alone nowhere. One text proves little: a small model
+# writes impossible words at any length, and these may slip before the bar (the lines say where).
 #
 # </details>
 #
 # | Sign | Reproduced with | Cure |
 # |---|---|---|
 # | no gain on the clock | a loop over `W[j]` | products over frequencies, tiles |
-# | plateau | a start with entries of size 1 | the balanced start; gate and scale do little |
+# | slow learning | a start with entries of size 1 | the balanced start; gate and scale do little |
 # | worse past the trained length | positions nobody trained | lags alone, or reading again |
 #
 # **Takeaway.** All three signs can be had on purpose, and each has a plain cure; divergence alone did
@@ -742,10 +757,10 @@ texts = widgets.show_length_playground(
 # %% [markdown]
 # ## What we did not show
 #
-# - Times on your machine at real sizes: pictures come from one computer's records or from small live
-#   races, and a busy machine moves them by half.
+# - Times on your machine at real sizes: pictures come from one computer's records or small live
+#   races; a busy machine moves them by a factor of two and more.
 # - A graphics card, unless the line in section 4 names one.
-# - That the rank dial trains well; failure sign 2 at other rates, where the gaps may shrink.
+# - That the rank dial trains well; failure sign 2 at other rates, where gaps may shrink.
 # - How to spread the largest tile, which makes one token slow.
 #
 # Published are the paper's words, its count and its critical path; SHE is inferred, HE, WE and ME are
