@@ -206,3 +206,10 @@ def test_streams_that_cannot_be_filled_are_refused():
         tiny.sample_pairs(1, stream="tests")
     with pytest.raises(AttnlabError, match="n_pairs=-1"):
         tiny.sample_pairs(-1)
+
+
+@pytest.mark.parametrize("agreement", [0, 1, 2])
+def test_no_word_of_one_language_is_a_word_of_the_other(agreement):
+    most = {"n_nouns": 24, "n_verbs": 12, "n_adjectives": 12, "n_prepositions": 4}
+    source = translation_source(agreement=agreement, counting=9, n_clauses=3, **most)
+    assert len(set(source.symbols)) == source.vocab_size
