@@ -219,7 +219,13 @@ def move_and_watch(page, slider) -> tuple[str, str]:
 
 
 @pytest.mark.parametrize(
-    "name", ["90_fixture.ipynb", "01_markov_framing.ipynb", "03_extractor.ipynb"]
+    "name",
+    [
+        "90_fixture.ipynb",
+        "01_markov_framing.ipynb",
+        "03_extractor.ipynb",
+        "06_fast_extractors.ipynb",
+    ],
 )
 def test_a_slider_moved_by_the_keyboard_changes_the_picture(run_notebook, name):
     page = run_notebook(name)
