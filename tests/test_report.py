@@ -12,6 +12,7 @@ from attnlab.studies.report import (
     CLOCKED_ON,
     END,
     clock_table,
+    growth_sentence,
     mean_and_range,
     replace_block,
     results_block,
@@ -63,6 +64,27 @@ def test_a_clock_that_was_not_measured_says_how_to():
     runs = pd.DataFrame(clock_runs(ratio=0.5, seed=0, threads=2))
     with pytest.raises(AttnlabError, match="attnlab bench training"):
         clock_table(runs)
+
+
+def test_the_power_of_the_growth_is_the_slope_on_log_scales():
+    powers = {"attention": 2.0, "she": 1.25, "he": 1.0, "we": 1.1, "me": 0.9}
+    rows = [
+        {
+            "variant": mixer,
+            "seed": 0,
+            "median_ms": 0.01 * time**power,
+            "config.time": time,
+            "config.work": "training",
+            "config.batch": 16,
+            **{f"config.{name}": value for name, value in CLOCKED_ON.items()},
+        }
+        for mixer, power in powers.items()
+        for time in (32, 128, 512, 2048)
+    ]
+    words = growth_sentence(pd.DataFrame(rows))
+    assert "attention, 4 heads $T^{2.00}$, SHE $T^{1.25}$, HE $T^{1.00}$" in words
+    assert "From 128 to 2048 tokens" in words
+    assert "over 3 lengths" in words
 
 
 def test_one_value_stands_without_a_range():

@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from attnlab.analysis.compare import ORDERING, judge_claims, latest_runs
@@ -109,6 +110,7 @@ def results_block(*, path: Path = RUNS) -> str:
         "interleaved rounds, width 128, float32, one CPU thread, torch's default products. "
         "Records: `speed/paper`.",
         clock_table(load_runs("speed/paper", path=path)),
+        growth_sentence(load_runs("speed/paper/mixers", path=path)),
         "**Attention replaced by nets that learnt from it**, in a small translator of two toy "
         "languages; greedy BLEU on held-out sentences. Records: `attentionless/classroom/toy`.",
         replacement_table(load_runs("attentionless/classroom/toy", path=path)),
@@ -159,6 +161,28 @@ def clock_table(runs: pd.DataFrame) -> str:
 def _ratio(point: pd.Series) -> str:
     mid, low, high = (point[f"ratio_to_attention{end}"] for end in ("", "_low", "_high"))
     return f"{mid:.2g} ({low:.2g} to {high:.2g})"
+
+
+def growth_sentence(runs: pd.DataFrame) -> str:
+    """Say with which power of the length the time of a layer grows, forward and backward.
+
+    Least squares on log scales over the recorded lengths from 128 tokens on, at batch 16.
+    """
+    sizes = {"work": "training", "batch": 16, "route": "default", "precision": "fp32"}
+    points = runs
+    for name, value in {**sizes, **CLOCKED_ON}.items():
+        points = points[points[f"config.{name}"] == value]
+    points = points[(points["seed"] == points["seed"].max()) & (points["config.time"] >= 128)]
+    parts = []
+    for mixer in ("attention", "she", "he", "we", "me"):
+        mine = points[points["variant"] == mixer]
+        slope = np.polyfit(np.log(mine["config.time"]), np.log(mine["median_ms"]), 1)[0]
+        parts.append(f"{NAMES[mixer]} $T^{{{slope:.2f}}}$")
+    lengths = sorted(points["config.time"].unique())
+    return (
+        f"From {lengths[0]:.0f} to {lengths[-1]:.0f} tokens the time of a layer, forward and "
+        f"backward at batch 16, grows as {', '.join(parts)} (fit over {len(lengths)} lengths)."
+    )
 
 
 def replacement_table(runs: pd.DataFrame) -> str:
