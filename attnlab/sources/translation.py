@@ -31,7 +31,8 @@ VERBS = {
 }  # fmt: skip
 ADJECTIVES = {
     "red": "rub", "small": "mik", "old": "vet", "young": "jun", "good": "bon", "tall": "alt",
-    "quick": "rap", "wise": "sag", "blue": "blav", "quiet": "silt", "brave": "kurag", "cold": "frid",
+    "quick": "rap", "wise": "sag", "blue": "blav", "quiet": "silt", "brave": "kurag",
+    "cold": "frid",
 }  # fmt: skip
 PREPOSITIONS = {"near": "apu", "behind": "ret", "under": "sub", "above": "sur"}
 CONJUNCTIONS = {"and": "ed", "but": "sed", "while": "dum"}
