@@ -1,13 +1,24 @@
 """The study of what may stand in for attention: its data, its jobs, its records."""
 
+import math
+from dataclasses import replace
+
 import pytest
 import torch
 
-from attnlab.distillation import StudentSpec, load_students
+from attnlab.distillation import LRS, ReplacedSite, StudentSpec, load_students
 from attnlab.errors import AttnlabError, UnknownNameError
 from attnlab.records import load_details, load_runs
 from attnlab.studies import Folders, Plan, get_study, run_plan
-from attnlab.studies.attentionless import ARMS, get_arm, load_teacher, prepare_pairs
+from attnlab.studies.attentionless import (
+    ARMS,
+    get_arm,
+    load_teacher,
+    prepare_pairs,
+    scratch,
+    substitutes,
+)
+from attnlab.studies.attentionless.data import SHORT
 
 SMOKE = {"study": "attentionless", "scale": "smoke", "corpus": "toy"}
 
@@ -109,3 +120,95 @@ def test_toy_pairs_share_no_sentence_between_splits():
     assert not train & {tuple(source) for source, _ in data.test}
     with pytest.raises(UnknownNameError, match="set of sentence pairs"):
         prepare_pairs("tales", vocab_size=400, max_len=24, n_train_pairs=3)
+
+
+@pytest.fixture(scope="module")
+def schooled(done):
+    """Run arms that learn otherwise, beside those of ``done``; return their rows by name."""
+    variants = (
+        "cross/low_rank/l/undistilled",
+        "cross/low_rank/l/best_lr",
+        "all/per_query/l/scratch_quiet",
+        "all/per_query/l/scratch_long",
+    )
+    list(run_plan(Plan(**SMOKE, variants=variants), folders=done))
+    return load_runs(path=done.run_file("attentionless")).set_index("variant")
+
+
+def test_a_run_from_scratch_learns_all_weights_with_the_teachers_recipe(schooled):
+    long = schooled.loc["all/per_query/l/scratch_long"]
+    quiet = schooled.loc["all/per_query/l/scratch_quiet"]
+    assert long["config.train.n_steps"] == 2 * quiet["config.train.n_steps"]
+    assert quiet["config.learning.is_quiet"]
+    assert quiet["n_weights"] > quiet["n_stand_in_weights"] > 0
+    teacher = schooled.loc["teacher", "n_weights"]
+    assert quiet["n_weights"] == teacher - quiet["n_replaced_weights"] + quiet["n_stand_in_weights"]
+    assert math.isfinite(quiet["validation_loss_nats"])
+    assert math.isnan(quiet["relative_error"])
+
+
+def test_a_quiet_start_silences_what_is_replaced(monkeypatch, tmp_path):
+    silent = []
+
+    def look(job, translator, *_, **__):
+        sites = [m for m in translator.modules() if isinstance(m, ReplacedSite)]
+        loudness = sum(float(site.out.weight.detach().abs().sum()) for site in sites)
+        silent.append((len(sites), loudness))
+        raise AttnlabError("seen enough")
+        yield
+
+    monkeypatch.setattr(scratch, "train_translator", look)
+    for variant in ("all/per_query/l/scratch", "all/per_query/l/scratch_quiet"):
+        job = get_study("attentionless").jobs(Plan(**SMOKE, variants=(variant,)))[0]
+        with pytest.raises(AttnlabError, match="seen enough"):
+            list(scratch.run_from_scratch(job, Folders(runs=tmp_path, work=tmp_path)))
+    (n_loud, loud), (n_quiet, quiet) = silent
+    assert n_loud == n_quiet == 3
+    assert loud > 0
+    assert quiet == 0
+
+
+def test_untrained_students_are_not_taught_before_they_are_tuned(schooled):
+    row = schooled.loc["cross/low_rank/l/undistilled"]
+    assert math.isnan(row["relative_error"])
+    assert row["config.n_tuning_steps"] > 0
+    assert row["config.learning.begins"] == "untrained"
+
+
+def test_the_best_of_several_rates_is_kept(schooled, done):
+    rates = load_details("attentionless/smoke/toy", "rates", path=done.run_file("attentionless"))
+    assert tuple(rates["lr"]) == LRS
+    kept = schooled.loc["cross/low_rank/l/best_lr", "relative_error"]
+    assert kept == pytest.approx(rates["relative_error"].min())
+
+
+@pytest.mark.parametrize(
+    ("variant", "moves"), [("cross/low_rank/l/tuned", False), ("cross/low_rank/l/tuned_all", True)]
+)
+def test_what_is_tuned_moves_and_nothing_else(variant, moves, done, monkeypatch):
+    teacher = load_teacher(teacher_job(), done)
+    before = {name: weight.clone() for name, weight in teacher.state_dict().items()}
+    monkeypatch.setattr(substitutes, "load_teacher", lambda *_: teacher)
+    job = get_study("attentionless").jobs(Plan(**SMOKE, variants=(variant,)))[0]
+    list(substitutes.run_arm(job, done))
+    after = teacher.state_dict()
+    assert torch.equal(before["target_embedding.weight"], after["target_embedding.weight"]) != moves
+    students = done.work_file("attentionless", f"{job.digest}.students.safetensors")
+    assert students.exists() != moves  # students alone are no use with a body that is gone
+
+
+def test_short_training_pairs_and_a_test_of_all_lengths():
+    data = prepare_pairs("toy_short", vocab_size=400, max_len=24, n_train_pairs=300)
+    assert max(max(len(s), len(t)) for s, t in data.train) <= SHORT
+    assert max(len(t) for _, t in data.test) > SHORT
+    assert data.facts["train"] == len(data.train) < 300
+    small = prepare_pairs("toy_small", vocab_size=400, max_len=24, n_train_pairs=50)
+    assert len(small.train) == 50
+
+
+def test_a_control_cannot_be_trained_from_scratch(monkeypatch, tmp_path):
+    arm = replace(get_arm("cross/mean"), begins="scratch")
+    monkeypatch.setitem(ARMS, "cross/mean", arm)
+    job = get_study("attentionless").jobs(Plan(**SMOKE, variants=("cross/mean",)))[0]
+    with pytest.raises(AttnlabError, match="nothing to learn"):
+        list(scratch.run_from_scratch(job, Folders(runs=tmp_path, work=tmp_path)))

@@ -18,7 +18,7 @@ from attnlab.config import EOS, PAD, TrainConfig, TranslatorConfig
 from attnlab.corpora import Vocabulary
 from attnlab.errors import AttnlabError, CheckpointError
 from attnlab.models import Translator
-from attnlab.training.bleu import Bleu, LengthBleu, bleu, bleu_by_length
+from attnlab.training.bleu import LENGTH_EDGES, Bleu, LengthBleu, bleu, bleu_by_length
 from attnlab.training.checkpoint import load_weights, read_tensors
 from attnlab.training.loop import StepLog, train_steps
 from attnlab.training.pair_batches import (
@@ -159,6 +159,7 @@ def evaluate_translation(
     beam_size: int = 1,
     n_resamples: int = 1000,
     max_tokens: int = MAX_TOKENS,
+    length_edges: Sequence[int] = LENGTH_EDGES,
     **options: Any,
 ) -> TranslationScore:
     """Translate the sources freely and score the text, beside the teacher-forced numbers.
@@ -167,6 +168,7 @@ def evaluate_translation(
         pairs: Token ids of source and target, as ``encode_pairs`` or ``sample_pairs`` give them.
         vocabulary: Of the target; its ``decode`` writes hypotheses and references.
         n_resamples: Test sets drawn for the interval of BLEU.
+        length_edges: Longest reference of each bucket of ``by_length`` but the last, in words.
         options: What ``Translator.translate`` takes besides.
     """
     forced = evaluate_forced(translator, pairs, max_tokens=max_tokens)
@@ -180,7 +182,9 @@ def evaluate_translation(
     return TranslationScore(
         forced=forced,
         bleu=bleu(hypotheses, references, n_resamples=n_resamples),
-        by_length=tuple(bleu_by_length(hypotheses, references, n_resamples=n_resamples)),
+        by_length=tuple(
+            bleu_by_length(hypotheses, references, edges=length_edges, n_resamples=n_resamples)
+        ),
         exact_match=n_exact / len(targets),
         hypotheses=tuple(hypotheses),
     )

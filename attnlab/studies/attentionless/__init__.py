@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Generator
 
 from attnlab.records import RunRecord
+from attnlab.studies.attentionless.arm_job import ArmJob
 from attnlab.studies.attentionless.arms import ARMS, Arm, get_arm
 from attnlab.studies.attentionless.budgets import study_jobs, teacher_jobs
 from attnlab.studies.attentionless.data import list_pair_datasets, prepare_pairs
-from attnlab.studies.attentionless.substitutes import ArmJob, load_teacher, run_arm
+from attnlab.studies.attentionless.substitutes import load_teacher, run_arm
 from attnlab.studies.attentionless.teacher import STUDY, TeacherJob, run_teacher
 from attnlab.studies.core import Folders, Progress, Study, register_study
 

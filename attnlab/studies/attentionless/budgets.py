@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 
 from attnlab.config import TrainConfig, TranslatorConfig
 from attnlab.distillation import FIT
+from attnlab.studies.attentionless.arm_job import ArmJob
 from attnlab.studies.attentionless.arms import ARMS
-from attnlab.studies.attentionless.data import TOY, prepare_pairs
-from attnlab.studies.attentionless.substitutes import ArmJob
+from attnlab.studies.attentionless.data import TOY, TOY_SHORT, TOY_SMALL, prepare_pairs
 from attnlab.studies.attentionless.teacher import TeacherJob
 from attnlab.studies.core import Plan
 from attnlab.training import PairBatches
@@ -79,14 +79,18 @@ PAPER = Budget(
     dropout=0.1,
     label_smoothing=0.1,
     n_passes=12,
+    n_tuning_steps=720,
     vocab_size=6000,
 )
+PAPER_TOY = replace(CLASSROOM, n_steps=6000, n_train_pairs=60_000)
 BUDGETS = {
     ("smoke", None): SMOKE,
     ("classroom", None): replace(PAPER, n_layers=2, n_passes=4),
-    ("classroom", TOY): CLASSROOM,
+    **dict.fromkeys([("classroom", TOY), ("classroom", TOY_SHORT)], CLASSROOM),
+    ("classroom", TOY_SMALL): replace(CLASSROOM, n_train_pairs=1500),
     ("paper", None): replace(PAPER, n_layers=6, max_len=50, n_passes=20, vocab_size=8000),
-    ("paper", TOY): replace(CLASSROOM, n_steps=6000, n_train_pairs=60_000),
+    **dict.fromkeys([("paper", TOY), ("paper", TOY_SHORT)], PAPER_TOY),
+    ("paper", TOY_SMALL): replace(PAPER_TOY, n_train_pairs=1500),
     **{("paper", f"multi30k/{pair}"): PAPER for pair in ("de-en", "en-de", "fr-en", "en-fr")},
 }
 

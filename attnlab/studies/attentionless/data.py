@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
 from attnlab.corpora import encode_pairs, list_corpora, load_corpus
 from attnlab.corpora.sentences import SubwordVocabulary, Vocabulary
 from attnlab.errors import UnknownNameError
+from attnlab.models import Translator
 from attnlab.sources import translation_source
 from attnlab.studies.datasets import cached_tokenizer
+from attnlab.training import evaluate_translation
+from attnlab.training.bleu import LENGTH_EDGES
 from attnlab.training.pair_batches import Pairs
+from attnlab.training.translation import TranslationScore
 
 TOY = "toy"
+TOY_SMALL = "toy_small"  # the same languages, few sentences to learn from
+TOY_SHORT = "toy_short"  # short sentences to learn from, all lengths to be tested on
+TOYS = (TOY, TOY_SMALL, TOY_SHORT)
 N_TOY_HELD_OUT = 500  # pairs of validation, and of test
+N_LONG_TEST = 1000  # where the test is told apart by length
+SHORT = 7  # words, at most, of both sentences of a short pair
+LONGER = (SHORT, SHORT + 2, SHORT + 4)  # edges of the lengths that are told apart beyond it
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)  # one object, one data set
@@ -24,6 +34,7 @@ class PairDataset:
     Args:
         vocabulary: Of the target; writes and reads its sentences.
         facts: What a record should say about the data: name, licence, what was left out.
+        length_edges: Longest sentence of each bucket but the last, in words of the reference.
     """
 
     name: str
@@ -33,11 +44,21 @@ class PairDataset:
     validation: Pairs
     test: Pairs
     facts: dict[str, Any] = field(default_factory=dict)
+    length_edges: tuple[int, ...] = LENGTH_EDGES
+
+    def score(self, translator: Translator) -> TranslationScore:
+        """Return what a translator makes of the test split, by greedy search."""
+        return evaluate_translation(
+            translator.eval(),
+            self.test,
+            vocabulary=self.vocabulary,
+            length_edges=self.length_edges,
+        )
 
 
 def list_pair_datasets() -> tuple[str, ...]:
     """Return the names that ``prepare_pairs`` takes."""
-    return (TOY, *list_corpora(kind="pairs"))
+    return (*TOYS, *list_corpora(kind="pairs"))
 
 
 @lru_cache(maxsize=2)
@@ -50,28 +71,48 @@ def prepare_pairs(name: str, *, vocab_size: int, max_len: int, n_train_pairs: in
         max_len: Longest sentence that is kept, in tokens; a target has one fewer, for ``BOS``.
         n_train_pairs: Size of the toy training set; real corpora come whole.
     """
-    if name == TOY:
-        return _toy_pairs(n_train_pairs)
+    if name in TOYS:
+        return _short_pairs(n_train_pairs) if name == TOY_SHORT else _toy_pairs(name, n_train_pairs)
     if name not in list_pair_datasets():
         step = "See them with: attnlab data list."
         raise UnknownNameError("set of sentence pairs", name, list_pair_datasets(), next_step=step)
     return _real_pairs(name, vocab_size, max_len)
 
 
-def _toy_pairs(n_train_pairs: int) -> PairDataset:
+def _toy_pairs(name: str, n_train_pairs: int) -> PairDataset:
     source = translation_source()
     sizes = {"data": n_train_pairs, "validation": N_TOY_HELD_OUT, "test": N_TOY_HELD_OUT}
     train, validation, test = (
         source.sample_pairs(n, seed=0, stream=stream) for stream, n in sizes.items()
     )
     return PairDataset(
-        name=TOY,
+        name=name,
         source_vocabulary=source,
         vocabulary=source,
         train=train,
         validation=validation,
         test=test,
-        facts={"name": TOY, "train": n_train_pairs, "test": N_TOY_HELD_OUT},
+        facts={"name": name, "train": n_train_pairs, "test": N_TOY_HELD_OUT},
+    )
+
+
+def _short_pairs(n_train_pairs: int) -> PairDataset:
+    """Learn from the short ones among ``n_train_pairs`` pairs, and be tested on all lengths."""
+    data = _toy_pairs(TOY_SHORT, n_train_pairs)
+    source = translation_source()
+    test = source.sample_pairs(N_LONG_TEST, seed=0, stream="test")
+    train, validation = (
+        [pair for pair in pairs if max(map(len, pair)) <= SHORT]
+        for pairs in (data.train, data.validation)
+    )
+    facts = {"train": len(train), "test": len(test), "longest_train": SHORT}
+    return replace(
+        data,
+        train=train,
+        validation=validation,
+        test=test,
+        facts={**data.facts, **facts},
+        length_edges=LONGER,
     )
 
 

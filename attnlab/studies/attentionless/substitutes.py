@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Generator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from torch import nn
 
-from attnlab import provenance
-from attnlab.config import TrainConfig, digest_of
 from attnlab.distillation import (
+    LRS,
     Activations,
     StudentSpec,
     build_controls,
+    build_students,
     collect_activations,
     fit_arms,
     length_ratio,
@@ -24,75 +25,26 @@ from attnlab.distillation import (
 from attnlab.errors import AttnlabError
 from attnlab.models import Translator
 from attnlab.records import RunRecord
-from attnlab.studies.attentionless.arms import get_arm
+from attnlab.studies.attentionless.arm_job import ArmJob, Key, arm_record, count_replaced
+from attnlab.studies.attentionless.arms import PART, Arm
 from attnlab.studies.attentionless.data import PairDataset
+from attnlab.studies.attentionless.scratch import run_from_scratch
 from attnlab.studies.attentionless.teacher import (
     STUDY,
     TeacherJob,
-    bleu_facts,
-    length_table,
     run_teacher,
-    score_metrics,
 )
 from attnlab.studies.core import Folders, Progress
 from attnlab.training import (
     PairBatches,
     build_optimizer,
     collate_pairs,
-    evaluate_translation,
     load_translator,
     translation_steps,
 )
 
-Key = tuple[str, int]
 MODELS = Path(__file__).parents[3] / "data" / "models"
 LESSON_PAIRS = 256  # sentences that the teacher reads at a time
-
-
-@dataclass(frozen=True, kw_only=True)
-class ArmJob:
-    """One arm for one teacher: everything that decides its numbers.
-
-    Args:
-        fit: Steps and rate of every student; ``batch_size`` counts sentences.
-        n_lessons: Training sentences whose activations the students learn from.
-        n_tuning_steps: Of an arm that is tuned after the swap.
-    """
-
-    variant: str
-    teacher: TeacherJob
-    fit: TrainConfig
-    n_lessons: int
-    n_tuning_steps: int
-
-    @property
-    def experiment(self) -> str:
-        """Name of the experiment in the records."""
-        return self.teacher.experiment
-
-    @property
-    def name(self) -> str:
-        """What a progress bar shows."""
-        return f"{self.experiment} {self.variant} seed {self.fit.seed}"
-
-    @property
-    def digest(self) -> str:
-        """Twelve hex digits that name this exact job."""
-        arm = get_arm(self.variant)
-        parts = {
-            site: part.to_dict() if isinstance(part, StudentSpec) else part
-            for site, part in arm.parts.items()
-        }
-        return digest_of(
-            {
-                "variant": self.variant,
-                "teacher": self.teacher.digest,
-                "fit": self.fit.to_dict(),
-                "n_lessons": self.n_lessons,
-                "parts": parts,
-                "n_tuning_steps": self.n_tuning_steps if arm.is_tuned else 0,
-            }
-        )
 
 
 def run_arm(job: ArmJob, folders: Folders) -> Generator[Progress, None, RunRecord]:
@@ -101,51 +53,49 @@ def run_arm(job: ArmJob, folders: Folders) -> Generator[Progress, None, RunRecor
     A teacher that is recorded but not here is trained again first, which takes as long as it
     took. ``relative_error`` is that of the fit, also where students are tuned afterwards.
     """
+    if job.arm.begins == "scratch":
+        return (yield from run_from_scratch(job, folders))
     if not has_teacher(job.teacher, folders):
         yield from run_teacher(job.teacher, folders)
     started = time.perf_counter()
     teacher, data = load_teacher(job.teacher, folders), job.teacher.dataset()
     stand_ins: dict[Key, nn.Module] = {}
     errors: dict[Key, float] = {}
-    for site, part in get_arm(job.variant).parts.items():
+    rates: list[dict[str, Any]] = []
+    for site, part in job.arm.parts.items():
         yield Progress(job=job.name, step=0, n_steps=1, message=f"{site}: reading lessons")
-        found, found_errors = _stand_ins(job, teacher, data, site, part)
-        stand_ins |= found
-        errors |= found_errors
-    n_attention = sum(_site_weights(teacher, key) for key in stand_ins)
+        found = _stand_ins(job, teacher, data, site, part)
+        stand_ins |= found.modules
+        errors |= found.errors
+        rates += [{"site": site, "lr": lr, "relative_error": e} for lr, e in found.rates.items()]
+    n_replaced = count_replaced(teacher, stand_ins)
     with substitute(teacher, stand_ins):
-        n_tuned = job.n_tuning_steps if get_arm(job.variant).is_tuned else 0
+        n_tuned = job.n_tuning_steps if job.arm.is_tuned else 0
         for step in _tune(job, teacher, stand_ins, data, n_steps=n_tuned):
             yield Progress(job=job.name, step=step, n_steps=n_tuned, message="tuning")
-        score = evaluate_translation(teacher.eval(), data.test, vocabulary=data.vocabulary)
-    if all(isinstance(p, StudentSpec) for p in get_arm(job.variant).parts.values()):
+        score = data.score(teacher)
+    if _can_be_kept(job.arm):
         file = folders.work_file(STUDY, f"{job.digest}.students.safetensors")
         save_students(file, students=stand_ins, job=job.digest, variant=job.variant)
-    seconds = time.perf_counter() - started
-    metrics = {
-        "n_stand_in_weights": sum(p.numel() for m in stand_ins.values() for p in m.parameters()),
-        "n_replaced_weights": n_attention,
-        **({"relative_error": sum(errors.values()) / len(errors)} if errors else {}),
-        **score_metrics(score),
-    }
     layers = [{"site": s, "layer": n, "relative_error": e} for (s, n), e in errors.items()]
-    return RunRecord(
-        experiment=job.experiment,
-        variant=job.variant,
-        seed=job.fit.seed,
+    return arm_record(
+        job,
+        score,
+        folders,
+        stand_ins=stand_ins,
         config={
-            "job": job.digest,
-            "corpus": job.teacher.corpus,
             "teacher": job.teacher.digest,
             "teacher_weights": "float32" if job.teacher.weights(folders).exists() else "bfloat16",
             "n_lessons": job.n_lessons,
             "n_tuning_steps": n_tuned,
             "fit": job.fit.to_dict(),
         },
-        metrics=metrics,
-        details={"layers": layers, "by_length": length_table(score), "bleu": bleu_facts(score)},
-        seconds=seconds,
-        environment=provenance.environment(device=folders.device),
+        metrics={
+            "n_replaced_weights": n_replaced,
+            **({"relative_error": sum(errors.values()) / len(errors)} if errors else {}),
+        },
+        details={"layers": layers, **({"rates": rates} if rates else {})},
+        seconds=time.perf_counter() - started,
     )
 
 
@@ -178,25 +128,20 @@ def _committed(job: TeacherJob) -> Translator | None:
     return teacher if facts["job"] == job.digest else None
 
 
+class _Found(NamedTuple):
+    """What stands in at every layer of a site, and what is known of its learning."""
+
+    modules: Mapping[Key, nn.Module]
+    errors: Mapping[Key, float]  # of taught students, on held-out sentences
+    rates: Mapping[float, float]  # mean error with each rate that was tried
+
+
 def _stand_ins(
-    job: ArmJob, teacher: Translator, data: PairDataset, site: str, part: StudentSpec | str
-) -> tuple[Mapping[Key, nn.Module], dict[Key, float]]:
-    """Return what stands in at every layer of a site, and the errors of students."""
+    job: ArmJob, teacher: Translator, data: PairDataset, site: str, part: PART
+) -> _Found:
     seed = job.fit.seed
-    if isinstance(part, StudentSpec):
-        lessons = _lessons(job, teacher, data, part)
-        held_out = _lessons(job, teacher, data, part, held_out=True)
-        fitted = fit_arms(
-            teacher,
-            lessons,
-            arms={"arm": part},
-            seeds={"arm": seed},
-            held_out=held_out,
-            config=job.fit,
-        )["arm"]
-        return fitted.students, fitted.errors
-    return (
-        build_controls(
+    if not isinstance(part, StudentSpec):
+        controls = build_controls(
             part,
             teacher=teacher,
             site=site,
@@ -204,9 +149,29 @@ def _stand_ins(
             spec=StudentSpec(site=site, size="m"),
             ratio=length_ratio(data.train) if site == "cross" else 1.0,
             seed=seed,
-        ),
-        {},
+        )
+        return _Found(controls, {}, {})
+    if job.arm.begins == "untrained":
+        return _Found(build_students(teacher, spec=part, seed=seed), {}, {})
+    lrs = LRS if job.arm.has_best_lr else (job.fit.lr,)
+    arms = fit_arms(
+        teacher,
+        _lessons(job, teacher, data, part),
+        arms={f"{lr:g}": part for lr in lrs},
+        lrs={f"{lr:g}": lr for lr in lrs},
+        seeds={f"{lr:g}": seed for lr in lrs},
+        held_out=_lessons(job, teacher, data, part, held_out=True),
+        config=job.fit,
     )
+    best = min(arms.values(), key=lambda fitted: fitted.error)
+    rates = {lr: arms[f"{lr:g}"].error for lr in lrs} if job.arm.has_best_lr else {}
+    return _Found(best.students, best.errors, rates)
+
+
+def _can_be_kept(arm: Arm) -> bool:
+    """Say whether the students are all that is new: no controls, and the body is the teacher's."""
+    are_students = all(isinstance(part, StudentSpec) for part in arm.parts.values())
+    return are_students and arm.tunes != "everything"
 
 
 def _lessons(
@@ -228,10 +193,10 @@ def _tune(
     *,
     n_steps: int,
 ) -> Generator[int, None, None]:
-    """Let the students learn from the translations themselves; the rest stays as it is."""
+    """Go on learning from the translations themselves: the students alone, or everything."""
     if n_steps == 0:
         return
-    teacher.requires_grad_(False)
+    teacher.requires_grad_(job.arm.tunes == "everything")
     for student in stand_ins.values():
         student.requires_grad_(True)
     config = replace(job.fit, n_steps=n_steps)
@@ -243,13 +208,3 @@ def _tune(
         teacher, batches.starting_at(0), config=config, optimizer=optimizer
     ):
         yield log.step
-
-
-def _site_weights(teacher: Translator, key: Key) -> int:
-    """Return the weights of the attention that goes: queries, keys and values."""
-    site, layer = key
-    stack = teacher.encoder if site == "encoder_self" else teacher.decoder
-    name = "cross_attention" if site == "cross" else "self_attention"
-    attention = getattr(stack[layer], name)
-    maps = (attention.query, attention.key, attention.value)
-    return sum(p.numel() for each in maps for p in each.parameters())

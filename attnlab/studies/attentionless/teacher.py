@@ -6,7 +6,7 @@ import time
 from collections.abc import Generator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from attnlab import provenance
 from attnlab.config import TrainConfig, TranslatorConfig, digest_of
@@ -19,7 +19,6 @@ from attnlab.training import (
     PairBatches,
     build_optimizer,
     evaluate_forced,
-    evaluate_translation,
     save_model,
     translation_steps,
 )
@@ -70,8 +69,24 @@ class TeacherJob:
         return folders.work_file(STUDY, f"{self.digest}.model.safetensors")
 
 
+class TranslationJob(Protocol):
+    """A job that trains a translator by its own rules."""
+
+    @property
+    def name(self) -> str:
+        """What a progress bar shows."""
+
+    @property
+    def digest(self) -> str:
+        """Twelve hex digits that name this exact job."""
+
+    @property
+    def train(self) -> TrainConfig:
+        """Steps, rate and schedule."""
+
+
 @dataclass
-class _State:
+class TrainingState:
     """Progress of a run, besides weights and moments."""
 
     step: int = 0
@@ -93,19 +108,39 @@ class _State:
 def run_teacher(job: TeacherJob, folders: Folders) -> Generator[Progress, None, RunRecord]:
     """Train a teacher to its end, from its checkpoint if there is one, and return the record."""
     data = job.dataset()
-    checkpoint = checkpoint_file(job, folders, study=STUDY)
     generator = torch_generator(job.train.seed, "init")
     teacher = Translator(job.model, generator=generator).to(folders.device)
-    optimizer = build_optimizer(teacher, job.train)
-    state = _State()
+    state = yield from train_translator(job, teacher, data, folders, max_tokens=job.max_tokens)
+    record = _record(job, data, teacher, state, folders)
+    save_model(job.weights(folders), model=teacher, experiment=job.experiment, job=job.digest)
+    return record
+
+
+def train_translator(
+    job: TranslationJob,
+    translator: Translator,
+    data: PairDataset,
+    folders: Folders,
+    *,
+    max_tokens: int,
+) -> Generator[Progress, None, TrainingState]:
+    """Train all weights as ``job.train`` says, from the job's checkpoint if there is one.
+
+    Args:
+        translator: Trained in place.
+        max_tokens: Of one side of a batch.
+    """
+    checkpoint = checkpoint_file(job, folders, study=STUDY)
+    optimizer = build_optimizer(translator, job.train)
+    state = TrainingState()
     if checkpoint.exists():
-        facts = load_checkpoint(checkpoint, model=teacher, optimizer=optimizer)
-        state = _State(**same_machine(facts, folders))
+        facts = load_checkpoint(checkpoint, model=translator, optimizer=optimizer)
+        state = TrainingState(**same_machine(facts, folders))
     batches = PairBatches(
-        data.train, max_tokens=job.max_tokens, seed=job.train.seed, device=folders.device
+        data.train, max_tokens=max_tokens, seed=job.train.seed, device=folders.device
     )
     steps = translation_steps(
-        teacher,
+        translator,
         batches.starting_at(state.step * job.train.accumulation_steps),
         config=job.train,
         optimizer=optimizer,
@@ -120,24 +155,22 @@ def run_teacher(job: TeacherJob, folders: Folders) -> Generator[Progress, None, 
         state.recent.append(log.loss_nats)
         state.seconds = seconds_before + time.perf_counter() - started
         if log.step % every == 0 or log.step == job.train.n_steps:
-            state.add_point(evaluate_forced(teacher, data.validation[:N_CURVE_PAIRS]).loss_nats)
+            state.add_point(evaluate_forced(translator, data.validation[:N_CURVE_PAIRS]).loss_nats)
         said = state.curve["loss_nats"][-1:] or [float("nan")]
         message = f"train {log.loss_nats:.3f} nats, validation {said[0]:.3f}"
         yield Progress(job=job.name, step=log.step, n_steps=job.train.n_steps, message=message)
         if time.perf_counter() - saved > CHECKPOINT_EVERY_S:
             facts = {**asdict(state), **machine_facts(folders)}
-            save_checkpoint(checkpoint, model=teacher, optimizer=optimizer, facts=facts)
+            save_checkpoint(checkpoint, model=translator, optimizer=optimizer, facts=facts)
             saved = time.perf_counter()
-    record = _record(job, data, teacher, state, folders)
-    save_model(job.weights(folders), model=teacher, experiment=job.experiment, job=job.digest)
-    return record
+    translator.eval()
+    return state
 
 
 def _record(
-    job: TeacherJob, data: PairDataset, teacher: Translator, state: _State, folders: Folders
+    job: TeacherJob, data: PairDataset, teacher: Translator, state: TrainingState, folders: Folders
 ) -> RunRecord:
-    teacher.eval()
-    score = evaluate_translation(teacher, data.test, vocabulary=data.vocabulary)
+    score = data.score(teacher)
     return RunRecord(
         experiment=job.experiment,
         variant=job.variant,
@@ -151,9 +184,7 @@ def _record(
         },
         metrics={
             "n_weights": sum(p.numel() for p in teacher.parameters()),
-            "tokens_seen": state.tokens_seen,
-            "train_loss_nats": state.curve["train_loss_nats"][-1],
-            "validation_loss_nats": evaluate_forced(teacher, data.validation).loss_nats,
+            **training_metrics(state, teacher, data),
             **score_metrics(score),
         },
         curve=state.curve,
@@ -161,6 +192,17 @@ def _record(
         seconds=state.seconds,
         environment=provenance.environment(device=folders.device),
     )
+
+
+def training_metrics(
+    state: TrainingState, translator: Translator, data: PairDataset
+) -> dict[str, float]:
+    """Return the numbers of a training that has ended."""
+    return {
+        "tokens_seen": state.tokens_seen,
+        "train_loss_nats": state.curve["train_loss_nats"][-1],
+        "validation_loss_nats": evaluate_forced(translator, data.validation).loss_nats,
+    }
 
 
 def score_metrics(score: TranslationScore) -> dict[str, float]:
