@@ -9,10 +9,13 @@ import torch
 from attnlab.distillation import LRS, ReplacedSite, StudentSpec, load_students
 from attnlab.errors import AttnlabError, UnknownNameError
 from attnlab.records import load_details, load_runs
-from attnlab.studies import Folders, Plan, get_study, run_plan
+from attnlab.studies import Folders, Plan, export_models, get_study, run_plan
 from attnlab.studies.attentionless import (
     ARMS,
+    committed_teacher,
     get_arm,
+    list_committed,
+    load_committed,
     load_teacher,
     prepare_pairs,
     scratch,
@@ -212,3 +215,29 @@ def test_a_control_cannot_be_trained_from_scratch(monkeypatch, tmp_path):
     job = get_study("attentionless").jobs(Plan(**SMOKE, variants=("cross/mean",)))[0]
     with pytest.raises(AttnlabError, match="nothing to learn"):
         list(scratch.run_from_scratch(job, Folders(runs=tmp_path, work=tmp_path)))
+
+
+def test_a_teacher_and_its_students_are_exported_and_found_again(done, tmp_path):
+    folder = tmp_path / "toy"
+    plan = Plan(**SMOKE, variants=("teacher", "cross/truncated/m"))
+    names = [path.name for path in export_models(plan, to=folder, folders=done)]
+    assert names == ["teacher.safetensors", "cross-truncated-m.safetensors"]
+    assert list_committed("toy", folder=tmp_path) == ("cross/truncated/m",)
+    teacher, students, facts = load_committed("toy", "cross/truncated/m", folder=tmp_path)
+    assert facts["variant"] == "cross/truncated/m"
+    assert set(students) == {("cross", 0)}
+    before = load_teacher(teacher_job(), done)
+    for name, weight in before.state_dict().items():
+        assert torch.equal(teacher.state_dict()[name], weight.bfloat16().float())
+    found = committed_teacher(teacher_job(), folder=tmp_path)
+    assert found is not None
+    other = replace(teacher_job(), max_tokens=7)
+    assert committed_teacher(other, folder=tmp_path) is None
+    with pytest.raises(UnknownNameError, match="cross/truncated/m"):
+        load_committed("toy", "cross/truncated/l", folder=tmp_path)
+
+
+def test_what_was_not_trained_here_cannot_be_exported(done, tmp_path):
+    plan = Plan(**SMOKE, variants=("cross/mean",))
+    with pytest.raises(AttnlabError, match="has no trained students here"):
+        list(export_models(plan, to=tmp_path, folders=done))

@@ -109,6 +109,8 @@ class Study:
     Args:
         jobs: From a plan to jobs; each job has ``name`` and ``digest``.
         run: From a job and its folders to progress reports; returns the record at its end.
+        export: From a job, its folders and a target folder to the files it writes there; None:
+            as ``export_model``.
     """
 
     name: str
@@ -117,6 +119,7 @@ class Study:
     corpora: tuple[str, ...]
     jobs: Callable[[Plan], Sequence[Any]]
     run: Callable[[Any, Folders], Any]
+    export: Callable[[Any, Folders, Path], Iterator[Path]] | None = None
 
 
 _STUDIES: dict[str, Study] = {}
@@ -215,9 +218,10 @@ def same_machine(facts: dict[str, Any], folders: Folders) -> dict[str, Any]:
 
 
 def export_models(plan: Plan, *, to: Path, folders: Folders | None = None) -> Iterator[Path]:
-    """Copy the trained models of a plan's finished jobs to ``to/VARIANT.safetensors``, bfloat16.
+    """Copy what a plan's finished jobs trained to ``to/VARIANT.safetensors``, in bfloat16.
 
-    The tokenizer goes beside them, where there is one. Yields the files written.
+    The tokenizer goes beside them, where there is one. A slash in a variant's name becomes a
+    dash. Yields the files written.
 
     Raises:
         AttnlabError: More than one seed, a job without a trained model here, or a folder
@@ -226,21 +230,46 @@ def export_models(plan: Plan, *, to: Path, folders: Folders | None = None) -> It
     folders = folders or Folders()
     if len(plan.seeds) > 1:
         raise AttnlabError(f"One model a variant: give one seed, not {plan.seeds}.")
-    for job in get_study(plan.study).jobs(plan):
-        source = folders.work_file(plan.study, f"{job.digest}.model.safetensors")
-        if not source.exists():
-            raise AttnlabError(
-                f"{job.name} has no trained model here: it was not run on this machine, or its "
-                "study keeps none. Run the study language-model first."
-            )
-        tokenizer = getattr(job.dataset(), "tokenizer", None)  # of texts that may be passed on
-        yield from _export_tokenizer(tokenizer, to / "tokenizer.json")
-        load = load_translator if isinstance(job.model, TranslatorConfig) else load_model
-        model, facts = load(source)
-        del facts["config"]
-        path = to / f"{job.variant}.safetensors"
-        save_model(path, model=model, dtype=torch.bfloat16, seed=job.train.seed, **facts)
-        yield path
+    study = get_study(plan.study)
+    for job in study.jobs(plan):
+        yield from (study.export or export_model)(job, folders, to)
+
+
+def export_model(job: Any, folders: Folders, to: Path) -> Iterator[Path]:
+    """Copy the trained model of one job, and its tokenizer where there is one."""
+    source = work_of(job, folders, kind="model")
+    tokenizer = getattr(job.dataset(), "tokenizer", None)  # of texts that may be passed on
+    yield from _export_tokenizer(tokenizer, to / "tokenizer.json")
+    load = load_translator if isinstance(job.model, TranslatorConfig) else load_model
+    model, facts = load(source)
+    del facts["config"]
+    path = to / export_name(job.variant)
+    save_model(path, model=model, dtype=torch.bfloat16, seed=job.train.seed, **facts)
+    yield path
+
+
+def export_name(variant: str) -> str:
+    """Return the file name of an exported variant."""
+    return f"{variant.replace('/', '-')}.safetensors"
+
+
+def work_of(job: Any, folders: Folders, *, kind: str) -> Path:
+    """Return the file of weights that a finished job left here.
+
+    Args:
+        kind: ``model`` or ``students``.
+
+    Raises:
+        AttnlabError: There is none.
+    """
+    study = job.experiment.partition("/")[0]
+    path = folders.work_file(study, f"{job.digest}.{kind}.safetensors")
+    if not path.exists():
+        raise AttnlabError(
+            f"{job.name} has no trained {kind} here: it was not run on this machine, or its "
+            f"study keeps none. Run {study} with the same scale, corpus and seed first."
+        )
+    return path
 
 
 def _export_tokenizer(tokenizer: Tokenizer | None, path: Path) -> Iterator[Path]:

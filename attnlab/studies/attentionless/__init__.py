@@ -8,6 +8,12 @@ from attnlab.records import RunRecord
 from attnlab.studies.attentionless.arm_job import ArmJob
 from attnlab.studies.attentionless.arms import ARMS, Arm, get_arm
 from attnlab.studies.attentionless.budgets import study_jobs, teacher_jobs
+from attnlab.studies.attentionless.committed import (
+    committed_teacher,
+    export_job,
+    list_committed,
+    load_committed,
+)
 from attnlab.studies.attentionless.data import list_pair_datasets, prepare_pairs
 from attnlab.studies.attentionless.substitutes import load_teacher, run_arm
 from attnlab.studies.attentionless.teacher import STUDY, TeacherJob, run_teacher
@@ -18,8 +24,11 @@ __all__ = [
     "Arm",
     "ArmJob",
     "TeacherJob",
+    "committed_teacher",
     "get_arm",
+    "list_committed",
     "list_pair_datasets",
+    "load_committed",
     "load_teacher",
     "prepare_pairs",
     "study_jobs",
@@ -40,5 +49,6 @@ register_study(
         corpora=list_pair_datasets(),
         jobs=study_jobs,
         run=_run,
+        export=export_job,
     )
 )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Generator, Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from torch import nn
@@ -27,6 +26,7 @@ from attnlab.models import Translator
 from attnlab.records import RunRecord
 from attnlab.studies.attentionless.arm_job import ArmJob, Key, arm_record, count_replaced
 from attnlab.studies.attentionless.arms import PART, Arm
+from attnlab.studies.attentionless.committed import committed_teacher
 from attnlab.studies.attentionless.data import PairDataset
 from attnlab.studies.attentionless.scratch import run_from_scratch
 from attnlab.studies.attentionless.teacher import (
@@ -43,7 +43,6 @@ from attnlab.training import (
     translation_steps,
 )
 
-MODELS = Path(__file__).parents[3] / "data" / "models"
 LESSON_PAIRS = 256  # sentences that the teacher reads at a time
 
 
@@ -101,7 +100,7 @@ def run_arm(job: ArmJob, folders: Folders) -> Generator[Progress, None, RunRecor
 
 def has_teacher(job: TeacherJob, folders: Folders) -> bool:
     """Say whether a teacher's weights are here: trained here, or committed."""
-    return job.weights(folders).exists() or _committed(job) is not None
+    return job.weights(folders).exists() or committed_teacher(job) is not None
 
 
 def load_teacher(job: TeacherJob, folders: Folders) -> Translator:
@@ -111,21 +110,13 @@ def load_teacher(job: TeacherJob, folders: Folders) -> Translator:
         AttnlabError: It is neither trained here nor committed.
     """
     path = job.weights(folders)
-    teacher = load_translator(path)[0] if path.exists() else _committed(job)
+    teacher = load_translator(path)[0] if path.exists() else committed_teacher(job)
     if teacher is None:
         raise AttnlabError(
             f"{job.name} is not trained here: {path.name} is missing. Run the study with "
             "--variants teacher and the same scale, corpus and seeds first."
         )
     return teacher.to(folders.device)
-
-
-def _committed(job: TeacherJob) -> Translator | None:
-    path = MODELS / job.corpus.replace("/", "-") / "teacher.safetensors"
-    if not path.exists():
-        return None
-    teacher, facts = load_translator(path)
-    return teacher if facts["job"] == job.digest else None
 
 
 class _Found(NamedTuple):
