@@ -127,6 +127,7 @@ def _run_plans(plans: Iterable[Any], *, device: str) -> None:
                 bar = tqdm(total=progress.n_steps, unit="step", mininterval=2)
                 bar.set_description_str(progress.job, refresh=False)
             bar.set_postfix_str(progress.message, refresh=False)
+            bar.total = progress.n_steps  # a job may have several stretches of work
             bar.update(progress.step - bar.n)
         if bar is not None:
             bar.close()
