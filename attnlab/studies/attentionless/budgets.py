@@ -85,7 +85,7 @@ PAPER = Budget(
 PAPER_TOY = replace(CLASSROOM, n_steps=6000, n_train_pairs=60_000)
 BUDGETS = {
     ("smoke", None): SMOKE,
-    ("classroom", None): replace(PAPER, n_layers=2, n_passes=4),
+    ("classroom", None): replace(PAPER, n_layers=2, n_passes=10, n_tuning_steps=300),
     **dict.fromkeys([("classroom", TOY), ("classroom", TOY_SHORT)], CLASSROOM),
     ("classroom", TOY_SMALL): replace(CLASSROOM, n_train_pairs=1500),
     ("paper", None): replace(PAPER, n_layers=6, max_len=50, n_passes=20, vocab_size=8000),
