@@ -177,8 +177,8 @@ def wait_until_run(page) -> None:
     assert not errors
 
 
-def show_slider(page):
-    """Scroll to the first cell that shows a slider, mark it, and return its first slider."""
+def show_control(page, selector: str):
+    """Scroll to the first cell whose widget has such a control, mark it, return the control."""
     indexes = page.evaluate(
         f"""() => {{ {NOTEBOOK}
             const view = 'application/vnd.jupyter.widget-view+json';
@@ -198,10 +198,10 @@ def show_slider(page):
             }}"""
         )
         page.locator("[data-target] .jupyter-widgets").first.wait_for()
-        slider = page.locator("[data-target] [role=slider]:visible").first
-        if slider.count():
-            return slider
-    pytest.fail("no widget of the notebook has a slider")
+        control = page.locator(f"[data-target] {selector}:visible").first
+        if control.count():
+            return control
+    pytest.fail(f"no widget of the notebook has a control {selector}")
 
 
 def move_and_watch(page, slider) -> tuple[str, str]:
@@ -229,6 +229,22 @@ def move_and_watch(page, slider) -> tuple[str, str]:
 )
 def test_a_slider_moved_by_the_keyboard_changes_the_picture(run_notebook, name):
     page = run_notebook(name)
-    before, after = move_and_watch(page, show_slider(page))
+    before, after = move_and_watch(page, show_control(page, "[role=slider]"))
     assert before != after
+    assert not page.foreign, "the page asked other machines for something"
+
+
+def test_the_substitution_board_swaps_and_takes_back(run_notebook):
+    page = run_notebook("09_replacing_attention.ipynb")
+    put_in = show_control(page, "button[title^='Swap']")
+    undo = page.locator("[data-target] button", has_text="Undo")
+    page.wait_for_function(f"() => ({PICTURES})().length > 1000")
+    assert undo.is_disabled()
+    whole = page.evaluate(PICTURES)
+    page.locator("[data-target] select").nth(1).select_option("zero")
+    put_in.click()
+    page.wait_for_function(f"(before) => ({PICTURES})() !== before", arg=whole, polling=250)
+    undo.click()
+    page.wait_for_function(f"(before) => ({PICTURES})() === before", arg=whole, polling=250)
+    assert undo.is_disabled()
     assert not page.foreign, "the page asked other machines for something"
