@@ -98,7 +98,8 @@ _WHOLE = ("all/per_query/l", "all/low_rank/l")
 _TAUGHT_OTHERWISE = {
     "tuned": (
         *(f"cross/{label}" for label in ("truncated/m", "truncated/l", "per_query/m")),
-        *("cross/per_query/l", "cross/low_rank/l", "encoder_self/alr/m", "self/alr/m"),
+        *("cross/per_query/l", "cross/low_rank/l", "cross/uniform", "cross/gaussian"),
+        *("encoder_self/alr/m", "self/alr/m"),
         *("all/truncated/l", "all/per_query/l/learned_head", *_WHOLE),
     ),
     "tuned_all": ("cross/uniform", "cross/per_query/m", "cross/low_rank/l", *_WHOLE),
