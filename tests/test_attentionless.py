@@ -241,3 +241,23 @@ def test_what_was_not_trained_here_cannot_be_exported(done, tmp_path):
     plan = Plan(**SMOKE, variants=("cross/mean",))
     with pytest.raises(AttnlabError, match="has no trained students here"):
         list(export_models(plan, to=tmp_path, folders=done))
+
+
+def test_students_taught_for_one_arm_are_used_again_by_the_next(done):
+    first, second = (
+        get_study("attentionless").jobs(Plan(**SMOKE, variants=(variant,)))[0]
+        for variant in ("cross/per_query/l/depth_2", "all/per_query/l/learned_head")
+    )
+    list(run_plan(Plan(**SMOKE, variants=(first.variant, "self/alr/m")), folders=done))
+    list(run_plan(Plan(**SMOKE, variants=(second.variant,)), folders=done))
+    runs = load_runs(path=done.run_file("attentionless")).set_index("variant")
+    assert runs.loc[second.variant, "config.taught_before"] == ["encoder_self", "decoder_self"]
+    fresh, kept = (
+        load_students(done.work_file("attentionless", f"{job.digest}.students.safetensors"))[0]
+        for job in get_study("attentionless").jobs(
+            Plan(**SMOKE, variants=("self/alr/m", second.variant))
+        )
+    )
+    for place, student in fresh.items():
+        weights = kept[place].state_dict()
+        assert all(torch.equal(weights[name], w) for name, w in student.state_dict().items())

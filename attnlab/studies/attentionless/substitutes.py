@@ -5,18 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Generator, Mapping
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
 from torch import nn
 
 from attnlab.distillation import (
-    LRS,
-    Activations,
     StudentSpec,
     build_controls,
     build_students,
-    collect_activations,
-    fit_arms,
     length_ratio,
     save_students,
     substitute,
@@ -29,6 +25,12 @@ from attnlab.studies.attentionless.arms import PART, Arm
 from attnlab.studies.attentionless.committed import committed_teacher
 from attnlab.studies.attentionless.data import PairDataset
 from attnlab.studies.attentionless.scratch import run_from_scratch
+from attnlab.studies.attentionless.taught import (
+    Taught,
+    collect_lessons,
+    teach,
+    teacher_weights,
+)
 from attnlab.studies.attentionless.teacher import (
     STUDY,
     TeacherJob,
@@ -38,12 +40,9 @@ from attnlab.studies.core import Folders, Progress
 from attnlab.training import (
     PairBatches,
     build_optimizer,
-    collate_pairs,
     load_translator,
     translation_steps,
 )
-
-LESSON_PAIRS = 256  # sentences that the teacher reads at a time
 
 
 def run_arm(job: ArmJob, folders: Folders) -> Generator[Progress, None, RunRecord]:
@@ -61,11 +60,13 @@ def run_arm(job: ArmJob, folders: Folders) -> Generator[Progress, None, RunRecor
     stand_ins: dict[Key, nn.Module] = {}
     errors: dict[Key, float] = {}
     rates: list[dict[str, Any]] = []
+    known: list[str] = []
     for site, part in job.arm.parts.items():
         yield Progress(job=job.name, step=0, n_steps=1, message=f"{site}: reading lessons")
-        found = _stand_ins(job, teacher, data, site, part)
+        found = _stand_ins(job, teacher, data, site, part, folders)
         stand_ins |= found.modules
         errors |= found.errors
+        known += [site] if found.is_known else []
         rates += [{"site": site, "lr": lr, "relative_error": e} for lr, e in found.rates.items()]
     n_replaced = count_replaced(teacher, stand_ins)
     with substitute(teacher, stand_ins):
@@ -84,7 +85,8 @@ def run_arm(job: ArmJob, folders: Folders) -> Generator[Progress, None, RunRecor
         stand_ins=stand_ins,
         config={
             "teacher": job.teacher.digest,
-            "teacher_weights": "float32" if job.teacher.weights(folders).exists() else "bfloat16",
+            "teacher_weights": teacher_weights(job.teacher, folders),
+            **({"taught_before": known} if known else {}),
             "n_lessons": job.n_lessons,
             "n_tuning_steps": n_tuned,
             "fit": job.fit.to_dict(),
@@ -119,61 +121,35 @@ def load_teacher(job: TeacherJob, folders: Folders) -> Translator:
     return teacher.to(folders.device)
 
 
-class _Found(NamedTuple):
-    """What stands in at every layer of a site, and what is known of its learning."""
-
-    modules: Mapping[Key, nn.Module]
-    errors: Mapping[Key, float]  # of taught students, on held-out sentences
-    rates: Mapping[float, float]  # mean error with each rate that was tried
-
-
 def _stand_ins(
-    job: ArmJob, teacher: Translator, data: PairDataset, site: str, part: PART
-) -> _Found:
+    job: ArmJob,
+    teacher: Translator,
+    data: PairDataset,
+    site: str,
+    part: PART,
+    folders: Folders,
+) -> Taught:
     seed = job.fit.seed
     if not isinstance(part, StudentSpec):
         controls = build_controls(
             part,
             teacher=teacher,
             site=site,
-            activations=_lessons(job, teacher, data, StudentSpec(site=site)),
+            activations=collect_lessons(job, teacher, data, StudentSpec(site=site)),
             spec=StudentSpec(site=site, size="m"),
             ratio=length_ratio(data.train) if site == "cross" else 1.0,
             seed=seed,
         )
-        return _Found(controls, {}, {})
+        return Taught(modules=controls)
     if job.arm.begins == "untrained":
-        return _Found(build_students(teacher, spec=part, seed=seed), {}, {})
-    lrs = LRS if job.arm.has_best_lr else (job.fit.lr,)
-    arms = fit_arms(
-        teacher,
-        _lessons(job, teacher, data, part),
-        arms={f"{lr:g}": part for lr in lrs},
-        lrs={f"{lr:g}": lr for lr in lrs},
-        seeds={f"{lr:g}": seed for lr in lrs},
-        held_out=_lessons(job, teacher, data, part, held_out=True),
-        config=job.fit,
-    )
-    best = min(arms.values(), key=lambda fitted: fitted.error)
-    rates = {lr: arms[f"{lr:g}"].error for lr in lrs} if job.arm.has_best_lr else {}
-    return _Found(best.students, best.errors, rates)
+        return Taught(modules=build_students(teacher, spec=part, seed=seed))
+    return teach(job, teacher, data, part, folders)
 
 
 def _can_be_kept(arm: Arm) -> bool:
     """Say whether the students are all that is new: no controls, and the body is the teacher's."""
     are_students = all(isinstance(part, StudentSpec) for part in arm.parts.values())
     return are_students and arm.tunes != "everything"
-
-
-def _lessons(
-    job: ArmJob, teacher: Translator, data: PairDataset, spec: StudentSpec, *, held_out=False
-) -> Activations:
-    """Return what the teacher's attention read and wrote, on training or validation pairs."""
-    pairs = data.validation if held_out else data.train[: job.n_lessons]
-    chunks = (pairs[i : i + LESSON_PAIRS] for i in range(0, len(pairs), LESSON_PAIRS))
-    batches = [collate_pairs(chunk, device=teacher.device) for chunk in chunks]
-    kind = StudentSpec(site=spec.site, method=spec.method)
-    return collect_activations(teacher, batches, spec=kind)
 
 
 def _tune(

@@ -1,0 +1,112 @@
+"""Students taught from a teacher's activations: once, for every arm that wants the same ones."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from torch import nn
+
+from attnlab.config import digest_of
+from attnlab.distillation import (
+    LRS,
+    Activations,
+    StudentSpec,
+    collect_activations,
+    fit_arms,
+    load_students,
+    save_students,
+)
+from attnlab.models import Translator
+from attnlab.studies.attentionless.arm_job import ArmJob, Key
+from attnlab.studies.attentionless.data import PairDataset
+from attnlab.studies.attentionless.teacher import STUDY, TeacherJob
+from attnlab.studies.core import Folders
+from attnlab.training import collate_pairs
+
+LESSON_PAIRS = 256  # sentences that the teacher reads at a time
+
+
+@dataclass(frozen=True, kw_only=True)
+class Taught:
+    """What stands in at every layer of a site, and what is known of its learning."""
+
+    modules: Mapping[Key, nn.Module]
+    errors: Mapping[Key, float] = field(default_factory=dict)  # on held-out sentences
+    rates: Mapping[float, float] = field(default_factory=dict)  # error of each that was tried
+    is_known: bool = False  # taught for another arm before
+
+
+def teach(
+    job: ArmJob, teacher: Translator, data: PairDataset, spec: StudentSpec, folders: Folders
+) -> Taught:
+    """Return students that learnt to do what the attention of a site does.
+
+    They are kept, because nothing but what is digested here decides their weights, and other
+    arms ask for the same ones.
+    """
+    lrs = LRS if job.arm.has_best_lr else (job.fit.lr,)
+    path = _kept(job, spec, lrs, folders)
+    if path.exists():
+        return _read(path)
+    arms = fit_arms(
+        teacher,
+        collect_lessons(job, teacher, data, spec),
+        arms={f"{lr:g}": spec for lr in lrs},
+        lrs={f"{lr:g}": lr for lr in lrs},
+        seeds={f"{lr:g}": job.fit.seed for lr in lrs},
+        held_out=collect_lessons(job, teacher, data, spec, held_out=True),
+        config=job.fit,
+    )
+    best = min(arms.values(), key=lambda fitted: fitted.error)
+    rates = {lr: arms[f"{lr:g}"].error for lr in lrs} if job.arm.has_best_lr else {}
+    errors = [[layer, error] for (_, layer), error in best.errors.items()]
+    save_students(path, students=best.students, errors=errors, rates=list(rates.items()))
+    return Taught(modules=best.students, errors=best.errors, rates=rates)
+
+
+def collect_lessons(
+    job: ArmJob,
+    teacher: Translator,
+    data: PairDataset,
+    spec: StudentSpec,
+    *,
+    held_out: bool = False,
+) -> Activations:
+    """Return what the teacher's attention read and wrote, on training or validation pairs."""
+    pairs = data.validation if held_out else data.train[: job.n_lessons]
+    chunks = (pairs[i : i + LESSON_PAIRS] for i in range(0, len(pairs), LESSON_PAIRS))
+    batches = [collate_pairs(chunk, device=teacher.device) for chunk in chunks]
+    kind = StudentSpec(site=spec.site, method=spec.method)
+    return collect_activations(teacher, batches, spec=kind)
+
+
+def teacher_weights(job: TeacherJob, folders: Folders) -> str:
+    """Return the precision of the teacher that is here: trained here, or committed."""
+    return "float32" if job.weights(folders).exists() else "bfloat16"
+
+
+def _kept(job: ArmJob, spec: StudentSpec, lrs: tuple[float, ...], folders: Folders) -> Path:
+    digest = digest_of(
+        {
+            "teacher": job.teacher.digest,
+            "teacher_weights": teacher_weights(job.teacher, folders),
+            "spec": spec.to_dict(),
+            "fit": job.fit.to_dict(),
+            "lrs": list(lrs),
+            "n_lessons": job.n_lessons,
+        }
+    )
+    return folders.work_file(STUDY, f"taught-{digest}.safetensors")
+
+
+def _read(path: Path) -> Taught:
+    students, facts = load_students(path)
+    ((site, _), *_) = students
+    return Taught(
+        modules=students,
+        errors={(site, layer): error for layer, error in facts["errors"]},
+        rates=dict(facts["rates"]),
+        is_known=True,
+    )
