@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from attnlab.distillation import LRS, ReplacedSite, StudentSpec, load_students
+from attnlab.distillation import LRS, ReplacedSite, StudentSpec, load_students, substitute
 from attnlab.errors import AttnlabError, UnknownNameError
 from attnlab.records import load_details, load_runs
 from attnlab.studies import Folders, Plan, export_models, get_study, run_plan
@@ -22,6 +22,7 @@ from attnlab.studies.attentionless import (
     substitutes,
 )
 from attnlab.studies.attentionless.data import SHORT
+from attnlab.training import evaluate_forced
 
 SMOKE = {"study": "attentionless", "scale": "smoke", "corpus": "toy"}
 
@@ -261,3 +262,29 @@ def test_students_taught_for_one_arm_are_used_again_by_the_next(done):
     for place, student in fresh.items():
         weights = kept[place].state_dict()
         assert all(torch.equal(weights[name], w) for name, w in student.state_dict().items())
+
+
+@pytest.mark.parametrize("variant", list_committed("toy"))
+def test_committed_students_translate_as_their_record_says(variant):
+    teacher, students, facts = load_committed("toy", variant)
+    data = prepare_pairs("toy", vocab_size=0, max_len=24, n_train_pairs=1)
+    with substitute(teacher, students):
+        score = data.score(teacher)
+    records = load_runs("attentionless/classroom/toy")
+    record = records[records["config.job"] == facts["job"]].iloc[-1]
+    assert record["variant"] == variant
+    assert score.bleu.score == pytest.approx(record["bleu"], abs=1.0)  # rounded to bfloat16
+    assert score.forced.accuracy == pytest.approx(record["test_accuracy"], abs=0.01)
+
+
+def test_committed_students_for_captions_predict_as_their_record_says(corpus_folder):
+    corpus_folder("multi30k")
+    (variant,) = list_committed("multi30k/de-en")
+    teacher, students, facts = load_committed("multi30k/de-en", variant)
+    data = prepare_pairs("multi30k/de-en", vocab_size=6000, max_len=32, n_train_pairs=0)
+    with substitute(teacher, students):
+        score = evaluate_forced(teacher, data.test)
+    records = load_runs("attentionless/paper/multi30k/de-en")
+    record = records[records["config.job"] == facts["job"]].iloc[-1]
+    assert score.accuracy == pytest.approx(record["test_accuracy"], abs=0.01)
+    assert score.loss_nats == pytest.approx(record["test_loss_nats"], abs=0.05)
