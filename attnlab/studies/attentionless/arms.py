@@ -102,7 +102,10 @@ _TAUGHT_OTHERWISE = {
         *("encoder_self/alr/m", "self/alr/m"),
         *("all/truncated/l", "all/per_query/l/learned_head", *_WHOLE),
     ),
-    "tuned_all": ("cross/uniform", "cross/per_query/m", "cross/low_rank/l", *_WHOLE),
+    "tuned_all": (
+        *("encoder_self/identity", "cross/uniform"),  # the teacher itself, and a control
+        *("cross/per_query/m", "cross/low_rank/l", *_WHOLE),
+    ),
     "undistilled": ("cross/per_query/l", "cross/low_rank/l", *_WHOLE),
     "scratch": ("encoder_self/alr/m", "self/alr/m", "cross/per_query/l", *_WHOLE),
     "scratch_quiet": ("all/per_query/l",),
