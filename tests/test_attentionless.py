@@ -288,3 +288,11 @@ def test_committed_students_for_captions_predict_as_their_record_says(corpus_fol
     record = records[records["config.job"] == facts["job"]].iloc[-1]
     assert score.accuracy == pytest.approx(record["test_accuracy"], abs=0.01)
     assert score.loss_nats == pytest.approx(record["test_loss_nats"], abs=0.05)
+
+
+def test_a_record_holds_the_share_of_its_teachers_bleu(done):
+    runs = load_runs(path=done.run_file("attentionless")).set_index("variant")
+    assert runs.loc["encoder_self/identity", "bleu_share"] == 1
+    arm = runs.loc["cross/truncated/m"]
+    assert arm["bleu_share"] == pytest.approx(arm["bleu"] / runs.loc["teacher", "bleu"])
+    assert arm["bleu_share_low"] <= arm["bleu_share"] <= arm["bleu_share_high"]

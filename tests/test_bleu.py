@@ -7,7 +7,7 @@ from sacrebleu.metrics.bleu import BLEU
 
 from attnlab.errors import AttnlabError
 from attnlab.training import bleu, bleu_by_hand, bleu_by_length
-from attnlab.training.bleu import _score, _sentence_counts, n_grams
+from attnlab.training.bleu import _score, _sentence_counts, bleu_share, n_grams
 
 HYPOTHESES = [
     "a man in a red hat is looking at something .",
@@ -125,3 +125,24 @@ def test_lists_that_do_not_pair_are_refused(hypotheses, references):
 def test_no_sentence_is_refused():
     with pytest.raises(AttnlabError, match="at least one sentence"):
         bleu([], [])
+
+
+def test_a_share_compares_two_systems_on_the_same_test_sets():
+    references = [f"w{i} w{i + 1} w{i + 2} w{i + 3} w{i + 4}" for i in range(40)]
+    worse = [r if i % 4 else " ".join(r.split()[:3]) for i, r in enumerate(references)]
+    share = bleu_share(worse, references, references, n_resamples=200)
+    assert share.value == pytest.approx(bleu(worse, references).score / 100)
+    assert share.low < share.value < share.high < 1
+    same = bleu_share(worse, worse, references, n_resamples=50)
+    assert (same.low, same.value, same.high) == (1, 1, 1)
+    slightly = [worse[0], *references[1:2], "w9 w9 w9", *worse[3:]]
+    paired = bleu_share(slightly, worse, references, n_resamples=200)
+    alone = bleu(slightly, references, n_resamples=200)
+    assert paired.high - paired.low < (alone.high - alone.low) / alone.score
+
+
+def test_a_share_of_nothing_is_refused():
+    with pytest.raises(AttnlabError, match="scores 0 BLEU"):
+        bleu_share(["a b c d"], [""], ["a b c d"], n_resamples=5)
+    with pytest.raises(AttnlabError, match="2 references"):
+        bleu_share(["a b"], ["a b"], ["a b", "c d"])

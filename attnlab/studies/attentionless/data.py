@@ -8,12 +8,12 @@ from typing import Any
 
 from attnlab.corpora import encode_pairs, list_corpora, load_corpus
 from attnlab.corpora.sentences import SubwordVocabulary, Vocabulary
-from attnlab.errors import UnknownNameError
+from attnlab.errors import AttnlabError, UnknownNameError
 from attnlab.models import Translator
 from attnlab.sources import translation_source
 from attnlab.studies.datasets import cached_tokenizer
-from attnlab.training import evaluate_translation
-from attnlab.training.bleu import LENGTH_EDGES
+from attnlab.training import evaluate_translation, translate_all
+from attnlab.training.bleu import LENGTH_EDGES, BleuShare, bleu_share
 from attnlab.training.pair_batches import Pairs
 from attnlab.training.translation import TranslationScore
 
@@ -54,6 +54,19 @@ class PairDataset:
             vocabulary=self.vocabulary,
             length_edges=self.length_edges,
         )
+
+    def share(self, score: TranslationScore, teacher: Translator) -> BleuShare | None:
+        """Return the BLEU of a score on the test split as a share of a teacher's.
+
+        None where the teacher gets nothing right.
+        """
+        found = translate_all(teacher.eval(), [source for source, _ in self.test])
+        baseline = [self.vocabulary.decode(tokens) for tokens in found]
+        references = [self.vocabulary.decode(target) for _, target in self.test]
+        try:
+            return bleu_share(score.hypotheses, baseline, references)
+        except AttnlabError:
+            return None
 
 
 def list_pair_datasets() -> tuple[str, ...]:

@@ -35,6 +35,7 @@ from attnlab.studies.attentionless.teacher import (
     STUDY,
     TeacherJob,
     run_teacher,
+    share_metrics,
 )
 from attnlab.studies.core import Folders, Progress
 from attnlab.training import (
@@ -74,6 +75,7 @@ def run_arm(job: ArmJob, folders: Folders) -> Generator[Progress, None, RunRecor
         for step in _tune(job, teacher, stand_ins, data, n_steps=n_tuned):
             yield Progress(job=job.name, step=step, n_steps=n_tuned, message="tuning")
         score = data.score(teacher)
+    share = data.share(score, load_teacher(job.teacher, folders))
     if _can_be_kept(job.arm):
         file = folders.work_file(STUDY, f"{job.digest}.students.safetensors")
         save_students(file, students=stand_ins, job=job.digest, variant=job.variant)
@@ -93,6 +95,7 @@ def run_arm(job: ArmJob, folders: Folders) -> Generator[Progress, None, RunRecor
         },
         metrics={
             "n_replaced_weights": n_replaced,
+            **share_metrics(share),
             **({"relative_error": sum(errors.values()) / len(errors)} if errors else {}),
         },
         details={"layers": layers, **({"rates": rates} if rates else {})},

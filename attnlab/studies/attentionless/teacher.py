@@ -22,6 +22,7 @@ from attnlab.training import (
     save_model,
     translation_steps,
 )
+from attnlab.training.bleu import BleuShare
 from attnlab.training.checkpoint import load_checkpoint, save_checkpoint
 from attnlab.training.translation import TranslationScore
 
@@ -214,6 +215,17 @@ def score_metrics(score: TranslationScore) -> dict[str, float]:
         "bleu_low": score.bleu.low,
         "bleu_high": score.bleu.high,
         "exact_match": score.exact_match,
+    }
+
+
+def share_metrics(share: BleuShare | None) -> dict[str, float]:
+    """Return the score as a share of the teacher's, on the same resampled test sets."""
+    if share is None:
+        return {}
+    return {
+        "bleu_share": share.value,
+        "bleu_share_low": share.low,
+        "bleu_share_high": share.high,
     }
 
 
