@@ -20,6 +20,7 @@ from attnlab.plots.style import style
 
 FIGURE_MODULES: tuple[str, ...] = (  # they register figures; imported when one is asked for
     "attnlab.teaching.figures_language",
+    "attnlab.teaching.figures_replacing",
     "attnlab.teaching.figures_speed",
 )
 DOTS_PER_INCH = 200

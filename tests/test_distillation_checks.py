@@ -197,5 +197,29 @@ def test_records_are_read_where_there_are_any(tmp_path):
     assert "seeds 0, 1" in runs.source_line(arms)
 
 
+def test_orders_at_one_rate_and_at_the_best_are_compared(tmp_path):
+    RunRecord(experiment=runs.EXPERIMENT, variant="teacher", seed=0, config={}, metrics={},
+              seconds=1.0).append_to(tmp_path / "attentionless.jsonl")  # fmt: skip
+    scores = {"alr/m": (90.0, 91.0), "elr/m": (80.0, 95.0), "alrr/m": (70.0, None)}
+    for method, (bleu, at_best) in scores.items():
+        for ending, value in (("", bleu), ("/best_lr", at_best)):
+            if value is None:
+                continue
+            tried = [{"site": "encoder_self", "lr": lr, "relative_error": error}
+                     for lr, error in ((0.001, 0.5), (0.003, 0.2))]  # fmt: skip
+            RunRecord(experiment=runs.EXPERIMENT, variant=f"encoder_self/{method}{ending}", seed=0,
+                      config={"fit": {"lr": 0.001}}, metrics={"bleu": value}, seconds=1.0,
+                      details={"rates": tried} if ending else {},
+                      ).append_to(tmp_path / "attentionless.jsonl")  # fmt: skip
+    arms = runs.recorded_arms(path=tmp_path)
+    assert arms.loc[arms["way"] == "best_lr", "lr"].tolist() == [0.003, 0.003]
+    assert arms.loc[arms["way"] == "", "lr"].dropna().tolist() == [0.001] * 3
+    words = runs.best_rates(arms, site="encoder_self")
+    assert "one rate: alr/m 90.0, elr/m 80.0; each at its best rate: elr/m 95.0, alr/m" in words
+    assert "another order. Best rates: alr/m 0.003, elr/m 0.003." in words
+    assert "not recorded yet" in runs.best_rates(arms, site="cross")
+    assert "not recorded yet" in runs.best_rates(arms.head(0), site="cross")
+
+
 def test_an_empty_table_has_no_rows_over_seeds():
     assert runs.over_seeds(pd.DataFrame(columns=["variant"]), columns=[]).empty

@@ -255,7 +255,7 @@ def test_no_record_is_said_plainly(tmp_path):
     assert table.empty
     words = runs.ranges_markdown(table, runs.LEAK_ROWS)
     assert "not recorded yet" in words
-    assert "study run attentionless" in words
+    assert "--corpus toy --seeds 0,1,2`" in words
     assert runs.best_controls(table).empty
     assert "not recorded" in runs.verdict(table, better="a", than="b", names=("A", "B"))
 

@@ -15,6 +15,8 @@ from attnlab.studies.report import (
     growth_sentence,
     mean_and_range,
     replace_block,
+    replacement_parts,
+    replacement_table,
     results_block,
     results_table,
 )
@@ -87,9 +89,38 @@ def test_the_power_of_the_growth_is_the_slope_on_log_scales():
     assert "over 3 lengths" in words
 
 
+def replaced(variant, bleu, *, seed=0, experiment="attentionless/classroom/toy"):
+    interval = {"bleu_low": bleu - 1, "bleu_high": bleu + 1}
+    return {"experiment": experiment, "variant": variant, "seed": seed, "bleu": bleu,
+            "test_accuracy": 0.5, **interval}  # fmt: skip
+
+
+def test_arms_that_are_not_recorded_are_left_out_of_the_table():
+    rows = [replaced("cross/paper/l", 20.0), replaced("cross/paper/l", 22.0, seed=1)]
+    variants = ("teacher", "cross/paper/l", "cross/truncated/l/tuned")
+    lines = replacement_table(pd.DataFrame(rows), variants=variants).splitlines()
+    assert lines[2:] == ["| cross: published net L | 21.0 (20.0 to 22.0) | 0.500 (0.500 to 0.500) "
+                         "| 2 |"]  # fmt: skip
+
+
+def test_sets_of_pairs_are_told_apart():
+    rows = [replaced("teacher", 90.0)]
+    for name, bleu in (("classroom/toy_small", 30.0), ("paper/multi30k/de-en", 20.0)):
+        rows.append(replaced("teacher", bleu, experiment=f"attentionless/{name}"))
+        rows.append(replaced("self/alr/m", bleu, experiment=f"attentionless/{name}"))
+    _, toy, _, _, captions, _, claims = replacement_parts(pd.DataFrame(rows))
+    assert toy.splitlines()[2:] == ["| teacher | 90.0 | 0.500 | 1 |"]
+    assert captions.count("| 20.0 |") == 2
+    (both,) = [line for line in claims.splitlines() if "both at once" in line]
+    cells = both.split(" | ")
+    assert "96.7 to 103.3%" in cells[1]
+    assert "95.0 to 105.0%" in cells[2]
+
+
 def test_one_value_stands_without_a_range():
     assert mean_and_range([1.0]) == "1.000"
     assert mean_and_range([1.0, 2.0]) == "1.500 (1.000 to 2.000)"
+    assert mean_and_range([1.0, 2.0], digits=1) == "1.5 (1.0 to 2.0)"
 
 
 def test_only_the_block_of_a_document_is_replaced():

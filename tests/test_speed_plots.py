@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from attnlab.errors import AttnlabError
 from attnlab.plots import speed, style
+from attnlab.plots.labels import spread
 
 
 @pytest.fixture(autouse=True)
@@ -190,7 +191,7 @@ def test_a_size_that_was_not_measured_is_answered_with_those_that_were():
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=8))
 def test_names_never_touch_and_keep_their_order(heights):
-    placed = speed._spread(sorted(heights), gap=0.05)
+    placed = spread(sorted(heights), gap=0.05)
     assert len(placed) == len(heights)
     assert all(b - a >= 0.05 - 1e-6 for a, b in pairwise(placed))
     assert np.mean(placed) == pytest.approx(np.mean(heights))

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from numpy.typing import ArrayLike
 
+from attnlab.plots.labels import ranged
 from attnlab.plots.matrices import plot_matrix
 from attnlab.plots.style import LOOKS, new_axes
 
@@ -172,15 +173,10 @@ def describe_scores(table: pd.DataFrame, *, teacher_bleu: float | None = None) -
     """Say both numbers of each stand-in, as ranges where there are several seeds."""
     parts = []
     for label, part in table.groupby("label", sort=False):
-        accuracy = _said(100 * part["accuracy"], "%")
-        parts.append(f"{label}: {accuracy} of the next tokens, BLEU {_said(part['bleu'])}")
+        accuracy = ranged(100 * part["accuracy"], "%")
+        parts.append(f"{label}: {accuracy} of the next tokens, BLEU {ranged(part['bleu'])}")
     goal = "" if teacher_bleu is None else f" The teacher's BLEU is {teacher_bleu:.1f}."
     return "; ".join(parts) + "." + goal
-
-
-def _said(values: pd.Series, unit: str = "") -> str:
-    low, high = f"{values.min():.1f}", f"{values.max():.1f}"
-    return f"{low}{unit}" if low == high else f"{low} to {high}{unit}"
 
 
 def plot_control_panels(table: pd.DataFrame, *, teacher_bleu: float) -> Figure:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from itertools import pairwise
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -15,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter, NullLocator
 
 from attnlab.errors import AttnlabError
+from attnlab.plots.labels import spread
 from attnlab.plots.style import LOOKS, Look, look, new_axes
 
 GREY = LOOKS["table"].colour
@@ -306,26 +306,11 @@ def _label_ends(ax: Axes, ends: Mapping[str, float]) -> None:
     names = sorted(ends, key=lambda name: ends[name])
     low, high = np.log(ax.get_ylim())
     heights = [(float(np.log(ends[name])) - low) / (high - low) for name in names]
-    for name, height in zip(names, _spread(heights, gap=LABEL_GAP), strict=True):
+    for name, height in zip(names, spread(heights, gap=LABEL_GAP), strict=True):
         its = look(name)
         ax.text(
             1.02, height, its.label, color=its.colour, transform=ax.transAxes, va="center", size=9
         )
-
-
-def _spread(heights: Sequence[float], *, gap: float) -> list[float]:
-    """Move sorted heights apart to at least ``gap``, the middle of each crowd where it was."""
-    crowds: list[list[float]] = [[height] for height in heights]
-    while True:
-        spans = [
-            np.mean(crowd) + gap * (np.arange(len(crowd)) - (len(crowd) - 1) / 2)
-            for crowd in crowds
-        ]
-        touching = [i for i, (a, b) in enumerate(pairwise(spans)) if b[0] - a[-1] < gap - 1e-9]
-        if not touching:
-            return [float(height) for span in spans for height in span]
-        i = touching[0]
-        crowds[i : i + 2] = [crowds[i] + crowds[i + 1]]
 
 
 def _amount(value: float) -> str:

@@ -30,6 +30,7 @@ from attnlab.distillation import (
 from attnlab.models import Translator
 from attnlab.records import read_records
 from attnlab.sources.translation import TranslationSource
+from attnlab.studies.attentionless.arms import SCHOOLING
 from attnlab.training import collate_pairs, evaluate_translation
 from attnlab.training.pair_batches import Pairs
 
@@ -269,16 +270,54 @@ def recorded_arms(*, experiment: str = EXPERIMENT, path: Path | None = None) -> 
     """Return one row for each recorded arm and seed of the study; empty where there is none.
 
     Returns:
-        Rows ``variant``, ``site``, ``seed``, ``commit``, and the metrics of the records.
+        Rows ``variant``, ``site``, ``way`` (how it learnt, where that is in its name), ``lr``
+        (the best of several, where several were tried), ``seed``, ``commit``, and the metrics of
+        the records.
     """
     rows = []
     for record in read_records(path):
         if record["experiment"] == experiment:
-            site = record["variant"].split("/")[0]
+            words = record["variant"].split("/")
             facts = {name: record[name] for name in ("variant", "seed", "commit")}
-            rows.append({**facts, "site": site, **record["metrics"]})
-    columns = ["variant", "site", "seed", "commit", "bleu", "relative_error", "n_stand_in_weights"]
+            way = words[-1] if words[-1] in SCHOOLING else ""
+            facts |= {"site": words[0], "way": way, "lr": _rate(record)}
+            rows.append(facts | record["metrics"])
+    columns = ["variant", "site", "way", "lr", "seed", "commit"]
+    columns += ["bleu", "relative_error", "n_stand_in_weights"]
     return pd.DataFrame(rows) if rows else pd.DataFrame(columns=columns)
+
+
+def _rate(record: Mapping[str, Any]) -> float:
+    tried = record["details"].get("rates", [])
+    common = record["config"].get("fit", {}).get("lr", np.nan)
+    return min(tried, key=lambda one: one["relative_error"])["lr"] if tried else common
+
+
+def best_rates(arms: pd.DataFrame, *, site: str) -> str:
+    """Say in which order arms of a site stand at one rate, and each at the best of several.
+
+    Args:
+        arms: From ``recorded_arms``; seeds count that have both.
+    """
+    own = arms[arms["site"] == site].drop_duplicates(["variant", "seed"], keep="last")
+    names = own["variant"].str.removesuffix("/best_lr").str.removeprefix(f"{site}/")
+    common, best = (
+        own.assign(variant=names)[own["way"] == way].set_index(["variant", "seed"])[["bleu", "lr"]]
+        for way in ("", "best_lr")
+    )
+    both = common.join(best.add_suffix("_best"), how="inner")
+    if both.empty:
+        return f"{site}, each at its best rate: not recorded yet."
+    means = both.groupby("variant")
+    orders = [means[name].mean().sort_values(ascending=False) for name in ("bleu", "bleu_best")]
+    said = [", ".join(f"{name} {bleu:.1f}" for name, bleu in order.items()) for order in orders]
+    is_same = list(orders[0].index) == list(orders[1].index)
+    rates = means["lr_best"].agg(lambda lr: " or ".join(map(str, sorted(set(lr)))))
+    return (
+        f"{site}, BLEU at one rate: {said[0]}; each at its best rate: {said[1]}: "
+        f"{'the same' if is_same else 'another'} order. Best rates: "
+        f"{', '.join(f'{name} {rate}' for name, rate in rates.items())}."
+    )
 
 
 def over_seeds(arms: pd.DataFrame, *, columns: Sequence[str]) -> pd.DataFrame:

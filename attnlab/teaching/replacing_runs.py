@@ -10,28 +10,18 @@ import numpy as np
 import pandas as pd
 
 from attnlab.distillation import CONTROLS
+from attnlab.plots.labels import ranged
 from attnlab.records import read_records
+from attnlab.studies.attentionless.words import CONTROL_NAMES, SITE_NAMES
 from attnlab.teaching.replacing import kept_share
 
 EXPERIMENT = "attentionless/classroom/toy"
 METRICS = (
-    "bleu", "exact_match", "test_accuracy", "test_loss_nats", "relative_error",
-    "n_stand_in_weights", "n_replaced_weights",
+    "bleu", "bleu_low", "bleu_high", "exact_match", "test_accuracy", "test_loss_nats",
+    "relative_error", "n_weights", "n_stand_in_weights", "n_replaced_weights",
 )  # fmt: skip
-COLUMNS = ("variant", "seed", *METRICS, "n_sentences", "kept", "commit")
-NO_RECORD = (
-    "**This result is not recorded yet.** The cell reads `data/runs/attentionless.jsonl` as soon "
-    "as that file holds the arms it needs. To make them (hours on two cores): "
-    "`attnlab study run attentionless --scale classroom --corpus toy --seeds 0 1 2`."
-)
-SITE_NAMES = {"encoder_self": "Encoder self", "decoder_self": "Decoder self", "cross": "Cross"}
-CONTROL_NAMES = {
-    "mean": "mean vector",
-    "zero": "zero",
-    "uniform": "uniform average",
-    "gaussian": "Gaussian average",
-    "random": "untrained net",
-}
+COLUMNS = ("variant", "seed", *METRICS, "n_sentences", "n_train", "kept", "share", "commit")
+SHARES = {"kept": "Kept share, eq. (9.2)", "share": "BLEU over the teacher's"}
 NETS_ALONE = {
     "encoder_self": {"alr/m": "net (ALR, M)", "alr/l": "net (ALR, L)"},
     "decoder_self": {"alr/m": "net (ALR, M)", "alr/l": "net (ALR, L)"},
@@ -69,34 +59,58 @@ LEFT_ROWS = {
     "cross/per_query/l/tuned": "... tuned after the swap",
     "cross/truncated/l": "Cut net, L",
     "cross/truncated/l/tuned": "... tuned after the swap (cut)",
-    "cross/low_rank/m": "Low-rank look-up",
+    "cross/low_rank/l": "Linear attention, L",
+    "cross/low_rank/l/tuned": "... tuned after the swap (linear)",
     "cross/extractor/m": "Extractor",
 }
 ALL_ROWS = {
     "self/alr/m": "Both self sites (M)",
+    "self/alr/m/tuned": "Both self sites, tuned",
     "all/truncated/l": "All sites, cut net at cross",
     "all/truncated/l/tuned": "All sites, cut net, tuned",
     "all/per_query/l": "All sites, net per query at cross",
     "all/per_query/l/tuned": "All sites, net per query, tuned",
+    "all/low_rank/l": "All sites, linear attention at cross",
+    "all/low_rank/l/tuned": "All sites, linear attention, tuned",
 }
+
+
+def no_record(experiment: str = EXPERIMENT) -> str:
+    """Say that an experiment lacks what a cell needs, and how to make it."""
+    _, scale, corpus = experiment.split("/", 2)
+    return (
+        "**This result is not recorded yet.** The cell reads `data/runs/attentionless.jsonl` as "
+        "soon as that file holds the arms it needs. To make them (hours on two cores): "
+        f"`attnlab study run attentionless --scale {scale} --corpus {corpus} --seeds 0,1,2`."
+    )
+
+
+NO_RECORD = no_record()
 
 
 def recorded_arms(*, experiment: str = EXPERIMENT, path: Path | None = None) -> pd.DataFrame:
     """Return one row a run, with the columns ``COLUMNS``; empty where nothing is recorded.
 
+    ``n_weights`` counts the whole translator, ``n_train`` the pairs that a teacher learnt from.
     ``kept`` is eq. (9.2) for arms at a single site, with the best control of that site and seed;
-    nan elsewhere, and where its seed has no teacher or no control.
+    ``share`` the BLEU over that of the seed's teacher. Both are nan where that is not there.
     """
     rows = []
     for record in read_records(path):
         if record["experiment"] == experiment:
             row = {name: record[name] for name in ("variant", "seed", "commit")}
             row["n_sentences"] = record["details"].get("bleu", {}).get("n_sentences", math.nan)
+            row["n_train"] = record["details"].get("data", {}).get("train", math.nan)
             rows.append(row | {name: record["metrics"].get(name, math.nan) for name in METRICS})
     table = pd.DataFrame(rows, columns=list(COLUMNS))
     table = table.drop_duplicates(["variant", "seed"], keep="last").reset_index(drop=True)
     bleu = {(r.variant, r.seed): r.bleu for r in table.itertuples()}
     table["kept"] = [_kept(r.variant, r.seed, bleu) for r in table.itertuples()]
+    teachers = table[table["variant"] == "teacher"].set_index("seed")
+    table["share"] = table["bleu"] / table["seed"].map(teachers["bleu"])
+    whole = table["seed"].map(teachers["n_weights"])
+    swapped = whole - table["n_replaced_weights"] + table["n_stand_in_weights"]
+    table["n_weights"] = table["n_weights"].fillna(swapped)
     return table
 
 
@@ -119,25 +133,40 @@ def choose_rows(runs: pd.DataFrame, rows: Mapping[str, str]) -> pd.DataFrame:
     return table.reset_index(drop=True)
 
 
-def ranges_markdown(runs: pd.DataFrame, rows: Mapping[str, str]) -> str:
-    """Return a Markdown table of ranges over seeds; says so where nothing is recorded.
+def ranges_markdown(
+    runs: pd.DataFrame,
+    rows: Mapping[str, str],
+    *,
+    experiment: str = EXPERIMENT,
+    shares: Sequence[str] = ("kept",),
+) -> str:
+    """Return a Markdown table of ranges over seeds; says what is not recorded.
 
     Args:
         runs: From ``recorded_arms``.
         rows: Words for each variant, in the order of the table.
+        experiment: What the runs are of.
+        shares: Columns besides, of those in ``SHARES``; one without a value is left out.
     """
     table = choose_rows(runs, rows)
     if table.empty:
-        return NO_RECORD
-    has_kept = table["kept"].notna().any()
+        return no_record(experiment)
     heads = ["Stands in", "Weights", "Next token right, right past given", "BLEU, written freely"]
-    heads += ["Kept share, eq. (9.2)"] if has_kept else []
+    shares = [name for name in shares if table[name].notna().any()]
+    heads += [SHARES[name] for name in shares]
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for label, part in table.groupby("label", sort=False):
-        cells = [str(label), _weights(part), _range(100 * part["accuracy"], "%")]
-        cells += [_range(part["bleu"])] + ([_range(part["kept"], digits=2)] if has_kept else [])
+        cells = [str(label), _weights(part), ranged(100 * part["accuracy"], "%")]
+        cells += [ranged(part["bleu"])]
+        cells += [ranged(part[name], digits=2) for name in shares]
         lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines) + f"\n\n{_origin(table)}"
+    return "\n".join(lines) + f"\n\n{_origin(table)}{missing(runs, rows)}"
+
+
+def missing(runs: pd.DataFrame, rows: Mapping[str, str]) -> str:
+    """Say which of these variants are not recorded; nothing where all are."""
+    names = [said for variant, said in rows.items() if variant not in set(runs["variant"])]
+    return f" Not recorded yet: {'; '.join(names)}." if names else ""
 
 
 def best_controls(runs: pd.DataFrame) -> pd.DataFrame:
@@ -171,18 +200,15 @@ def verdict(runs: pd.DataFrame, *, better: str, than: str, names: Sequence[str])
     bleu = found["bleu", better] - found["bleu", than]
     words = 100 * (found["test_accuracy", better] - found["test_accuracy", than])
     return (
-        f"{names[0]} against {names[1]}, seed by seed ({len(found)}): BLEU "
-        f"{bleu.min():+.1f} to {bleu.max():+.1f}, next token right {words.min():+.1f} to "
-        f"{words.max():+.1f} points."
+        f"{names[0]} against {names[1]}, seed by seed ({len(found)}): BLEU {gained(bleu)}, next "
+        f"token right {gained(words)} points."
     )
 
 
-def _range(values: pd.Series, unit: str = "", *, digits: int = 1) -> str:
-    values = values.dropna()
-    if values.empty:
-        return "–"
-    low, high = (f"{v:.{digits}f}" for v in (values.min(), values.max()))
-    return f"{low}{unit}" if low == high else f"{low} to {high}{unit}"
+def gained(values: pd.Series) -> str:
+    """Say the range of differences, each with its sign."""
+    low, high = f"{values.min():+.1f}", f"{values.max():+.1f}"
+    return low if low == high else f"{low} to {high}"
 
 
 def _weights(part: pd.DataFrame) -> str:
@@ -194,9 +220,11 @@ def _origin(table: pd.DataFrame) -> str:
     n_seeds = table.groupby("label")["seed"].nunique()
     fewest, most = n_seeds.min(), n_seeds.max()
     seeds = f"{most}" if fewest == most else f"{fewest} to {most}"
+    ranges = f"Ranges over {seeds} seeds, each with a teacher of its own"
+    ranges = ranges if most > 1 else "One seed"
     commits = ", ".join(sorted(set(table["commit"])))
     sizes = ", ".join(f"{n:,.0f}" for n in sorted(set(table["n_sentences"].dropna())))
     return (
-        f"Ranges over {seeds} seeds, each with a teacher of its own; {sizes} test sentences, "
-        f"greedy search. Source: `data/runs/attentionless.jsonl`, commit {commits}."
+        f"{ranges}; {sizes} test sentences, greedy search. Source: "
+        f"`data/runs/attentionless.jsonl`, commit {commits}."
     )

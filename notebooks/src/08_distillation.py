@@ -646,7 +646,7 @@ else:
 
 # %% tags=["nbval-ignore-output"]
 if not arms[is_student].empty:
-    is_single = arms["site"].isin(figures.SITE_LOOKS) & ~arms["variant"].str.endswith("/tuned")
+    is_single = arms["site"].isin(figures.SITE_LOOKS) & (arms["way"] == "")
     fitted = arms[is_single & arms["relative_error"].notna()]
     table = runs.over_seeds(fitted, columns=metrics)
     with style():
@@ -697,6 +697,8 @@ assert small["bleu"] < large["bleu"], "the better imitation translates worse"
 # the best of each, the number of weights on the axis, and a control that learned nothing.
 
 # %% tags=["widget", "nbval-ignore-output"]
+for site in ("encoder_self", "cross"):  # does the order of the study's arms survive?
+    print(runs.best_rates(arms, site=site))
 quiz = show_quiz(exercises.DISTILLATION_QUIZ)
 
 # %% [markdown]
