@@ -12,7 +12,13 @@ from attnlab.plots import price as price_figures
 from attnlab.plots import replacing_records as figures
 from attnlab.studies.attentionless import ARMS
 from attnlab.studies.attentionless.arms import SCHOOLING
-from attnlab.studies.attentionless.verdicts import AIM, CLAIMS, claims_table, judge_replacements
+from attnlab.studies.attentionless.verdicts import (
+    AIM,
+    CLAIMS,
+    best_arm,
+    claims_table,
+    judge_replacements,
+)
 from attnlab.studies.attentionless.words import HOW, arm_words
 from attnlab.teaching import figures_replacing
 from attnlab.teaching import replacing_price as price
@@ -55,6 +61,7 @@ def test_every_arm_has_a_name_of_its_own():
     assert arm_words("teacher") == "teacher"
     assert arm_words("self/alr/m/tuned") == "both self sites: ALR M, tuned"
     assert arm_words("encoder_self/alrr/m/linear_skip") == "encoder self: ALRR M, linear skip"
+    assert arm_words("encoder_self/identity/tuned_all").startswith("teacher, trained on")
     assert arm_words("cross/uniform/tuned_all") == "cross: uniform average, everything tuned"
 
 
@@ -352,3 +359,15 @@ def test_a_name_stands_beside_its_point_and_none_touches_another():
     heights = {text.get_text(): text.xyann[1] for text in ax.texts}
     assert heights["high"] == pytest.approx(0.8)
     assert heights["near"] - heights["low"] == pytest.approx(0.1)
+
+
+def test_an_interval_on_the_same_sentences_is_preferred_where_a_record_has_it():
+    rows = [
+        {"variant": "teacher", "seed": 0, "bleu": 40.0, "bleu_low": 38.0, "bleu_high": 42.0},
+        {"variant": "cross/low_rank/l", "seed": 0, "bleu": 39.0, "bleu_low": 37.0, "bleu_high": 41},
+    ]
+    (wide,) = best_arm(pd.DataFrame(rows), arms="cross").itertuples()
+    assert (wide.share_low, wide.share_high) == (37 / 40, 41 / 40)
+    rows[1] |= {"bleu_share_low": 0.96, "bleu_share_high": 0.99}
+    (paired,) = best_arm(pd.DataFrame(rows), arms="cross").itertuples()
+    assert (paired.share, paired.share_low, paired.share_high) == (39 / 40, 0.96, 0.99)

@@ -38,6 +38,7 @@ REPLACED = {  # experiment: rows of its table of replacements
     ),
     "attentionless/paper/multi30k/de-en": (
         "teacher",
+        "encoder_self/identity/tuned_all",
         "encoder_self/gaussian",
         "encoder_self/alr/m",
         "encoder_self/alrr/m",

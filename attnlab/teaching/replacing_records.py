@@ -103,11 +103,18 @@ def best_without_softmax(runs: pd.DataFrame) -> str:
 
 
 def tuning_words(runs: pd.DataFrame, *, variants: Sequence[str] = TUNED) -> str:
-    """Say, line by line, what tuning on the translations changed after the swap."""
-    return "\n".join(
+    """Say, line by line, what tuning on the translations changed, in the teacher too."""
+    lines = [
         verdict(runs, better=f"{v}/tuned", than=v, names=(f"{arm_words(v)}: tuned", "not tuned"))
         for v in variants
-    )
+    ]
+    return "\n".join([*lines, trained_on_words(runs)])
+
+
+def trained_on_words(runs: pd.DataFrame) -> str:
+    """Say what as many steps as students are tuned for do to a teacher with all its attention."""
+    pair = {"better": "encoder_self/identity/tuned_all", "than": "teacher"}
+    return verdict(runs, **pair, names=("The teacher, trained on as long", "as it was"))
 
 
 # Ways to learn
@@ -150,7 +157,7 @@ def scratch_words(runs: pd.DataFrame) -> str:
         pair = {"better": f"{variant}/tuned", "than": f"{variant}/scratch"}
         lines.append(f"{arm_words(variant)}, from scratch: {known}.")
         lines.append("  " + verdict(runs, **pair, names=("Distilled, tuned,", "from scratch")))
-    return "\n".join(lines)
+    return "\n".join([*lines, trained_on_words(runs)])
 
 
 # What follows

@@ -19,6 +19,7 @@ EXPERIMENT = "attentionless/classroom/toy"
 METRICS = (
     "bleu", "bleu_low", "bleu_high", "exact_match", "test_accuracy", "test_loss_nats",
     "relative_error", "n_weights", "n_stand_in_weights", "n_replaced_weights",
+    "bleu_share_low", "bleu_share_high",
 )  # fmt: skip
 COLUMNS = ("variant", "seed", *METRICS, "n_sentences", "n_train", "kept", "share", "commit")
 SHARES = {"kept": "Kept share, eq. (9.2)", "share": "BLEU over the teacher's"}

@@ -27,6 +27,10 @@ KINDS = {
     "low_rank": "linear attention",
     "extractor": "Extractor",
 }
+WHOLE = {  # attention everywhere
+    "teacher": "teacher",
+    "encoder_self/identity/tuned_all": "teacher, trained on as long as students are tuned",
+}
 HOW = {  # last word of an arm's name: how it learnt
     "tuned": "tuned",
     "tuned_all": "everything tuned",
@@ -41,8 +45,8 @@ HOW = {  # last word of an arm's name: how it learnt
 
 def arm_words(variant: str) -> str:
     """Return an arm's name in words: ``self/alr/m/tuned`` is ``both self sites: ALR M, tuned``."""
-    if variant == "teacher":
-        return "teacher"
+    if variant in WHOLE:
+        return WHOLE[variant]
     site, kind, *rest = variant.split("/")
     size = f" {rest.pop(0).upper()}" if rest and rest[0] not in SCHOOLING else ""
     name = f"{PLACES[site]}: {KINDS.get(kind, kind.upper())}{size}"
