@@ -16,6 +16,7 @@ from attnlab.errors import AttnlabError, UnknownNameError
 from attnlab.mixers import build_mixer
 from attnlab.mixers.convolution import measured, method_flops
 from attnlab.records import load_runs
+from attnlab.studies.attentionless import ARMS
 from attnlab.studies.speed import (
     PARTS,
     TARGETS,
@@ -59,7 +60,7 @@ def smoke():
     return {name: run_part(name) for name in PARTS}
 
 
-@pytest.mark.parametrize("name", ["mixers", "methods", "training", "prefill", "generation"])
+@pytest.mark.parametrize("name", PARTS)
 def test_every_part_ends_in_records_with_spread_peaks_and_sizes(smoke, name):
     assert smoke[name]
     for record in smoke[name]:
@@ -102,6 +103,48 @@ def test_training_is_also_held_against_the_plain_lag_loop(smoke):
     weights = {v: by_variant[v].metrics["n_weights"] for v in ("she", "she/lags")}
     assert weights["she"] == weights["she/lags"]
     assert all(r.metrics["peak_mib"] > 0 for r in smoke["training"])
+
+
+def test_students_and_the_loop_are_held_against_what_they_replace(smoke):
+    opponents = {"students": "one_by_one", "decoder": "masked_loop"}
+    for record in smoke["distillation"]:
+        work = record.config["work"]
+        if work not in opponents:
+            continue
+        assert record.metrics["n_weights"] > 0
+        assert record.metrics["work_gflop"] > 0
+        ratio = record.metrics[f"ratio_to_{opponents[work]}"]
+        assert (ratio == 1.0) == (record.variant == opponents[work])
+    peaks = {
+        (r.variant, r.config["size"]): r.metrics["peak_mib"]
+        for r in smoke["distillation"]
+        if r.config["work"] == "students"
+    }
+    for size in "sml":  # alone, each gives its gradients back before the next
+        assert peaks["one_by_one", size] < peaks["together", size]
+
+
+def test_lessons_say_what_a_sentence_takes(smoke):
+    size = {
+        r.variant: r.metrics["bytes_per_sentence"]
+        for r in smoke["distillation"]
+        if r.config["work"] == "lessons"
+    }
+    assert size["live"] == 0 < size["memory"] < size["disk (warm cache)"]
+    assert size["disk (warm cache)"] == size["disk (written anew)"]
+
+
+def test_every_translator_says_its_weights_and_its_work(smoke):
+    table = as_table(smoke["translation"]).set_index("variant")
+    teacher = table.loc["teacher"].iloc[0]
+    assert set(table.index) <= {"teacher", *ARMS}
+    assert teacher["n_stand_in_weights"] == 0
+    taken = table["n_weights"] - table["n_stand_in_weights"] + table["n_replaced_weights"]
+    assert (taken == teacher["n_weights"]).all()
+    assert (table.groupby("variant")["work_gflop"].nunique() == 1).all()
+    assert set(table["config.work"]) == {"forced", "greedy"}
+    assert set(table.loc[table["config.work"] == "greedy", "config.batch"]) == {1, 3}
+    assert (table.loc["teacher", "ratio_to_teacher"] == 1.0).all()
 
 
 def test_every_method_is_raced_by_name_beside_auto(smoke):
@@ -559,6 +602,13 @@ def test_check_fails_exactly_where_auto_is_too_slow(capsys, quick, naps, monkeyp
 def test_bench_says_what_it_cannot_do(capsys, quick, words, answer):
     assert main(["bench", *words]) == 1
     assert answer in capsys.readouterr().err
+
+
+def test_bench_names_every_part(capsys):
+    with pytest.raises(SystemExit):
+        main(["bench", "--help"])
+    text = capsys.readouterr().out
+    assert all(name in text for name in PARTS)
 
 
 def test_bench_needs_the_device_it_is_told_to_use(capsys, quick, monkeypatch):

@@ -1,4 +1,4 @@
-"""``attnlab bench``: race mixers, methods and models against the clock of this machine."""
+"""``attnlab bench``: race mixers, methods, models and students against this machine's clock."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def add_commands(commands: Any) -> None:
     """Add ``bench``."""
     bench = commands.add_parser(
         "bench",
-        help="measure speed side by side: layers, methods, training steps, generation",
+        help="measure speed side by side: layers, methods, training, generation, students",
         description="Candidates take turns in shuffled rounds after a warm-up. Shown are medians "
         "with quartiles, ratios of the same round with their interval, and what share of this "
         "machine's measured peak was reached. Nothing is stored without --record or --out.",
@@ -29,7 +29,8 @@ def add_commands(commands: Any) -> None:
         "parts",
         nargs="*",
         metavar="PART",
-        help="mixers, methods, training, prefill, generation; default all",
+        help="mixers, methods, training, prefill, generation, distillation, translation; "
+        "default all",
     )
     bench.add_argument("--scale", default="classroom", help="smoke, classroom or paper")
     bench.add_argument("--threads", type=int, help="of torch, pinned; default as installed")

@@ -171,14 +171,13 @@ class Activations:
         rows = torch.as_tensor(rows, device=self.lengths.device)
         index, padding_mask = _places(self.starts[rows], self.lengths[rows])
         inputs, targets = (
-            mask_out(part[:, index.clamp(max=part.shape[1] - 1)].to(self.dtype), padding_mask)
-            for part in (self.inputs, self.targets)
+            _padded(part, index, padding_mask, self.dtype) for part in (self.inputs, self.targets)
         )
         if self.memory is None or self.memory_lengths is None or self.memory_starts is None:
             return ActivationBatch(inputs, targets, padding_mask)
         index, mask = _places(self.memory_starts[rows], self.memory_lengths[rows])
-        memory = self.memory[index.clamp(max=len(self.memory) - 1)].to(self.dtype)
-        return ActivationBatch(inputs, targets, padding_mask, mask_out(memory, mask)[None], mask)
+        memory = _padded(self.memory, index, mask, self.dtype)[None]
+        return ActivationBatch(inputs, targets, padding_mask, memory, mask)
 
     def in_order(self, *, batch_size: int) -> Iterator[ActivationBatch]:
         """Yield all sentences once, as they come."""
@@ -392,6 +391,14 @@ def _places(starts: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
     """Return where each position of each sentence lies, and which positions are padding."""
     time = torch.arange(max(1, int(lengths.max())), device=lengths.device)
     return starts[:, None] + time, time >= lengths[:, None]
+
+
+def _padded(kept: Tensor, places: Tensor, padding_mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return what is kept at these places ``(..., batch, time, d_model)``, zeros at padding."""
+    is_real = (~padding_mask).flatten().nonzero()[:, 0]
+    found = kept.index_select(-2, places.flatten()[is_real]).to(dtype)
+    padded = found.new_zeros(*kept.shape[:-2], padding_mask.numel(), kept.shape[-1])
+    return padded.index_copy_(-2, is_real, found).unflatten(-2, padding_mask.shape)
 
 
 def _spread(x: Tensor) -> Tensor:

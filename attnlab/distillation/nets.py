@@ -131,9 +131,25 @@ class SlotNet(nn.Module):
 
     def fold(self) -> Folded:
         """Return gain and shift of the first norm as the hidden units see them."""
-        both = torch.stack([self.norm_gain, self.norm_shift], 1).flatten(2)  # (G, 2, N)
-        seen = both @ self.first_weight.flatten(1, 2)
-        return Folded(seen[:, 0], seen[:, 1] + self.first_bias)
+        return self._folded(self._gain_and_shift().flatten(2) @ self.first_weight.flatten(1, 2))
+
+    def read_and_fold(self, x: Tensor) -> tuple[SlotSums, Folded]:
+        """Return ``read`` of the first slots, and ``fold``, from one product.
+
+        Gain and shift are two more rows beside the sentences, so the first weights, which may
+        be far more than the sentences are, are gone through once, and so is their gradient.
+        """
+        n_rows, time = x.shape[1:3]
+        both = self._gain_and_shift()
+        scaled = x * self.norm_gain[:, None, :time]
+        rows = torch.cat([scaled, both[:, :, :time]], 1).flatten(2)  # (G, B + 2, T D)
+        used, unused = self.first_weight, None
+        if time < self.n_slots:
+            used, unused = self.first_weight.split([time, self.n_slots - time], 1)
+        product, seen = (rows @ used.flatten(1, 2)).split([n_rows, 2], 1)
+        if unused is not None:
+            seen = seen + both[:, :, time:].flatten(2) @ unused.flatten(1, 2)
+        return SlotSums(product, x.sum((2, 3)), x.square().sum((2, 3))), self._folded(seen)
 
     def hidden(
         self, sums: SlotSums, *, folded: Folded | None = None, gate: Tensor | None = None
@@ -180,6 +196,12 @@ class SlotNet(nn.Module):
         y = h.transpose(1, 2) @ self.second_weight[:, :, own].transpose(1, 2)  # (G, T, B, D)
         return y.transpose(1, 2) + self.second_bias[:, None, own]
 
+    def _gain_and_shift(self) -> Tensor:
+        return torch.stack([self.norm_gain, self.norm_shift], 1)  # (G, 2, S, D)
+
+    def _folded(self, seen: Tensor) -> Folded:
+        return Folded(seen[:, 0], seen[:, 1] + self.first_bias)
+
     def _normalised(self, h: Tensor, i: int) -> Tensor:
         h = F.layer_norm(h, h.shape[-1:], eps=EPS)
         return h * _along(self.hidden_gain[:, i], h) + _along(self.hidden_shift[:, i], h)
@@ -192,7 +214,7 @@ def linear(x: Tensor, weight: Tensor) -> Tensor:
 
 def mask_out(x: Tensor, padding_mask: Tensor | None) -> Tensor:
     """Return ``x`` ``(..., batch, time, d)`` with zeros at padding, whatever stood there."""
-    return x if padding_mask is None else x.masked_fill(padding_mask[..., None], 0.0)
+    return x if padding_mask is None else torch.where(padding_mask[..., None], 0.0, x)
 
 
 def require_slots(n_positions: int, *, max_len: int, what: str = "sentence") -> None:

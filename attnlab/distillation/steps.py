@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from attnlab.config import TrainConfig, digest_of
 from attnlab.distillation.base import Student
@@ -92,6 +94,46 @@ def fit_steps(
         fit.hand_back()
 
 
+def relative_losses(
+    stack: Student,
+    batch: ActivationBatch,
+    *,
+    variance: Tensor,
+    precision: str = "fp32",
+    **context: Any,
+) -> Tensor:
+    """Return the loss of each student of a stack: mean squared error over ``variance``.
+
+    Shapes:
+        variance: ``(n_students,)``, as the result. The targets are zero at padding.
+    Args:
+        context: What ``run`` takes besides what the batch says.
+    """
+    with autocast(precision, batch.inputs.device):
+        found = stack.run(batch.inputs, **{**batch.context, **context})  # zero at padding
+    wrong = F.mse_loss(found.to(batch.targets.dtype), batch.targets, reduction="none")
+    n_numbers = (~batch.padding_mask).sum().clamp(min=1) * wrong.shape[-1]
+    return wrong.sum((1, 2, 3)) / n_numbers / variance
+
+
+def student_optimizer(
+    stacks: Iterable[Student], *, lrs: Iterable[float], config: TrainConfig = FIT
+) -> torch.optim.AdamW:
+    """Return the optimiser of students: two groups a stack, matrices and the rest.
+
+    Args:
+        lrs: Rate of each stack.
+        config: ``weight_decay`` (of matrices) and the betas are used.
+    """
+    groups = []
+    for stack, lr in zip(stacks, lrs, strict=True):
+        for is_matrix, decay in ((True, config.weight_decay), (False, 0.0)):
+            named = stack.named_parameters()
+            params = [w for n, w in named if n.endswith("weight") == is_matrix]
+            groups.append({"params": params, "weight_decay": decay, "lr": lr})
+    return torch.optim.AdamW(groups, betas=(config.beta_1, config.beta_2), fused=True)
+
+
 class _Arm:
     """Students of one kind, stacked, and the best that each of them has been."""
 
@@ -103,13 +145,16 @@ class _Arm:
         self.best_errors = [math.inf] * len(self.students)
         self.n_worse = [0] * len(self.students)
 
-    def lesson(self, batch: ActivationBatch, seed: int, step: int) -> tuple[Tensor, Tensor]:
-        """Return what the students answer and which positions do not count."""
-        context, padding_mask = batch.context, batch.padding_mask
+    def losses(
+        self, batch: ActivationBatch, step: int, variance: Tensor, how: TrainConfig
+    ) -> Tensor:
+        """Return the loss of each student."""
+        context: dict[str, Any] = {"variance": variance, "precision": how.precision}
         if self.stack.spec.layout == "truncated":
-            padding_mask = cut_targets(padding_mask, seed=seed, step=step)
-            context = {**context, "padding_mask": padding_mask, "sees_future": True}
-        return self.stack.run(batch.inputs, **context), padding_mask
+            cut = cut_targets(batch.padding_mask, seed=how.seed, step=step)
+            batch = batch._replace(padding_mask=cut, targets=mask_out(batch.targets, cut))
+            context["sees_future"] = True
+        return relative_losses(self.stack, batch, **context)
 
     def note(self, errors: Sequence[float], patience: int | None) -> None:
         """Keep the weights of the students that have become better."""
@@ -152,7 +197,9 @@ class _Fit:
         self.arms = [_Arm(n, s, lessons, lrs.get(n, config.lr)) for n, s in arms.items()]
         n_numbers = held_out.inputs[0].numel()
         self.variance = (held_out.spread.target / n_numbers).to(held_out.dtype)
-        self.optimizer = self._optimizer()
+        self.optimizer = student_optimizer(
+            [arm.stack for arm in self.arms], lrs=[arm.lr for arm in self.arms], config=config
+        )
         self.n_sentences = 0
 
     @property
@@ -173,11 +220,7 @@ class _Fit:
         self.optimizer.zero_grad(set_to_none=True)
         losses = {}
         for arm in self.arms:
-            with autocast(config.precision, batch.inputs.device):
-                found, padding_mask = arm.lesson(batch, config.seed, step)
-            wrong = mask_out(found.to(batch.targets.dtype) - batch.targets, padding_mask)
-            n_numbers = (~padding_mask).sum().clamp(min=1) * wrong.shape[-1]
-            loss = wrong.square().sum((1, 2, 3)) / n_numbers / self.variance
+            loss = arm.losses(batch, step, self.variance, config)
             loss.sum().backward()
             losses[arm.name] = tuple(loss.detach().tolist())
             if not all(map(math.isfinite, losses[arm.name])):
@@ -239,16 +282,6 @@ class _Fit:
         n_kept = getattr(self.lessons, "n_sentences", None)
         facts = {"config": self.config.to_dict(), "arms": arms, "lessons": [*lessons, n_kept]}
         return digest_of({**facts, "patience": self.patience})
-
-    def _optimizer(self) -> torch.optim.AdamW:
-        groups = []
-        for arm in self.arms:
-            for is_matrix, decay in ((True, self.config.weight_decay), (False, 0.0)):
-                named = arm.stack.named_parameters()
-                params = [w for n, w in named if n.endswith("weight") == is_matrix]
-                groups.append({"params": params, "weight_decay": decay, "lr": arm.lr})
-        betas = (self.config.beta_1, self.config.beta_2)
-        return torch.optim.AdamW(groups, betas=betas, fused=True)
 
 
 def cut_targets(padding_mask: Tensor, *, seed: int, step: int) -> Tensor:

@@ -56,15 +56,16 @@ class EncoderStudent(SelfStudent):
         """Return what all students make of ``x``; zeros at padding."""
         require_slots(x.shape[2], max_len=self.max_len)
         x = mask_out(x, padding_mask)
-        h = self.net.hidden(self.net.read(x.repeat_interleave(self.n_parts, 0)))
-        y = self.net.write(h, n_positions=x.shape[2])
+        for_each_part = x[:, None].expand(-1, self.n_parts, -1, -1, -1).flatten(0, 1)
+        sums, folded = self.net.read_and_fold(for_each_part)
+        y = self.net.write(self.net.hidden(sums, folded=folded), n_positions=x.shape[2])
         y = y.unflatten(0, (-1, self.n_parts)).movedim(1, 3).flatten(3)  # heads side by side
-        return mask_out(y + self._skip(x), padding_mask)
+        return mask_out(self._with_skip(y, x), padding_mask)
 
-    def _skip(self, x: Tensor) -> Tensor | float:
-        if self.spec.skip == "linear":
-            return linear(x, self.skip_weight)
-        return x if self.spec.skip == "identity" else 0.0
+    def _with_skip(self, y: Tensor, x: Tensor) -> Tensor:
+        if self.spec.skip == "none":
+            return y
+        return y + (x if self.spec.skip == "identity" else linear(x, self.skip_weight))
 
 
 class DecoderStudentState(NamedTuple):

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from itertools import repeat
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 from attnlab.analysis.theory import causal_pairs
-from attnlab.config import ModelConfig, TrainConfig
+from attnlab.config import N_SPECIAL, ModelConfig, TrainConfig, TranslatorConfig
+from attnlab.errors import AttnlabError
 from attnlab.mixers import TokenMixer, build_mixer, convolution
 from attnlab.mixers.attention import Attention
 from attnlab.mixers.extractor import Extractor
-from attnlab.models import LanguageModel
+from attnlab.models import LanguageModel, Translator
 from attnlab.seeding import torch_generator
 from attnlab.training import train_steps
 from attnlab.training.loop import autocast
@@ -44,6 +47,21 @@ def build_model(variant: str, *, sizes: dict[str, int], seed: int, device: str) 
     return LanguageModel(config, generator=torch_generator(seed, "init")).to(device)
 
 
+def build_translator(
+    *, n_layers: int, vocab_size: int, seed: int, device: str, **sizes: int
+) -> Translator:
+    """Build an untrained translator, as fast as a trained one, both sides of the same size."""
+    config = TranslatorConfig(
+        source_vocab_size=vocab_size,
+        target_vocab_size=vocab_size,
+        n_encoder_layers=n_layers,
+        n_decoder_layers=n_layers,
+        **cast(dict[str, Any], sizes),
+    )
+    translator = Translator(config, generator=torch_generator(seed, "init"))
+    return translator.eval().requires_grad_(False).to(device)
+
+
 def noise(*shape: int, seed: int, device: str) -> Tensor:
     """Return normal numbers of the bench's own stream."""
     return torch.randn(*shape, generator=torch_generator(seed, "bench")).to(device)
@@ -53,6 +71,12 @@ def random_tokens(*shape: int, vocab_size: int, seed: int, device: str) -> Tenso
     """Return token ids of the bench's own stream."""
     generator = torch_generator(seed, "bench")
     return torch.randint(vocab_size, shape, generator=generator).to(device)
+
+
+def random_words(*shape: int, vocab_size: int, seed: int, device: str) -> Tensor:
+    """Return token ids of words, none of them special, of the bench's own stream."""
+    n_words = vocab_size - N_SPECIAL
+    return N_SPECIAL + random_tokens(*shape, vocab_size=n_words, seed=seed, device=device)
 
 
 def forward_pass(function: Callable[[Tensor], Tensor], x: Tensor) -> Call:
@@ -105,6 +129,32 @@ def training_step(
     endless = TrainConfig(n_steps=10**9, lr=1e-5, precision=precision)
     steps = train_steps(model, repeat((tokens[:, :-1], tokens[:, 1:])), config=endless)
     return lambda: next(steps)
+
+
+def counted_flops(call: Call) -> int:
+    """Return the operations of matrix products in a call, forward and backward, as they happen.
+
+    For the count attention runs as plain products, because fused kernels hide theirs on a CPU.
+    So every pair of positions counts, also those that causality hides. Nothing else counts: no
+    norm, no softmax, no table.
+    """
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        call()
+    return counter.get_total_flops()
+
+
+def require_equal(found: Tensor, expected: Tensor, *, what: str, tolerance: float = 1e-4) -> None:
+    """Raise unless two programs that shall be compared return the same numbers.
+
+    Args:
+        tolerance: Largest difference, as a share of the largest number.
+    """
+    wrong = float((found - expected).abs().max() / expected.abs().max())
+    if not wrong <= tolerance:
+        raise AttnlabError(
+            f"{what} differ by {wrong:.2g} of the largest number, more than {tolerance:g}: they do "
+            "not do the same work, so their times say nothing. Run tests/test_distillation_*.py."
+        )
 
 
 def layer_flops(mixer: TokenMixer, *, batch: int, time: int, work: str) -> int | None:
