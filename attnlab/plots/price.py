@@ -82,7 +82,7 @@ def describe_price(table: pd.DataFrame, *, aim: float) -> str:
 def short(value: float) -> str:
     """Write a number as people say it: 1200 as 1.2k, 3.4e6 as 3.4M."""
     for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if value >= size:
+        if value >= 0.9995 * size:  # what three digits round up to
             return f"{value / size:.3g}{letter}"
     return f"{value:.3g}"
 

@@ -94,14 +94,15 @@ def price_markdown(table: pd.DataFrame, *, experiment: str = CAPTIONS) -> str:
 
 
 def clocked(*, experiment: str, path: Path | None = None) -> dict[str, dict[str, float]]:
-    """Return ``COSTS`` by arm, as ``attnlab bench translation`` measured them on one thread.
+    """Return ``COSTS`` by arm, as ``attnlab bench translation`` measured them on one CPU thread.
 
     The newest record of each kind counts.
     """
     found: dict[str, dict[str, float]] = {}
     for record in read_records(path):
         config = record["config"]
-        if record["experiment"].startswith(f"{CLOCKS[experiment]}/") and config["threads"] == 1:
+        is_asked = record["experiment"].startswith(f"{CLOCKS[experiment]}/")
+        if is_asked and config["threads"] == 1 and config["device"] == "cpu":
             cost = found.setdefault(record["variant"], {})
             cost["gflop"] = record["metrics"]["work_gflop"]
             if config["work"] == "greedy":

@@ -92,7 +92,8 @@ NO_RECORD = no_record()
 def recorded_arms(*, experiment: str = EXPERIMENT, path: Path | None = None) -> pd.DataFrame:
     """Return one row a run, with the columns ``COLUMNS``; empty where nothing is recorded.
 
-    ``n_weights`` counts the whole translator, ``n_train`` the pairs that a teacher learnt from.
+    ``n_weights`` counts the whole translator, nan where more than queries, keys and values went;
+    ``n_train`` the pairs that a teacher learnt from.
     ``kept`` is eq. (9.2) for arms at a single site, with the best control of that site and seed;
     ``share`` the BLEU over that of the seed's teacher. Both are nan where that is not there.
     """
@@ -111,7 +112,8 @@ def recorded_arms(*, experiment: str = EXPERIMENT, path: Path | None = None) -> 
     table["share"] = table["bleu"] / table["seed"].map(teachers["bleu"])
     whole = table["seed"].map(teachers["n_weights"])
     swapped = whole - table["n_replaced_weights"] + table["n_stand_in_weights"]
-    table["n_weights"] = table["n_weights"].fillna(swapped)
+    is_more = table["variant"].astype(str).str.contains(r"/(?:identity|alrr|elr)(?:/|$)")
+    table["n_weights"] = table["n_weights"].fillna(swapped.mask(is_more))
     return table
 
 

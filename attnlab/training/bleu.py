@@ -51,6 +51,10 @@ class LengthBleu:
     bleu: Bleu
 
 
+class ZeroBaselineError(AttnlabError):
+    """Nothing can be a share of a system that gets nothing right."""
+
+
 def bleu(
     hypotheses: Sequence[str],
     references: Sequence[str],
@@ -111,7 +115,8 @@ def bleu_share(
         seed: Picks them (stream ``bootstrap``).
 
     Raises:
-        AttnlabError: No sentence, lists of different lengths, or a baseline that scores 0.
+        AttnlabError: No sentence, or lists of different lengths.
+        ZeroBaselineError: The baseline scores 0.
     Source:
         Koehn 2004, section 5: paired bootstrap resampling.
     """
@@ -122,7 +127,7 @@ def bleu_share(
         for texts in (hypotheses, baseline)
     )
     if other.min() <= 0:
-        raise AttnlabError("The baseline scores 0 BLEU: nothing can be a share of that.")
+        raise ZeroBaselineError("The baseline scores 0 BLEU: nothing can be a share of that.")
     shares = own / other
     low, high = np.percentile(shares[1:], [2.5, 97.5])
     return BleuShare(value=float(shares[0]), low=float(low), high=float(high))

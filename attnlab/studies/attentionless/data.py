@@ -8,12 +8,12 @@ from typing import Any
 
 from attnlab.corpora import encode_pairs, list_corpora, load_corpus
 from attnlab.corpora.sentences import SubwordVocabulary, Vocabulary
-from attnlab.errors import AttnlabError, UnknownNameError
+from attnlab.errors import UnknownNameError
 from attnlab.models import Translator
 from attnlab.sources import translation_source
 from attnlab.studies.datasets import cached_tokenizer
 from attnlab.training import evaluate_translation, translate_all
-from attnlab.training.bleu import LENGTH_EDGES, BleuShare, bleu_share
+from attnlab.training.bleu import LENGTH_EDGES, BleuShare, ZeroBaselineError, bleu_share
 from attnlab.training.pair_batches import Pairs
 from attnlab.training.translation import TranslationScore
 
@@ -65,7 +65,7 @@ class PairDataset:
         references = [self.vocabulary.decode(target) for _, target in self.test]
         try:
             return bleu_share(score.hypotheses, baseline, references)
-        except AttnlabError:
+        except ZeroBaselineError:
             return None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Generator, Mapping
 from dataclasses import replace
@@ -57,17 +58,19 @@ def run_arm(job: ArmJob, folders: Folders) -> Generator[Progress, None, RunRecor
     if not has_teacher(job.teacher, folders):
         yield from run_teacher(job.teacher, folders)
     started = time.perf_counter()
+    precision = teacher_weights(job.teacher, folders)  # another process may change it meanwhile
     teacher, data = load_teacher(job.teacher, folders), job.teacher.dataset()
+    baseline = copy.deepcopy(teacher)
     stand_ins: dict[Key, nn.Module] = {}
     errors: dict[Key, float] = {}
     rates: list[dict[str, Any]] = []
-    known: list[str] = []
+    known: dict[str, str] = {}
     for site, part in job.arm.parts.items():
         yield Progress(job=job.name, step=0, n_steps=1, message=f"{site}: reading lessons")
-        found = _stand_ins(job, teacher, data, site, part, folders)
+        found = _stand_ins(job, teacher, data, site, part, folders, precision)
         stand_ins |= found.modules
         errors |= found.errors
-        known += [site] if found.is_known else []
+        known |= {site: found.taught_by} if found.taught_by else {}
         rates += [{"site": site, "lr": lr, "relative_error": e} for lr, e in found.rates.items()]
     n_replaced = count_replaced(teacher, stand_ins)
     with substitute(teacher, stand_ins):
@@ -75,7 +78,7 @@ def run_arm(job: ArmJob, folders: Folders) -> Generator[Progress, None, RunRecor
         for step in _tune(job, teacher, stand_ins, data, n_steps=n_tuned):
             yield Progress(job=job.name, step=step, n_steps=n_tuned, message="tuning")
         score = data.score(teacher)
-    share = data.share(score, load_teacher(job.teacher, folders))
+    share = data.share(score, baseline)
     if _can_be_kept(job.arm):
         file = folders.work_file(STUDY, f"{job.digest}.students.safetensors")
         save_students(file, students=stand_ins, job=job.digest, variant=job.variant)
@@ -87,7 +90,7 @@ def run_arm(job: ArmJob, folders: Folders) -> Generator[Progress, None, RunRecor
         stand_ins=stand_ins,
         config={
             "teacher": job.teacher.digest,
-            "teacher_weights": teacher_weights(job.teacher, folders),
+            "teacher_weights": precision,
             **({"taught_before": known} if known else {}),
             "n_lessons": job.n_lessons,
             "n_tuning_steps": n_tuned,
@@ -131,6 +134,7 @@ def _stand_ins(
     site: str,
     part: PART,
     folders: Folders,
+    precision: str,
 ) -> Taught:
     seed = job.fit.seed
     if not isinstance(part, StudentSpec):
@@ -146,7 +150,7 @@ def _stand_ins(
         return Taught(modules=controls)
     if job.arm.begins == "untrained":
         return Taught(modules=build_students(teacher, spec=part, seed=seed))
-    return teach(job, teacher, data, part, folders)
+    return teach(job, teacher, data, part, folders, precision=precision)
 
 
 def _can_be_kept(arm: Arm) -> bool:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from torch import nn
 
+from attnlab import provenance
 from attnlab.config import digest_of
 from attnlab.distillation import (
     LRS,
@@ -35,19 +36,28 @@ class Taught:
     modules: Mapping[Key, nn.Module]
     errors: Mapping[Key, float] = field(default_factory=dict)  # on held-out sentences
     rates: Mapping[float, float] = field(default_factory=dict)  # error of each that was tried
-    is_known: bool = False  # taught for another arm before
+    taught_by: str = ""  # commit, where another arm had them taught before
 
 
 def teach(
-    job: ArmJob, teacher: Translator, data: PairDataset, spec: StudentSpec, folders: Folders
+    job: ArmJob,
+    teacher: Translator,
+    data: PairDataset,
+    spec: StudentSpec,
+    folders: Folders,
+    *,
+    precision: str,
 ) -> Taught:
     """Return students that learnt to do what the attention of a site does.
 
-    They are kept, because nothing but what is digested here decides their weights, and other
-    arms ask for the same ones.
+    They are kept for other arms that ask for the same ones. The file names the commit that
+    taught them; delete ``taught-*`` in the study's work folder after a change of how they learn.
+
+    Args:
+        precision: Of the teacher's weights, from ``teacher_weights``.
     """
     lrs = LRS if job.arm.has_best_lr else (job.fit.lr,)
-    path = _kept(job, spec, lrs, folders)
+    path = _kept(job, spec, lrs, folders, precision)
     if path.exists():
         return _read(path)
     arms = fit_arms(
@@ -62,7 +72,13 @@ def teach(
     best = min(arms.values(), key=lambda fitted: fitted.error)
     rates = {lr: arms[f"{lr:g}"].error for lr in lrs} if job.arm.has_best_lr else {}
     errors = [[layer, error] for (_, layer), error in best.errors.items()]
-    save_students(path, students=best.students, errors=errors, rates=list(rates.items()))
+    save_students(
+        path,
+        students=best.students,
+        errors=errors,
+        rates=list(rates.items()),
+        commit=provenance.commit(),
+    )
     return Taught(modules=best.students, errors=best.errors, rates=rates)
 
 
@@ -87,11 +103,13 @@ def teacher_weights(job: TeacherJob, folders: Folders) -> str:
     return "float32" if job.weights(folders).exists() else "bfloat16"
 
 
-def _kept(job: ArmJob, spec: StudentSpec, lrs: tuple[float, ...], folders: Folders) -> Path:
+def _kept(
+    job: ArmJob, spec: StudentSpec, lrs: tuple[float, ...], folders: Folders, precision: str
+) -> Path:
     digest = digest_of(
         {
             "teacher": job.teacher.digest,
-            "teacher_weights": teacher_weights(job.teacher, folders),
+            "teacher_weights": precision,
             "spec": spec.to_dict(),
             "fit": job.fit.to_dict(),
             "lrs": list(lrs),
@@ -108,5 +126,5 @@ def _read(path: Path) -> Taught:
         modules=students,
         errors={(site, layer): error for layer, error in facts["errors"]},
         rates=dict(facts["rates"]),
-        is_known=True,
+        taught_by=facts.get("commit", "unknown"),
     )
