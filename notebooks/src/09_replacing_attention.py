@@ -633,7 +633,8 @@ display(Markdown(runs.ranges_markdown(
 # %% [markdown]
 # **What we see.** (a) Near, far above the best control. (b) No: the leak is there, with the right past given the
 # published net predicts better than the cut one, but closing it hardly changes what is written. Another
-# limit comes first: by activations alone all three nets stay below a fixed average. (c) Linear attention, which
+# limit comes first: by activations alone all three nets stay below a fixed average; tuned, net per query and
+# average end level. (c) Linear attention, which
 # has no softmax *over positions*, only learned features.
 #
 # The doubt: few seeds; and an unfinished teacher, which as many more steps lift too (the line before the
