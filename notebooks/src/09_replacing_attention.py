@@ -637,8 +637,7 @@ display(Markdown(runs.ranges_markdown(
 # average end level. (c) Linear attention, which
 # has no softmax *over positions*, only learned features.
 #
-# The doubt: few seeds; and an unfinished teacher, which as many more steps lift too (the line before the
-# last), while shares are of the teacher *as it was*.
+# The doubt: few seeds; an unfinished teacher: as many more steps lift it too (the line before the last).
 #
 # **Takeaway.** The leak spoils what is *measured*, everywhere; whether it *limits* depends on the sentences. A
 # net that stays below its control has replaced nothing.
