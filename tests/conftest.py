@@ -13,6 +13,7 @@ import loopback_only
 import matplotlib
 import pytest
 
+pytest.register_assert_rewrite("checker")
 matplotlib.use("agg")  # not through MPLBACKEND, which the kernels of notebooks would inherit
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -56,6 +57,37 @@ def _no_uninitialised_memory():
     torch.utils.deterministic.fill_uninitialized_memory = True
     yield
     torch.use_deterministic_algorithms(before)
+
+
+def pytest_generate_tests(metafunc):
+    """Run the tests that a class inherits from ``checker.CheckerTests`` for each of its judges."""
+    if "judged" in metafunc.fixturenames:
+        checks = metafunc.cls.CHECKS
+        metafunc.parametrize("judged", checks.values(), ids=checks)
+
+
+@pytest.fixture
+def quick_pictures(monkeypatch):
+    """Draw each figure, but do not turn it into a file: that is most of the time."""
+    import matplotlib.pyplot as plt
+
+    from attnlab.widgets import core
+
+    def close(fig, *, alt):
+        plt.close(fig)
+        return f"<img alt='{len(alt)}'>"
+
+    monkeypatch.setattr(core, "picture_html", close)
+
+
+@pytest.fixture
+def no_open_figures():
+    """Begin without figures, and fail if one is left open."""
+    import matplotlib.pyplot as plt
+
+    plt.close("all")
+    yield
+    assert not plt.get_fignums()
 
 
 @pytest.fixture

@@ -1,11 +1,13 @@
 """BLEU: sacreBLEU's number and ours, what it is made of, how sure it is."""
 
+import numpy as np
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from sacrebleu.metrics.bleu import BLEU
 
 from attnlab.errors import AttnlabError
+from attnlab.seeding import numpy_generator
 from attnlab.training import bleu, bleu_by_hand, bleu_by_length
 from attnlab.training.bleu import _score, _sentence_counts, bleu_share, n_grams
 
@@ -139,6 +141,20 @@ def test_a_share_compares_two_systems_on_the_same_test_sets():
     paired = bleu_share(slightly, worse, references, n_resamples=200)
     alone = bleu(slightly, references, n_resamples=200)
     assert paired.high - paired.low < (alone.high - alone.low) / alone.score
+
+
+def test_a_share_is_that_of_sentences_drawn_one_by_one():
+    worse, better = HYPOTHESES[::-1], REFERENCES
+    chances = np.full(len(REFERENCES), 1 / len(REFERENCES))
+    draws = numpy_generator(0, "bootstrap").multinomial(len(REFERENCES), chances, size=40)
+    shares = []
+    for counts in draws:
+        drawn = [i for i, count in enumerate(counts) for _ in range(count)]
+        pairs = ([texts[i] for i in drawn] for texts in (worse, better, REFERENCES))
+        own, other, right = pairs
+        shares.append(bleu(own, right).score / bleu(other, right).score)
+    found = bleu_share(worse, better, REFERENCES, n_resamples=40)
+    assert (found.low, found.high) == pytest.approx(tuple(np.percentile(shares, [2.5, 97.5])))
 
 
 def test_a_share_of_nothing_is_refused():

@@ -2,7 +2,6 @@
 
 import asyncio
 
-import matplotlib.pyplot as plt
 import pytest
 
 from attnlab.config import TrainConfig
@@ -10,28 +9,11 @@ from attnlab.distillation import StudentSpec, build_students
 from attnlab.sources import translation_source
 from attnlab.teaching.distillation_runs import FitPoint
 from attnlab.teaching.live_translation import seeded_translator
-from attnlab.widgets import core
 from attnlab.widgets import distillation as widgets
 
 SOURCE = translation_source()
 
-
-@pytest.fixture(autouse=True)
-def _figures_are_closed():
-    plt.close("all")
-    yield
-    assert not plt.get_fignums()
-
-
-@pytest.fixture
-def quick_pictures(monkeypatch):
-    """Draw each figure, but do not turn it into a file: that is most of the time."""
-
-    def close(fig, *, alt):
-        plt.close(fig)
-        return f"<img alt='{len(alt)}'>"
-
-    monkeypatch.setattr(core, "picture_html", close)
+pytestmark = pytest.mark.usefixtures("no_open_figures")
 
 
 @pytest.fixture(scope="module")

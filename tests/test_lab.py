@@ -110,11 +110,17 @@ def test_a_failed_update_takes_the_old_stamp_away(lab):
     assert not lab.stamp_file().exists()
 
 
+def heed_interrupts():
+    """Undo what a shell does to programs in the background, which inherit it: ignore SIGINT."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.skipif(os.name == "nt", reason="not on Windows: sends an interrupt")
 def test_an_interrupted_install_leaves_no_stamp(lab):
     fake_venv(lab, seconds=60)
     process = subprocess.Popen(
         [sys.executable, "lab.py", "setup"],
+        preexec_fn=heed_interrupts,
         cwd=lab.ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -296,6 +302,7 @@ def test_the_server_ends_with_the_command(lab, name):
     jupyter.chmod(0o755)
     process = subprocess.Popen(
         [sys.executable, "lab.py", "lab", "--no-browser"],
+        preexec_fn=heed_interrupts,
         cwd=lab.ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,

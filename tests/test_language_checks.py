@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 import torch
+from checker import CheckerTests
 from torch.nn import functional as F
 
 from attnlab.models.sampling import token_chances
 from attnlab.teaching import language
-from attnlab.teaching.core import CheckFailed, unseen_mistakes
 
 CHECKS = {
     "cross-entropy": (
@@ -29,41 +29,10 @@ CHECKS = {
         language.TOP_P_MISTAKES,
     ),
 }
-every_check = pytest.mark.parametrize("name", CHECKS)
 
 
-@every_check
-def test_the_right_answer_passes(name, capsys):
-    check, right, _, _ = CHECKS[name]
-    check(right)
-    assert "Correct" in capsys.readouterr().out
-
-
-@every_check
-def test_every_mistake_is_seen_and_named(name):
-    _, right, cases, mistakes = CHECKS[name]
-    assert len(mistakes) >= 3
-    assert unseen_mistakes(reference=right, cases=cases(), mistakes=mistakes) == []
-
-
-@every_check
-def test_a_mistake_gets_its_sentence(name):
-    check, _, _, mistakes = CHECKS[name]
-    for mistake in mistakes:
-        with pytest.raises(CheckFailed) as failure:
-            check(mistake.wrong)
-        assert mistake.sentence in str(failure.value)
-
-
-@every_check
-def test_an_empty_body_waits_for_the_learner(name):
-    check = CHECKS[name][0]
-
-    def unsolved(*args):
-        raise NotImplementedError("Return the loss.")
-
-    with pytest.raises(NotImplementedError):
-        check(unsolved)
+class TestChecks(CheckerTests):
+    CHECKS = CHECKS
 
 
 def test_the_reference_loss_is_that_of_torch():

@@ -23,11 +23,7 @@ BASE = ModelConfig(context_len=8, d_model=8, n_layers=1, n_heads=2)
 TRAIN = TrainConfig(n_steps=2, batch_size=2, lr=0.01, warmup_steps=1)
 
 
-@pytest.fixture(autouse=True)
-def _figures_are_closed():
-    plt.close("all")
-    yield
-    assert not plt.get_fignums()
+pytestmark = pytest.mark.usefixtures("no_open_figures")
 
 
 def laps(n_steps=3):

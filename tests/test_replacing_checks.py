@@ -4,11 +4,12 @@ import math
 
 import pytest
 import torch
+from checker import CheckerTests
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from attnlab.teaching import replacing
-from attnlab.teaching.core import CheckFailed, unseen_mistakes
+from attnlab.teaching.core import CheckFailed
 
 CHECKS = {
     "kept share": (
@@ -24,39 +25,10 @@ CHECKS = {
         replacing.LEAK_MISTAKES,
     ),
 }
-every_check = pytest.mark.parametrize("name", CHECKS)
 
 
-@every_check
-def test_the_right_answer_passes(name, capsys):
-    check, right, _, _ = CHECKS[name]
-    check(right)
-    assert "Correct" in capsys.readouterr().out
-
-
-@every_check
-def test_every_mistake_is_seen_and_named(name):
-    _, right, cases, mistakes = CHECKS[name]
-    assert len(mistakes) >= 3
-    assert unseen_mistakes(reference=right, cases=cases, mistakes=mistakes) == []
-
-
-@every_check
-def test_a_mistake_gets_its_sentence(name):
-    check, _, _, mistakes = CHECKS[name]
-    for mistake in mistakes:
-        with pytest.raises(CheckFailed) as failure:
-            check(mistake.wrong)
-        assert mistake.sentence in str(failure.value)
-
-
-@every_check
-def test_an_empty_body_waits_for_the_learner(name):
-    def unsolved(*args):
-        raise NotImplementedError("Return something.")
-
-    with pytest.raises(NotImplementedError):
-        CHECKS[name][0](unsolved)
+class TestChecks(CheckerTests):
+    CHECKS = CHECKS
 
 
 def test_an_edit_in_place_is_reported():

@@ -108,9 +108,10 @@ def test_sets_of_pairs_are_told_apart():
     for name, bleu in (("classroom/toy_small", 30.0), ("paper/multi30k/de-en", 20.0)):
         rows.append(replaced("teacher", bleu, experiment=f"attentionless/{name}"))
         rows.append(replaced("self/alr/m", bleu, experiment=f"attentionless/{name}"))
-    _, toy, _, _, captions, _, claims = replacement_parts(pd.DataFrame(rows))
+    _, toy, _, _, captions, _, talks, _, claims = replacement_parts(pd.DataFrame(rows))
     assert toy.splitlines()[2:] == ["| teacher | 90.0 | 0.500 | 1 |"]
     assert captions.count("| 20.0 |") == 2
+    assert len(talks.splitlines()) == 2  # its head alone: nothing is recorded
     (both,) = [line for line in claims.splitlines() if "both at once" in line]
     cells = both.split(" | ")
     assert "96.7 to 103.3%" in cells[1]

@@ -4,7 +4,6 @@ import asyncio
 import itertools
 import json
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
@@ -18,28 +17,11 @@ from attnlab.seeding import torch_generator
 from attnlab.sources import translation_source
 from attnlab.teaching import live_translation as live
 from attnlab.training import collate_pairs
-from attnlab.widgets import core
 from attnlab.widgets import translation as widgets
 
 SOURCE = translation_source()
 
-
-@pytest.fixture(autouse=True)
-def _figures_are_closed():
-    plt.close("all")
-    yield
-    assert not plt.get_fignums()
-
-
-@pytest.fixture
-def quick_pictures(monkeypatch):
-    """Draw each figure, but do not turn it into a file: that is most of the time."""
-
-    def close(fig, *, alt):
-        plt.close(fig)
-        return f"<img alt='{len(alt)}'>"
-
-    monkeypatch.setattr(core, "picture_html", close)
+pytestmark = pytest.mark.usefixtures("no_open_figures")
 
 
 @pytest.fixture(scope="module")

@@ -132,11 +132,9 @@ def compare(
     samples: dict[str, list[float]] = {name: [] for name in names}
     with _no_collection():
         n_calls = {}
-        for name in names:
+        for name, call in candidates.items():
             with around(name):
-                for _ in range(warmup):
-                    candidates[name]()
-                n_calls[name] = _calls_per_sample(candidates[name], device=device, clock=clock)
+                n_calls[name] = _warmed_up(call, warmup, device=device, clock=clock)
         for _ in range(repeats):
             rounds.append(tuple(names[i] for i in generator.permutation(len(names))))
             for name in rounds[-1]:
@@ -152,6 +150,13 @@ def compare(
         n_threads=torch.get_num_threads(),
         device=device,
     )
+
+
+def _warmed_up(call: Call, n_calls: int, *, device: str, clock: Clock) -> int:
+    """Call often enough to build caches, then return how many calls make a sample."""
+    for _ in range(n_calls):
+        call()
+    return _calls_per_sample(call, device=device, clock=clock)
 
 
 def _require_enough(candidates: Mapping[str, Call], repeats: int, warmup: int) -> None:

@@ -60,6 +60,17 @@ REPLACED = {  # experiment: rows of its table of replacements
         "all/low_rank/l",
         "all/low_rank/l/tuned",
     ),
+    "attentionless/classroom/ted_iwslt/fr-en": (
+        "teacher",
+        "encoder_self/alr/m",
+        "decoder_self/alr/m",
+        "cross/gaussian",
+        "cross/paper/m",
+        "cross/per_query/m",
+        "cross/low_rank/l",
+        "cross/low_rank/l/tuned",
+        "all/low_rank/l/tuned",
+    ),
 }
 CLAIMED_ON = {  # experiment: words for its pairs, where the claims are held against records
     "attentionless/classroom/toy": "toy languages",
@@ -225,7 +236,7 @@ def replacement_parts(runs: pd.DataFrame) -> list[str]:
     Args:
         runs: All records of the study ``attentionless``; arms that are not there are left out.
     """
-    toy, captions = REPLACED
+    toy, captions, talks = REPLACED
     by_name = {name: runs[runs["experiment"] == name] for name in {**REPLACED, **CLAIMED_ON}}
     return [
         "**Attention replaced by nets that learnt from it**, in a small translator of two toy "
@@ -238,6 +249,9 @@ def replacement_parts(runs: pd.DataFrame) -> list[str]:
         "each site. Where all sites go, ALR of size M stands at the self sites.",
         f"**The same on captions**, German to English, 3 + 3 layers. Records: `{captions}`.",
         replacement_table(by_name[captions], variants=REPLACED[captions]),
+        "**And on TED talks**, French to English, 2 + 2 layers, a small and weak teacher. "
+        f"Records: `{talks}`.",
+        replacement_table(by_name[talks], variants=REPLACED[talks]),
         f"**What the second paper claims**, held against these runs. To replace means to keep "
         f"{AIM:.0%} of the teacher's BLEU; in brackets the best arm, and its share with 95 % "
         "intervals over resampled test sets, of all its seeds. It was chosen among many on the "

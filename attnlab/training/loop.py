@@ -69,11 +69,7 @@ def train_steps(
         DivergenceError: The loss or the gradient is not finite.
         AttnlabError: Label smoothing is asked of a loss that has none.
     """
-    if config.label_smoothing and loss is None:
-        raise AttnlabError(
-            f"label_smoothing={config.label_smoothing} is for translators, and this loss has none. "
-            "Set it to 0, or train with translation_steps."
-        )
+    _require_smoothing(config, loss)
     optimizer = optimizer or build_optimizer(model, config)
     weights = list(model.parameters())
     groups = _grouped(batches, config.accumulation_steps)
@@ -96,6 +92,14 @@ def train_steps(
         optimizer.step()
         tokens_seen += sum(count(targets) for _, targets in group)
         yield StepLog(step + 1, loss_nats, grad_norm, lr, tokens_seen)
+
+
+def _require_smoothing(config: TrainConfig, loss: Loss | None) -> None:
+    if config.label_smoothing and loss is None:
+        raise AttnlabError(
+            f"label_smoothing={config.label_smoothing} is for translators, and this loss has none. "
+            "Set it to 0, or train with translation_steps."
+        )
 
 
 def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:

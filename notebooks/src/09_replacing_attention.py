@@ -605,7 +605,7 @@ compare = widgets.show_translations(bench, models, presets=[
 # copy every direction of $h_t$ is harder than to give what the translation needs.
 
 # %% [markdown]
-# ## 8  Real sentences   *(7 min)*
+# ## 8  Real sentences   *(6 min)*
 #
 # Nobody made captions by a rule. The records hold the same swaps in a translator of them, German to English:
 # Multi30k in subwords, 3 + 3 layers, $d = 128$, eight heads, sentences of at most 31 pieces; nets of size M,

@@ -95,6 +95,7 @@ class _Side:
 
     @classmethod
     def of(cls, operand: Operand, depths: Depths | None = None, *, is_right: bool = False) -> _Side:
+        """Return one factor of every product, its inner axis last, equal rows once."""
         depth = torch.zeros((), dtype=torch.long) if depths is None else operand.depth(depths)
         parts = (
             operand.unknown,
@@ -131,6 +132,7 @@ class _Terms:
 
     @classmethod
     def of(cls, left: _Side, right: _Side) -> _Terms:
+        """Return what becomes of each pair of factors: unknown, left out, at what cost and depth."""
         a = {f.name: getattr(left, f.name)[:, :, None] for f in fields(left)}
         b = {f.name: getattr(right, f.name)[:, None] for f in fields(right)}
         unknown = a["unknown"] | b["unknown"]

@@ -90,6 +90,7 @@ class _Builder:
         self.nodes: dict[fx.Node, Tensor] = {}
 
     def build(self) -> ScalarGraph:
+        """Return the graph, one vertex an operation."""
         for node, primitive in self.trace.primitives.items():
             if isinstance(primitive, Move):
                 self.nodes[node] = primitive.apply([self._of(o) for o in primitive.operands])

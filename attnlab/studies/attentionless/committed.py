@@ -43,12 +43,13 @@ def load_committed(
     Raises:
         UnknownNameError: No students of that arm came with the workbook.
     """
-    known = list_committed(corpus, folder=folder)
-    if variant not in known:
+    path = _place(corpus, folder) / export_name(variant)
+    if variant == TEACHER or not path.exists():
+        known = list_committed(corpus, folder=folder)
         step = "Train it with: attnlab study run attentionless."
         raise UnknownNameError(f"committed arm of {corpus}", variant, known, next_step=step)
     teacher, _ = load_translator(_place(corpus, folder) / export_name(TEACHER))
-    return teacher, *load_students(_place(corpus, folder) / export_name(variant))
+    return teacher, *load_students(path)
 
 
 def export_job(job: TeacherJob | ArmJob, folders: Folders, to: Path) -> Iterator[Path]:

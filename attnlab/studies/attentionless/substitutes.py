@@ -6,7 +6,7 @@ import copy
 import time
 from collections.abc import Generator, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import nn
 
@@ -61,17 +61,11 @@ def run_arm(job: ArmJob, folders: Folders) -> Generator[Progress, None, RunRecor
     precision = teacher_weights(job.teacher, folders)  # another process may change it meanwhile
     teacher, data = load_teacher(job.teacher, folders), job.teacher.dataset()
     baseline = copy.deepcopy(teacher)
-    stand_ins: dict[Key, nn.Module] = {}
-    errors: dict[Key, float] = {}
-    rates: list[dict[str, Any]] = []
-    known: dict[str, str] = {}
+    found: dict[str, Taught] = {}
     for site, part in job.arm.parts.items():
         yield Progress(job=job.name, step=0, n_steps=1, message=f"{site}: reading lessons")
-        found = _stand_ins(job, teacher, data, site, part, folders, precision)
-        stand_ins |= found.modules
-        errors |= found.errors
-        known |= {site: found.taught_by} if found.taught_by else {}
-        rates += [{"site": site, "lr": lr, "relative_error": e} for lr, e in found.rates.items()]
+        found[site] = _stand_ins(job, teacher, data, site, part, folders, precision)
+    stand_ins = {key: m for taught in found.values() for key, m in taught.modules.items()}
     n_replaced = count_replaced(teacher, stand_ins)
     with substitute(teacher, stand_ins):
         n_tuned = job.n_tuning_steps if job.arm.is_tuned else 0
@@ -82,7 +76,7 @@ def run_arm(job: ArmJob, folders: Folders) -> Generator[Progress, None, RunRecor
     if _can_be_kept(job.arm):
         file = folders.work_file(STUDY, f"{job.digest}.students.safetensors")
         save_students(file, students=stand_ins, job=job.digest, variant=job.variant)
-    layers = [{"site": s, "layer": n, "relative_error": e} for (s, n), e in errors.items()]
+    facts = _learning_facts(found)
     return arm_record(
         job,
         score,
@@ -91,7 +85,7 @@ def run_arm(job: ArmJob, folders: Folders) -> Generator[Progress, None, RunRecor
         config={
             "teacher": job.teacher.digest,
             "teacher_weights": precision,
-            **({"taught_before": known} if known else {}),
+            **facts.config,
             "n_lessons": job.n_lessons,
             "n_tuning_steps": n_tuned,
             "fit": job.fit.to_dict(),
@@ -99,10 +93,34 @@ def run_arm(job: ArmJob, folders: Folders) -> Generator[Progress, None, RunRecor
         metrics={
             "n_replaced_weights": n_replaced,
             **share_metrics(share),
-            **({"relative_error": sum(errors.values()) / len(errors)} if errors else {}),
+            **facts.metrics,
         },
-        details={"layers": layers, **({"rates": rates} if rates else {})},
+        details=facts.details,
         seconds=time.perf_counter() - started,
+    )
+
+
+class _Facts(NamedTuple):
+    """What a record says of how students learnt from activations."""
+
+    config: dict[str, Any]
+    metrics: dict[str, float]
+    details: dict[str, Any]
+
+
+def _learning_facts(found: Mapping[str, Taught]) -> _Facts:
+    errors = [(*key, error) for taught in found.values() for key, error in taught.errors.items()]
+    rates = [
+        {"site": site, "lr": lr, "relative_error": error}
+        for site, taught in found.items()
+        for lr, error in taught.rates.items()
+    ]
+    before = {site: taught.taught_by for site, taught in found.items() if taught.taught_by}
+    layers = [{"site": site, "layer": n, "relative_error": e} for site, n, e in errors]
+    return _Facts(
+        config={"taught_before": before} if before else {},
+        metrics={"relative_error": sum(e for *_, e in errors) / len(errors)} if errors else {},
+        details={"layers": layers, **({"rates": rates} if rates else {})},
     )
 
 

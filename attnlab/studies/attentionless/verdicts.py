@@ -12,6 +12,7 @@ from attnlab.studies.attentionless.words import arm_words
 
 NOT_RECORDED = "not recorded yet"
 AIM = 0.95  # of the teacher's BLEU: what counts as replaced
+TAUGHT = r"(?!.*/scratch)"  # by a teacher; training from scratch is a claim of its own
 NO_SOFTMAX = r"(cross|all)/(?!identity)(?!.*learned_head)"  # nowhere at the cross site
 
 
@@ -33,22 +34,26 @@ class ReplacementClaim:
 CLAIMS = (  # arXiv:2311.10642; the fifth is what follows from "it is the softmax that counts"
     ReplacementClaim(
         says="a net can replace encoder self-attention",
-        arms=r"encoder_self/(alr|aslr|alrr|elr)/",
+        arms=TAUGHT + r"encoder_self/(alr|aslr|alrr|elr)/",
         is_possible=True,
     ),
     ReplacementClaim(
-        says="a net can replace decoder self-attention", arms=r"decoder_self/alr/", is_possible=True
+        says="a net can replace decoder self-attention",
+        arms=TAUGHT + r"decoder_self/alr/",
+        is_possible=True,
     ),
     ReplacementClaim(
-        says="nets can replace both at once", arms=r"(self/alr|all)/", is_possible=True
+        says="nets can replace both at once", arms=TAUGHT + r"(self/alr|all)/", is_possible=True
     ),
     ReplacementClaim(
         says="no net can replace cross-attention",
-        arms=NO_SOFTMAX + r"(paper|truncated|prefix|per_query)/",
+        arms=TAUGHT + NO_SOFTMAX + r"(paper|truncated|prefix|per_query)/",
         is_possible=False,
     ),
     ReplacementClaim(
-        says="nothing without a softmax can replace it", arms=NO_SOFTMAX, is_possible=False
+        says="nothing without a softmax can replace it",
+        arms=TAUGHT + NO_SOFTMAX,
+        is_possible=False,
     ),
     ReplacementClaim(says="nets trained from scratch fail", arms=r".*/scratch", is_possible=False),
 )
