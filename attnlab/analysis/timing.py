@@ -140,8 +140,7 @@ def compare(
             for name in rounds[-1]:
                 with around(name):
                     taken = _seconds(candidates[name], n_calls[name], device=device, clock=clock)
-                n_pieces = n_calls[name] * (pieces or {}).get(name, 1)
-                samples[name].append(1e3 * taken / n_pieces)
+                samples[name].append(1e3 * taken / n_calls[name] / (pieces or {}).get(name, 1))
     return Timings(
         samples_ms={name: tuple(values) for name, values in samples.items()},
         order=tuple(rounds),

@@ -132,7 +132,7 @@ class _Terms:
 
     @classmethod
     def of(cls, left: _Side, right: _Side) -> _Terms:
-        """Return what becomes of each pair of factors: unknown, left out, at what cost and depth."""
+        """Return what becomes of each pair: unknown, left out, at what cost and depth."""
         a = {f.name: getattr(left, f.name)[:, :, None] for f in fields(left)}
         b = {f.name: getattr(right, f.name)[:, None] for f in fields(right)}
         unknown = a["unknown"] | b["unknown"]
