@@ -11,8 +11,14 @@ from attnlab.config import ModelConfig, TrainConfig
 from attnlab.errors import AttnlabError
 from attnlab.models import LanguageModel
 from attnlab.seeding import torch_generator
-from attnlab.sources import fit_table, markov_chain, variable_length_chain
-from attnlab.sources.markov import entropy_rate, kl_per_state, random_chain
+from attnlab.sources import (
+    entropy_rate,
+    fit_table,
+    kl_per_state,
+    markov_chain,
+    random_chain,
+    variable_length_chain,
+)
 from attnlab.teaching import live, markov
 from attnlab.teaching.core import CheckFailed, unseen_mistakes
 from attnlab.teaching.questions import SELF_CHECK

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from attnlab.plots import style
-from attnlab.sources.markov import entropy_rate, ring_chain, stationary
+from attnlab.sources import entropy_rate, ring_chain, stationary
 from attnlab.widgets import chains
 
 ENDS = {"kind": chains.KINDS, "n_states": (2, 7, 12), "stay": (0.0, 0.5, 1.0)}

@@ -7,7 +7,7 @@ import pytest
 
 from attnlab.corpora import Corpus, Document, encode_corpus, encode_split
 from attnlab.corpora.records import SPLITS
-from attnlab.tokenizers import character_tokenizer, train_bpe
+from attnlab.corpora.tokenizers import character_tokenizer, train_bpe
 
 BOOKS = tuple(Document(str(i), f"Once upon a time, {i} é bears. " * (i + 1)) for i in range(5))
 

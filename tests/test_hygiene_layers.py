@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # One row a layer, lowest first. A module may import from its own row and from the rows it may see.
 LAYERS = {
     "ground": ("errors", "config", "seeding", "shapes", "runmode", "provenance"),
-    "sources": ("sources", "corpora", "tokenizers"),
+    "sources": ("sources", "corpora"),
     "mixers": ("mixers",),
     "models": ("models",),
     "training": ("training", "distillation"),

@@ -12,10 +12,10 @@ import torch
 from attnlab.analysis.memory import KeyAtlas
 from attnlab.analysis.race import RACERS, Lap
 from attnlab.config import ModelConfig, TrainConfig
+from attnlab.corpora.tokenizers import character_tokenizer
 from attnlab.models import LanguageModel
 from attnlab.seeding import torch_generator
 from attnlab.sources import tales
-from attnlab.tokenizers import character_tokenizer
 from attnlab.training import save_model
 from attnlab.widgets import language as widgets
 

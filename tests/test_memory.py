@@ -11,9 +11,7 @@ from attnlab.config import ModelConfig, TrainConfig
 from attnlab.errors import AttnlabError
 from attnlab.models import LanguageModel
 from attnlab.seeding import torch_generator
-from attnlab.sources import tales, variable_length_chain
-from attnlab.sources.context_tree import EXAMPLE_TREES
-from attnlab.sources.tables import kl_per_state
+from attnlab.sources import EXAMPLE_TREES, kl_per_state, tales, variable_length_chain
 from attnlab.training import evaluate
 
 TREE = EXAMPLE_TREES["one_long_branch"]

@@ -189,9 +189,9 @@ def test_lax_compares_only_cells_that_ask_for_it(tmp_path):
 
 
 SCALED = """
-import attnlab.sources.markov as markov
-original = markov.entropy_rate
-markov.entropy_rate = lambda *args, **options: 1.0001 * original(*args, **options)
+import attnlab.sources as sources
+original = sources.entropy_rate
+sources.entropy_rate = lambda *args, **options: 1.0001 * original(*args, **options)
 """
 
 

@@ -5,11 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from attnlab.analysis.ngrams import context_floors, ngram_losses, ngram_token_losses
 from attnlab.errors import AttnlabError
 from attnlab.records import load_details, load_runs
-from attnlab.sources import tales
-from attnlab.sources.tables import fit_table
+from attnlab.sources import context_floors, fit_table, ngram_losses, ngram_token_losses, tales
 from attnlab.studies import Folders, Plan, n_grams, run_plan
 
 VOCAB = 5

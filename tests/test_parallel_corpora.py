@@ -28,9 +28,9 @@ from attnlab.corpora import (
 from attnlab.corpora.parallel import read_archive, read_parallel
 from attnlab.corpora.pins import CorpusEntry, PinnedFile
 from attnlab.corpora.records import SPLITS
+from attnlab.corpora.tokenizers import train_bpe
 from attnlab.corpora.unpack import apply_step
 from attnlab.errors import AttnlabError, CorpusNotFoundError, IntegrityError, UnknownNameError
-from attnlab.tokenizers import train_bpe
 
 PAIRS = [
     SentencePair("ein Hund läuft", "a dog runs"),

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from attnlab.errors import AttnlabError
+from attnlab.sources import entropy_nats
 from attnlab.sources import staircase as staircase_module
-from attnlab.sources.base import entropy_nats
 from attnlab.sources.hidden import END, StoryMachine
 from attnlab.sources.script import Again, Choose, Then, determine, line, one_of
 

@@ -8,14 +8,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from attnlab.errors import AttnlabError
-from attnlab.sources import Source, fit_table, markov_chain
-from attnlab.sources.base import entropy_nats
-from attnlab.sources.markov import (
+from attnlab.sources import (
+    Source,
     closed_classes,
+    entropy_nats,
     entropy_rate,
+    fit_table,
     kl_per_state,
     list_chains,
     load_chain,
+    markov_chain,
     random_chain,
     ring_chain,
     stationary,

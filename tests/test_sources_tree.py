@@ -8,9 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from attnlab.errors import AttnlabError
-from attnlab.sources import Source, fit_table, markov_chain, variable_length_chain
-from attnlab.sources.base import entropy_nats
-from attnlab.sources.context_tree import EXAMPLE_TREES
+from attnlab.sources import (
+    EXAMPLE_TREES,
+    Source,
+    entropy_nats,
+    fit_table,
+    markov_chain,
+    variable_length_chain,
+)
 
 property_test = settings(deadline=None, max_examples=25, derandomize=True)
 

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-import attnlab.tokenizers
+import attnlab.corpora.tokenizers
+from attnlab.corpora.tokenizers import character_tokenizer, load_tokenizer, safe_chunks, train_bpe
 from attnlab.errors import AttnlabError, UnknownNameError
-from attnlab.tokenizers import character_tokenizer, load_tokenizer, safe_chunks, train_bpe
 
 STORY = [
     "Once upon a time there were three bears. It's said, they'd eat 12 bowls of porridge.\n",
@@ -63,7 +63,7 @@ pieces = st.lists(st.sampled_from(["bears", " ", "  ", "\n", "1", ".", "'s", "é
 @given(pieces.map("".join), st.integers(1, 9))
 def test_cutting_a_long_text_changes_no_token(text, length):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(attnlab.tokenizers, "_CHUNK_CHARACTERS", length)
+        patch.setattr(attnlab.corpora.tokenizers, "_CHUNK_CHARACTERS", length)
         chunks = safe_chunks(text)
         assert "".join(chunks) == text
         assert BPE.encode(text) == BPE._tokenizer.encode(text).ids
@@ -97,7 +97,9 @@ def test_training_twice_gives_the_same_tokenizer():
 
 @pytest.mark.parametrize("parallel", ["true", "false"])
 def test_another_process_trains_the_same_tokenizer(parallel):
-    code = "import sys, attnlab.tokenizers as t; print(t.train_bpe({}, vocab_size=311).digest)"
+    code = (
+        "import sys, attnlab.corpora.tokenizers as t; print(t.train_bpe({}, vocab_size=311).digest)"
+    )
     done = subprocess.run(
         [sys.executable, "-c", code.format(ascii(STORY))],
         env={"TOKENIZERS_PARALLELISM": parallel, "PYTHONPATH": str(Path(__file__).parents[1])},

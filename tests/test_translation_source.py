@@ -10,11 +10,10 @@ from hypothesis import strategies as st
 from attnlab.config import BOS, EOS, N_SPECIAL, PAD, UNK
 from attnlab.errors import AttnlabError, UnknownNameError
 from attnlab.seeding import numpy_generator
-from attnlab.sources import translation_source
+from attnlab.sources import NOUNS, translation_source
 from attnlab.sources.translation import (
     ADJECTIVES,
     ARTICLES,
-    NOUNS,
     NUMERALS,
     PREPOSITIONS,
     VERBS,

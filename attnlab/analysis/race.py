@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from attnlab.config import ModelConfig, TrainConfig
 from attnlab.models import LanguageModel
 from attnlab.seeding import numpy_generator, torch_generator
-from attnlab.sources.base import Source
+from attnlab.sources import Source
 from attnlab.training import WindowBatches, train_steps
 
 RACERS = ("attention", "attention_1_head", "she", "he", "we", "me", "mean", "identity")

@@ -4,7 +4,7 @@ from attnlab.corpora.download import DownloadError
 from attnlab.corpora.encoded import EncodedCorpus, EncodedSplit, encode_corpus, encode_split
 from attnlab.corpora.fetch import FetchProgress, fetch_corpus
 from attnlab.corpora.parallel import ParallelCorpus, SentencePair
-from attnlab.corpora.records import Corpus, Document, collapse_layout
+from attnlab.corpora.records import SPLITS, Corpus, Document, collapse_layout
 from attnlab.corpora.registry import describe_corpus, list_corpora, load_corpus, verify_corpus
 from attnlab.corpora.sentences import (
     EncodedPairs,
@@ -14,8 +14,10 @@ from attnlab.corpora.sentences import (
     learn_vocabularies,
 )
 from attnlab.corpora.store import cache_folder, data_folders
+from attnlab.corpora.tokenizers import Tokenizer, load_tokenizer, train_bpe
 
 __all__ = [
+    "SPLITS",
     "Corpus",
     "Document",
     "DownloadError",
@@ -26,6 +28,7 @@ __all__ = [
     "ParallelCorpus",
     "SentencePair",
     "SubwordVocabulary",
+    "Tokenizer",
     "Vocabulary",
     "cache_folder",
     "collapse_layout",
@@ -38,5 +41,7 @@ __all__ = [
     "learn_vocabularies",
     "list_corpora",
     "load_corpus",
+    "load_tokenizer",
+    "train_bpe",
     "verify_corpus",
 ]

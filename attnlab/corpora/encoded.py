@@ -100,7 +100,7 @@ def encode_corpus(
 
     Args:
         corpus: What ``load_corpus`` returned.
-        tokenizer: One of ``attnlab.tokenizers``.
+        tokenizer: One of ``attnlab.corpora.tokenizers``.
         cache: Folder of the encoded files; default ``encoded`` in the cache folder.
     """
     folder = Path(cache) if cache is not None else cache_folder() / "encoded"

@@ -11,8 +11,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from attnlab.config import EOS, N_SPECIAL, UNK
 from attnlab.corpora.parallel import SentencePair
+from attnlab.corpora.tokenizers import Tokenizer, train_bpe
 from attnlab.errors import AttnlabError
-from attnlab.tokenizers import Tokenizer, train_bpe
 
 UNKNOWN = "\ufffd"  # how UNK is written
 
@@ -41,7 +41,7 @@ class SubwordVocabulary:
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
-        """Take a tokenizer of ``attnlab.tokenizers``; piece i becomes id ``N_SPECIAL + i``."""
+        """Take a tokenizer; piece i becomes id ``N_SPECIAL + i``."""
         self.tokenizer = tokenizer
 
     @property

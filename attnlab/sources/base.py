@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -13,42 +12,8 @@ from attnlab.errors import AttnlabError, UnknownNameError
 from attnlab.seeding import numpy_generator
 
 
-@runtime_checkable
-class Source(Protocol):
-    """A stationary source of tokens whose every probability is known exactly."""
-
-    symbols: list[str]
-
-    @property
-    def vocab_size(self) -> int:
-        """Number of different tokens."""
-
-    @property
-    def entropy_rate_nats(self) -> float:
-        """Return the mean surprise per token when the whole past is known."""
-
-    def sample(
-        self, n_tokens: int = 256, *, seed: int = 0, generator: np.random.Generator | None = None
-    ) -> NDArray[np.int64]:
-        """Draw one stationary sequence, ``(n_tokens,)``."""
-
-    def oracle_nats(
-        self, tokens: ArrayLike, *, per_token: bool = False
-    ) -> float | NDArray[np.float64]:
-        """Return the loss of the source itself on these very tokens."""
-
-    def best_loss_nats(self, *, context_len: int) -> float:
-        """Return the lowest expected loss of any predictor of the last ``context_len`` tokens."""
-
-    def decode(self, tokens: ArrayLike) -> str:
-        """Write tokens as text."""
-
-    def encode(self, text: str) -> NDArray[np.int64]:
-        """Read text as tokens."""
-
-
-class StationarySource(ABC):
-    """Shared behaviour: checking tokens, averaging, estimating, text in and out.
+class Source(ABC):
+    """A stationary source of tokens whose every probability is known exactly.
 
     A subclass says how to draw, how to predict, and what its entropy rate is.
     """

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from attnlab.errors import AttnlabError, UnknownNameError
-from attnlab.sources.base import StationarySource, check_count, entropy_nats, surprise_nats
+from attnlab.sources.base import Source, check_count, entropy_nats, surprise_nats
 from attnlab.sources.transition import check_rows, stationary
 
 Context = tuple[int, ...]  # token ids, oldest first
@@ -39,7 +39,7 @@ EXAMPLE_TREES: dict[str, dict[str, tuple[float, ...]]] = {
 }
 
 
-class ContextTreeSource(StationarySource):
+class ContextTreeSource(Source):
     """A source that looks back along a tree until it reaches a leaf.
 
     A sequence from ``one_long_branch``: ``a b a b b c a a b c c b``. After ``a`` nothing

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from attnlab.seeding import numpy_generator
-from attnlab.sources.base import StationarySource, check_count, surprise_nats
+from attnlab.sources.base import Source, check_count, surprise_nats
 from attnlab.sources.compiled import Roles, check_story, compile_story, list_symbols
 from attnlab.sources.filtering import StoryFilter
 from attnlab.sources.script import Node, determine
@@ -17,7 +17,7 @@ from attnlab.sources.staircase import Staircase
 END = "<end>"
 
 
-class StoryMachine(StationarySource):
+class StoryMachine(Source):
     """A source that tells one tale after another, each with a fresh cast.
 
     The hidden state is the place in the script and the value of every role. Roles are

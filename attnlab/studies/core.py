@@ -14,9 +14,9 @@ from filelock import FileLock, Timeout
 
 from attnlab import provenance
 from attnlab.config import ModelConfig, TrainConfig, TranslatorConfig, digest_of
+from attnlab.corpora import Tokenizer, load_tokenizer
 from attnlab.errors import AttnlabError, DivergenceError, UnknownNameError
 from attnlab.records import RUNS, RunRecord, read_records
-from attnlab.tokenizers import Tokenizer, load_tokenizer
 from attnlab.training import load_model, load_translator, save_model
 
 WORK = Path(__file__).parents[2] / "data" / "cache" / "studies"

@@ -10,12 +10,18 @@ from typing import Any
 
 import numpy as np
 
-from attnlab.corpora import encode_corpus, list_corpora, load_corpus
-from attnlab.corpora.records import SPLITS
+from attnlab.corpora import (
+    SPLITS,
+    Tokenizer,
+    encode_corpus,
+    list_corpora,
+    load_corpus,
+    load_tokenizer,
+    train_bpe,
+)
 from attnlab.errors import UnknownNameError
 from attnlab.seeding import numpy_generator
 from attnlab.sources import tales
-from attnlab.tokenizers import Tokenizer, load_tokenizer, train_bpe
 
 CACHE = Path(__file__).parents[2] / "data" / "cache" / "tokenizers"
 

@@ -8,9 +8,9 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from attnlab.analysis.ngrams import context_floors, ngram_losses, ngram_token_losses
 from attnlab.config import digest_of
 from attnlab.records import RunRecord
+from attnlab.sources import context_floors, ngram_losses, ngram_token_losses
 from attnlab.studies.core import Folders, Plan, Progress, Study, register_study
 from attnlab.studies.datasets import Dataset, list_datasets, prepare_dataset
 from attnlab.studies.language_model import BUDGETS

@@ -29,7 +29,7 @@ from attnlab.distillation import (
 )
 from attnlab.models import Translator
 from attnlab.records import read_records
-from attnlab.sources.translation import TranslationSource
+from attnlab.sources import TranslationSource
 from attnlab.studies.attentionless.arms import SCHOOLING
 from attnlab.training import collate_pairs, evaluate_translation
 from attnlab.training.pair_batches import Pairs

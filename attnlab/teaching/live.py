@@ -13,8 +13,7 @@ from attnlab.config import ModelConfig, TrainConfig
 from attnlab.errors import AttnlabError
 from attnlab.models import LanguageModel
 from attnlab.seeding import torch_generator
-from attnlab.sources.context_tree import ContextTreeSource
-from attnlab.sources.tables import CountTable
+from attnlab.sources import ContextTreeSource, CountTable
 from attnlab.training import WindowBatches, train_steps
 
 Tokens = NDArray[np.int64]

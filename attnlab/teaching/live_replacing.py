@@ -31,7 +31,7 @@ from attnlab.distillation import (
 from attnlab.distillation.cross import PaperCross
 from attnlab.errors import UnknownNameError
 from attnlab.models import Translator
-from attnlab.sources.translation import TranslationSource
+from attnlab.sources import TranslationSource
 from attnlab.teaching.live_translation import Lesson
 from attnlab.training import (
     PairBatches,

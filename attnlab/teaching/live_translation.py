@@ -21,7 +21,7 @@ from attnlab.models import AttentionSite, Translator
 from attnlab.plots.translation import strongest_is_aligned
 from attnlab.records import read_records
 from attnlab.seeding import numpy_generator, torch_generator
-from attnlab.sources.translation import NOUNS, TranslationSource
+from attnlab.sources import NOUNS, TranslationSource
 from attnlab.training import PairBatches, evaluate_translation, translation_steps
 from attnlab.training.pair_batches import Pairs
 

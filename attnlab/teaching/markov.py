@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from attnlab.sources.markov import entropy_rate, random_chain, ring_chain, stationary
+from attnlab.sources import entropy_rate, random_chain, ring_chain, stationary
 from attnlab.teaching.core import Case, Mistake, case, grade
 
 Array = NDArray[np.float64]

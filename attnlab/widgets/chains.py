@@ -19,8 +19,16 @@ from attnlab.plots.chains import (
 )
 from attnlab.plots.curves import describe_staircase, plot_staircase
 from attnlab.plots.matrices import plot_matrix
-from attnlab.sources import Source, markov_chain, tales, variable_length_chain
-from attnlab.sources.markov import entropy_rate, random_chain, ring_chain, stationary
+from attnlab.sources import (
+    Source,
+    entropy_rate,
+    markov_chain,
+    random_chain,
+    ring_chain,
+    stationary,
+    tales,
+    variable_length_chain,
+)
 from attnlab.widgets.core import Explorer, Values, choice, show_explorer, slider
 
 KINDS = ("ring", "random")

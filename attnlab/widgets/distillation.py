@@ -18,7 +18,7 @@ from attnlab.plots.distillation import (
     plot_errors,
     plot_outputs,
 )
-from attnlab.sources.translation import TranslationSource
+from attnlab.sources import TranslationSource
 from attnlab.teaching.distillation_runs import Course, FitPoint, Key, as_rows, head_outputs
 from attnlab.widgets.board import RunBoard, show_run_board
 from attnlab.widgets.core import Explorer, choice, show_explorer

@@ -16,15 +16,14 @@ from matplotlib.figure import Figure
 from attnlab.analysis.memory import KeyAtlas
 from attnlab.analysis.race import RACERS, Lap, Race
 from attnlab.config import ModelConfig, TrainConfig
+from attnlab.corpora import load_tokenizer
 from attnlab.models import LanguageModel
 from attnlab.plots.curves import describe_loss_curves, plot_loss_curves
 from attnlab.plots.language import describe_losses_by_book, in_words, plot_losses_by_book
 from attnlab.plots.memory import describe_key, plot_key
 from attnlab.plots.style import look
 from attnlab.seeding import torch_generator
-from attnlab.sources import tales
-from attnlab.sources.base import Source
-from attnlab.tokenizers import load_tokenizer
+from attnlab.sources import Source, tales
 from attnlab.training import load_model
 from attnlab.widgets.board import RunBoard, show_run_board
 from attnlab.widgets.core import (

@@ -23,7 +23,7 @@ from attnlab.plots.translation import (
     plot_course,
     plot_cross_attention,
 )
-from attnlab.sources.translation import NOUNS, TranslationSource, translation_source
+from attnlab.sources import NOUNS, TranslationSource, translation_source
 from attnlab.teaching.live_translation import DAMAGES, Lesson, Point, cross_maps, damaged
 from attnlab.training import bleu, translate_all
 from attnlab.training.bleu import Bleu

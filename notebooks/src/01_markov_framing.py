@@ -60,8 +60,15 @@ from attnlab.plots.chains import (
     plot_state_counts,
 )
 from attnlab.runmode import banner, is_fast
-from attnlab.sources import fit_table, markov_chain, variable_length_chain
-from attnlab.sources.markov import entropy_rate, kl_per_state, ring_chain, stationary
+from attnlab.sources import (
+    entropy_rate,
+    fit_table,
+    kl_per_state,
+    markov_chain,
+    ring_chain,
+    stationary,
+    variable_length_chain,
+)
 from attnlab.teaching.live import (
     kl_table,
     mean_rows,

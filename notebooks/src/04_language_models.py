@@ -43,7 +43,6 @@ import torch
 from IPython.display import Markdown, display
 
 from attnlab.analysis import compare, memory, race, theory
-from attnlab.analysis.ngrams import context_floors
 from attnlab.config import ModelConfig, TrainConfig
 from attnlab.models import ChannelMixer
 from attnlab.models.sampling import token_chances
@@ -54,8 +53,7 @@ from attnlab.plots import memory as memory_figures
 from attnlab.plots.sampling import describe_token_chances, plot_token_chances
 from attnlab.records import load_details, load_runs
 from attnlab.runmode import banner, is_fast
-from attnlab.sources import tales, variable_length_chain
-from attnlab.sources.context_tree import EXAMPLE_TREES
+from attnlab.sources import EXAMPLE_TREES, context_floors, tales, variable_length_chain
 from attnlab.teaching.figures_language import BOOKS, TALES, gap_table, named_curves
 from attnlab.teaching.language import (
     LANGUAGE_QUIZ,

@@ -6,8 +6,7 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
-from attnlab.corpora import encode_pairs, list_corpora, load_corpus
-from attnlab.corpora.sentences import SubwordVocabulary, Vocabulary
+from attnlab.corpora import SubwordVocabulary, Vocabulary, encode_pairs, list_corpora, load_corpus
 from attnlab.errors import UnknownNameError
 from attnlab.models import Translator
 from attnlab.sources import translation_source
