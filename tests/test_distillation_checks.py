@@ -66,7 +66,7 @@ def test_the_reference_net_is_the_package_s():
     }  # fmt: skip
     x = torch.randn(5, 3, generator=torch_generator(0, "data"), dtype=torch.float64)
     padding = torch.arange(5) >= 3
-    want = encoder_naive(student, x[None], padding_mask=padding[None])[0]
+    want = encoder_naive(student, x[None], source_padding=padding[None])[0]
     torch.testing.assert_close(exercises.alr_net(x, 3, weights), want)
 
 

@@ -142,13 +142,13 @@ def test_capture_of_larger_parts_equals_the_equations(norm):
         norm_of, attend = layer.self_attention_norm, layer.self_attention
         with torch.no_grad():
             if norm == "pre":
-                expected = x + attend(norm_of(x), padding_mask=mask)
+                expected = x + attend(norm_of(x), source_padding=mask)
             else:
-                expected = norm_of(x + attend(x, padding_mask=mask))
+                expected = norm_of(x + attend(x, source_padding=mask))
             torch.testing.assert_close(y, expected)
             whole = layers["encoder_self", i]
             assert torch.equal(whole.inputs, x)
-            torch.testing.assert_close(whole.targets, layer(x, padding_mask=mask))
+            torch.testing.assert_close(whole.targets, layer(x, source_padding=mask))
 
 
 def test_capture_leaves_the_teacher_as_it_was():
@@ -178,7 +178,7 @@ def test_the_decoder_reads_no_end_of_sentence():
     source, target = collate_pairs(pairs)
     assert target.tolist() == [[BOS, 6, 7, 8, EOS], [BOS, 7, EOS, PAD, PAD]]
     lesson = capture(teacher_for(), (source, target))["decoder_self", 0]
-    assert lesson.padding_mask.tolist() == [[False] * 4, [False, False, True, True]]
+    assert lesson.padding.tolist() == [[False] * 4, [False, False, True, True]]
 
 
 @pytest.mark.parametrize("spec", SPECS, ids=label)
@@ -191,19 +191,17 @@ def test_kept_lessons_are_the_captured_ones_without_padding(spec):
     captured = [capture(teacher, batch, method=spec.method, sites=[spec.site]) for batch in batches]
     for layer, (place, row) in itertools.product(lessons.layers, enumerate(rows)):
         lesson = captured[row // 10][spec.site, layer]
-        is_real = ~lesson.padding_mask[row % 10]
+        is_real = ~lesson.padding[row % 10]
         n = int(is_real.sum())
         assert torch.equal(kept.inputs[layer, place, :n], lesson.inputs[row % 10][is_real])
         assert torch.equal(kept.targets[layer, place, :n], lesson.targets[row % 10][is_real])
         assert (kept.inputs[layer, place, n:] == 0).all()
-        assert kept.padding_mask[place].tolist() == [False] * n + [True] * (
-            kept.padding_mask.shape[1] - n
-        )
+        assert kept.padding[place].tolist() == [False] * n + [True] * (kept.padding.shape[1] - n)
         if spec.site == "cross":
-            is_read = ~lesson.memory_padding_mask[row % 10]
+            is_read = ~lesson.source_padding[row % 10]
             memory = lesson.memory[row % 10][is_read]
             assert torch.equal(kept.memory[0, place, : len(memory)], memory)
-            assert kept.memory_padding_mask[place].logical_not().sum() == len(memory)
+            assert kept.source_padding[place].logical_not().sum() == len(memory)
 
 
 def test_lessons_in_half_the_bytes_come_out_as_the_teacher_computes():
@@ -530,7 +528,7 @@ def test_later_layers_can_be_taught_behind_students():
         site = teacher.encoder[2].self_attention
         lesson = behind["encoder_self", 2]
         with torch.no_grad():
-            heads = site.heads(lesson.inputs, padding_mask=lesson.padding_mask)
+            heads = site.heads(lesson.inputs, source_padding=lesson.padding)
     torch.testing.assert_close(lesson.targets, heads)
     assert not torch.allclose(lesson.inputs, plain["encoder_self", 2].inputs)
 

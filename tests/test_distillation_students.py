@@ -69,21 +69,24 @@ def padding(lengths, time):
 def call(student, x, memory, *, target_mask=None, memory_mask=None):
     """Call a student as its site is called."""
     if student.spec.site == "cross":
-        masks = {"padding_mask": memory_mask, "target_padding_mask": target_mask}
-        return student(x, memory, **masks)
-    return student(x, padding_mask=target_mask)
+        return student(x, memory, source_padding=memory_mask, target_padding=target_mask)
+    return student(x, **own_padding(student.spec, target_mask))
+
+
+def own_padding(spec, mask):
+    return {"source_padding" if spec.site == "encoder_self" else "target_padding": mask}
 
 
 def define(student, x, memory, *, target_mask=None, memory_mask=None):
     if student.spec.site == "cross":
-        masks = {"padding_mask": memory_mask, "target_padding_mask": target_mask}
+        masks = {"source_padding": memory_mask, "target_padding": target_mask}
         return student_naive(student, x, memory, **masks)
-    return student_naive(student, x, padding_mask=target_mask)
+    return student_naive(student, x, **own_padding(student.spec, target_mask))
 
 
 def streamed(student, x, memory, *, memory_mask=None):
     if student.spec.site == "cross":
-        state = student.initial_state(memory, padding_mask=memory_mask)
+        state = student.initial_state(memory, source_padding=memory_mask)
     else:
         state = student.initial_state(x.shape[0])
     outputs = []
@@ -250,7 +253,7 @@ def test_states_can_be_reordered_for_beam_search(spec):
     mask = padding([4, 3], 4)
     rows = torch.tensor([1, 0, 1])
     if spec.site == "cross":
-        state = student.initial_state(memory, padding_mask=mask)
+        state = student.initial_state(memory, source_padding=mask)
     else:
         state = student.initial_state(2)
     for x_t in x[:, :4].unbind(1):
@@ -380,9 +383,9 @@ def test_stacked_students_do_what_each_does_alone(spec):
     stack = type(students[0]).stack(students)
     x, memory = some(3, 2, 5, 6), some(1, 2, 4, 6, seed=1)
     target_mask, memory_mask = padding([5, 2], 5), padding([4, 3], 4)
-    context = {"padding_mask": target_mask}
+    context = own_padding(spec, target_mask)
     if spec.site == "cross":
-        context |= {"memory": memory, "memory_padding_mask": memory_mask}
+        context |= {"memory": memory, "source_padding": memory_mask}
     together = stack.run(x, **context)
     for i, student in enumerate(students):
         alone = call(student, x[i], memory[0], target_mask=target_mask, memory_mask=memory_mask)

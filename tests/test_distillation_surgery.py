@@ -80,7 +80,7 @@ def controls_for(teacher, name, site):
 
 
 def stepwise_logits(model, source, target):
-    state = model.initial_state(model.encode(source), padding_mask=source == PAD)
+    state = model.initial_state(model.encode(source), source_padding=source == PAD)
     columns = []
     for token in target.unbind(1):
         logits, state = model.step(token, state)
@@ -307,7 +307,7 @@ def test_the_uniform_control_averages_the_values_that_may_be_seen():
     torch.testing.assert_close(decoder["decoder_self", 0](x), running)
     values = model.decoder[1].cross_attention.value(memory)
     means = torch.stack([values[0, :2].mean(0), values[1].mean(0)])
-    found = cross["cross", 1](x, memory, padding_mask=mask)
+    found = cross["cross", 1](x, memory, source_padding=mask)
     torch.testing.assert_close(found, means[:, None].expand(-1, 4, -1))
 
 

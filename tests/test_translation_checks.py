@@ -46,7 +46,7 @@ def test_the_reference_look_up_is_that_of_the_model():
             continue
         maps = [getattr(site, name).weight.mT.detach() for name in ("query", "key", "value", "out")]
         found = translation.cross_attention(x, memory, *maps, is_padding)
-        want = site(x[None], memory[None], padding_mask=is_padding[None])[0]
+        want = site(x[None], memory[None], source_padding=is_padding[None])[0]
         torch.testing.assert_close(found, want.detach())
 
 

@@ -93,7 +93,7 @@ def test_token_by_token_equals_teacher_forcing(changes, shape):
     source, target = words(n_rows, source_time, vocab_size=13), targets(n_rows, target_time)
     source[0, (source_time + 1) // 2 :] = PAD
     expected = model(source, target)
-    state = model.initial_state(model.encode(source), padding_mask=source == PAD)
+    state = model.initial_state(model.encode(source), source_padding=source == PAD)
     for t in range(target_time):
         logits, state = model.step(target[:, t], state)
         torch.testing.assert_close(logits, expected[:, t], rtol=1e-4, atol=1e-5)
@@ -135,10 +135,11 @@ def test_what_stands_at_padded_places_is_never_read():
     other, other_memory = x.clone(), memory.clone()
     other[mask], other_memory[memory_mask] = 1e4, -1e4
     torch.testing.assert_close(
-        site(other, padding_mask=mask)[~mask], site(x, padding_mask=mask)[~mask]
+        site(other, source_padding=mask)[~mask], site(x, source_padding=mask)[~mask]
     )
     torch.testing.assert_close(
-        cross(x, other_memory, padding_mask=memory_mask), cross(x, memory, padding_mask=memory_mask)
+        cross(x, other_memory, source_padding=memory_mask),
+        cross(x, memory, source_padding=memory_mask),
     )
 
 
@@ -149,8 +150,8 @@ def test_an_empty_source_adds_nothing_and_has_an_empty_translation():
     assert logits.isfinite().all()
     cross = model.decoder[0].cross_attention
     x, mask = torch.randn(2, 4, 12), source == PAD
-    assert (cross.heads(x, model.encode(source), padding_mask=mask)[1] == 0).all()
-    assert (cross.attention_weights(x, model.encode(source), padding_mask=mask)[1] == 0).all()
+    assert (cross.heads(x, model.encode(source), source_padding=mask)[1] == 0).all()
+    assert (cross.attention_weights(x, model.encode(source), source_padding=mask)[1] == 0).all()
     written = model.translate(source)
     assert sentence_of(written[1]).tolist() == []
     assert written[1, 0] == EOS
@@ -167,8 +168,8 @@ def test_a_site_is_its_heads_through_its_last_projection():
     for site in (model.encoder[1].self_attention, model.decoder[1].self_attention):
         torch.testing.assert_close(site(x), site.out(site.heads(x)), rtol=0, atol=0)
     cross = model.decoder[1].cross_attention
-    heads = cross.heads(x, memory, padding_mask=mask)
-    torch.testing.assert_close(cross(x, memory, padding_mask=mask), cross.out(heads))
+    heads = cross.heads(x, memory, source_padding=mask)
+    torch.testing.assert_close(cross(x, memory, source_padding=mask), cross.out(heads))
 
 
 @given(n_rows=st.integers(1, 3), time=st.integers(1, 7), memory_time=st.integers(1, 7))
@@ -178,11 +179,11 @@ def test_attention_weights_are_what_the_heads_average_with(n_rows, time, memory_
     mask = torch.zeros(n_rows, memory_time, dtype=torch.bool)
     mask[0, 1:] = True
     cross = model.decoder[0].cross_attention
-    weights = cross.attention_weights(x, memory, padding_mask=mask)
+    weights = cross.attention_weights(x, memory, source_padding=mask)
     torch.testing.assert_close(weights.sum(-1), torch.ones(n_rows, 3, time))
     values = cross.value(memory).unflatten(-1, (3, 4)).transpose(1, 2)
     mixed = (weights @ values).transpose(1, 2).flatten(2)
-    torch.testing.assert_close(mixed, cross.heads(x, memory, padding_mask=mask))
+    torch.testing.assert_close(mixed, cross.heads(x, memory, source_padding=mask))
     causal = model.decoder[0].self_attention.attention_weights(x)
     assert (causal.triu(1) == 0).all()
     torch.testing.assert_close(causal.sum(-1), torch.ones(n_rows, 3, time))
@@ -190,7 +191,7 @@ def test_attention_weights_are_what_the_heads_average_with(n_rows, time, memory_
 
 def test_a_site_can_be_swapped_and_put_back():
     class Nothing(torch.nn.Module):
-        def forward(self, x, *, padding_mask=None):
+        def forward(self, x, *, source_padding=None):
             return torch.zeros_like(x)
 
     model = translator_for()
@@ -225,7 +226,7 @@ def test_states_are_reordered_whatever_they_are_made_of():
     assert isinstance(found, KeyValues)
     assert found.keys.tolist() == [2, 0, 0]
     assert found.values.tolist() == [20, 0, 0]
-    assert (found.padding_mask, position) == (None, 7)
+    assert (found.padding, position) == (None, 7)
 
 
 # loss

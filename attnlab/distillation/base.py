@@ -72,9 +72,9 @@ class Student(nn.Module):
 class SelfStudent(Student):
     """A student at a site of self-attention, called as the site is."""
 
-    def forward(self, x: Tensor, *, padding_mask: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, **padding: Tensor | None) -> Tensor:
         """Return what stands for the replaced part's output, ``(batch, time, d_model)``."""
-        return self.run(x[None], padding_mask=padding_mask)[0]
+        return self.run(x[None], **padding)[0]
 
 
 class CrossStudent(Student):
@@ -85,8 +85,8 @@ class CrossStudent(Student):
         x: Tensor,
         memory: Tensor,
         *,
-        padding_mask: Tensor | None = None,
-        target_padding_mask: Tensor | None = None,
+        source_padding: Tensor | None = None,
+        target_padding: Tensor | None = None,
     ) -> Tensor:
         """Return what stands for the head outputs, ``(batch, target_time, d_model)``.
 
@@ -96,6 +96,6 @@ class CrossStudent(Student):
         return self.run(
             x[None],
             memory=memory[None],
-            padding_mask=target_padding_mask,
-            memory_padding_mask=padding_mask,
+            source_padding=source_padding,
+            target_padding=target_padding,
         )[0]

@@ -35,9 +35,14 @@ class Captured(NamedTuple):
 
     inputs: Tensor  # (batch, time, d_model)
     targets: Tensor  # the same
-    padding_mask: Tensor  # (batch, time), true at padding
+    source_padding: Tensor | None = None  # (batch, source_time), true at padding
+    target_padding: Tensor | None = None  # (batch, target_time); decoder only
     memory: Tensor | None = None  # (batch, source_time, d_model); cross-attention only
-    memory_padding_mask: Tensor | None = None
+
+    @property
+    def padding(self) -> Tensor:
+        """That of the inputs: the target's in the decoder, else the source's."""
+        return _padding_of(self)
 
 
 class ActivationBatch(NamedTuple):
@@ -45,18 +50,25 @@ class ActivationBatch(NamedTuple):
 
     inputs: Tensor  # (n_layers, batch, time, d_model)
     targets: Tensor  # the same
-    padding_mask: Tensor  # (batch, time), true at padding
-    memory: Tensor | None = None  # (1, batch, source_time, d_model)
-    memory_padding_mask: Tensor | None = None
+    source_padding: Tensor | None = None  # (batch, source_time), true at padding
+    target_padding: Tensor | None = None  # (batch, target_time); decoder only
+    memory: Tensor | None = None  # (1, batch, source_time, d_model); cross-attention only
+
+    @property
+    def padding(self) -> Tensor:
+        """That of the inputs: the target's in the decoder, else the source's."""
+        return _padding_of(self)
 
     @property
     def context(self) -> dict[str, Any]:
         """What ``Student.run`` takes besides the inputs."""
-        masks = {"padding_mask": self.padding_mask}
-        if self.memory is None:
-            return masks
-        memory = {"memory": self.memory, "memory_padding_mask": self.memory_padding_mask}
-        return {**masks, **memory}
+        names = ("source_padding", "target_padding", "memory")
+        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+
+
+def _padding_of(lesson: Captured | ActivationBatch) -> Tensor:
+    padding = lesson.source_padding if lesson.target_padding is None else lesson.target_padding
+    return cast(Tensor, padding)
 
 
 @torch.no_grad()
@@ -83,18 +95,24 @@ def capture(
     source, target = batch
     keys = _keys(teacher, method, sites, layers)
     inputs = target[:, :-1].masked_fill(target[:, 1:] == PAD, PAD)
-    masks = {"encoder_self": source == PAD, "decoder_self": inputs == PAD, "cross": inputs == PAD}
+    source_padding, target_padding = source == PAD, inputs == PAD
     found: dict[Key, dict[str, Tensor]] = {key: {} for key in keys}
     with _watched(teacher, method, found):
         memory = teacher.encode(source)
         if any(site != "encoder_self" for site, _ in keys):
-            teacher.decode(inputs, memory, padding_mask=masks["encoder_self"])
+            teacher.decode(inputs, memory, source_padding=source_padding)
+    context: dict[str, dict[str, Tensor]] = {
+        "encoder_self": {"source_padding": source_padding},
+        "decoder_self": {"target_padding": target_padding},
+        "cross": {
+            "source_padding": source_padding,
+            "target_padding": target_padding,
+            "memory": memory,
+        },
+    }
     return {
         (site, layer): Captured(
-            found[site, layer]["inputs"],
-            found[site, layer]["targets"],
-            masks[site],
-            *((memory, masks["encoder_self"]) if site == "cross" else ()),
+            found[site, layer]["inputs"], found[site, layer]["targets"], **context[site]
         )
         for site, layer in keys
     }
@@ -169,15 +187,18 @@ class Activations:
     def batch(self, rows: Sequence[int] | Tensor) -> ActivationBatch:
         """Return these sentences side by side, filled up with zeros."""
         rows = torch.as_tensor(rows, device=self.lengths.device)
-        index, padding_mask = _places(self.starts[rows], self.lengths[rows])
+        index, padding = _places(self.starts[rows], self.lengths[rows])
         inputs, targets = (
-            _padded(part, index, padding_mask, self.dtype) for part in (self.inputs, self.targets)
+            _padded(part, index, padding, self.dtype) for part in (self.inputs, self.targets)
         )
+        if self.spec.site == "encoder_self":
+            return ActivationBatch(inputs, targets, source_padding=padding)
+        lesson = ActivationBatch(inputs, targets, target_padding=padding)
         if self.memory is None or self.memory_lengths is None or self.memory_starts is None:
-            return ActivationBatch(inputs, targets, padding_mask)
-        index, mask = _places(self.memory_starts[rows], self.memory_lengths[rows])
-        memory = _padded(self.memory, index, mask, self.dtype)[None]
-        return ActivationBatch(inputs, targets, padding_mask, memory, mask)
+            return lesson
+        index, source_padding = _places(self.memory_starts[rows], self.memory_lengths[rows])
+        memory = _padded(self.memory, index, source_padding, self.dtype)[None]
+        return lesson._replace(source_padding=source_padding, memory=memory)
 
     def in_order(self, *, batch_size: int) -> Iterator[ActivationBatch]:
         """Yield all sentences once, as they come."""
@@ -358,12 +379,12 @@ def _watch(
 
 def _side_by_side(parts: Sequence[Captured]) -> ActivationBatch:
     first = parts[0]
-    inputs = mask_out(torch.stack([part.inputs for part in parts]), first.padding_mask)
-    targets = mask_out(torch.stack([part.targets for part in parts]), first.padding_mask)
-    if first.memory is None:
-        return ActivationBatch(inputs, targets, first.padding_mask)
-    memory = mask_out(first.memory, first.memory_padding_mask)[None]
-    return ActivationBatch(inputs, targets, first.padding_mask, memory, first.memory_padding_mask)
+    inputs = mask_out(torch.stack([part.inputs for part in parts]), first.padding)
+    targets = mask_out(torch.stack([part.targets for part in parts]), first.padding)
+    memory = first.memory
+    if memory is not None:
+        memory = mask_out(memory, first.source_padding)[None]
+    return ActivationBatch(inputs, targets, first.source_padding, first.target_padding, memory)
 
 
 class _Kept(NamedTuple):
@@ -377,12 +398,12 @@ class _Kept(NamedTuple):
 
 
 def _unpadded(parts: Sequence[Captured], dtype: torch.dtype) -> _Kept:
-    first, is_real = parts[0], ~parts[0].padding_mask
+    first, is_real = parts[0], ~parts[0].padding
     inputs = torch.stack([part.inputs[is_real] for part in parts]).to(dtype)
     targets = torch.stack([part.targets[is_real] for part in parts]).to(dtype)
-    if first.memory is None or first.memory_padding_mask is None:
+    if first.memory is None or first.source_padding is None:
         return _Kept(inputs, targets, is_real.sum(1))
-    is_read = ~first.memory_padding_mask
+    is_read = ~first.source_padding
     memory = first.memory[is_read].to(dtype)
     return _Kept(inputs, targets, is_real.sum(1), memory, is_read.sum(1))
 
@@ -393,12 +414,12 @@ def _places(starts: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
     return starts[:, None] + time, time >= lengths[:, None]
 
 
-def _padded(kept: Tensor, places: Tensor, padding_mask: Tensor, dtype: torch.dtype) -> Tensor:
+def _padded(kept: Tensor, places: Tensor, padding: Tensor, dtype: torch.dtype) -> Tensor:
     """Return what is kept at these places ``(..., batch, time, d_model)``, zeros at padding."""
-    is_real = (~padding_mask).flatten().nonzero()[:, 0]
+    is_real = (~padding).flatten().nonzero()[:, 0]
     found = kept.index_select(-2, places.flatten()[is_real]).to(dtype)
-    padded = found.new_zeros(*kept.shape[:-2], padding_mask.numel(), kept.shape[-1])
-    return padded.index_copy_(-2, is_real, found).unflatten(-2, padding_mask.shape)
+    padded = found.new_zeros(*kept.shape[:-2], padding.numel(), kept.shape[-1])
+    return padded.index_copy_(-2, is_real, found).unflatten(-2, padding.shape)
 
 
 def _spread(x: Tensor) -> Tensor:

@@ -70,7 +70,7 @@ class FixedState(NamedTuple):
     """The values that have been read, which of them are padding, and the next position."""
 
     values: Tensor  # (batch, time, d_model)
-    padding_mask: Tensor | None
+    padding: Tensor | None
     position: int
 
 
@@ -112,21 +112,22 @@ class FixedAttention(nn.Module):
         x: Tensor,
         memory: Tensor | None = None,
         *,
-        padding_mask: Tensor | None = None,
-        target_padding_mask: Tensor | None = None,
+        source_padding: Tensor | None = None,
+        target_padding: Tensor | None = None,
     ) -> Tensor:
         """Return the head outputs: fixed averages of the values of ``memory``, or of ``x``."""
-        state = FixedState(*self._read(x if memory is None else memory, padding_mask), 0)
+        padding = target_padding if self.is_causal else source_padding
+        state = FixedState(*self._read(x if memory is None else memory, padding), 0)
         return self._average(state, n_positions=x.shape[1])
 
     def initial_state(
-        self, memory: Tensor | int, *, padding_mask: Tensor | None = None
+        self, memory: Tensor | int, *, source_padding: Tensor | None = None
     ) -> FixedState:
         """Return the values of the source; in self-attention, given a batch size, none yet."""
         if isinstance(memory, int):
             nothing = self.value.weight.new_zeros(memory, 0, self.value.out_features)
             return FixedState(nothing, None, 0)
-        return FixedState(*self._read(memory, padding_mask), 0)
+        return FixedState(*self._read(memory, source_padding), 0)
 
     def step(self, x_t: Tensor, state: FixedState) -> tuple[Tensor, FixedState]:
         """Return the head outputs at one more token ``(batch, d_model)`` and the next state."""
@@ -142,7 +143,7 @@ class FixedAttention(nn.Module):
         first: int,
         n_positions: int,
         n_places: int,
-        padding_mask: Tensor | None = None,
+        padding: Tensor | None = None,
     ) -> Tensor:
         """Return ``(batch or 1, heads, n_positions, n_places)``; rows sum to one.
 
@@ -159,12 +160,12 @@ class FixedAttention(nn.Module):
         never = torch.finfo(scores.dtype).min
         if self.is_causal:
             scores = scores.masked_fill(places > times, never)
-        if padding_mask is not None:
-            scores = scores.masked_fill(padding_mask[:, None, None], never)
+        if padding is not None:
+            scores = scores.masked_fill(padding[:, None, None], never)
         return scores.softmax(-1)
 
-    def _read(self, memory: Tensor, padding_mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        return mask_out(self.value(memory), padding_mask), padding_mask
+    def _read(self, memory: Tensor, padding: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        return mask_out(self.value(memory), padding), padding
 
     def _average(self, state: FixedState, *, n_positions: int) -> Tensor:
         values = state.values.unflatten(-1, (self.n_heads, -1)).transpose(1, 2)  # (B, H, S, K)
@@ -172,7 +173,7 @@ class FixedAttention(nn.Module):
             first=state.position,
             n_positions=n_positions,
             n_places=values.shape[2],
-            padding_mask=state.padding_mask,
+            padding=state.padding,
         )
         return (weights.to(values) @ values).transpose(1, 2).flatten(2)
 

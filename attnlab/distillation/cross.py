@@ -78,8 +78,8 @@ class PaperCross(CrossStudent):
         x: Tensor,
         *,
         memory: Tensor,
-        padding_mask: Tensor | None = None,
-        memory_padding_mask: Tensor | None = None,
+        source_padding: Tensor | None = None,
+        target_padding: Tensor | None = None,
         sees_future: bool | None = None,
     ) -> Tensor:
         """Return what all students make of their inputs; zeros at padding.
@@ -88,21 +88,21 @@ class PaperCross(CrossStudent):
             sees_future: None: as the attribute says.
         """
         require_slots(x.shape[2], max_len=self.max_len, what="target")
-        x = mask_out(x, padding_mask)
-        source = self._read_source(memory, memory_padding_mask)
+        x = mask_out(x, target_padding)
+        source = self._read_source(memory, source_padding)
         if self.sees_future if sees_future is None else sees_future:
             sums = source.plus(self.net.read(x, first_slot=self.max_len))
             y = self.net.write(self.net.hidden(sums), n_positions=x.shape[2])
         else:
             own = self.net.read_each(x, first_slot=self.max_len).running()
             y = self.net.write_each(self.net.hidden(source.for_each_position().plus(own)))
-        return mask_out(y, padding_mask)
+        return mask_out(y, target_padding)
 
     def initial_state(
-        self, memory: Tensor, *, padding_mask: Tensor | None = None
+        self, memory: Tensor, *, source_padding: Tensor | None = None
     ) -> PaperCrossState:
         """Return the sums over the source alone."""
-        source = self._read_source(memory[None], padding_mask)
+        source = self._read_source(memory[None], source_padding)
         return PaperCrossState(source.of_first(), 0, self.net.fold())
 
     def step(self, x_t: Tensor, state: PaperCrossState) -> tuple[Tensor, PaperCrossState]:
@@ -114,9 +114,9 @@ class PaperCross(CrossStudent):
         y_t = self.net.write_each(h[:, :, None], first=state.position)[0, :, 0]
         return y_t, PaperCrossState(sums.of_first(), state.position + 1, state.folded)
 
-    def _read_source(self, memory: Tensor, padding_mask: Tensor | None) -> SlotSums:
+    def _read_source(self, memory: Tensor, source_padding: Tensor | None) -> SlotSums:
         require_slots(memory.shape[2], max_len=self.max_len, what="source")
-        return self.net.read(mask_out(memory, padding_mask))
+        return self.net.read(mask_out(memory, source_padding))
 
 
 class PerQueryState(NamedTuple):
@@ -126,7 +126,7 @@ class PerQueryState(NamedTuple):
     folded: Folded
     keys: Tensor | None = None  # (batch, source_time, d_head)
     values: Tensor | None = None  # (batch, source_time, d_model)
-    padding_mask: Tensor | None = None
+    padding: Tensor | None = None
 
 
 class PerQueryCross(CrossStudent):
@@ -164,27 +164,29 @@ class PerQueryCross(CrossStudent):
         x: Tensor,
         *,
         memory: Tensor,
-        padding_mask: Tensor | None = None,
-        memory_padding_mask: Tensor | None = None,
+        source_padding: Tensor | None = None,
+        target_padding: Tensor | None = None,
     ) -> Tensor:
         """Return what all students make of their inputs; zeros at padding."""
-        x = mask_out(x, padding_mask)
-        memory = self._fitting(memory, memory_padding_mask)
+        x = mask_out(x, target_padding)
+        memory = self._fitting(memory, source_padding)
         y = self._net(x, self.net.read(memory), self.net.fold())
         if self.spec.learned_head:
-            y = y + self._look_up(x, *self._read_head(memory), memory_padding_mask)
-        return mask_out(y, padding_mask)
+            y = y + self._look_up(x, *self._read_head(memory), source_padding)
+        return mask_out(y, target_padding)
 
-    def initial_state(self, memory: Tensor, *, padding_mask: Tensor | None = None) -> PerQueryState:
+    def initial_state(
+        self, memory: Tensor, *, source_padding: Tensor | None = None
+    ) -> PerQueryState:
         """Return what is computed once a sentence."""
-        memory = self._fitting(memory[None], padding_mask)
+        memory = self._fitting(memory[None], source_padding)
         keys, values = self._read_head(memory) if self.spec.learned_head else (None, None)
         return PerQueryState(
             sums=self.net.read(memory).of_first(),
             folded=self.net.fold(),
             keys=None if keys is None else keys[0],
             values=None if values is None else values[0],
-            padding_mask=padding_mask if self.spec.learned_head else None,
+            padding=source_padding if self.spec.learned_head else None,
         )
 
     def step(self, x_t: Tensor, state: PerQueryState) -> tuple[Tensor, PerQueryState]:
@@ -192,7 +194,7 @@ class PerQueryCross(CrossStudent):
         x = x_t[None, :, None]
         y_t = self._net(x, state.sums.of_one(), state.folded)
         if state.keys is not None and state.values is not None:
-            y_t = y_t + self._look_up(x, state.keys[None], state.values[None], state.padding_mask)
+            y_t = y_t + self._look_up(x, state.keys[None], state.values[None], state.padding)
         return y_t[0, :, 0], state
 
     def _net(self, x: Tensor, source: SlotSums, folded: Folded) -> Tensor:
@@ -200,21 +202,21 @@ class PerQueryCross(CrossStudent):
         gate = 1 + linear(x, self.gate_weight) if self.spec.gate else None
         return self.net.write_each(self.net.hidden(sums, folded=folded, gate=gate))
 
-    def _fitting(self, memory: Tensor, padding_mask: Tensor | None) -> Tensor:
+    def _fitting(self, memory: Tensor, source_padding: Tensor | None) -> Tensor:
         require_slots(memory.shape[2], max_len=self.max_len, what="source")
-        memory = mask_out(memory, padding_mask)
+        memory = mask_out(memory, source_padding)
         return memory.expand(self.n_students, *memory.shape[1:])
 
     def _read_head(self, memory: Tensor) -> tuple[Tensor, Tensor]:
         return linear(memory, self.key_weight), linear(memory, self.value_weight)
 
     def _look_up(
-        self, x: Tensor, keys: Tensor, values: Tensor, padding_mask: Tensor | None
+        self, x: Tensor, keys: Tensor, values: Tensor, source_padding: Tensor | None
     ) -> Tensor:
         q = linear(x, self.query_weight)
         scores = q @ keys.mT / math.sqrt(q.shape[-1])  # (G, B, T, S)
-        if padding_mask is not None:  # a row of padding alone finds values that are all zero
-            scores = scores.masked_fill(padding_mask[:, None], torch.finfo(scores.dtype).min)
+        if source_padding is not None:  # a row of padding alone finds values that are all zero
+            scores = scores.masked_fill(source_padding[:, None], torch.finfo(scores.dtype).min)
         return scores.softmax(-1) @ values
 
 
@@ -252,26 +254,28 @@ class LowRankCross(CrossStudent):
         x: Tensor,
         *,
         memory: Tensor,
-        padding_mask: Tensor | None = None,
-        memory_padding_mask: Tensor | None = None,
+        source_padding: Tensor | None = None,
+        target_padding: Tensor | None = None,
     ) -> Tensor:
         """Return what all students make of their inputs; zeros at padding."""
-        return mask_out(self._ask(x, *self._read(memory, memory_padding_mask)), padding_mask)
+        return mask_out(self._ask(x, *self._read(memory, source_padding)), target_padding)
 
-    def initial_state(self, memory: Tensor, *, padding_mask: Tensor | None = None) -> LowRankState:
+    def initial_state(
+        self, memory: Tensor, *, source_padding: Tensor | None = None
+    ) -> LowRankState:
         """Return what is computed once a sentence."""
-        table, weight = self._read(memory[None], padding_mask)
+        table, weight = self._read(memory[None], source_padding)
         return LowRankState(table[0], weight[0])
 
     def step(self, x_t: Tensor, state: LowRankState) -> tuple[Tensor, LowRankState]:
         """Return the head outputs of one query ``(batch, d_model)``; the state stays as it is."""
         return self._ask(x_t[None, :, None], state.table[None], state.weight[None])[0, :, 0], state
 
-    def _read(self, memory: Tensor, padding_mask: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _read(self, memory: Tensor, source_padding: Tensor | None) -> tuple[Tensor, Tensor]:
         memory = memory.expand(self.n_students, *memory.shape[1:])
-        keys = mask_out(self._features(memory, self.key_weight).flatten(3), padding_mask)
+        keys = mask_out(self._features(memory, self.key_weight).flatten(3), source_padding)
         keys = keys.unflatten(-1, (self.n_heads, -1))  # (G, B, S, H, R)
-        values = linear(mask_out(memory, padding_mask), self.value_weight)
+        values = linear(mask_out(memory, source_padding), self.value_weight)
         values = values.unflatten(-1, (self.n_heads, -1))  # (G, B, S, H, K)
         return torch.einsum("gbshr,gbshk->gbhrk", keys, values), keys.sum(2)
 
@@ -315,27 +319,27 @@ class ExtractorCross(CrossStudent):
         x: Tensor,
         *,
         memory: Tensor,
-        padding_mask: Tensor | None = None,
-        memory_padding_mask: Tensor | None = None,
+        source_padding: Tensor | None = None,
+        target_padding: Tensor | None = None,
     ) -> Tensor:
         """Return what all students make of their inputs; zeros at padding."""
-        values = self._read(memory, memory_padding_mask)
-        return mask_out(self._ask(x, values, first=0), padding_mask)
+        values = self._read(memory, source_padding)
+        return mask_out(self._ask(x, values, first=0), target_padding)
 
     def initial_state(
-        self, memory: Tensor, *, padding_mask: Tensor | None = None
+        self, memory: Tensor, *, source_padding: Tensor | None = None
     ) -> ExtractorState:
         """Return what is computed once a sentence."""
-        return ExtractorState(self._read(memory[None], padding_mask)[0], 0)
+        return ExtractorState(self._read(memory[None], source_padding)[0], 0)
 
     def step(self, x_t: Tensor, state: ExtractorState) -> tuple[Tensor, ExtractorState]:
         """Return the head outputs of one query ``(batch, d_model)`` and the next state."""
         y_t = self._ask(x_t[None, :, None], state.values[None], first=state.position)[0, :, 0]
         return y_t, ExtractorState(state.values, state.position + 1)
 
-    def _read(self, memory: Tensor, padding_mask: Tensor | None) -> Tensor:
+    def _read(self, memory: Tensor, source_padding: Tensor | None) -> Tensor:
         require_slots(memory.shape[2], max_len=self.max_len, what="source")
-        memory = mask_out(memory, padding_mask).expand(self.n_students, *memory.shape[1:])
+        memory = mask_out(memory, source_padding).expand(self.n_students, *memory.shape[1:])
         return linear(memory, self.value_weight)
 
     def _ask(self, x: Tensor, values: Tensor, *, first: int) -> Tensor:

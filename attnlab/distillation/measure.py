@@ -48,7 +48,7 @@ def measure_errors(
     update = torch.zeros_like(spread.update)
     heads = None if spread.heads is None else torch.zeros_like(spread.heads)
     for batch in held_out.in_order(batch_size=batch_size):
-        found = mask_out(stack.run(batch.inputs, **batch.context), batch.padding_mask)
+        found = mask_out(stack.run(batch.inputs, **batch.context), batch.padding)
         wrong = (found - batch.targets).double()
         moved = held_out.updates(torch.zeros_like(batch.inputs), found - batch.targets)
         update += moved.double().square().sum((1, 2, 3))

@@ -19,10 +19,10 @@ from attnlab.distillation.students import DecoderStudent, EncoderStudent
 
 
 def encoder_naive(
-    student: EncoderStudent, x: Tensor, *, padding_mask: Tensor | None = None
+    student: EncoderStudent, x: Tensor, *, source_padding: Tensor | None = None
 ) -> Tensor:
     """Return what ``student(x)`` returns, by the paper's recipe: pad, flatten, net, unflatten."""
-    real = _is_real(x, padding_mask)
+    real = _is_real(x, source_padding)
     slots = _slots(x, real, student.max_len)
     heads = [_net(student.net, i, slots) for i in range(student.n_parts)]
     y = torch.cat([h.unflatten(-1, (student.max_len, -1)) for h in heads], -1)[:, : x.shape[1]]
@@ -34,10 +34,10 @@ def encoder_naive(
 
 
 def decoder_naive(
-    student: DecoderStudent, x: Tensor, *, padding_mask: Tensor | None = None
+    student: DecoderStudent, x: Tensor, *, target_padding: Tensor | None = None
 ) -> Tensor:
     """Return what ``student(x)`` returns, by one masked pass for each of ``max_len`` positions."""
-    real = _is_real(x, padding_mask)
+    real = _is_real(x, target_padding)
     slots = _slots(x, real, student.max_len)
     places = torch.arange(student.max_len, device=x.device)
     outputs = [_net(student.net, 0, slots * (places <= i)[:, None]) for i in range(student.max_len)]
@@ -50,12 +50,12 @@ def paper_cross_naive(
     x: Tensor,
     memory: Tensor,
     *,
-    padding_mask: Tensor | None = None,
-    target_padding_mask: Tensor | None = None,
+    source_padding: Tensor | None = None,
+    target_padding: Tensor | None = None,
 ) -> Tensor:
     """Return what ``student(x, memory)`` returns; a causal one by one pass for each prefix."""
-    real = _is_real(x, target_padding_mask)
-    source = _slots(memory, _is_real(memory, padding_mask), student.max_len)
+    real = _is_real(x, target_padding)
+    source = _slots(memory, _is_real(memory, source_padding), student.max_len)
     target = _slots(x, real, student.max_len)
     places = torch.arange(student.max_len, device=x.device)
     columns = []
@@ -71,12 +71,12 @@ def per_query_naive(
     x: Tensor,
     memory: Tensor,
     *,
-    padding_mask: Tensor | None = None,
-    target_padding_mask: Tensor | None = None,
+    source_padding: Tensor | None = None,
+    target_padding: Tensor | None = None,
 ) -> Tensor:
     """Return what ``student(x, memory)`` returns, one query at a time."""
-    real = _is_real(x, target_padding_mask)
-    real_source = _is_real(memory, padding_mask)
+    real = _is_real(x, target_padding)
+    real_source = _is_real(memory, source_padding)
     source = _slots(memory, real_source, student.max_len)
     x = torch.where(real[..., None], x, 0.0)
     columns = []
@@ -126,7 +126,7 @@ def _slots(x: Tensor, real: Tensor, max_len: int) -> Tensor:
     return F.pad(torch.where(real[..., None], x, 0.0), (0, 0, 0, max_len - x.shape[1]))
 
 
-def _is_real(x: Tensor, padding_mask: Tensor | None) -> Tensor:
-    if padding_mask is None:
+def _is_real(x: Tensor, padding: Tensor | None) -> Tensor:
+    if padding is None:
         return torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)
-    return ~padding_mask
+    return ~padding

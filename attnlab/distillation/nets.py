@@ -212,9 +212,9 @@ def linear(x: Tensor, weight: Tensor) -> Tensor:
     return (x.flatten(1, -2) @ weight).unflatten(1, x.shape[1:-1])
 
 
-def mask_out(x: Tensor, padding_mask: Tensor | None) -> Tensor:
+def mask_out(x: Tensor, padding: Tensor | None) -> Tensor:
     """Return ``x`` ``(..., batch, time, d)`` with zeros at padding, whatever stood there."""
-    return x if padding_mask is None else torch.where(padding_mask[..., None], 0.0, x)
+    return x if padding is None else torch.where(padding[..., None], 0.0, x)
 
 
 def require_slots(n_positions: int, *, max_len: int, what: str = "sentence") -> None:

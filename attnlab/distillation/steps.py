@@ -112,7 +112,7 @@ def relative_losses(
     with autocast(precision, batch.inputs.device):
         found = stack.run(batch.inputs, **{**batch.context, **context})  # zero at padding
     wrong = F.mse_loss(found.to(batch.targets.dtype), batch.targets, reduction="none")
-    n_numbers = (~batch.padding_mask).sum().clamp(min=1) * wrong.shape[-1]
+    n_numbers = (~batch.padding).sum().clamp(min=1) * wrong.shape[-1]
     return wrong.sum((1, 2, 3)) / n_numbers / variance
 
 
@@ -151,8 +151,8 @@ class _Arm:
         """Return the loss of each student."""
         context: dict[str, Any] = {"variance": variance, "precision": how.precision}
         if self.stack.spec.layout == "truncated":
-            cut = cut_targets(batch.padding_mask, seed=how.seed, step=step)
-            batch = batch._replace(padding_mask=cut, targets=mask_out(batch.targets, cut))
+            cut = cut_targets(batch.padding, seed=how.seed, step=step)
+            batch = batch._replace(target_padding=cut, targets=mask_out(batch.targets, cut))
             context["sees_future"] = True
         return relative_losses(self.stack, batch, **context)
 
@@ -284,17 +284,17 @@ class _Fit:
         return digest_of({**facts, "patience": self.patience})
 
 
-def cut_targets(padding_mask: Tensor, *, seed: int, step: int) -> Tensor:
+def cut_targets(target_padding: Tensor, *, seed: int, step: int) -> Tensor:
     """Return the mask of targets cut at random, each to at least one of its tokens.
 
     Shapes:
-        padding_mask: ``(batch, time)``, true at padding; returns the same.
+        target_padding: ``(batch, time)``, true at padding; returns the same.
     """
-    n_real = (~padding_mask).sum(1).cpu()
+    n_real = (~target_padding).sum(1).cpu()
     chance = torch.rand(len(n_real), generator=torch_generator(seed, f"truncate/{step}"))
     n_kept = 1 + (chance * n_real).long().clamp(max=n_real - 1)
-    time = torch.arange(padding_mask.shape[1])
-    return padding_mask | (time >= n_kept[:, None]).to(padding_mask.device)
+    time = torch.arange(target_padding.shape[1])
+    return target_padding | (time >= n_kept[:, None]).to(target_padding.device)
 
 
 def _copy_student(source: Student, target: Student, i: int, n_students: int) -> None:

@@ -52,15 +52,15 @@ class EncoderStudent(SelfStudent):
             size = self.d_model
             self.skip_weight = uniform(self.n_students, size, size, fan_in=size)
 
-    def run(self, x: Tensor, *, padding_mask: Tensor | None = None, **_: Any) -> Tensor:
+    def run(self, x: Tensor, *, source_padding: Tensor | None = None, **_: Any) -> Tensor:
         """Return what all students make of ``x``; zeros at padding."""
         require_slots(x.shape[2], max_len=self.max_len)
-        x = mask_out(x, padding_mask)
+        x = mask_out(x, source_padding)
         for_each_part = x[:, None].expand(-1, self.n_parts, -1, -1, -1).flatten(0, 1)
         sums, folded = self.net.read_and_fold(for_each_part)
         y = self.net.write(self.net.hidden(sums, folded=folded), n_positions=x.shape[2])
         y = y.unflatten(0, (-1, self.n_parts)).movedim(1, 3).flatten(3)  # heads side by side
-        return mask_out(self._with_skip(y, x), padding_mask)
+        return mask_out(self._with_skip(y, x), source_padding)
 
     def _with_skip(self, y: Tensor, x: Tensor) -> Tensor:
         if self.spec.skip == "none":
@@ -99,11 +99,11 @@ class DecoderStudent(SelfStudent):
             depth=spec.depth,
         )
 
-    def run(self, x: Tensor, *, padding_mask: Tensor | None = None, **_: Any) -> Tensor:
+    def run(self, x: Tensor, *, target_padding: Tensor | None = None, **_: Any) -> Tensor:
         """Return what all students make of every prefix of ``x``; zeros at padding."""
         require_slots(x.shape[2], max_len=self.max_len)
-        sums = self.net.read_each(mask_out(x, padding_mask)).running()
-        return mask_out(self.net.write_each(self.net.hidden(sums)), padding_mask)
+        sums = self.net.read_each(mask_out(x, target_padding)).running()
+        return mask_out(self.net.write_each(self.net.hidden(sums)), target_padding)
 
     def initial_state(self, batch_size: int) -> DecoderStudentState:
         """Return the sums over nothing."""

@@ -71,9 +71,9 @@ class ReplacedSublayer(nn.Module):
         self.mlp_norm, self.mlp = cast(Any, layer).mlp_norm, cast(Any, layer).mlp
         self.dropout = cast(Any, layer).dropout
 
-    def forward(self, x: Tensor, *, padding_mask: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, *, source_padding: Tensor | None = None) -> Tensor:
         """Return the stream after the student and the channel mixer."""
-        x = self.student(x, padding_mask=padding_mask)
+        x = self.student(x, source_padding=source_padding)
         if self.is_pre_norm:
             return x + self.dropout(self.mlp(self.mlp_norm(x)))
         return self.mlp_norm(x + self.dropout(self.mlp(x)))

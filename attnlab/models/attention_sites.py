@@ -4,14 +4,12 @@ Every site maps ``(batch, time, d_model)`` to the same shape and keeps its last 
 ``site(x) == site.out(site.heads(x))``. What replaces the look-up overrides ``heads`` and keeps
 ``out``; what replaces the whole site is any module that is called in the same way::
 
-    y = encoder[i].self_attention(x, padding_mask=source_padding)
-    y = decoder[i].self_attention(x, padding_mask=target_padding)              # causal
-    y = decoder[i].cross_attention(
-        x, memory, padding_mask=source_padding, target_padding_mask=target_padding
-    )
+    y = encoder[i].self_attention(x, source_padding=...)
+    y = decoder[i].self_attention(x, target_padding=...)              # causal
+    y = decoder[i].cross_attention(x, memory, source_padding=..., target_padding=...)
 
-``padding_mask`` is ``(batch, time)``, true at padding, or None where there is none. The decoder's
-sites also go token by token: ``state = site.initial_state(...)``, then
+The padding of a side is ``(batch, time)``, true at ``PAD``, or None where there is none. The
+decoder's sites also go token by token: ``state = site.initial_state(...)``, then
 ``y_t, state = site.step(x_t, state)``. A state is a tensor or a tuple of states, with the batch on
 the first axis of every tensor, so that ``select_rows`` can reorder it for beam search.
 """
@@ -33,7 +31,7 @@ class KeyValues(NamedTuple):
 
     keys: Tensor
     values: Tensor
-    padding_mask: Tensor | None = None
+    padding: Tensor | None = None
 
 
 class AttentionSite(nn.Module):
@@ -65,11 +63,9 @@ class AttentionSite(nn.Module):
         for linear in (self.query, self.key, self.value, self.out):
             nn.init.normal_(linear.weight, std=d_model**-0.5)
 
-    def read(self, memory: Tensor, *, padding_mask: Tensor | None = None) -> KeyValues:
+    def read(self, memory: Tensor, *, padding: Tensor | None = None) -> KeyValues:
         """Return keys and values of ``memory`` ``(batch, time, d_model)``."""
-        return KeyValues(
-            self._split(self.key(memory)), self._split(self.value(memory)), padding_mask
-        )
+        return KeyValues(self._split(self.key(memory)), self._split(self.value(memory)), padding)
 
     def look_up(self, x: Tensor, what: KeyValues, *, is_causal: bool = False) -> Tensor:
         """Return the head outputs side by side, ``(batch, time, d_model)``, before ``out``.
@@ -77,9 +73,9 @@ class AttentionSite(nn.Module):
         A row whose ``what`` is padding alone finds nothing: zeros.
         """
         mask, is_empty = None, None
-        if what.padding_mask is not None:
-            is_empty = what.padding_mask.all(1)
-            mask = (~what.padding_mask | is_empty[:, None])[:, None, None]  # (B, 1, 1, S)
+        if what.padding is not None:
+            is_empty = what.padding.all(1)
+            mask = (~what.padding | is_empty[:, None])[:, None, None]  # (B, 1, 1, S)
         mixed = F.scaled_dot_product_attention(
             self._split(self.query(x)),
             what.keys,
@@ -96,8 +92,8 @@ class AttentionSite(nn.Module):
         """Return the soft look-up itself, ``(batch, heads, time, memory_time)``."""
         q = self._split(self.query(x))
         scores = q @ what.keys.mT / math.sqrt(q.shape[-1])  # (B, H, T, S)
-        if what.padding_mask is not None:
-            scores = scores.masked_fill(what.padding_mask[:, None, None], -torch.inf)
+        if what.padding is not None:
+            scores = scores.masked_fill(what.padding[:, None, None], -torch.inf)
         if is_causal:
             later = torch.ones(scores.shape[-2:], dtype=torch.bool, device=x.device).triu(1)
             scores = scores.masked_fill(later, -torch.inf)
@@ -121,17 +117,23 @@ class SelfAttention(AttentionSite):
         super().__init__(**sizes)
         self.is_causal = is_causal
 
-    def forward(self, x: Tensor, *, padding_mask: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, **padding: Tensor | None) -> Tensor:
         """Return what the look-up adds to the residual stream."""
-        return self.out(self.heads(x, padding_mask=padding_mask))
+        return self.out(self.heads(x, **padding))
 
-    def heads(self, x: Tensor, *, padding_mask: Tensor | None = None) -> Tensor:
+    def heads(
+        self,
+        x: Tensor,
+        *,
+        source_padding: Tensor | None = None,
+        target_padding: Tensor | None = None,
+    ) -> Tensor:
         """Return the head outputs side by side, before ``out``."""
-        return self.look_up(x, self._read(x, padding_mask), is_causal=self.is_causal)
+        return self.look_up(x, self._read(x, source_padding), is_causal=self.is_causal)
 
-    def attention_weights(self, x: Tensor, *, padding_mask: Tensor | None = None) -> Tensor:
+    def attention_weights(self, x: Tensor, *, source_padding: Tensor | None = None) -> Tensor:
         """Return ``(batch, heads, time, time)``; rows sum to one."""
-        return self.weights(x, self._read(x, padding_mask), is_causal=self.is_causal)
+        return self.weights(x, self._read(x, source_padding), is_causal=self.is_causal)
 
     def initial_state(self, batch_size: int) -> KeyValues:
         """Return keys and values of nothing yet."""
@@ -151,8 +153,8 @@ class SelfAttention(AttentionSite):
         state = KeyValues(keys, values)
         return self.look_up(x_t[:, None], state)[:, 0], state
 
-    def _read(self, x: Tensor, padding_mask: Tensor | None) -> KeyValues:
-        return self.read(x, padding_mask=None if self.is_causal else padding_mask)
+    def _read(self, x: Tensor, padding: Tensor | None) -> KeyValues:
+        return self.read(x, padding=None if self.is_causal else padding)
 
 
 class CrossAttention(AttentionSite):
@@ -168,35 +170,35 @@ class CrossAttention(AttentionSite):
         x: Tensor,
         memory: Tensor,
         *,
-        padding_mask: Tensor | None = None,
-        target_padding_mask: Tensor | None = None,
+        source_padding: Tensor | None = None,
+        target_padding: Tensor | None = None,
     ) -> Tensor:
         """Return what the look-up adds to the residual stream.
 
         No query sees another, so the target's padding is for those who replace this site.
         """
-        return self.out(self.heads(x, memory, padding_mask=padding_mask))
+        return self.out(self.heads(x, memory, source_padding=source_padding))
 
     def heads(
         self,
         x: Tensor,
         memory: Tensor,
         *,
-        padding_mask: Tensor | None = None,
-        target_padding_mask: Tensor | None = None,
+        source_padding: Tensor | None = None,
+        target_padding: Tensor | None = None,
     ) -> Tensor:
         """Return the head outputs side by side, before ``out``."""
-        return self.look_up(x, self.read(memory, padding_mask=padding_mask))
+        return self.look_up(x, self.read(memory, padding=source_padding))
 
     def attention_weights(
-        self, x: Tensor, memory: Tensor, *, padding_mask: Tensor | None = None
+        self, x: Tensor, memory: Tensor, *, source_padding: Tensor | None = None
     ) -> Tensor:
         """Return ``(batch, heads, target_time, source_time)``; rows sum to one."""
-        return self.weights(x, self.read(memory, padding_mask=padding_mask))
+        return self.weights(x, self.read(memory, padding=source_padding))
 
-    def initial_state(self, memory: Tensor, *, padding_mask: Tensor | None = None) -> KeyValues:
+    def initial_state(self, memory: Tensor, *, source_padding: Tensor | None = None) -> KeyValues:
         """Return keys and values of the source, computed once a sentence."""
-        return self.read(memory, padding_mask=padding_mask)
+        return self.read(memory, padding=source_padding)
 
     def step(self, x_t: Tensor, state: KeyValues) -> tuple[Tensor, KeyValues]:
         """Look up for one more token ``(batch, d_model)``."""

@@ -77,26 +77,26 @@ class Translator(nn.Module):
     def features(self, source_tokens: Tensor, target_tokens: Tensor) -> Tensor:
         """Return the vectors the head reads: ``(batch, target_time, d_model)``."""
         memory = self.encode(source_tokens)
-        return self.decode(target_tokens, memory, padding_mask=padding_of(source_tokens))
+        return self.decode(target_tokens, memory, source_padding=padding_of(source_tokens))
 
     def encode(self, source_tokens: Tensor) -> Tensor:
         """Return what the decoder looks up: ``(batch, source_time, d_model)``."""
         self._require(source_tokens, "source")
-        padding_mask = padding_of(source_tokens)
+        source_padding = padding_of(source_tokens)
         x = self._embed(source_tokens, self.source_embedding, self.source_position)
         for layer in self.encoder:
-            x = layer(x, padding_mask=padding_mask)
+            x = layer(x, source_padding=source_padding)
         return self.encoder_norm(x)
 
     def decode(
-        self, target_tokens: Tensor, memory: Tensor, *, padding_mask: Tensor | None = None
+        self, target_tokens: Tensor, memory: Tensor, *, source_padding: Tensor | None = None
     ) -> Tensor:
         """Return the vectors the head reads, given ``encode``'s result and its padding."""
         self._require(target_tokens, "target")
-        own_padding = padding_of(target_tokens)
+        target_padding = padding_of(target_tokens)
         x = self._embed(target_tokens, self.target_embedding, self.target_position)
         for layer in self.decoder:
-            x = layer(x, memory, padding_mask=own_padding, memory_padding_mask=padding_mask)
+            x = layer(x, memory, source_padding=source_padding, target_padding=target_padding)
         return self.decoder_norm(x)
 
     def loss(self, source: Tensor, target: Tensor, *, label_smoothing: float = 0.0) -> Tensor:
@@ -133,10 +133,14 @@ class Translator(nn.Module):
         inputs = inputs.masked_fill(~is_real, PAD)  # a short row's EOS is no input
         return self.features(source, inputs)[is_real], labels[is_real]
 
-    def initial_state(self, memory: Tensor, *, padding_mask: Tensor | None = None) -> DecoderState:
+    def initial_state(
+        self, memory: Tensor, *, source_padding: Tensor | None = None
+    ) -> DecoderState:
         """Return the decoder's state before ``BOS``; keys and values of the source are computed."""
-        layers = (layer.initial_state(memory, padding_mask=padding_mask) for layer in self._decoder)
-        return DecoderState(tuple(layers))
+        states = (
+            layer.initial_state(memory, source_padding=source_padding) for layer in self._decoder
+        )
+        return DecoderState(tuple(states))
 
     def step(self, token: Tensor, state: DecoderState) -> tuple[Tensor, DecoderState]:
         """Read one target token ``(batch,)``; return logits ``(batch, vocab)`` and the next state.
@@ -207,7 +211,7 @@ class Translator(nn.Module):
     def _search(
         self, source: Tensor, beam_size: int, max_len: int, length_penalty: float
     ) -> Tensor:
-        state = self.initial_state(self.encode(source), padding_mask=padding_of(source))
+        state = self.initial_state(self.encode(source), source_padding=padding_of(source))
         options: dict[str, Any] = {"n_rows": len(source), "max_len": max_len, "device": self.device}
         if beam_size == 1:
             return greedy_search(self.step, state, **options)
@@ -247,8 +251,8 @@ class Translator(nn.Module):
 
 def padding_of(tokens: Tensor) -> Tensor | None:
     """Return ``(batch, time)``, true at ``PAD``; None where no row is filled up."""
-    padding_mask = tokens == PAD
-    return padding_mask if bool(padding_mask.any()) else None
+    is_padding = tokens == PAD
+    return is_padding if bool(is_padding.any()) else None
 
 
 def require_sentences(tokens: Tensor, *, side: str, vocab_size: int, max_len: int) -> None:

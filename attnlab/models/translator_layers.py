@@ -44,12 +44,12 @@ class EncoderLayer(_Layer):
         super().__init__(config)
         self.self_attention = SelfAttention(is_causal=False, **site_sizes(config))
 
-    def forward(self, x: Tensor, *, padding_mask: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, *, source_padding: Tensor | None = None) -> Tensor:
         """Mix tokens, then channels."""
         x = self._add(
             x,
             self.self_attention_norm,
-            lambda normed: self.self_attention(normed, padding_mask=padding_mask),
+            lambda normed: self.self_attention(normed, source_padding=source_padding),
         )
         return self._add(x, self.mlp_norm, self.mlp)
 
@@ -73,14 +73,14 @@ class DecoderLayer(_Layer):
         x: Tensor,
         memory: Tensor,
         *,
-        padding_mask: Tensor | None = None,
-        memory_padding_mask: Tensor | None = None,
+        source_padding: Tensor | None = None,
+        target_padding: Tensor | None = None,
     ) -> Tensor:
         """Look at the target so far, at the source, then mix channels."""
         x = self._add(
             x,
             self.self_attention_norm,
-            lambda normed: self.self_attention(normed, padding_mask=padding_mask),
+            lambda normed: self.self_attention(normed, target_padding=target_padding),
         )
         x = self._add(
             x,
@@ -88,17 +88,17 @@ class DecoderLayer(_Layer):
             lambda normed: self.cross_attention(
                 normed,
                 memory,
-                padding_mask=memory_padding_mask,
-                target_padding_mask=padding_mask,
+                source_padding=source_padding,
+                target_padding=target_padding,
             ),
         )
         return self._add(x, self.mlp_norm, self.mlp)
 
-    def initial_state(self, memory: Tensor, *, padding_mask: Tensor | None = None) -> Any:
+    def initial_state(self, memory: Tensor, *, source_padding: Tensor | None = None) -> Any:
         """Return the states of both sites before the first token."""
         return (
             self.self_attention.initial_state(memory.shape[0]),
-            self.cross_attention.initial_state(memory, padding_mask=padding_mask),
+            self.cross_attention.initial_state(memory, source_padding=source_padding),
         )
 
     def step(self, x_t: Tensor, state: Any) -> tuple[Tensor, Any]:

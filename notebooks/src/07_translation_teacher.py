@@ -214,7 +214,7 @@ for name, (site, z, sees) in sites.items():
     torch.testing.assert_close(y, live.naive_look_up(site, z[0], z[-1], sees=sees))
     print(f"{name:>12}: {tuple(y.shape)}, equal to the loop over eq. (7.2)")
 last = torch.tensor([[False, False, False, True]])  # cross: the last source token is padding
-torch.testing.assert_close(site(x[None], m[None], padding_mask=last), site(x[None], m[None, :3]))
+torch.testing.assert_close(site(x[None], m[None], source_padding=last), site(x[None], m[None, :3]))
 
 # %% [markdown]
 # The rest is notebook 04's: residual stream, norms, channel mixer. The encoder makes a **memory** $m$

@@ -175,7 +175,7 @@ show_still(fig, figures.describe_methods())
 # %% tags=["agreement", "nbval-check-output"]
 lesson_of = {m: capture(teacher, (read, written), method=m)["encoder_self", 0] for m in METHODS}
 x = lesson_of["elr"].inputs
-y = layer.self_attention.heads(layer.self_attention_norm(x), padding_mask=read == PAD)
+y = layer.self_attention.heads(layer.self_attention_norm(x), source_padding=read == PAD)
 x_1 = x + layer.self_attention.out(y)  # eq. (8.3)
 x_2 = x_1 + layer.mlp(layer.mlp_norm(x_1))
 normed = layer.self_attention_norm(x)
@@ -267,7 +267,7 @@ for method in ("alr", "aslr"):
     student = build_student(spec, **sizes, generator=torch_generator(0, "init")).double()
     x = torch.randn(2, 5, 6, generator=torch_generator(0, "data"), dtype=torch.float64)
     padding = torch.tensor([[False] * 5, [False] * 3 + [True] * 2])
-    fast, slow = student(x, padding_mask=padding), encoder_naive(student, x, padding_mask=padding)
+    fast, slow = student(x, source_padding=padding), encoder_naive(student, x, source_padding=padding)
     torch.testing.assert_close(fast, slow)
     of_fast, of_slow = (torch.autograd.grad(y.square().sum(), [*student.parameters()])
                         for y in (fast, slow))  # fmt: skip

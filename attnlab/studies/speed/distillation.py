@@ -145,12 +145,12 @@ def random_lesson(plan: SpeedPlan, sizes: Sizes) -> ActivationBatch:
     """Return noise in the shape of a batch of lessons, with sentences of all lengths."""
     shape = (sizes.n_layers, sizes.batch, sizes.max_len, sizes.d_model)
     is_beyond = torch.arange(sizes.max_len) >= torch.tensor(sizes.lengths)[:, None]
-    padding_mask = is_beyond.to(plan.device)
+    source_padding = is_beyond.to(plan.device)
     inputs, targets = (
-        mask_out(noise(*shape, seed=plan.seed + i, device=plan.device), padding_mask)
+        mask_out(noise(*shape, seed=plan.seed + i, device=plan.device), source_padding)
         for i in range(2)
     )
-    return ActivationBatch(inputs, targets, padding_mask)
+    return ActivationBatch(inputs, targets, source_padding=source_padding)
 
 
 def decoder_race(plan: SpeedPlan, sizes: Sizes, *, size: str) -> Race:
