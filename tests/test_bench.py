@@ -14,7 +14,7 @@ from attnlab.analysis.timing import Peaks, Timings, compare
 from attnlab.config import ModelConfig
 from attnlab.errors import AttnlabError, UnknownNameError
 from attnlab.mixers import build_mixer
-from attnlab.mixers.convolution import measured, method_flops
+from attnlab.mixers.convolution import method_flops
 from attnlab.records import load_runs
 from attnlab.studies.attentionless import ARMS
 from attnlab.studies.speed import (
@@ -37,7 +37,6 @@ from attnlab.studies.speed import (
     slow_choices,
     target_sentences,
     work,
-    write_choices,
 )
 
 PEAKS = Peaks(
@@ -103,35 +102,6 @@ def test_training_is_also_held_against_the_plain_lag_loop(smoke):
     weights = {v: by_variant[v].metrics["n_weights"] for v in ("she", "she/lags")}
     assert weights["she"] == weights["she/lags"]
     assert all(r.metrics["peak_mib"] > 0 for r in smoke["training"])
-
-
-def test_students_and_the_loop_are_held_against_what_they_replace(smoke):
-    opponents = {"students": "one_by_one", "decoder": "masked_loop"}
-    for record in smoke["distillation"]:
-        work = record.config["work"]
-        if work not in opponents:
-            continue
-        assert record.metrics["n_weights"] > 0
-        assert record.metrics["work_gflop"] > 0
-        ratio = record.metrics[f"ratio_to_{opponents[work]}"]
-        assert (ratio == 1.0) == (record.variant == opponents[work])
-    peaks = {
-        (r.variant, r.config["size"]): r.metrics["peak_mib"]
-        for r in smoke["distillation"]
-        if r.config["work"] == "students"
-    }
-    for size in "sml":  # alone, each gives its gradients back before the next
-        assert peaks["one_by_one", size] < peaks["together", size]
-
-
-def test_lessons_say_what_a_sentence_takes(smoke):
-    size = {
-        r.variant: r.metrics["bytes_per_sentence"]
-        for r in smoke["distillation"]
-        if r.config["work"] == "lessons"
-    }
-    assert size["live"] == 0 < size["memory"] < size["disk (warm cache)"]
-    assert size["disk (warm cache)"] == size["disk (written anew)"]
 
 
 def test_every_translator_says_its_weights_and_its_work(smoke):
@@ -411,26 +381,6 @@ def test_a_choice_over_the_tolerance_is_found():
         slow_choices(choices(a=1.0).assign(variant="she/lags"))
 
 
-def test_the_table_of_choices_is_written_from_records_and_read_back(smoke, tmp_path):
-    path = tmp_path / "measured.py"
-    path.write_text("# how it was made\nFASTEST: dict = {}\n", encoding="utf-8")
-    table = as_table(smoke["methods"])
-    assert write_choices(table, path=path) == path
-    text = path.read_text(encoding="utf-8")
-    assert text.startswith("# how it was made\n")
-    written: dict = {}
-    exec(text, written)
-    assert set(written["FASTEST"]) == set(measured.FASTEST)
-    rows = written["FASTEST"][3, "training"]
-    timed = table[(table["config.extract"] == "matrix") & (table["config.work"] == "training")]
-    timed = timed[timed["variant"] != "she/auto"]
-    best = timed.loc[timed["median_ms"].idxmin()]
-    assert rows == ((2, 17, 8, best["config.method"]),)
-    assert written["FASTEST"][2, "frozen"] == written["FASTEST"][2, "forward"]
-    with pytest.raises(AttnlabError, match="run the whole part"):
-        write_choices(table[table["config.extract"] == "matrix"], path=path)
-
-
 def row_of(config=None, **metrics):
     """Return a record of SHE in part mixers as a table row; ``config`` says what is different."""
     sizes = {"part": "mixers", "work": "training", "batch": 16, "time": 512, "d_model": 128}
@@ -591,9 +541,6 @@ def test_check_fails_exactly_where_auto_is_too_slow(capsys, quick, naps, monkeyp
     [
         (["mixer"], "Did you mean 'mixers'"),
         (["mixers", "--check"], "add the part methods"),
-        (["mixers", "--write-table"], "add the part methods"),
-        (["methods", "--write-table", "--threads", "2"], "for one CPU thread"),
-        (["methods", "--write-table", "--threads", "1", "--scale", "smoke"], "--scale paper"),
         (["mixers", "--scale", "huge"], "No scale"),
         (["prefill", "--scale", "smoke", "--repeats", "2"], "repeats=2"),
         (["prefill", "--scale", "smoke", "--threads", "0"], "threads=0"),

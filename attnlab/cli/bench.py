@@ -1,4 +1,4 @@
-"""``attnlab bench``: race mixers, methods, models and students against this machine's clock."""
+"""``attnlab bench``: race mixers, methods and models against this machine's clock."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def add_commands(commands: Any) -> None:
     """Add ``bench``."""
     bench = commands.add_parser(
         "bench",
-        help="measure speed side by side: layers, methods, training, generation, students",
+        help="measure speed side by side: layers, methods, training, generation, translation",
         description="Candidates take turns in shuffled rounds after a warm-up. Shown are medians "
         "with quartiles, ratios of the same round with their interval, and what share of this "
         "machine's measured peak was reached. Nothing is stored without --record or --out.",
@@ -29,8 +29,7 @@ def add_commands(commands: Any) -> None:
         "parts",
         nargs="*",
         metavar="PART",
-        help="mixers, methods, training, prefill, generation, distillation, translation; "
-        "default all",
+        help="mixers, methods, training, prefill, generation, translation; default all",
     )
     bench.add_argument("--scale", default="classroom", help="smoke, classroom or paper")
     bench.add_argument("--threads", type=int, help="of torch, pinned; default as installed")
@@ -54,22 +53,7 @@ def add_commands(commands: Any) -> None:
         action="store_true",
         help="exit with 1 where method=auto takes over 1.25 times the best method's time",
     )
-    bench.add_argument(
-        "--write-table",
-        action="store_true",
-        help="after the part methods, write the table of choices that method=auto reads",
-    )
     bench.set_defaults(run=_bench)
-
-
-def _require_table_run(options: argparse.Namespace, *, threads: int) -> None:
-    """Refuse to write the table of ``auto`` from another machine's or too small a run."""
-    given = f"--device {options.device} --threads {threads} --scale {options.scale}"
-    if options.device != "cpu" or threads != 1 or options.scale == "smoke":
-        raise AttnlabError(
-            f"The table of method=auto is for one CPU thread, and this run is {given}. Write it "
-            "with: attnlab bench methods --scale paper --threads 1 --write-table"
-        )
 
 
 def _bench(options: argparse.Namespace) -> None:
@@ -80,16 +64,12 @@ def _bench(options: argparse.Namespace) -> None:
         get_part,
         judge_targets,
         target_sentences,
-        write_choices,
     )
 
     parts = [get_part(name) for name in options.parts or PARTS]
-    for flag, is_set in (("--check", options.check), ("--write-table", options.write_table)):
-        if is_set and not any(part.name == "methods" for part in parts):
-            raise AttnlabError(f"{flag} is about method=auto: add the part methods.")
+    if options.check and not any(part.name == "methods" for part in parts):
+        raise AttnlabError("--check is about method=auto: add the part methods.")
     plans = _plans(options, parts)
-    if options.write_table:
-        _require_table_run(options, threads=plans[0].n_threads)
     seconds = 0.04 if options.scale == "smoke" else 0.4
     peaks = machine_peaks(threads=plans[0].n_threads, device=options.device, seconds=seconds)
     _say_peaks(peaks)
@@ -106,8 +86,6 @@ def _bench(options: argparse.Namespace) -> None:
             say(f"  {sentence}")
     if file is not None:
         say(f"\n{len(records)} records appended to {file}")
-    if options.write_table:
-        say(f"\nWritten: {write_choices(table)}")
     if options.check:
         _check(table)
 

@@ -1,6 +1,6 @@
-"""The fastest method by size, on one thread of a CPU in float32; written by a command.
+"""The fastest method by size, on one thread of a CPU in float32.
 
-``attnlab bench methods --write-table`` measures every method and writes this file.
+Taken from the records of ``attnlab bench methods``.
 """
 
 # (axes of the lag weights, use): rows of (batch, time, d_model, fastest method)

@@ -1,4 +1,4 @@
-"""Study ``speed``: mixers, methods, training, generation, students and translation, timed."""
+"""Study ``speed``: mixers, methods, training, generation and translation, timed."""
 
 from attnlab.errors import UnknownNameError
 from attnlab.studies.speed.core import (
@@ -15,10 +15,9 @@ from attnlab.studies.speed.core import (
     run_race,
     run_races,
 )
-from attnlab.studies.speed.distillation import DISTILLATION_PART
 from attnlab.studies.speed.generation import GENERATION_PART
 from attnlab.studies.speed.layers import MIXERS_PART, PREFILL_PART
-from attnlab.studies.speed.methods import METHODS_PART, TOLERANCE, slow_choices, write_choices
+from attnlab.studies.speed.methods import METHODS_PART, TOLERANCE, slow_choices
 from attnlab.studies.speed.models import TRAINING_PART
 from attnlab.studies.speed.targets import TARGETS, Target, judge_targets, target_sentences
 from attnlab.studies.speed.translation import TRANSLATION_PART
@@ -31,7 +30,6 @@ PARTS: dict[str, Part] = {
         TRAINING_PART,
         PREFILL_PART,
         GENERATION_PART,
-        DISTILLATION_PART,
         TRANSLATION_PART,
     )
 }
@@ -57,7 +55,6 @@ __all__ = [
     "run_races",
     "slow_choices",
     "target_sentences",
-    "write_choices",
 ]
 
 

@@ -6,7 +6,6 @@ import time as clock
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 
 import pandas as pd
 import torch
@@ -19,7 +18,6 @@ from attnlab.mixers.convolution import (
     choose_method,
     is_exactly_causal,
     list_methods,
-    measured,
     method_flops,
 )
 from attnlab.studies.speed.core import BEST, Entrant, Part, Race, SpeedPlan
@@ -177,50 +175,6 @@ def slow_choices(table: pd.DataFrame, *, tolerance: float = TOLERANCE) -> pd.Dat
     if not is_auto.any():
         raise AttnlabError("No record of method='auto' to judge: run the part methods.")
     return table[is_auto & (table["ratio_to_best"] > tolerance)]
-
-
-def fastest_methods(table: pd.DataFrame) -> dict[tuple[int, str], list[tuple[int, int, int, str]]]:
-    """Return the fastest method by axes of the weights and work, one row a size.
-
-    Weights of one or two axes keep no transforms, so frozen they are as in a forward pass.
-    """
-    named = table[(table["config.part"] == "methods") & ~table["variant"].str.endswith("/auto")]
-    sizes = ["config.batch", "config.time", "config.d_model"]
-    fastest: dict[tuple[int, str], list[tuple[int, int, int, str]]] = {}
-    for (extract, work), rows in named.groupby(["config.extract", "config.work"]):
-        best = rows.loc[rows.groupby(sizes)["median_ms"].idxmin()]
-        fastest[NDIM[extract], work] = [
-            (int(b), int(t), int(d), method)
-            for b, t, d, method in best[[*sizes, "config.method"]].itertuples(index=False)
-        ]
-    for ndim in (2, 1):
-        if (ndim, "forward") in fastest:
-            fastest[ndim, "frozen"] = fastest[ndim, "forward"]
-    return fastest
-
-
-def write_choices(table: pd.DataFrame, *, path: Path | None = None) -> Path:
-    """Write the table that ``method="auto"`` reads again; return its file.
-
-    Raises:
-        AttnlabError: A kind of weight or work was not measured.
-    """
-    fastest = fastest_methods(table)
-    missing = [key for key in measured.FASTEST if key not in fastest]
-    if missing:
-        raise AttnlabError(
-            f"Nothing was measured for {missing[0]}; run the whole part methods before writing."
-        )
-    path = Path(measured.__file__) if path is None else path
-    head = path.read_text(encoding="utf-8").partition("FASTEST: ")[0]
-    lines = []
-    for key in measured.FASTEST:
-        rows = [f'        ({b}, {t}, {d}, "{method}"),\n' for b, t, d, method in fastest[key]]
-        lines.append(f'    ({key[0]}, "{key[1]}"): (\n{"".join(rows)}    ),\n')
-    kind = "dict[tuple[int, str], tuple[tuple[int, int, int, str], ...]]"
-    text = f"{head}FASTEST: {kind} = {{\n{''.join(lines)}}}\n"
-    path.write_text(text, encoding="utf-8")
-    return path
 
 
 METHODS_PART = Part(

@@ -130,37 +130,6 @@ def _growth_targets() -> list[Target]:
     ]
 
 
-def _distillation_targets() -> list[Target]:
-    sizes = {"d_model": 128, "max_len": 50}
-    together = [
-        Target(
-            says=f"students of 6 layers, size {size.upper()}: a step one after another over a "
-            "step together",
-            part="distillation",
-            variant="together",
-            where={"work": "students", "size": size, "batch": 64, "n_layers": 6, **sizes},
-            metric="ratio_to_one_by_one",
-            at_least=1.0,
-            inverse=True,
-        )
-        for size in ("s", "m", "l")
-    ]
-    decoder = [
-        Target(
-            says=f"decoder student, size {size.upper()}, forward and backward: the masked loop "
-            "over prefix sums",
-            part="distillation",
-            variant="prefix_sums",
-            where={"work": "decoder", "size": size, "batch": 16, **sizes},
-            metric="ratio_to_masked_loop",
-            at_least=8.0,
-            inverse=True,
-        )
-        for size in ("m", "l")
-    ]
-    return [*together, *decoder]
-
-
 TARGETS: tuple[Target, ...] = (
     *_step_targets(),
     *_layer_targets(),
@@ -189,7 +158,6 @@ TARGETS: tuple[Target, ...] = (
         metric="roofline_fraction",
         at_least=0.5,
     ),
-    *_distillation_targets(),
 )
 
 

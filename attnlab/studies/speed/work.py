@@ -13,7 +13,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from attnlab.analysis.theory import causal_pairs
 from attnlab.config import N_SPECIAL, ModelConfig, TrainConfig, TranslatorConfig
-from attnlab.errors import AttnlabError
 from attnlab.mixers import TokenMixer, build_mixer, convolution
 from attnlab.mixers.attention import Attention
 from attnlab.mixers.extractor import Extractor
@@ -141,20 +140,6 @@ def counted_flops(call: Call) -> int:
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         call()
     return counter.get_total_flops()
-
-
-def require_equal(found: Tensor, expected: Tensor, *, what: str, tolerance: float = 1e-4) -> None:
-    """Raise unless two programs that shall be compared return the same numbers.
-
-    Args:
-        tolerance: Largest difference, as a share of the largest number.
-    """
-    wrong = float((found - expected).abs().max() / expected.abs().max())
-    if not wrong <= tolerance:
-        raise AttnlabError(
-            f"{what} differ by {wrong:.2g} of the largest number, more than {tolerance:g}: they do "
-            "not do the same work, so their times say nothing. Run tests/test_distillation_*.py."
-        )
 
 
 def layer_flops(mixer: TokenMixer, *, batch: int, time: int, work: str) -> int | None:
