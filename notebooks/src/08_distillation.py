@@ -267,7 +267,10 @@ for method in ("alr", "aslr"):
     student = build_student(spec, **sizes, generator=torch_generator(0, "init")).double()
     x = torch.randn(2, 5, 6, generator=torch_generator(0, "data"), dtype=torch.float64)
     padding = torch.tensor([[False] * 5, [False] * 3 + [True] * 2])
-    fast, slow = student(x, source_padding=padding), encoder_naive(student, x, source_padding=padding)
+    fast, slow = (
+        student(x, source_padding=padding),
+        encoder_naive(student, x, source_padding=padding),
+    )
     torch.testing.assert_close(fast, slow)
     of_fast, of_slow = (torch.autograd.grad(y.square().sum(), [*student.parameters()])
                         for y in (fast, slow))  # fmt: skip

@@ -1,0 +1,54 @@
+"""The names of jobs: committed records, teachers and students are found by them."""
+
+from collections import defaultdict
+
+import pytest
+
+from attnlab.config import digest_of
+from attnlab.records import read_records
+from attnlab.studies import Plan, get_study
+
+PINNED = {  # study, scale and data: what the digests of all its jobs, seeds 0 and 1, come to
+    "language-model/smoke/tales": "26bf48bbef21",
+    "language-model/classroom/tales": "f316d08ec6f2",
+    "extractor-ablation/smoke/tales": "afc414906c22",
+    "extractor-ablation/classroom/tales": "957f988d00c0",
+    "extractor-ablation/paper/tales": "0165e34c9eb5",
+    "n-grams/smoke/tales": "99cc82b6a81c",
+    "n-grams/classroom/children": "335d870ecabe",
+    "n-grams/paper/tales": "f2d40bd82820",
+    "attentionless/smoke/toy": "722b13593369",
+    "attentionless/classroom/toy": "390f12574ba6",
+    "attentionless/classroom/toy_small": "8bd56569cea2",
+    "attentionless/classroom/toy_short": "f018349ccdfc",
+    "attentionless/paper/toy": "437a0dfec2dc",
+    "attentionless/paper/multi30k/de-en": "013eceb3871e",
+    "attentionless/classroom/ted_iwslt/fr-en": "39e1d9e44398",
+}
+FOLDERS = {"multi30k/de-en": "multi30k", "ted_iwslt/fr-en": "ted_iwslt"}  # of real data
+
+
+def digests(experiment, *, seeds):
+    study, scale, corpus = experiment.split("/", 2)
+    plan = Plan(study=study, scale=scale, corpus=corpus, seeds=seeds)
+    return [job.digest for job in get_study(study).jobs(plan)]
+
+
+@pytest.mark.parametrize("experiment", PINNED)
+def test_no_job_has_lost_its_name(experiment, corpus_folder):
+    corpus = experiment.split("/", 2)[-1]
+    if corpus in FOLDERS:
+        corpus_folder(FOLDERS[corpus])
+    assert digest_of({"jobs": digests(experiment, seeds=(0, 1))}) == PINNED[experiment]
+
+
+def test_every_committed_record_is_of_a_job_that_can_be_asked_for_again():
+    recorded = defaultdict(set)
+    for record in read_records():
+        corpus = record["experiment"].split("/", 2)[-1]
+        if not record["experiment"].startswith("speed/") and corpus not in (*FOLDERS, "children"):
+            recorded[record["experiment"]].add((record["config"]["job"], record["seed"]))
+    assert len(recorded) > 5
+    for experiment, jobs in recorded.items():
+        seeds = tuple({seed for _, seed in jobs})
+        assert {job for job, _ in jobs} <= set(digests(experiment, seeds=seeds)), experiment
