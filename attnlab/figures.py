@@ -16,7 +16,7 @@ import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
 from attnlab.errors import AttnlabError, UnknownNameError
-from attnlab.plots.style import style
+from attnlab.show.style import style
 
 FIGURE_MODULES: tuple[str, ...] = (  # they register figures; imported when one is asked for
     "attnlab.teaching.figures_language",

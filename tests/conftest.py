@@ -13,7 +13,7 @@ import loopback_only
 import matplotlib
 import pytest
 
-pytest.register_assert_rewrite("checker")
+pytest.register_assert_rewrite("checker", "chapter_tests")
 matplotlib.use("agg")  # not through MPLBACKEND, which the kernels of notebooks would inherit
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -64,6 +64,27 @@ def pytest_generate_tests(metafunc):
     if "judged" in metafunc.fixturenames:
         checks = metafunc.cls.CHECKS
         metafunc.parametrize("judged", checks.values(), ids=checks)
+    if {"shown_picture", "panel", "exercise"} & set(metafunc.fixturenames):
+        import chapter_tests
+
+        chapter_tests.parametrize(metafunc)
+
+
+@pytest.fixture
+def shown(monkeypatch):
+    """Collect what ``show`` and the panels display, as pairs of thing and options."""
+    from attnlab.show import boards, panels, pictures
+    from attnlab.teach import notation, quiz
+
+    things = []
+
+    def collect(thing, **options):
+        things.append((thing, options))
+
+    for module in (boards, panels, pictures, notation, quiz):
+        monkeypatch.setattr(module, "display", collect)
+    monkeypatch.setenv("ATTNLAB_WIDGETS", "on")
+    return things
 
 
 @pytest.fixture

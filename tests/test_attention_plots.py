@@ -10,7 +10,7 @@ from hypothesis.extra.numpy import arrays
 
 from attnlab.errors import AttnlabError
 from attnlab.plots import attention as plots
-from attnlab.plots.style import style
+from attnlab.show.style import style
 
 PAPER = np.array([[1, 0, 0], [1 / 3, 2 / 3, 0], [1 / 4, 1 / 4, 1 / 2]])
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from attnlab.errors import UnknownNameError
-from attnlab.plots.style import style
+from attnlab.show.style import style
 from attnlab.widgets import attention as explorers
 
 ANGLES = st.floats(-90, 180)

@@ -10,7 +10,7 @@ from matplotlib.colors import to_rgb
 
 from attnlab.errors import AttnlabError
 from attnlab.plots import critical_path as pictures
-from attnlab.plots.style import LOOKS, style
+from attnlab.show.style import LOOKS, style
 
 SHE = [("mul", 1, "lag_weight", 2), ("acc", 14, "lag_weight", 16_384), ("mul", 1, "gate", 2)]
 SHE += [("mul", 1, "out", 2), ("acc", 7, "out", 128)]

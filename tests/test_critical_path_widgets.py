@@ -8,7 +8,7 @@ import pytest
 
 from attnlab.analysis import critical_path
 from attnlab.mixers import build_mixer
-from attnlab.plots.style import style
+from attnlab.show.style import style
 from attnlab.widgets import critical_path as widgets
 
 

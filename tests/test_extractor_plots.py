@@ -13,7 +13,7 @@ from attnlab.mixers import build_mixer
 from attnlab.mixers.convolution import causal_convolution
 from attnlab.plots import extractor as pictures
 from attnlab.plots import extractor_diagrams as diagrams
-from attnlab.plots.style import style
+from attnlab.show.style import style
 
 
 @pytest.fixture(autouse=True)

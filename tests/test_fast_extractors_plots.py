@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from attnlab.errors import AttnlabError
 from attnlab.plots import fast_extractors as pictures
 from attnlab.plots import fast_extractors_diagrams as diagrams
-from attnlab.plots.style import style
+from attnlab.show.style import style
 
 few = settings(deadline=None, max_examples=25)
 

@@ -12,7 +12,7 @@ from attnlab.analysis import critical_path, timing
 from attnlab.errors import AttnlabError
 from attnlab.mixers import build_mixer
 from attnlab.plots import path_and_clock as pictures
-from attnlab.plots.style import style
+from attnlab.show.style import style
 from attnlab.teaching import path_and_clock
 from attnlab.teaching.critical_path import levels, longest_chain
 from attnlab.widgets import path_and_clock as explorer

@@ -19,7 +19,7 @@ from attnlab.plots.matrices import (
     plot_lag_kernels,
     plot_matrix,
 )
-from attnlab.plots.style import LOOKS, Look, look, register_look, style
+from attnlab.show.style import LOOKS, Look, look, register_look, style
 
 __all__ = [
     "LOOKS",

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from attnlab.errors import AttnlabError
 from attnlab.plots.curves import final_losses, plot_loss_curves
 from attnlab.plots.matrices import plot_matrix
-from attnlab.plots.style import LOOKS, look, new_axes
+from attnlab.show.style import LOOKS, look, new_axes
 
 BLUE = LOOKS["attention"].colour
 GREY = LOOKS["table"].colour

@@ -12,7 +12,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike
 
 from attnlab.errors import AttnlabError
-from attnlab.plots.style import LOOKS, Look, look, new_axes
+from attnlab.show.style import LOOKS, Look, look, new_axes
 
 NATS_PER_BIT = float(np.log(2.0))
 HATCHES = ("", "///", "...", "xx", "\\\\\\")  # so that bars differ by more than colour

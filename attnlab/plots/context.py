@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from numpy.typing import ArrayLike
 
-from attnlab.plots.style import LOOKS, look, new_axes
+from attnlab.show.style import LOOKS, look, new_axes
 
 
 def plot_context_floors(

@@ -14,7 +14,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullFormatter, NullLocator
 
 from attnlab.errors import AttnlabError, UnknownNameError
-from attnlab.plots.style import LOOKS, Look, look, new_axes
+from attnlab.show.style import LOOKS, Look, look, new_axes
 
 PATH_WIDTH = 7.6  # inches
 CHAIN_HEIGHT = 1.6  # inches, for each chain

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from attnlab.errors import AttnlabError
-from attnlab.plots.style import LOOKS, look, new_axes
+from attnlab.show.style import LOOKS, look, new_axes
 
 Staircase = Mapping[int, float] | Sequence[float]
 

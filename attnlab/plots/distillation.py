@@ -14,7 +14,7 @@ from matplotlib.ticker import LogLocator, NullFormatter
 from numpy.typing import ArrayLike
 
 from attnlab.errors import AttnlabError
-from attnlab.plots.style import DIFFERENCE_COLOURS, LOOKS, look, new_axes
+from attnlab.show.style import DIFFERENCE_COLOURS, LOOKS, look, new_axes
 
 BLUE = LOOKS["attention"].colour
 GREEN = LOOKS["feedforward"].colour

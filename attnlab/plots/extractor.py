@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from attnlab.errors import AttnlabError
 from attnlab.plots.matrices import lag_profile, plot_matrix
-from attnlab.plots.style import DIFFERENCE_COLOURS, LINE_SIZE, LOOKS, look, new_axes
+from attnlab.show.style import DIFFERENCE_COLOURS, LINE_SIZE, LOOKS, look, new_axes
 
 INDICES = ("lag", "absolute")
 TABLE_GREY = LOOKS["table"].colour

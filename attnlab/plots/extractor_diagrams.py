@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 
 from attnlab.errors import AttnlabError
-from attnlab.plots.style import LOOKS
+from attnlab.show.style import LOOKS
 
 ATTENTION = LOOKS["attention"].colour
 EXTRACTOR = LOOKS["she"].colour

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLocator
 from numpy.typing import ArrayLike, NDArray
 
-from attnlab.plots.style import LINE_SIZE, LOOKS, Look, look, new_axes
+from attnlab.show.style import LINE_SIZE, LOOKS, Look, look, new_axes
 
 MARKERS = ("s", "v", "^", "X", "P", "*", "<", ">")  # variants of one family, in order
 NOTHING = 1e-10  # where an exact zero is drawn on a logarithmic axis
@@ -23,7 +23,7 @@ GREY = LOOKS["table"].colour
 
 
 def _looks(names: Sequence[str], labels: Sequence[str]) -> list[Look]:
-    """Return looks that differ in marker and fill where several names are of one family."""
+    """Return looks that differ in marker and dash where several names are of one family."""
     n_seen: dict[str, int] = {}
     looks = []
     for name, label in zip(names, labels, strict=True):
@@ -31,8 +31,8 @@ def _looks(names: Sequence[str], labels: Sequence[str]) -> list[Look]:
         place = n_seen.get(its.family, 0)
         n_seen[its.family] = place + 1
         marker = its.marker if place == 0 else MARKERS[place % len(MARKERS)]
-        fill = "full" if place % 2 == 0 else "none"
-        looks.append(replace(its, label=label, marker=marker, fill=fill))
+        dash = its.dash if place % 2 == 0 else "solid"
+        looks.append(replace(its, label=label, marker=marker, dash=dash))
     return looks
 
 
@@ -152,7 +152,7 @@ def plot_token_prices(
     labels = list(by_token)
     for its in _looks(["she"] * len(labels), labels):
         rows = by_context[by_context["label"] == its.label]
-        line = {**its.line(), "linestyle": "solid" if its.fill == "none" else ":"}
+        line = {**its.line(), "linestyle": "solid" if its.dash == "solid" else ":"}
         left.plot(rows["context_len"], rows["flops"] / unit, **line)
         price = np.asarray(by_token[its.label], dtype=float) / unit
         right.plot(np.arange(1, len(price) + 1), price, **{**line, "marker": "None", "lw": 1.2})

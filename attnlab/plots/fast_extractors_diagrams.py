@@ -13,7 +13,7 @@ from matplotlib.patches import Patch, Polygon
 from numpy.typing import ArrayLike, NDArray
 
 from attnlab.errors import AttnlabError
-from attnlab.plots.style import LOOKS, new_axes
+from attnlab.show.style import LOOKS, new_axes
 
 EXTRACTOR = LOOKS["she"].colour
 SEEN = LOOKS["attention"].colour

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from attnlab.errors import AttnlabError
 from attnlab.plots.curves import final_losses
-from attnlab.plots.style import look, new_axes
+from attnlab.show.style import look, new_axes
 
 ROW_IN = 0.34  # inches a row of a dot plot takes
 GREY = "#6E6E6E"

@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike, NDArray
 
 from attnlab.errors import AttnlabError
-from attnlab.plots.style import (
+from attnlab.show.style import (
     AMOUNT_COLOURS,
     DIFFERENCE_COLOURS,
     MATRIX_SIZE,

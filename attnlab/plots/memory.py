@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike, NDArray
 
-from attnlab.plots.style import AMOUNT_COLOURS, look, new_axes
+from attnlab.show.style import AMOUNT_COLOURS, look, new_axes
 
 FIRES, WRITES, HARM, QUIET = "#332288", "#B58900", "#882255", "#BBBBBB"  # no family's colour
 

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
 from attnlab.errors import AttnlabError
-from attnlab.plots.style import DASH_DOT_DOT, LONG_DASH, LOOKS, look, new_axes
+from attnlab.show.style import FAMILIES, LOOKS, look, new_axes
 
 Program = Mapping[str, tuple[str, Sequence[str]]]
 
@@ -21,8 +21,8 @@ SIGNS = {"mul": "×", "add": "+"}
 GREY = LOOKS["table"].colour
 ON_PATH = LOOKS["extractor"].colour
 RULERS = {  # column: (label, marker, dash)
-    "depth_ratio": ("depth", "v", LONG_DASH),
-    "work_ratio": ("work", "^", DASH_DOT_DOT),
+    "depth_ratio": ("depth", "v", FAMILIES["table"].dash),
+    "work_ratio": ("work", "^", FAMILIES["convolution"].dash),
     "time_ratio": ("clock", "o", "solid"),
 }
 

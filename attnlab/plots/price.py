@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from attnlab.plots.labels import name_points, ranged
-from attnlab.plots.style import LOOKS, new_axes
+from attnlab.show.style import LOOKS, new_axes
 
 PRICES = {  # column: label of its axis
     "n_weights": "Weights of the translator (log scale)",

@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike
 
 from attnlab.plots.labels import ranged
 from attnlab.plots.matrices import plot_matrix
-from attnlab.plots.style import LOOKS, new_axes
+from attnlab.show.style import LOOKS, new_axes
 
 SITES = {
     "encoder_self": "Encoder self",

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from attnlab.plots.labels import name_points, ranged
-from attnlab.plots.style import LOOKS
+from attnlab.show.style import LOOKS
 
 ARROW = {"arrowstyle": "-|>", "color": "#6E6E6E", "lw": 1.1, "shrinkA": 4, "shrinkB": 4}
 DODGE = 0.2  # rows between two kinds of translators that learnt in the same way

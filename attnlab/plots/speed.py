@@ -15,7 +15,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullForma
 
 from attnlab.errors import AttnlabError
 from attnlab.plots.labels import spread
-from attnlab.plots.style import LOOKS, Look, look, new_axes
+from attnlab.show.style import LOOKS, Look, look, new_axes
 
 GREY = LOOKS["table"].colour
 LABEL_GAP = 0.055  # of the height of the axes, between two labels at the right edge

@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from attnlab.errors import AttnlabError
 from attnlab.plots.matrices import plot_matrix
-from attnlab.plots.style import LOOKS, new_axes
+from attnlab.show.style import LOOKS, new_axes
 
 BLUE = LOOKS["attention"].colour
 ORANGE = LOOKS["extractor"].colour

@@ -20,9 +20,9 @@ from attnlab.errors import AttnlabError, UnknownNameError
 from attnlab.mixers import build_mixer
 from attnlab.models import LanguageModel
 from attnlab.plots.speed import select_points
-from attnlab.plots.style import look
 from attnlab.records import load_runs
 from attnlab.seeding import numpy_generator, torch_generator
+from attnlab.show.style import look
 from attnlab.sources import tales
 from attnlab.studies.speed import SpeedPlan, as_table
 from attnlab.studies.speed.core import Race, run_race

@@ -14,8 +14,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from attnlab.analysis import critical_path, timing
 from attnlab.mixers import TokenMixer, build_mixer
-from attnlab.plots.style import look
 from attnlab.seeding import torch_generator
+from attnlab.show.style import look
 
 N_HEADS = 4
 

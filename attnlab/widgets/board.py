@@ -12,7 +12,7 @@ import ipywidgets as w
 from matplotlib.figure import Figure
 
 from attnlab.errors import AttnlabError
-from attnlab.plots.style import style
+from attnlab.show.style import style
 from attnlab.widgets.core import (
     MOST_CONTROLS,
     Controls,

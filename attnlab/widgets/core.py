@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from attnlab.errors import AttnlabError, UnknownNameError
-from attnlab.plots.style import style
+from attnlab.show.style import style
 
 Values = Mapping[str, Any]
 Controls = Mapping[str, w.ValueWidget]

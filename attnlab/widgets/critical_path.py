@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from attnlab.analysis.theory import expected_chain, expected_multiplications
 from attnlab.plots.critical_path import describe_path, plot_path
-from attnlab.plots.style import look
+from attnlab.show.style import look
 from attnlab.widgets.core import Explorer, choice, show_explorer
 
 MIXERS = ("she", "he", "we", "me")

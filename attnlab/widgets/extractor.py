@@ -16,8 +16,8 @@ from attnlab.plots.extractor import (
     plot_growth,
 )
 from attnlab.plots.extractor_diagrams import EXTRACTIONS, FINISHES, describe_member, draw_member
-from attnlab.plots.style import look, style
 from attnlab.seeding import numpy_generator
+from attnlab.show.style import look, style
 from attnlab.widgets.core import Explorer, choice, show_explorer, show_still, slider
 
 LONGEST = 48  # tokens of a prefix in the growth explorer

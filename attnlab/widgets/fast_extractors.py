@@ -22,8 +22,8 @@ from attnlab.plots.fast_extractors_diagrams import (
     draw_tiling,
     draw_wrap,
 )
-from attnlab.plots.style import look
 from attnlab.seeding import numpy_generator, torch_generator
+from attnlab.show.style import look
 from attnlab.sources import Source
 from attnlab.teaching.fast_extractors_runs import STREAMS, generation_race
 from attnlab.widgets.board import RunBoard, show_run_board

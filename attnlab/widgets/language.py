@@ -21,8 +21,8 @@ from attnlab.models import LanguageModel
 from attnlab.plots.curves import describe_loss_curves, plot_loss_curves
 from attnlab.plots.language import describe_losses_by_book, in_words, plot_losses_by_book
 from attnlab.plots.memory import describe_key, plot_key
-from attnlab.plots.style import look
 from attnlab.seeding import torch_generator
+from attnlab.show.style import look
 from attnlab.sources import Source, tales
 from attnlab.training import load_model
 from attnlab.widgets.board import RunBoard, show_run_board

@@ -22,7 +22,7 @@ from attnlab.plots.replacing import (
     plot_board,
     plot_influence,
 )
-from attnlab.plots.style import style
+from attnlab.show.style import style
 from attnlab.teaching.live_replacing import Key, Workbench, influence
 from attnlab.widgets.core import (
     Explorer,

@@ -78,7 +78,7 @@ from attnlab.teaching.live import (
     train_live,
 )
 from attnlab.teaching.markov import check_entropy_rate, check_fit_bigram, check_oracle_loss
-from attnlab.teaching.notation import show_notation
+from attnlab.teach import show_notation
 from attnlab.teaching.quiz import Option, Question, show_quiz
 from attnlab.widgets import predict_first, show_still
 from attnlab.widgets.chains import (

@@ -715,7 +715,7 @@ show_still(ax.figure, f"{describe_attention_weights(A, words=words)} {seen}")
 # input; in section 8 $z_t$ are logits.
 
 # %% tags=["hide-input", "nbval-ignore-output"]
-from attnlab.teaching.notation import show_notation
+from attnlab.teach import show_notation
 
 show_notation(["time", "d_model", "n_heads", "d_head", "x", "y", "query", "key", "value", "out",
                "scores", "attention_weights", "temperature", "position_embedding", "logits"])  # fmt: skip

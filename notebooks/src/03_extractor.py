@@ -769,7 +769,7 @@ print(f"12 tokens, context 5: stream = parallel. The ring holds tokens {held}, c
 # section 4 a multiplication; $W_\mathrm{out}$ is $W_o$.
 
 # %% tags=["nbval-check-output"]
-from attnlab.teaching.notation import show_notation
+from attnlab.teach import show_notation
 
 keys = "d_model context_len time x y value out lag lag_weight lag_weight_vector extracted adjust"
 show_notation([*keys.split(), "gate", "adjusted", "position_embedding", "entropy_rate_nats"])

@@ -62,7 +62,7 @@ from attnlab.teaching.language import (
     check_top_p,
 )
 from attnlab.teaching.live import train_live
-from attnlab.teaching.notation import show_notation
+from attnlab.teach import show_notation
 from attnlab.teaching.quiz import show_quiz
 from attnlab.widgets import language as widgets
 from attnlab.widgets import predict_first, show_still

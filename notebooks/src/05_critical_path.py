@@ -60,7 +60,7 @@ from attnlab.teaching.critical_path import (
     levels,
     longest_chain,
 )
-from attnlab.teaching.notation import show_notation
+from attnlab.teach import show_notation
 from attnlab.teaching.quiz import show_quiz
 from attnlab.widgets import predict_first, show_still
 from attnlab.widgets.critical_path import show_path_explorer

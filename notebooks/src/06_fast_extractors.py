@@ -55,7 +55,7 @@ from attnlab.sources import tales
 from attnlab.teaching import fast_extractors as teaching
 from attnlab.teaching import fast_extractors_runs as runs
 from attnlab.teaching.extractor_runs import load_or_train
-from attnlab.teaching.notation import show_notation
+from attnlab.teach import show_notation
 from attnlab.teaching.quiz import show_quiz
 from attnlab.widgets import fast_extractors as widgets
 from attnlab.widgets import predict_first, show_still

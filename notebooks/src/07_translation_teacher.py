@@ -56,7 +56,7 @@ from attnlab.seeding import torch_generator
 from attnlab.sources import translation_source
 from attnlab.teaching import live_translation as live
 from attnlab.teaching import translation as exercises
-from attnlab.teaching.notation import show_notation
+from attnlab.teach import show_notation
 from attnlab.teaching.quiz import show_quiz
 from attnlab.training import (
     bleu,

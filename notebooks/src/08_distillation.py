@@ -60,7 +60,7 @@ from attnlab.teaching import distillation as exercises
 from attnlab.teaching import distillation_runs as runs
 from attnlab.teaching.distillation import norm
 from attnlab.teaching.live_translation import Lesson
-from attnlab.teaching.notation import show_notation
+from attnlab.teach import show_notation
 from attnlab.teaching.quiz import show_quiz
 from attnlab.training import collate_pairs
 from attnlab.widgets import distillation as widgets

@@ -58,7 +58,7 @@ from attnlab.teaching import replacing_price as price
 from attnlab.teaching import replacing_records as records
 from attnlab.teaching import replacing_runs as runs
 from attnlab.teaching.live_translation import seeded_translator
-from attnlab.teaching.notation import show_notation
+from attnlab.teach import show_notation
 from attnlab.teaching.quiz import show_quiz
 from attnlab.training import collate_pairs, translate_all
 from attnlab.widgets import predict_first, show_still

@@ -1,0 +1,1 @@
+"""Chapter 02: its pictures, its judges, its quiz."""

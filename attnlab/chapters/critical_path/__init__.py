@@ -1,0 +1,1 @@
+"""Chapter 05: its pictures, its judges, its quiz."""

@@ -1,0 +1,1 @@
+"""Chapter 03: its pictures, its judges, its quiz."""

@@ -1,0 +1,1 @@
+"""Chapter 06: its pictures, its judges, its quiz."""

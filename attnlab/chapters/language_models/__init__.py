@@ -1,0 +1,1 @@
+"""Chapter 04: its pictures, its judges, its quiz."""

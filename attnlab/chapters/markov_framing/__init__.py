@@ -1,0 +1,1 @@
+"""Chapter 01: its pictures, its judges, its quiz."""

@@ -1,0 +1,1 @@
+"""Chapter 00: its pictures, its judges, its quiz."""

@@ -1,0 +1,262 @@
+"""Boards that run long work so that Stop is heard, and guesses before a result."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
+from typing import Any
+
+import ipywidgets as w
+from IPython.display import Markdown, display
+
+from attnlab.errors import AttnlabError
+from attnlab.show.panels import (
+    Dial,
+    beside,
+    control_values,
+    error_html,
+    make_dials,
+    show_live,
+    status_html,
+    widgets_on,
+)
+from attnlab.show.pictures import Picture, show
+
+REDRAW_S = 0.5  # between two pictures of a running board
+REPORT_S = 0.1  # between two moves of the progress bar
+
+
+class RunBoard:
+    """Run and Stop for a generator, with a progress bar, a live picture and words.
+
+    A plain loop would block the kernel and Stop would not be heard until its end, so an
+    asyncio task takes one item from the generator, lets the kernel look at its messages,
+    and goes on. Without an event loop (a script, a test) Run runs to the end.
+    """
+
+    def __init__(
+        self,
+        run: Callable[..., Iterator[Any]],
+        dials: Mapping[str, Dial],
+        *,
+        n_ticks: int | Callable[..., int],
+        draw: Callable[[Sequence[Any]], Picture],
+    ) -> None:
+        """Build the panel; nothing runs until ``drive`` or a click. See ``show_board``."""
+        self.controls = make_dials(dials)
+        self.history: list[Any] = []
+        self.n_redraws = 0
+        self._run, self._n_ticks, self._draw = run, n_ticks, draw
+        self._stopping = False
+        self._task: asyncio.Task[None] | None = None
+        self._build()
+
+    def _build(self) -> None:
+        self.run_button = w.Button(description="Run", tooltip="Start with the values above")
+        self.stop_button = w.Button(
+            description="Stop", tooltip="End after this step", disabled=True
+        )
+        self.progress = w.IntProgress(min=0, max=1, description="Progress")
+        self.picture, self.status = w.HTML(), w.HTML(status_html("Press Run to start."))
+        self.progress.tooltip = "Share of the steps that are done"
+        self.progress.layout.width = "98%"
+        self.picture.add_class("attnlab-picture")
+        self.status.add_class("attnlab-status")
+        self.run_button.on_click(lambda _: self.start())
+        self.stop_button.on_click(lambda _: self.stop())
+        buttons = w.HBox([self.run_button, self.stop_button])
+        for button in buttons.children:
+            button.layout.width = "48%"
+        left = [*self.controls.values(), buttons, self.progress, self.status]
+        self.panel = beside(left, self.picture)
+
+    @property
+    def is_running(self) -> bool:
+        """Whether a run is under way."""
+        return not self.stop_button.disabled
+
+    def start(self) -> None:
+        """Start a run in the background, or run to the end where there is no event loop."""
+        if self.is_running:
+            return
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            asyncio.run(self.drive())
+            return
+        self._task = loop.create_task(self.drive())
+        self._task.add_done_callback(_fetch_error)
+
+    def stop(self) -> None:
+        """Ask the run to end after the item it is at."""
+        self._stopping = True
+
+    def _ipython_display_(self) -> None:
+        """Show nothing: the panel is on the page already."""
+
+    async def drive(self) -> None:
+        """Run from the present values to the end, to Stop, or to an error, which is shown."""
+        values = control_values(self.controls)
+        self._set_running(True)
+        try:
+            await self._take_all(values)
+        except Exception as error:
+            self.status.value = error_html(error)
+            raise
+        finally:
+            self._set_running(False)
+
+    async def _take_all(self, values: dict[str, Any]) -> None:
+        self.history, self._stopping = [], False
+        n_ticks = self._n_ticks(**values) if callable(self._n_ticks) else self._n_ticks
+        self.progress.value, self.progress.max = 0, max(1, n_ticks)
+        reported = redrawn = time.monotonic()
+        with closing(_closable(self._run(**values))) as items:
+            for item in items:
+                self.history.append(item)
+                clock = time.monotonic()
+                if clock - reported > REPORT_S:
+                    reported, self.progress.value = clock, len(self.history)
+                if clock - redrawn > REDRAW_S:
+                    self._redraw(f"Step {len(self.history)} of {n_ticks}.")
+                    redrawn = time.monotonic()  # a slow picture must not eat the run
+                await asyncio.sleep(0)
+                if self._stopping:
+                    break
+        self.progress.value = len(self.history)
+        how = "Stopped" if self._stopping else "Done"
+        self._redraw(f"{how} after {len(self.history)} of {n_ticks} steps.")
+
+    def _redraw(self, lead: str) -> None:
+        if not self.history:
+            self.status.value = status_html(lead)
+            return
+        self.n_redraws += 1
+        one = self._draw(self.history)
+        self.picture.value = one.html()
+        self.status.value = status_html(f"{lead} {one.words}")
+
+    def _set_running(self, is_running: bool) -> None:
+        self.run_button.disabled = is_running
+        self.stop_button.disabled = not is_running
+        for control in self.controls.values():
+            control.disabled = is_running
+
+
+def show_board(
+    run: Callable[..., Iterator[Any]],
+    *,
+    n_ticks: int | Callable[..., int],
+    draw: Callable[[Sequence[Any]], Picture],
+    still: Sequence[Any] = (),
+    **dials: Dial,
+) -> RunBoard | None:
+    """Show the picture of a finished run, then a board on which a learner starts another.
+
+    Args:
+        run: From the control values to a generator; each item it yields is one tick. A tick
+            should take less than 0.1 s, since Stop is heard between ticks.
+        n_ticks: How many items a run yields, or a function of the control values.
+        draw: From all items so far to a picture.
+        still: Items of a run made before: what a reader sees who never clicks.
+        dials: At most four, by argument of ``run``; see ``dial``.
+
+    Returns:
+        The board, or None if ``ATTNLAB_WIDGETS=off``.
+    """
+    if still:
+        show(draw(still))
+    if not widgets_on():
+        return None
+    board = RunBoard(run, dials, n_ticks=n_ticks, draw=draw)
+    if still:
+        earlier = draw(still)
+        board.picture.value = earlier.saying(f"An earlier run. {earlier.words}").html()
+    show_live(board.panel)
+    return board
+
+
+def _closable(items: Iterator[Any]) -> Any:
+    """Return something that yields the items and can be closed, as a generator can."""
+    return items if hasattr(items, "close") else (item for item in items)
+
+
+def _fetch_error(task: asyncio.Task[None]) -> None:
+    """Take the error of a finished task: the status line has shown it."""
+    if not task.cancelled():
+        task.exception()
+
+
+class Guess:
+    """What a learner predicted: None until an option is pressed."""
+
+    def __init__(self, question: str, options: Mapping[str, Any]) -> None:
+        """Build the buttons; see ``predict_first``."""
+        self.question, self.options = question, dict(options)
+        self.status = w.HTML(status_html("No guess yet. Choose before you run the next cell."))
+        self.status.add_class("attnlab-status")
+        self.buttons = w.RadioButtons(
+            options=list(options.items()),
+            value=None,
+            description="Your guess",
+            tooltip=f"{question} Arrow keys choose.",
+            layout=w.Layout(width="max-content"),
+        )
+        self.buttons.observe(lambda _: self._record(), names="value")
+        self.panel = w.VBox([self.buttons, self.status])
+
+    @property
+    def value(self) -> Any:
+        """The value of the chosen option, or None."""
+        return self.buttons.value
+
+    @property
+    def label(self) -> str | None:
+        """The words of the chosen option, or None."""
+        return self.buttons.label if self.buttons.index is not None else None
+
+    def verdict(self, *, truth: Any) -> str:
+        """Return one sentence that sets the guess beside the truth.
+
+        Args:
+            truth: The right option's value, or any measured number.
+        """
+        says = next((n for n, v in self.options.items() if v == truth), None) or f"{truth}"
+        if self.value is None:
+            return f"No guess was recorded. The result: {says}."
+        if isinstance(truth, int | float) and isinstance(self.value, int | float):
+            nearest = min(self.options.values(), key=lambda value: abs(value - truth))
+            is_near = self.value == nearest
+        else:
+            is_near = self.value == truth
+        how = "nearest the truth" if is_near else "not what happened"
+        return f"You guessed: {self.label}. The result: {says}. Your guess was {how}."
+
+    def _ipython_display_(self) -> None:
+        """Show nothing: the buttons are on the page already."""
+
+    def _record(self) -> None:
+        self.status.value = status_html(f"Recorded: {self.label}. Run on to see.")
+
+
+def predict_first(question: str, *, options: Sequence[Any] | Mapping[str, Any]) -> Guess:
+    """Ask for a guess before a result; print the question and options for a reader too.
+
+    Args:
+        question: One sentence that can turn out wrong.
+        options: Values, or values by label.
+
+    Returns:
+        The guess; ``guess.value`` is None where nobody chose (CI, GitHub).
+    """
+    named = dict(options) if isinstance(options, Mapping) else {str(o): o for o in options}
+    if len(named) < 2:
+        raise AttnlabError(f"A prediction needs at least two options; got {list(named)}.")
+    guess = Guess(question, named)
+    listed = "\n".join(f"- {label}" for label in named)
+    display(Markdown(f"**Predict first.** {question}\n\n{listed}"))
+    if widgets_on():
+        show_live(guess.panel)
+    return guess

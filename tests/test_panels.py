@@ -1,0 +1,355 @@
+"""Panels, boards and guesses: stills first, one redraw a burst, errors on the page."""
+
+import asyncio
+import itertools
+import warnings
+
+import ipywidgets as w
+import pytest
+
+from attnlab.errors import AttnlabError, UnknownNameError
+from attnlab.show import (
+    Explorer,
+    RunBoard,
+    choice,
+    explore,
+    new_axes,
+    picture,
+    play,
+    playground_dials,
+    predict_first,
+    show_board,
+    slider,
+)
+from attnlab.show.panels import WAIT_S, dial, make_dials
+
+
+@pytest.fixture(autouse=True)
+def _strict(shown):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        yield
+
+
+@picture
+def post(*, height, kind):
+    ax = new_axes(size=(2, 1))
+    ax.plot([0, height], label=kind)
+    return ax, f"Height {height:.2f}, kind {kind}."
+
+
+DIALS = {"height": ("Height (m)", 0.5, 0.0, 1.0, 0.1), "kind": ["a", "b"]}
+
+
+def explorer(**options):
+    presets = options.pop("presets", [{"height": 0.1}, {"kind": "b"}])
+    return explore(post, presets=presets, **DIALS)
+
+
+def stills(shown):
+    return [(d, o) for d, o in shown if isinstance(d, dict) and "image/png" in d]
+
+
+def live(shown):
+    return [d for d, _ in shown if isinstance(d, dict) and "image/png" not in d]
+
+
+def low_middle_high(control):
+    if isinstance(control, w.ToggleButtons | w.Dropdown):
+        values = [value for _, value in control.options]
+        return values[0], values[len(values) // 2], values[-1]
+    return control.min, (control.min + control.max) / 2, control.max
+
+
+def test_stills_come_before_the_panel_with_words_as_alt_text(shown):
+    explorer()
+    pictures = stills(shown)
+    assert [data["text/plain"] for data, _ in pictures] == [
+        "Height 0.10, kind a.",
+        "Height 0.50, kind b.",
+    ]
+    data, options = pictures[0]
+    assert options["metadata"]["image/png"] == {
+        "alt": data["text/plain"],
+        "width": 200,
+        "height": 100,
+    }
+    assert shown[1][0].data == "*Height 0.10, kind a.*"
+    assert live(shown) == [shown[-1][0]]
+
+
+def test_stills_only_mode_shows_no_panel(shown, monkeypatch):
+    monkeypatch.setenv("ATTNLAB_WIDGETS", "off")
+    assert explorer() is None
+    assert len(stills(shown)) == 2
+    assert not live(shown)
+
+
+def test_the_panel_carries_marker_classes_and_a_status():
+    panel = explorer()
+    assert "attnlab-picture" in panel.picture._dom_classes
+    assert "attnlab-status" in panel.status._dom_classes
+    assert panel.status.value.startswith("<p role='status'")
+
+
+def test_every_pair_of_extremes_draws_its_own_picture_and_words():
+    panel = explorer()
+    pictures = set()
+    for height, kind in itertools.product(*map(low_middle_high, panel.controls.values())):
+        panel.controls["height"].value, panel.controls["kind"].value = height, kind
+        assert f"Height {panel.controls['height'].value:.2f}, kind {kind}." in panel.status.value
+        pictures.add(panel.picture.value)
+    assert len(pictures) == 6  # three heights, two kinds; the words differ, so the pictures do
+
+
+def test_same_values_give_the_same_picture():
+    panel = explorer()
+    first = panel.picture.value
+    panel.controls["height"].value = 0.9
+    assert panel.picture.value != first
+    panel.controls["height"].value = 0.5
+    assert panel.picture.value == first
+
+
+def test_a_burst_of_changes_causes_one_redraw():
+    async def burst():
+        panel = explorer()
+        before = panel.n_redraws
+        for step in range(49):
+            panel.controls["height"].value = step / 49
+        await asyncio.sleep(2 * WAIT_S)
+        return panel.n_redraws - before, panel.status.value
+
+    n_redraws, words = asyncio.run(burst())
+    assert n_redraws == 1
+    assert f"Height {48 / 49:.2f}" in words
+
+
+def test_reset_puts_every_control_back():
+    panel = explorer()
+    panel.controls["height"].value, panel.controls["kind"].value = 1.0, "b"
+    panel.reset_button.click()
+    assert panel.values == {"height": 0.5, "kind": "a"}
+    assert "Height 0.50, kind a." in panel.status.value
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [(AttnlabError("Choose <2."), "Choose &lt;2."), (KeyError("k"), "KeyError: &#x27;k&#x27;")],
+)
+def test_an_error_of_the_drawing_is_shown_and_the_old_picture_taken_away(error, said):
+    def fragile(*, height):
+        if height > 0.9:
+            raise error
+        return post(height=height, kind="a")
+
+    panel = explore(fragile, presets=[], height=DIALS["height"])
+    panel.controls["height"].value = 1.0
+    assert "role='alert'" in panel.status.value
+    assert said in panel.status.value
+    assert panel.picture.value == ""
+    panel.controls["height"].value = 0.2
+    assert "role='status'" in panel.status.value
+
+
+def test_an_error_in_a_preset_is_raised():
+    def broken(**values):
+        raise AttnlabError("no")
+
+    with pytest.raises(AttnlabError, match="no"):
+        explore(broken, **DIALS)
+
+
+def test_a_preset_for_no_control_is_refused():
+    with pytest.raises(UnknownNameError, match="Did you mean 'height'"):
+        explorer(presets=[{"heigth": 1.0}])
+
+
+def test_five_controls_are_too_many():
+    many = {name: slider(name, value=0, minimum=0, maximum=1) for name in "abcde"}
+    with pytest.raises(AttnlabError, match="Keep 4"):
+        Explorer(lambda **values: ("", ""), many)
+
+
+def test_every_control_has_words_and_says_what_the_keys_do():
+    dials = DIALS | playground_dials(prompts=["A"], mixers=["she"])
+    many = [dial(name, spec) for name, spec in dials.items()]
+    many.append(choice("Long", options=[f"a long option, number {n}" for n in range(9)]))
+    for control in many:
+        assert control.description
+        assert "Arrow keys" in control.tooltip or "Tab and Space" in control.tooltip
+
+
+def test_a_choice_is_buttons_if_short_and_a_dropdown_if_long():
+    assert isinstance(choice("Kind", options=["a", "b"]), w.ToggleButtons)
+    assert isinstance(choice("Kind", options=list("abcdef")), w.Dropdown)
+    assert isinstance(choice("Kind", options={"x" * 41: 1, "b": 2}), w.Dropdown)
+    assert choice("Kind", options={"one": 1, "two": 2}, value=2).value == 2
+    with pytest.raises(AttnlabError, match="no options"):
+        choice("Kind", options=[])
+
+
+def test_a_slider_is_whole_only_if_all_its_numbers_are():
+    assert isinstance(slider("n", value=1, minimum=0, maximum=3), w.IntSlider)
+    assert isinstance(slider("x", value=1, minimum=0, maximum=3, step=0.5), w.FloatSlider)
+
+
+def write(*, prompt, mixer, temperature, seed):
+    return {"SHE": f"{prompt} <{mixer}>", "HE": f"{temperature} {seed}"}
+
+
+def test_a_playground_prints_texts_and_rewrites_them(shown):
+    dials = playground_dials(prompts=["Once", "There"], mixers=["she", "he"])
+    panel = play(write, presets=[{"mixer": "he"}], **dials)
+    assert "**SHE**\n\n~~~text\nOnce <he>\n~~~" in shown[0][0].data
+    assert "Once &lt;she&gt;" in panel.picture.value
+    for name, control in panel.controls.items():
+        for value in low_middle_high(control):
+            control.value = int(value) if name == "seed" else value
+    assert "There &lt;he&gt;" in panel.picture.value
+    assert "aria-label='SHE'" in panel.picture.value
+    assert "attnlab-text" in panel.picture._dom_classes
+
+
+def test_a_playground_without_widgets_prints_its_texts(shown, monkeypatch):
+    monkeypatch.setenv("ATTNLAB_WIDGETS", "off")
+    dials = playground_dials(prompts=["Once"], mixers=["she"])
+    assert play(write, presets=[{}], **dials) is None
+    assert len(shown) == 1
+
+
+def count(*, n):
+    yield from range(n)
+
+
+def board(run=count, **options):
+    settings = {"n_ticks": lambda *, n: n, "draw": draw_history}
+    return RunBoard(run, STEPS, **{**settings, **options})
+
+
+STEPS = {"n": ("Steps", 5, 1, 9)}
+
+
+def draw_history(history):
+    return post(height=len(history), kind="a").saying(f"Last value {history[-1]}.")
+
+
+def test_a_board_runs_to_the_end_without_an_event_loop():
+    one = board()
+    one.run_button.click()
+    assert one.history == [0, 1, 2, 3, 4]
+    assert (one.progress.value, one.progress.max) == (5, 5)
+    assert "Done after 5 of 5 steps. Last value 4." in one.status.value
+    assert "<img" in one.picture.value
+    assert not one.is_running
+    assert not one.controls["n"].disabled
+
+
+def test_stop_is_heard_between_ticks_and_closes_the_generator():
+    closed = []
+
+    def endless(*, n):
+        try:
+            yield from itertools.count()
+        finally:
+            closed.append(True)
+
+    async def run_then_stop():
+        one = board(run=endless)
+        one.run_button.click()
+        await asyncio.sleep(0.05)
+        assert one.is_running
+        assert one.run_button.disabled
+        one.stop_button.click()
+        await asyncio.wait_for(one._task, timeout=5)
+        return one
+
+    one = asyncio.run(run_then_stop())
+    assert one.history
+    assert "Stopped after" in one.status.value
+    assert closed == [True]
+    assert not one.is_running
+
+
+def test_a_second_run_starts_afresh():
+    one = board()
+    one.run_button.click()
+    one.controls["n"].value = 2
+    one.run_button.click()
+    assert one.history == [0, 1]
+
+
+def test_a_board_redraws_while_it_runs(monkeypatch):
+    monkeypatch.setattr("attnlab.show.boards.REDRAW_S", -1.0)
+    one = board()
+    asyncio.run(one.drive())
+    assert one.n_redraws == 6  # one for each of five ticks, one at the end
+
+
+def test_an_error_of_the_run_is_shown_and_raised():
+    def failing(*, n):
+        yield 1
+        raise AttnlabError("The loss is not a number; lower the learning rate.")
+
+    one = board(run=failing)
+    with pytest.raises(AttnlabError, match="lower the learning rate"):
+        asyncio.run(one.drive())
+    assert "role='alert'" in one.status.value
+    assert not one.is_running
+
+
+def test_a_run_that_yields_nothing_says_so():
+    one = board(run=lambda *, n: iter(()))
+    one.run_button.click()
+    assert "Done after 0 of 5 steps." in one.status.value
+
+
+def test_a_board_shows_an_earlier_run_without_a_click(shown, monkeypatch):
+    words = {"n_ticks": 5, "draw": draw_history}
+    one = show_board(count, **words, still=[7, 8], **STEPS)
+    assert stills(shown)[0][0]["text/plain"] == "Last value 8."
+    assert "An earlier run. Last value 8." in one.picture.value
+    assert not one.history
+    monkeypatch.setenv("ATTNLAB_WIDGETS", "off")
+    assert show_board(count, **words, still=[7, 8], **STEPS) is None
+
+
+def test_a_guess_is_none_until_an_option_is_chosen(shown):
+    guess = predict_first("How low?", options={"1 nat": 1.0, "2 nats": 2.0})
+    assert guess.value is None
+    assert guess.label is None
+    assert "- 1 nat\n- 2 nats" in shown[0][0].data
+    assert guess.verdict(truth=1.2) == "No guess was recorded. The result: 1.2."
+    guess.buttons.index = 0
+    assert (guess.value, guess.label) == (1.0, "1 nat")
+    assert "Recorded: 1 nat." in guess.status.value
+    assert "nearest the truth" in guess.verdict(truth=1.2)
+    assert "not what happened" in guess.verdict(truth=1.9)
+
+
+def test_a_guess_in_words_is_judged():
+    guess = predict_first("Which?", options=["SHE", "HE"])
+    guess.buttons.index = 1
+    assert guess.verdict(truth="SHE") == (
+        "You guessed: HE. The result: SHE. Your guess was not what happened."
+    )
+
+
+def test_one_option_is_no_prediction():
+    with pytest.raises(AttnlabError, match="two options"):
+        predict_first("Which?", options=["SHE"])
+
+
+def test_dials_are_abbreviations_of_controls():
+    controls = make_dials(
+        {
+            "n_steps": ("Steps", 100, 20, 400, 20, "Batches"),
+            "kind": ("Kind", {"one": 1, "two": 2}, "What is drawn"),
+            "state_name": ["a", "b"],
+        }
+    )
+    assert (controls["n_steps"].value, controls["n_steps"].step) == (100, 20)
+    assert controls["n_steps"].tooltip == "Batches. Arrow keys change it."
+    assert controls["kind"].options == (("one", 1), ("two", 2))
+    assert controls["kind"].tooltip.startswith("What is drawn.")
+    assert controls["state_name"].description == "State name"
