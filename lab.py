@@ -64,7 +64,7 @@ from pathlib import Path  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent
 FIRST_NOTEBOOK = "notebooks/00_start_here.ipynb"
-LINTED = ["attnlab", "tests", "notebooks", "lab.py"]
+LINTED = ["attnlab", "tests", "notebooks", "tools", "lab.py"]
 WORKERS = ["-n", "2", "--dist", "loadfile"]
 CPU_TORCH = "https://download.pytorch.org/whl/cpu"
 PIP_NEWS = ("Downloading", "Using cached", "Processing", "Building wheels", "Installing collected")
