@@ -5,9 +5,7 @@ from __future__ import annotations
 import importlib
 import io
 import json
-import os
 import re
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +14,7 @@ import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
 from attnlab.errors import AttnlabError, UnknownNameError
+from attnlab.paths import write_whole
 from attnlab.show.style import style
 
 FIGURE_MODULES: tuple[str, ...] = (  # they register figures; imported when one is asked for
@@ -111,11 +110,10 @@ def make_figure(
         finally:
             plt.close(fig)
     folder = Path(out)
-    folder.mkdir(parents=True, exist_ok=True)
     files = FigureFiles(**{kind: folder / f"{figure_id}.{kind}" for kind in ("svg", "png", "json")})
     sidecar = _sidecar(figure_id, words, commit or words.commit or _present_commit())
     for path, data in ((files.svg, svg), (files.png, png), (files.json, sidecar)):
-        _write_whole(path, data)
+        write_whole(path, data)
     return files
 
 
@@ -154,19 +152,6 @@ def _sidecar(figure_id: str, words: FigureWords, commit: str) -> bytes:
 
 
 def _present_commit() -> str:
-    from attnlab.provenance import commit
+    from attnlab.records import commit
 
     return commit()
-
-
-def _write_whole(path: Path, data: bytes) -> None:
-    """Write beside the target, then rename, so that no reader meets half a file."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-        Path(name).chmod(0o644)
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise

@@ -5,19 +5,89 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping
+import platform
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from attnlab import provenance
+from attnlab import paths
 from attnlab.errors import AttnlabError, UnknownNameError
+from attnlab.paths import RUNS
 
-RUNS = Path(__file__).parents[1] / "data" / "runs"
+
+@cache
+def commit() -> str:
+    """Return the commit of the attnlab in use, with ``-dirty`` if its code was changed since.
+
+    ``unknown`` outside a git checkout of attnlab, or where git is not installed.
+    """
+    root = paths.PACKAGE.parent
+    try:
+        if Path(_git("rev-parse", "--show-toplevel")).resolve() != root:
+            return "unknown"  # installed inside some other project's checkout
+        name = _git("describe", "--always", "--abbrev=12", "--exclude=*")
+        code = [str(root / name) for name in ("attnlab", "pyproject.toml")]  # not data/runs
+        return f"{name}-dirty" if _git("status", "--porcelain", "--", *code) else name
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+
+
+def _git(*arguments: str) -> str:
+    options = {"capture_output": True, "text": True, "check": True, "timeout": 10}
+    return subprocess.run(["git", *arguments], cwd=paths.PACKAGE, **options).stdout.strip()
+
+
+def environment(*, device: str = "cpu") -> dict[str, str]:
+    """Return the versions, the device and the thread count that the numbers depend on.
+
+    Args:
+        device: Where it was computed, ``cpu`` or ``cuda``; not where it could have been.
+    """
+    import torch
+
+    cuda = device.startswith("cuda")
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "os": platform.platform(terse=True),
+        "device": torch.cuda.get_device_name() if cuda else _processor(),
+        "threads": str(torch.get_num_threads()),
+    }
+
+
+def _processor() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine() or "cpu"
+
+
+def command() -> str:
+    """Return the command line of this process as it could be typed again.
+
+    Paths in the checkout are relative to it, others a bare name: records are public.
+    """
+
+    def shorten(argument: str) -> str:
+        path, root = Path(argument), paths.PACKAGE.parent
+        if not path.is_absolute():
+            return argument
+        return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name
+
+    program, *arguments = sys.orig_argv
+    return shlex.join([Path(program).stem, *map(shorten, arguments)])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,9 +113,9 @@ class RunRecord:
     seconds: float
     curve: dict[str, list[float]] = field(default_factory=dict)
     details: dict[str, Any] = field(default_factory=dict)
-    command: str = field(default_factory=provenance.command)
-    commit: str = field(default_factory=provenance.commit)
-    environment: dict[str, str] = field(default_factory=provenance.environment)
+    command: str = field(default_factory=command)
+    commit: str = field(default_factory=commit)
+    environment: dict[str, str] = field(default_factory=environment)
     finished_at: str = field(
         default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds")
     )
@@ -79,11 +149,13 @@ def read_records(path: Path | None = None) -> Iterator[dict[str, Any]]:
         AttnlabError: A line that is not a record; the message has file and line number.
     """
     path = RUNS if path is None else Path(path)
-    for file in sorted(path.glob("*.jsonl")) if path.is_dir() else [path]:
+    wanted = {field.name for field in fields(RunRecord)}
+    for file in [path] if path.suffix == ".jsonl" else sorted(path.glob("*.jsonl")):
         for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
             try:
                 record = json.loads(line)
-                _require_record(record)
+                if missing := wanted - set(record):
+                    raise KeyError(f"it lacks {min(missing)!r}")
             except (ValueError, KeyError, TypeError) as error:
                 raise AttnlabError(
                     f"{file.name} line {number} is not a run record ({error}). Run files are only "
@@ -93,85 +165,104 @@ def read_records(path: Path | None = None) -> Iterator[dict[str, Any]]:
 
 
 def load_runs(
-    experiment: str | None = None, *, path: Path | None = None, variants: list[str] | None = None
+    experiment: str | None = None,
+    *,
+    path: Path | None = None,
+    variants: Sequence[str] | None = None,
+    columns: Sequence[str] | None = None,
 ) -> pd.DataFrame:
-    """Return one row a run: experiment, variant, seed, every metric, and configuration.
+    """Return one row a run: experiment, variant, seed, every metric, configuration and details.
 
-    Configuration appears as ``config.model.d_model`` and the like, so that it can be filtered.
+    Configuration appears as ``config.model.d_model`` and the like, so that it can be filtered;
+    single values of the details as ``details.bleu.n_sentences``.
 
     Args:
-        experiment: Keep runs whose experiment starts with this; None keeps all.
+        experiment: The whole name, as in ``language-model/classroom/tales``; with a slash at
+            its end, as in ``speed/paper/``, everything below it. None keeps all.
+        path: A run file, or a folder of them.
         variants: Keep these, in this order.
+        columns: Return these alone, nan where no run has them. Then a table without rows
+            answers for what is not recorded.
     Raises:
-        UnknownNameError: No run of that experiment; the message lists those there are.
+        UnknownNameError: No run of that experiment or variant; the message lists those there are.
     """
-    rows = [_row(record) for record in _select(experiment, path)]
-    table = pd.DataFrame(rows)
-    if variants is not None:
-        known = set(table["variant"])
-        for variant in sorted(set(variants) - known):
-            step = "Leave variants out for all of them."
-            raise UnknownNameError("recorded variant", variant, known, next_step=step)
-        table = table[table["variant"].isin(variants)]
-        order = [variants.index(variant) for variant in table["variant"]]
-        table = table.iloc[np.argsort(order, kind="stable")]
-    return table.reset_index(drop=True)
+    rows = [_row(record) for record in _select(experiment, path, is_needed=columns is None)]
+    if columns is not None:
+        rows = [{name: row.get(name, np.nan) for name in columns} for row in rows]
+    table = pd.DataFrame(rows, columns=None if columns is None else list(columns))
+    if variants is None:
+        return table
+    known = set(table["variant"])
+    for variant in sorted(set(variants) - known) if columns is None else ():
+        step = "Leave variants out for all of them."
+        raise UnknownNameError("recorded variant", variant, known, next_step=step)
+    table = table[table["variant"].isin(variants)]
+    order = table["variant"].map(list(variants).index)
+    return table.iloc[np.argsort(order, kind="stable")].reset_index(drop=True)
 
 
 def load_curves(experiment: str, *, path: Path | None = None) -> pd.DataFrame:
     """Return the curves of an experiment in tidy rows: variant, seed, tokens_seen, ..."""
-    parts = []
-    for record in _select(experiment, path):
-        part = pd.DataFrame(record["curve"])
-        parts.append(part.assign(**_identity(record)))
-    return pd.concat(parts, ignore_index=True)
+    return _tables((record, record["curve"]) for record in _select(experiment, path))
 
 
-def load_details(experiment: str, name: str, *, path: Path | None = None) -> pd.DataFrame:
-    """Return one table of details, for example ``books``, over all runs of an experiment."""
-    parts = []
-    for record in _select(experiment, path):
-        if name in record["details"]:
-            part = pd.DataFrame(record["details"][name])
-            parts.append(part.assign(**_identity(record)))
-    if not parts:
+def load_details(
+    experiment: str, name: str, *, path: Path | None = None, is_needed: bool = True
+) -> pd.DataFrame:
+    """Return one table of details, for example ``books``, over all runs of an experiment.
+
+    Args:
+        is_needed: Whether it is an error that there is none, or the answer an empty table.
+    """
+    records = _select(experiment, path, is_needed=is_needed)
+    parts = [(each, each["details"][name]) for each in records if name in each["details"]]
+    if is_needed and not parts:
         raise AttnlabError(f"No run of {experiment!r} has a table of details called {name!r}.")
-    return pd.concat(parts, ignore_index=True)
+    return _tables(parts)
 
 
-def _require_record(record: Any) -> None:
-    missing = {field.name for field in fields(RunRecord)} - set(record)
-    if missing:
-        raise KeyError(f"it lacks {sorted(missing)[0]!r}")
+_IDENTITY = ("experiment", "variant", "seed")
 
 
-def _identity(record: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: record[name] for name in ("experiment", "variant", "seed")}
+def _tables(parts: Iterator[tuple[Mapping[str, Any], Any]] | list) -> pd.DataFrame:
+    tables = [
+        pd.DataFrame(table).assign(**{name: record[name] for name in _IDENTITY})
+        for record, table in parts
+    ]
+    return pd.concat(tables or [pd.DataFrame(columns=list(_IDENTITY))], ignore_index=True)
 
 
-def _select(experiment: str | None, path: Path | None) -> list[dict[str, Any]]:
+def _select(
+    experiment: str | None, path: Path | None, *, is_needed: bool = True
+) -> list[dict[str, Any]]:
+    def is_asked(name: str) -> bool:
+        if experiment is None or name == experiment:
+            return True
+        return experiment.endswith("/") and name.startswith(experiment)
+
     records = list(read_records(path))
-    if experiment is None:
-        return records
-    chosen = [r for r in records if r["experiment"].startswith(experiment)]
-    if not chosen:
-        known = {r["experiment"] for r in records}
+    chosen = [record for record in records if is_asked(record["experiment"])]
+    if is_needed and experiment is not None and not chosen:
+        known = {record["experiment"] for record in records}
         step = "Run it with: attnlab study run NAME --scale SCALE."
+        if any(name.startswith(f"{experiment}/") for name in known):
+            step = f"For everything below it, ask for {experiment + '/'!r}."
         raise UnknownNameError("recorded experiment", experiment, known, next_step=step)
     return chosen
 
 
 def _row(record: Mapping[str, Any]) -> dict[str, Any]:
-    plain = ("experiment", "variant", "seed", "seconds", "commit", "command", "finished_at")
-    row = {name: record[name] for name in plain}
-    row |= record["metrics"]
-    row |= {f"environment.{n}": v for n, v in record["environment"].items()}
-    return row | dict(_flat(record["config"], "config"))
+    plain = (*_IDENTITY, "seconds", "commit", "command", "finished_at")
+    row = {name: record[name] for name in plain} | record["metrics"]
+    for part in ("environment", "config"):
+        row |= dict(_flat(record[part], part))
+    details = dict(_flat(record["details"], "details"))
+    return row | {name: value for name, value in details.items() if not isinstance(value, list)}
 
 
 def _flat(values: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
     for name, value in values.items():
-        if isinstance(value, Mapping) and value:
+        if isinstance(value, Mapping):
             yield from _flat(value, f"{prefix}.{name}")
-        elif not isinstance(value, Mapping):
+        else:
             yield f"{prefix}.{name}", value

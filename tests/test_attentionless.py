@@ -6,10 +6,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from attnlab import provenance
 from attnlab.distillation import LRS, ReplacedSite, StudentSpec, load_students, substitute
 from attnlab.errors import AttnlabError, UnknownNameError
-from attnlab.records import load_details, load_runs
+from attnlab.records import commit, load_details, load_runs
 from attnlab.studies import Folders, Plan, export_models, get_study, run_plan
 from attnlab.studies.attentionless import (
     ARMS,
@@ -254,7 +253,7 @@ def test_students_taught_for_one_arm_are_used_again_by_the_next(done):
     list(run_plan(Plan(**SMOKE, variants=(second.variant,)), folders=done))
     runs = load_runs(path=done.run_file("attentionless")).set_index("variant")
     for site in ("encoder_self", "decoder_self"):
-        assert runs.loc[second.variant, f"config.taught_before.{site}"] == provenance.commit()
+        assert runs.loc[second.variant, f"config.taught_before.{site}"] == commit()
     fresh, kept = (
         load_students(done.work_file("attentionless", f"{job.digest}.students.safetensors"))[0]
         for job in get_study("attentionless").jobs(

@@ -139,7 +139,7 @@ def test_series_of_the_same_seed_draw_the_same_order():
 def test_records_load_as_one_table_with_their_sizes(smoke, tmp_path):
     for record in smoke["mixers"]:
         record.append_to(core.run_file(tmp_path))
-    loaded = load_runs("speed/smoke/mixers", path=core.run_file(tmp_path))
+    loaded = load_runs("speed/smoke/mixers/", path=core.run_file(tmp_path))
     table = as_table(smoke["mixers"])
     assert len(loaded) == len(table)
     for column in ("config.time", "config.route", "median_ms", "ratio_to_attention"):
@@ -495,7 +495,7 @@ def test_bench_records_each_series_under_the_next_number(capsys, quick, tmp_path
     words = ["bench", "prefill", "--scale", "smoke", "--threads", "1", "--stock"]
     for _ in range(2):
         assert main([*words, "--out", str(tmp_path)]) == 0
-    table = load_runs("speed/smoke/prefill", path=tmp_path / "speed.jsonl")
+    table = load_runs("speed/smoke/prefill/", path=tmp_path / "speed.jsonl")
     assert sorted(table["seed"].unique()) == [0, 1]
     assert not table["config.keeps_pages"].any()
     assert set(table["config.route"]) == {"default"}

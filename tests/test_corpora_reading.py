@@ -13,7 +13,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import attnlab
 from attnlab.corpora import (
     Corpus,
     Document,
@@ -88,9 +87,9 @@ def test_the_cache_is_searched_after_the_named_folders(monkeypatch, tmp_path):
     assert data_folders() == [tmp_path, cache_folder()]
 
 
-def test_an_installed_package_uses_the_users_cache(monkeypatch, tmp_path):
+def test_an_installed_package_uses_the_users_cache(monkeypatch):
     assert cache_folder().parts[-2:] == ("data", "cache")
-    monkeypatch.setattr(attnlab, "__file__", str(tmp_path / "site-packages/attnlab/__init__.py"))
+    monkeypatch.setattr("attnlab.paths.ROOT", None)
     assert cache_folder() == Path(pooch.os_cache("attnlab"))
 
 

@@ -54,9 +54,9 @@ def test_a_run_leaves_a_record_with_losses_by_position(tmp_path):
     from attnlab.records import load_details, load_runs
 
     path = folders.run_file(PLAN.study)
-    row = load_runs("extractor-ablation/smoke", path=path).iloc[0]
+    row = load_runs("extractor-ablation/smoke/tales", path=path).iloc[0]
     assert row["oracle_nats"] == held_out()[1] < row["test_loss_nats"]
-    by_position = load_details("extractor-ablation/smoke", "by_position", path=path)
+    by_position = load_details("extractor-ablation/smoke/tales", "by_position", path=path)
     assert len(by_position) == SIZES["context_len"]
     assert by_position["loss_nats"].mean() == pytest.approx(row["test_loss_nats"])
 

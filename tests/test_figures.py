@@ -73,20 +73,6 @@ def test_without_any_commit_the_present_one_is_used(tmp_path, monkeypatch):
     assert json.loads(files.json.read_text(encoding="utf-8"))["commit"] == "present"
 
 
-def test_a_write_that_fails_leaves_the_old_file_and_no_scrap(tmp_path, monkeypatch):
-    path = tmp_path / "toy.json"
-    path.write_text("old")
-
-    def fail(*_):
-        raise OSError("no space")
-
-    monkeypatch.setattr("pathlib.Path.replace", fail)
-    with pytest.raises(OSError, match="no space"):
-        figures._write_whole(path, b"new")
-    assert [p.name for p in tmp_path.iterdir()] == ["toy.json"]
-    assert path.read_text() == "old"
-
-
 def test_an_unknown_figure_names_the_nearest(tmp_path):
     with pytest.raises(UnknownNameError, match=r"Did you mean 'toy-matrix'\?.*register_figure"):
         make_figure("toy-matrx", out=tmp_path)

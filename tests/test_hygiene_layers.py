@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # One row a layer, lowest first. A module may import from its own row and from the rows before it
 # in this table. Chapters never import each other.
 LAYERS = {
-    "ground": ("errors", "seeding", "paths", "provenance"),
+    "ground": ("errors", "seeding", "paths", "markdown"),
     "records": ("config", "records", "runmode", "shapes"),
     "show": ("show", "corpora", "sources", "tokenizers"),
     "mixers": ("mixers", "teach"),

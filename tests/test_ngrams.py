@@ -125,6 +125,6 @@ def test_the_study_records_losses_and_floors_by_order(tmp_path):
     table = load_details("n-grams/smoke/tales", "orders", path=folders.run_file("n-grams"))
     assert table["order"].tolist() == list(n_grams.ORDERS)
     assert (table["train_floor_nats"].diff().dropna() < 0).all()
-    (run,) = load_runs("n-grams", path=folders.run_file("n-grams"))["test_loss_nats"]
+    (run,) = load_runs("n-grams/", path=folders.run_file("n-grams"))["test_loss_nats"]
     assert run == table["test_loss_nats"].min()
     assert "recorded before" in [p.message for p in run_plan(plan, folders=folders)]

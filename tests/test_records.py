@@ -2,10 +2,16 @@
 
 import json
 import math
+import shutil
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
+import torch
 
+from attnlab import paths, records
 from attnlab.errors import AttnlabError, UnknownNameError
 from attnlab.records import RUNS, RunRecord, load_curves, load_details, load_runs, read_records
 
@@ -18,20 +24,16 @@ def record(variant="she", seed=0, experiment="toy/smoke/ring", **metrics):
         config={"job": f"{variant}{seed}", "model": {"d_model": 8, "mixer_options": {}}},
         metrics=metrics or {"test_loss_nats": 1.5 + seed},
         curve={"tokens_seen": [10, 20], "loss_nats": [2.0, 1.5]},
-        details={"books": {"book": ["A", "B"], "loss_nats": [1.0, 2.0]}},
+        details={"data": {"train": 9}, "books": {"book": ["A", "B"], "loss_nats": [1.0, 2.0]}},
         seconds=1.0,
     )
 
 
-def test_a_record_says_where_it_came_from(tmp_path):
-    path = tmp_path / "toy.jsonl"
-    record().append_to(path)
-    (line,) = read_records(path)
-    assert line["environment"]["torch"]
-    assert line["environment"]["python"]
-    assert line["commit"]
-    assert line["command"]
-    assert line["finished_at"].endswith("+00:00")
+@pytest.fixture
+def file(tmp_path):
+    """A run file with one record."""
+    record().append_to(tmp_path / "toy.jsonl")
+    return tmp_path / "toy.jsonl"
 
 
 def test_runs_become_one_tidy_table_in_the_order_asked_for(tmp_path):
@@ -39,15 +41,37 @@ def test_runs_become_one_tidy_table_in_the_order_asked_for(tmp_path):
     for seed in (0, 1):
         for variant in ("she", "attention", "mean"):
             record(variant, seed).append_to(path)
-    table = load_runs("toy", path=path, variants=["attention", "she"])
+    table = load_runs("toy/smoke/ring", path=path, variants=["attention", "she"])
     assert list(table["variant"]) == ["attention", "attention", "she", "she"]
     assert list(table["test_loss_nats"]) == [1.5, 2.5, 1.5, 2.5]
     assert set(table["config.model.d_model"]) == {8}
-    curves = load_curves("toy", path=path)
+    assert set(table["details.data.train"]) == {9}
+    curves = load_curves("toy/smoke/ring", path=path)
     assert len(curves) == 12
     assert {"variant", "seed", "tokens_seen", "loss_nats"} <= set(curves)
-    books = load_details("toy", "books", path=path)
+    books = load_details("toy/smoke/ring", "books", path=path)
     assert list(books["book"].unique()) == ["A", "B"]
+
+
+def test_an_experiment_is_asked_for_by_its_whole_name(tmp_path):
+    for name in ("toy/smoke/ring", "toy/smoke/ring_small", "toy/paper/ring"):
+        record(experiment=name).append_to(tmp_path / "toy.jsonl")
+    asked = ("toy/smoke/ring", "toy/smoke/", "toy/", None)
+    assert [len(load_runs(name, path=tmp_path)) for name in asked] == [1, 2, 3, 3]
+    for beginning in ("toy/smoke", "toy", "oy/smoke/", "toy/smoke/rin"):
+        with pytest.raises(UnknownNameError):
+            load_runs(beginning, path=tmp_path)
+    with pytest.raises(UnknownNameError, match="ask for 'toy/smoke/'"):
+        load_runs("toy/smoke", path=tmp_path)
+
+
+def test_columns_that_are_asked_for_are_there_even_where_nothing_is_recorded(file):
+    columns = ["seed", "details.data.train", "bleu"]
+    table = load_runs("toy/smoke/ring", path=file, columns=columns)
+    assert list(table) == columns
+    assert table["bleu"].isna().all()
+    assert list(load_runs("x", path=file, columns=columns)) == columns
+    assert load_details("x", "books", path=file, is_needed=False).empty
 
 
 def test_many_writers_never_mix_their_lines(tmp_path):
@@ -64,43 +88,134 @@ def test_a_metric_that_is_no_number_is_refused(value):
 
 
 @pytest.mark.parametrize("line", ["{", "[]", '{"variant": "she"}', "null"])
-def test_a_line_that_is_no_record_is_named(line, tmp_path):
-    path = tmp_path / "toy.jsonl"
-    record().append_to(path)
-    with path.open("a") as file:
-        file.write(line + "\n")
+def test_a_line_that_is_no_record_is_named(line, file):
+    with file.open("a") as lines:
+        lines.write(line + "\n")
     with pytest.raises(AttnlabError, match=r"toy.jsonl line 2 is not a run record"):
-        list(read_records(path))
+        list(read_records(file))
 
 
-def test_an_unknown_experiment_is_answered_with_those_there_are(tmp_path):
-    path = tmp_path / "toy.jsonl"
-    record().append_to(path)
+def test_what_is_not_recorded_is_answered_with_what_there_is(file):
     with pytest.raises(UnknownNameError, match="toy/smoke/ring"):
-        load_runs("toy/paper", path=path)
+        load_runs("toy/paper/ring", path=file)
     with pytest.raises(AttnlabError, match="a table of details called 'films'"):
-        load_details("toy", "films", path=path)
+        load_details("toy/smoke/ring", "films", path=file)
+    with pytest.raises(UnknownNameError, match="Did you mean 'she'"):
+        load_runs("toy/smoke/ring", path=file, variants=["shee"])
 
 
-def test_the_committed_records_are_records_of_known_studies():
+def test_committed_records_are_of_known_studies_and_of_one_variant_and_seed_each():
     from attnlab.studies import list_studies
 
     names = {study.name for study in list_studies()} | {"speed"}  # the clock is no study
-    records = list(read_records(RUNS))
-    assert records, "data/runs holds the evidence behind every stated result"
-    for each in records:
+    found = list(read_records(RUNS))
+    assert found, "data/runs holds the evidence behind every stated result"
+    for each in found:
         assert each["experiment"].split("/")[0] in names
         assert each["environment"]["torch"]
         assert each["seconds"] > 0
-
-
-def test_no_two_committed_records_are_of_the_same_variant_and_seed():
-    runs = [json.dumps([r["experiment"], r["variant"], r["seed"]]) for r in read_records(RUNS)]
+    runs = [json.dumps([r["experiment"], r["variant"], r["seed"]]) for r in found]
     assert len(runs) == len(set(runs))
 
 
-def test_an_unknown_variant_is_answered_with_the_nearest(tmp_path):
-    path = tmp_path / "toy.jsonl"
-    record().append_to(path)
-    with pytest.raises(UnknownNameError, match="Did you mean 'she'"):
-        load_runs("toy", path=path, variants=["shee"])
+# Where a record came from
+
+
+@pytest.fixture
+def checkout(tmp_path, monkeypatch):
+    """A git repository of its own with the package folder in it."""
+    if shutil.which("git") is None:
+        pytest.skip("no git: nothing to ask")
+    package = tmp_path / "attnlab"
+    package.mkdir()
+    (package / "errors.py").write_text("")
+    name = ["-c", "user.name=a", "-c", "user.email=a@b.c"]
+    for command in (["init", "-q"], ["add", "."], [*name, "commit", "-q", "-m", "first"]):
+        subprocess.run(["git", *command], cwd=tmp_path, check=True)
+    monkeypatch.setattr(paths, "PACKAGE", package)
+    return tmp_path
+
+
+def commit():
+    """Ask again: the answer of a process is kept."""
+    return records.commit.__wrapped__()
+
+
+def test_the_commit_is_twelve_digits_and_says_that_code_was_changed(checkout):
+    assert len(commit()) == 12
+    assert int(commit(), 16) >= 0
+    subprocess.run(["git", "tag", "v1"], cwd=checkout, check=True)
+    assert len(commit()) == 12, "a tag does not hide it"
+    (checkout / "data.jsonl").write_text("{}")
+    assert not commit().endswith("-dirty"), "records are no code"
+    (checkout / "attnlab" / "errors.py").write_text("# changed")
+    assert commit().endswith("-dirty")
+
+
+def test_without_git_or_a_checkout_of_its_own_the_commit_is_unknown(checkout, monkeypatch):
+    nested = checkout / "site-packages" / "attnlab"
+    nested.mkdir(parents=True)
+    monkeypatch.setattr(paths, "PACKAGE", nested)
+    assert commit() == "unknown", "another project's checkout is not ours"
+    monkeypatch.undo()
+    monkeypatch.setenv("PATH", "")
+    assert commit() == "unknown"
+
+
+def test_the_environment_names_versions_device_and_threads(file):
+    found = records.environment()
+    assert set(found) == {"python", "torch", "os", "device", "threads"}
+    assert found["torch"] == torch.__version__
+    assert found["threads"] == str(torch.get_num_threads())
+    assert all(isinstance(value, str) and value for value in found.values())
+    (line,) = read_records(file)
+    assert line["environment"] == found
+    assert line["commit"] == records.commit()
+    assert line["command"] == records.command()
+    assert line["finished_at"].endswith("+00:00")
+
+
+def test_the_command_has_no_folder_of_this_machine(monkeypatch, tmp_path):
+    package, outside = str(paths.PACKAGE / "errors.py"), str(tmp_path / "a file.txt")
+    monkeypatch.setattr(sys, "orig_argv", [sys.executable, "-m", "attnlab", package, outside])
+    name = Path(sys.executable).stem
+    assert records.command() == f"{name} -m attnlab attnlab/errors.py 'a file.txt'"
+
+
+# Where files lie
+
+
+@pytest.mark.parametrize("shell", [".", "notebooks/src", ".."])
+def test_an_installed_package_finds_the_checkout_that_the_shell_is_near(
+    shell, tmp_path, monkeypatch
+):
+    root = tmp_path / "somewhere" / "workbook"
+    for folder in ("data/runs", "notebooks/src"):
+        (root / folder).mkdir(parents=True)
+    (root / "pyproject.toml").touch()
+    monkeypatch.chdir(root / shell)
+    assert paths.find_checkout(package=tmp_path / "site-packages" / "attnlab") == root
+    monkeypatch.chdir(tmp_path)
+    assert paths.find_checkout(package=tmp_path / "site-packages" / "attnlab") is None
+    assert paths.find_checkout() == Path(__file__).resolve().parents[1]
+
+
+def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    path = tmp_path / "folder" / "file.txt"
+    paths.write_whole(path, "old")
+
+    def fail(self, target):
+        raise OSError("the disk is full")
+
+    monkeypatch.setattr(Path, "replace", fail)
+    with pytest.raises(OSError, match="full"):
+        paths.write_whole(path, b"new")
+    assert path.read_text() == "old"
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_ground_imports_no_torch():
+    modules = "attnlab.config, attnlab.paths, attnlab.records, attnlab.runmode"
+    code = f"import sys, {modules}; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"

@@ -29,7 +29,6 @@ from attnlab.training.checkpoint import (
     load_checkpoint,
     read_tensors,
     save_checkpoint,
-    write_tensors,
 )
 from attnlab.training.evaluation import pool
 from attnlab.training.speed import keep_pages, onednn_is_exact, product_route
@@ -264,21 +263,6 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path):
         load_model(tmp_path / "missing.safetensors")
     with pytest.raises(CheckpointError, match="no model configuration"):
         load_model(path)
-
-
-def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
-    path = tmp_path / "a.safetensors"
-    write_tensors(path, {"a": torch.ones(2)}, facts={"n": 1})
-    monkeypatch.setattr("attnlab.training.checkpoint.save_file", _full_disk)
-    with pytest.raises(OSError, match="full"):
-        write_tensors(path, {"a": torch.zeros(2)}, facts={"n": 2})
-    assert read_tensors(path)[1] == {"n": 1}
-    assert list(tmp_path.iterdir()) == [path]
-
-
-def _full_disk(tensors, filename, metadata):
-    filename.write_bytes(b"half")
-    raise OSError("the disk is full")
 
 
 def test_bf16_training_follows_fp32():

@@ -100,6 +100,7 @@ def _export(options: argparse.Namespace) -> None:
 
 
 def _report(options: argparse.Namespace) -> None:
+    from attnlab.paths import write_whole
     from attnlab.studies.report import replace_block, results_block
 
     block = results_block()
@@ -107,9 +108,7 @@ def _report(options: argparse.Namespace) -> None:
         say(block)
         return
     before = options.document.read_text(encoding="utf-8")
-    partial = options.document.with_suffix(".tmp")
-    partial.write_text(replace_block(before, block), encoding="utf-8")
-    partial.replace(options.document)
+    write_whole(options.document, replace_block(before, block))
 
 
 def _run_plans(plans: Iterable[Any], *, device: str) -> None:

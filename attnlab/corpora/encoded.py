@@ -1,6 +1,7 @@
 """Corpora as token ids, one array a document, kept on disk and verified when read back."""
 
 import hashlib
+import io
 import logging
 import os
 import zipfile
@@ -14,7 +15,7 @@ from typing import Protocol
 import numpy as np
 
 from attnlab.corpora.records import SPLITS, Corpus, Document
-from attnlab.corpora.store import cache_folder
+from attnlab.paths import cache_folder, write_whole
 
 LOGGER = logging.getLogger(__name__)
 
@@ -125,11 +126,9 @@ def _write(path: Path, splits: dict[str, EncodedSplit]) -> None:
         arrays[f"{split}_tokens"] = encoded.all_tokens
         arrays[f"{split}_lengths"] = np.array(list(map(len, encoded.tokens)), dtype=np.int64)
         arrays[f"{split}_n_bytes"] = encoded.n_bytes
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    with partial.open("wb") as file:
-        np.savez(file, sha256=np.array(_checksum(arrays)), **arrays)
-    partial.replace(path)
+    file = io.BytesIO()
+    np.savez(file, sha256=np.array(_checksum(arrays)), **arrays)
+    write_whole(path, file.getvalue())
 
 
 def _read(path: Path) -> dict[str, EncodedSplit] | None:

@@ -6,9 +6,9 @@ import os
 import zlib
 from pathlib import Path
 
-import attnlab
 from attnlab.corpora.pins import CorpusEntry, PinnedFile, corpus_entry
 from attnlab.errors import CorpusNotFoundError, IntegrityError
+from attnlab.paths import cache_folder
 
 ENVIRONMENT_VARIABLE = "ATTNLAB_DATA"
 
@@ -17,16 +17,6 @@ def data_folders() -> list[Path]:
     """Return the folders that are searched, in order: ``$ATTNLAB_DATA``, then the cache."""
     named = os.environ.get(ENVIRONMENT_VARIABLE, "").split(os.pathsep)
     return [*(Path(folder).expanduser() for folder in named if folder), cache_folder()]
-
-
-def cache_folder() -> Path:
-    """Return where downloads go: ``data/cache`` in a checkout, else the user's cache."""
-    checkout = Path(attnlab.__file__).resolve().parents[1]
-    if (checkout / "pyproject.toml").is_file():
-        return checkout / "data" / "cache"
-    import pooch
-
-    return Path(pooch.os_cache("attnlab"))
 
 
 def locate(entry: CorpusEntry, file: PinnedFile) -> Path | None:

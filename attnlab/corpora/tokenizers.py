@@ -18,6 +18,7 @@ import tokenizers as hf
 from numpy.typing import ArrayLike
 
 from attnlab.errors import AttnlabError, UnknownNameError
+from attnlab.paths import write_whole
 
 FORMAT = "attnlab-tokenizer-1"
 N_BYTE_VALUES = 256
@@ -75,11 +76,7 @@ class Tokenizer(ABC):
 
     def save(self, path: str | os.PathLike) -> None:
         """Write the tokenizer as JSON; the file appears whole or not at all."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-        partial.write_text(self._json(), encoding="utf-8")
-        partial.replace(path)
+        write_whole(Path(path), self._json())
 
     def __repr__(self) -> str:
         """Kind, size and digest."""

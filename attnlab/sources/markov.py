@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from attnlab.errors import AttnlabError, UnknownNameError
+from attnlab.paths import CHAINS
 from attnlab.seeding import numpy_generator
 from attnlab.sources.base import check_count
 from attnlab.sources.context_tree import ContextTreeSource
@@ -32,7 +33,6 @@ __all__ = [
     "stationary",
 ]
 
-CHAINS_DIR = Path(__file__).resolve().parents[2] / "data" / "chains"
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 
@@ -117,7 +117,7 @@ def random_chain(
 
 def list_chains() -> list[str]:
     """Return the names of the chains in ``data/chains``."""
-    return sorted(path.stem for path in CHAINS_DIR.glob("*.json"))
+    return sorted(path.stem for path in CHAINS.glob("*.json"))
 
 
 def load_chain(path: str | Path) -> Chain:
@@ -205,9 +205,9 @@ def _find_chain(path: str | Path) -> Path:
             "chain",
             file.name,
             [*list_chains(), "ring", "random"],
-            next_step=f"Or pass a path that ends in .json. Looked in {CHAINS_DIR}.",
+            next_step=f"Or pass a path that ends in .json. Looked in {CHAINS}.",
         )
-    return CHAINS_DIR / f"{file.name}.json"
+    return CHAINS / f"{file.name}.json"
 
 
 def _read_chain(data: dict, *, name: str) -> Chain:

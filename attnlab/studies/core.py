@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,14 +11,13 @@ from typing import Any
 import torch
 from filelock import FileLock, Timeout
 
-from attnlab import provenance
 from attnlab.config import ModelConfig, TrainConfig, TranslatorConfig, digest_of
 from attnlab.corpora import Tokenizer, load_tokenizer
 from attnlab.errors import AttnlabError, DivergenceError, UnknownNameError
-from attnlab.records import RUNS, RunRecord, read_records
+from attnlab.paths import RUNS, WORK, write_whole
+from attnlab.records import RunRecord, commit, read_records
 from attnlab.training import load_model, load_translator, save_model
 
-WORK = Path(__file__).parents[2] / "data" / "cache" / "studies"
 SCALES = ("smoke", "classroom", "paper")
 
 
@@ -154,7 +152,7 @@ def run_plan(plan: Plan, *, folders: Folders | None = None) -> Iterator[Progress
         UnknownNameError: A study, variant or corpus that does not exist, or not together.
         AttnlabError: After the last job, if some of them failed.
     """
-    provenance.commit()  # of the code that was loaded, not of what is there when a job ends
+    commit()  # of the code that was loaded, not of what is there when a job ends
     folders = folders or Folders()
     study = get_study(plan.study)
     for kind, wanted, known in (
@@ -306,6 +304,4 @@ def finished_digests(study: str, folders: Folders) -> set[str]:
 def _remember(plan: Plan, folders: Folders) -> None:
     """Write the plan down, so that ``resume`` can ask for exactly it again."""
     file = folders.work_file(plan.study, f"plan-{digest_of(asdict(plan))}.json")
-    partial = file.with_suffix(f".{os.getpid()}.tmp")
-    partial.write_text(json.dumps(asdict(plan)), encoding="utf-8")
-    partial.replace(file)
+    write_whole(file, json.dumps(asdict(plan)))

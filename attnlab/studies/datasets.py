@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,10 +19,11 @@ from attnlab.corpora import (
     train_bpe,
 )
 from attnlab.errors import UnknownNameError
+from attnlab.paths import cache_folder
 from attnlab.seeding import numpy_generator
 from attnlab.sources import tales
 
-CACHE = Path(__file__).parents[2] / "data" / "cache" / "tokenizers"
+CACHE = cache_folder() / "tokenizers"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)  # one object, one data set

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 
-from attnlab import provenance
 from attnlab.analysis.theory import (
     expected_language_model_multiplications,
     expected_language_model_weights,
@@ -22,7 +21,7 @@ from attnlab.analysis.theory import (
 from attnlab.config import ModelConfig, TrainConfig
 from attnlab.errors import AttnlabError
 from attnlab.models import LanguageModel
-from attnlab.records import RunRecord
+from attnlab.records import RunRecord, environment
 from attnlab.seeding import torch_generator
 from attnlab.studies.core import (
     Folders,
@@ -322,7 +321,7 @@ def _record(
         curve=curve,
         details=details,
         seconds=state.seconds,
-        environment=provenance.environment(device=device),
+        environment=environment(device=device),
     )
 
 

@@ -11,7 +11,9 @@ import pandas as pd
 
 from attnlab.analysis.compare import ORDERING, judge_claims, latest_runs
 from attnlab.errors import AttnlabError
-from attnlab.records import RUNS, load_details, load_runs
+from attnlab.markdown import markdown_table
+from attnlab.paths import RUNS
+from attnlab.records import load_details, load_runs
 from attnlab.studies.attentionless.verdicts import AIM, claims_table
 from attnlab.studies.attentionless.words import arm_words
 
@@ -156,8 +158,8 @@ def results_block(*, path: Path = RUNS) -> str:
         "**The clock**: time over attention's, below 1 is faster; medians with 95 % intervals from "
         "interleaved rounds, width 128, float32, one CPU thread, torch's default products. "
         "Records: `speed/paper`.",
-        clock_table(load_runs("speed/paper", path=path)),
-        growth_sentence(load_runs("speed/paper/mixers", path=path)),
+        clock_table(load_runs("speed/paper/", path=path)),
+        growth_sentence(load_runs("speed/paper/mixers/", path=path)),
         *replacement_parts(load_runs("attentionless/", path=path)),
         END,
     ]
@@ -180,8 +182,7 @@ def results_table(runs: pd.DataFrame, *, columns: dict[str, str]) -> str:
         weights = f"{mine['n_weights'].iloc[0] / 1e6:.2f} M"
         cells = [mean_and_range(mine[metric].tolist()) for metric in columns]
         rows.append([NAMES.get(str(variant), str(variant)), weights, *cells, str(len(mine))])
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return markdown_table(head, rows)
 
 
 def clock_table(runs: pd.DataFrame) -> str:
@@ -191,7 +192,7 @@ def clock_table(runs: pd.DataFrame) -> str:
         runs: Records of ``attnlab bench``; the newest series on one CPU thread counts.
     """
     mixers = ("she", "he", "we", "me")
-    lines = [["work", *(NAMES[mixer] for mixer in mixers)], ["---"] * (1 + len(mixers))]
+    rows = []
     for says, (part, sizes) in CLOCK.items():
         points = runs
         for name, value in {**CLOCKED_ON, "part": part, **sizes}.items():
@@ -199,8 +200,8 @@ def clock_table(runs: pd.DataFrame) -> str:
         if not len(points):
             raise AttnlabError(f"No record of {says!r}; measure it with: attnlab bench {part}.")
         points = points[points["seed"] == points["seed"].max()].set_index("variant")
-        lines.append([says, *(_ratio(points.loc[mixer]) for mixer in mixers)])
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+        rows.append([says, *(_ratio(points.loc[mixer]) for mixer in mixers)])
+    return markdown_table(["work", *(NAMES[mixer] for mixer in mixers)], rows)
 
 
 def _ratio(point: pd.Series) -> str:
@@ -269,15 +270,15 @@ def replacement_table(runs: pd.DataFrame, *, variants: Sequence[str]) -> str:
     """
     runs = latest_runs(runs)
     head = ["what stands there", "greedy BLEU", "accuracy, teacher-forced", "seeds"]
-    lines = [head, ["---"] * len(head)]
+    rows = []
     for variant in variants:
         mine = runs[runs["variant"] == variant]
         if mine.empty:
             continue
         bleu = mean_and_range(mine["bleu"].tolist(), digits=1)
         accuracy = mean_and_range(mine["test_accuracy"].tolist())
-        lines.append([arm_words(variant), bleu, accuracy, str(len(mine))])
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+        rows.append([arm_words(variant), bleu, accuracy, len(mine)])
+    return markdown_table(head, rows)
 
 
 def verdict_list(evidence: dict[str, tuple[pd.DataFrame, str]]) -> str:

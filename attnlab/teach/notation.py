@@ -10,6 +10,7 @@ import pandas as pd
 from IPython.display import Markdown, display
 
 from attnlab.errors import AttnlabError, UnknownNameError
+from attnlab.markdown import markdown_table
 
 TABLE = Path(__file__).with_name("notation.tsv")
 HEADINGS = ("Maths", "Code", "Space", "Meaning", "Paper", "First in")
@@ -45,9 +46,7 @@ def notation_markdown(keys: Iterable[str] | None = None) -> str:
     for key in sorted(wanted - set(table.index)):
         step = f"Or add a row to attnlab/teach/{TABLE.name}."
         raise UnknownNameError("symbol", key, table.index, next_step=step)
-    rows = [_cells(row) for row in table[table.index.isin(wanted)].itertuples()]
-    lines = [HEADINGS, ("---",) * len(HEADINGS), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return markdown_table(HEADINGS, map(_cells, table[table.index.isin(wanted)].itertuples()))
 
 
 def show_notation(keys: Sequence[str] | str | None = None) -> None:

@@ -28,7 +28,7 @@ from attnlab.distillation import (
     substitute,
 )
 from attnlab.models import Translator
-from attnlab.records import read_records
+from attnlab.records import load_details, load_runs
 from attnlab.sources import TranslationSource
 from attnlab.studies.attentionless.arms import SCHOOLING
 from attnlab.training import collate_pairs, evaluate_translation
@@ -274,23 +274,16 @@ def recorded_arms(*, experiment: str = EXPERIMENT, path: Path | None = None) -> 
         (the best of several, where several were tried), ``seed``, ``commit``, and the metrics of
         the records.
     """
-    rows = []
-    for record in read_records(path):
-        if record["experiment"] == experiment:
-            words = record["variant"].split("/")
-            facts = {name: record[name] for name in ("variant", "seed", "commit")}
-            way = words[-1] if words[-1] in SCHOOLING else ""
-            facts |= {"site": words[0], "way": way, "lr": _rate(record)}
-            rows.append(facts | record["metrics"])
-    columns = ["variant", "site", "way", "lr", "seed", "commit"]
-    columns += ["bleu", "relative_error", "n_stand_in_weights"]
-    return pd.DataFrame(rows) if rows else pd.DataFrame(columns=columns)
-
-
-def _rate(record: Mapping[str, Any]) -> float:
-    tried = record["details"].get("rates", [])
-    common = record["config"].get("fit", {}).get("lr", np.nan)
-    return min(tried, key=lambda one: one["relative_error"])["lr"] if tried else common
+    columns = ["variant", "seed", "commit", "bleu", "relative_error", "n_stand_in_weights"]
+    arms = load_runs(experiment, path=path, columns=[*columns, "config.fit.lr"])
+    words = arms["variant"].astype(str).str.split("/")
+    arms["site"] = words.str[0]
+    arms["way"] = words.str[-1].where(words.str[-1].isin(list(SCHOOLING)), "")
+    tried = load_details(experiment, "rates", path=path, is_needed=False)
+    tried = tried.reindex(columns=["variant", "seed", "lr", "relative_error"])
+    best = tried.sort_values("relative_error").drop_duplicates(["variant", "seed"])
+    arms = arms.merge(best[["variant", "seed", "lr"]], on=["variant", "seed"], how="left")
+    return arms.assign(lr=arms["lr"].fillna(arms["config.fit.lr"]))
 
 
 def best_rates(arms: pd.DataFrame, *, site: str) -> str:

@@ -18,11 +18,11 @@ from attnlab.config import ModelConfig, TrainConfig
 from attnlab.errors import AttnlabError
 from attnlab.mixers import build_mixer
 from attnlab.models import LanguageModel
+from attnlab.paths import MODELS
 from attnlab.seeding import numpy_generator, torch_generator
 from attnlab.sources import tales, variable_length_chain
 from attnlab.training import WindowBatches, load_model, train_steps
 
-MODELS = Path(__file__).parents[2] / "data" / "models"
 LAG = 3  # how far back the other factor of the product stands
 CONTEXT_LEN = 8
 WIDTH = 8

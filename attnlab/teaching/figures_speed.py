@@ -66,7 +66,7 @@ def draw_speed_generation() -> tuple[Figure, FigureWords]:
 
 def recorded_points(part: str, **sizes: object) -> pd.DataFrame:
     """Return the newest series of a part at paper scale, on torch's default route."""
-    runs = load_runs(f"speed/paper/{part}")
+    runs = load_runs(f"speed/paper/{part}/")
     points = select_points(runs, device="cpu", precision="fp32", route="default", **sizes)
     return points[points["seed"] == points["seed"].max()]
 

@@ -19,7 +19,7 @@ from attnlab.config import BOS, TrainConfig, TranslatorConfig
 from attnlab.errors import UnknownNameError
 from attnlab.models import AttentionSite, Translator
 from attnlab.plots.translation import strongest_is_aligned
-from attnlab.records import read_records
+from attnlab.records import load_runs
 from attnlab.seeding import numpy_generator, torch_generator
 from attnlab.sources import NOUNS, TranslationSource
 from attnlab.training import PairBatches, evaluate_translation, translation_steps
@@ -337,7 +337,7 @@ def cut_marks(text: str) -> str:
 
 
 def recorded_teachers(
-    *, experiment: str = "attentionless/paper/multi30k", path: Path | None = None
+    *, experiment: str = "attentionless/paper/multi30k/", path: Path | None = None
 ) -> pd.DataFrame:
     """Return one row for each recorded teacher of real sentences; empty where there is none.
 
@@ -346,15 +346,10 @@ def recorded_teachers(
         ``test_loss_nats``, ``test_accuracy``, ``n_sentences``, ``signature`` and ``commit``.
     """
     metrics = ("bleu", "bleu_low", "bleu_high", "exact_match", "test_loss_nats", "test_accuracy")
-    rows = []
-    for record in read_records(path):
-        if record["experiment"].startswith(experiment) and record["variant"] == "teacher":
-            facts = record["details"].get("bleu", {})
-            row = {name: record[name] for name in ("experiment", "seed", "commit")}
-            row |= {name: record["metrics"].get(name, np.nan) for name in metrics}
-            rows.append(row | {k: facts.get(k) for k in ("n_sentences", "signature")})
-    columns = ["experiment", "seed", *metrics, "n_sentences", "signature", "commit"]
-    return pd.DataFrame(rows, columns=columns)
+    places = {f"details.bleu.{name}": name for name in ("n_sentences", "signature")}
+    columns = ["experiment", "variant", "seed", *metrics, *places, "commit"]
+    runs = load_runs(experiment, path=path, columns=columns, variants=["teacher"])
+    return runs.rename(columns=places).drop(columns="variant")
 
 
 def teachers_markdown(teachers: pd.DataFrame) -> str:

@@ -10,13 +10,13 @@ import pandas as pd
 
 from attnlab.plots.labels import ranged
 from attnlab.plots.price import NOT_RECORDED, short
-from attnlab.records import read_records
+from attnlab.records import load_details, load_runs
 from attnlab.studies.attentionless.words import arm_words
 from attnlab.teaching.replacing_records import CAPTIONS, look_of
 from attnlab.teaching.replacing_runs import EXPERIMENT, gained, no_record, recorded_arms
 
 SHORT = "attentionless/classroom/toy_short"
-CLOCKS = {EXPERIMENT: "speed/classroom/translation", CAPTIONS: "speed/paper/translation"}
+CLOCKS = {EXPERIMENT: "speed/classroom/translation/", CAPTIONS: "speed/paper/translation/"}
 COSTS = {  # of a sentence: column, heading
     "gflop": "GFLOP a sentence",
     "ms": "ms a sentence, alone",
@@ -98,16 +98,15 @@ def clocked(*, experiment: str, path: Path | None = None) -> dict[str, dict[str,
 
     The newest record of each kind counts.
     """
+    columns = [f"config.{name}" for name in ("threads", "device", "work", "batch")]
+    columns = ["variant", "work_gflop", "median_ms", *columns]
     found: dict[str, dict[str, float]] = {}
-    for record in read_records(path):
-        config = record["config"]
-        is_asked = record["experiment"].startswith(f"{CLOCKS[experiment]}/")
-        if is_asked and config["threads"] == 1 and config["device"] == "cpu":
-            cost = found.setdefault(record["variant"], {})
-            cost["gflop"] = record["metrics"]["work_gflop"]
-            if config["work"] == "greedy":
-                name = "ms" if config["batch"] == 1 else "ms_in_batch"
-                cost[name] = record["metrics"]["median_ms"]
+    for row in load_runs(CLOCKS[experiment], path=path, columns=columns).to_dict("records"):
+        if row["config.threads"] == 1 and row["config.device"] == "cpu":
+            cost = found.setdefault(row["variant"], {})
+            cost["gflop"] = row["work_gflop"]
+            if row["config.work"] == "greedy":
+                cost["ms" if row["config.batch"] == 1 else "ms_in_batch"] = row["median_ms"]
     return found
 
 
@@ -121,19 +120,15 @@ def recorded_lengths(*, path: Path | None = None) -> tuple[pd.DataFrame, int]:
         Rows ``variant``, ``seed``, ``label``, ``shortest``, ``longest`` and ``bleu``, in the
         order of ``LONGER``.
     """
-    rows: list[dict[str, Any]] = []
-    longest_taught = 0
-    for record in read_records(path):
-        variant, details = record["variant"], record["details"]
-        if record["experiment"] == SHORT and variant in LONGER:
-            longest_taught = details.get("data", {}).get("longest_train", longest_taught)
-            facts = {"variant": variant, "seed": record["seed"], "label": arm_words(variant)}
-            rows += pd.DataFrame(details["by_length"]).assign(**facts).to_dict("records")
-    columns = ["variant", "seed", "label", "shortest", "longest", "bleu"]
-    table = pd.DataFrame(rows, columns=columns)
+    taught = load_runs(SHORT, path=path, columns=["details.data.longest_train"]).max().dropna()
+    table = load_details(SHORT, "by_length", path=path, is_needed=False)
+    table = table[table["variant"].isin(list(LONGER))]
+    table = table.assign(label=table["variant"].map(arm_words))
+    table = table.reindex(columns=["variant", "seed", "label", "shortest", "longest", "bleu"])
     table = table.drop_duplicates(["variant", "seed", "shortest"], keep="last")
-    order = table["variant"].map({variant: i for i, variant in enumerate(LONGER)})
-    return table.iloc[order.argsort(kind="stable")].reset_index(drop=True), longest_taught
+    order = table["variant"].map(list(LONGER).index)
+    table = table.iloc[order.argsort(kind="stable")].reset_index(drop=True)
+    return table, int(taught.iloc[0]) if len(taught) else 0
 
 
 def length_points(lengths: pd.DataFrame) -> pd.DataFrame:

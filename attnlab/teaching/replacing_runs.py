@@ -11,7 +11,7 @@ import pandas as pd
 
 from attnlab.distillation import CONTROLS
 from attnlab.plots.labels import ranged
-from attnlab.records import read_records
+from attnlab.records import load_runs
 from attnlab.studies.attentionless.words import CONTROL_NAMES, SITE_NAMES
 from attnlab.teaching.replacing import kept_share
 
@@ -97,14 +97,9 @@ def recorded_arms(*, experiment: str = EXPERIMENT, path: Path | None = None) -> 
     ``kept`` is eq. (9.2) for arms at a single site, with the best control of that site and seed;
     ``share`` the BLEU over that of the seed's teacher. Both are nan where that is not there.
     """
-    rows = []
-    for record in read_records(path):
-        if record["experiment"] == experiment:
-            row = {name: record[name] for name in ("variant", "seed", "commit")}
-            row["n_sentences"] = record["details"].get("bleu", {}).get("n_sentences", math.nan)
-            row["n_train"] = record["details"].get("data", {}).get("train", math.nan)
-            rows.append(row | {name: record["metrics"].get(name, math.nan) for name in METRICS})
-    table = pd.DataFrame(rows, columns=list(COLUMNS))
+    places = {"details.bleu.n_sentences": "n_sentences", "details.data.train": "n_train"}
+    columns = ("variant", "seed", *METRICS, *places, "kept", "share", "commit")
+    table = load_runs(experiment, path=path, columns=columns).rename(columns=places)
     table = table.drop_duplicates(["variant", "seed"], keep="last").reset_index(drop=True)
     bleu = {(r.variant, r.seed): r.bleu for r in table.itertuples()}
     table["kept"] = [_kept(r.variant, r.seed, bleu) for r in table.itertuples()]

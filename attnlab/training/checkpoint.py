@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from attnlab.config import ModelConfig
 from attnlab.errors import CheckpointError
 from attnlab.models import LanguageModel, Translator
+from attnlab.paths import write_whole
 
 FORMAT = "attnlab-checkpoint-1"
 
@@ -87,16 +87,9 @@ def load_model(path: Path) -> tuple[LanguageModel, dict[str, Any]]:
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], *, facts: Mapping[str, Any]) -> None:
     """Write tensors and JSON facts to one file; a reader never sees half of it."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     kept = {n: t.detach().cpu().contiguous() for n, t in tensors.items()}
     header = {"format": FORMAT, "sha256": _digest(kept), "facts": json.dumps(facts, sort_keys=True)}
-    partial = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        save_file(kept, partial, metadata=header)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    write_whole(path, save(kept, metadata=header))
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

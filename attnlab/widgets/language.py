@@ -18,6 +18,7 @@ from attnlab.analysis.race import RACERS, Lap, Race
 from attnlab.config import ModelConfig, TrainConfig
 from attnlab.corpora import load_tokenizer
 from attnlab.models import LanguageModel
+from attnlab.paths import MODELS
 from attnlab.plots.curves import describe_loss_curves, plot_loss_curves
 from attnlab.plots.language import describe_losses_by_book, in_words, plot_losses_by_book
 from attnlab.plots.memory import describe_key, plot_key
@@ -35,7 +36,6 @@ from attnlab.widgets.core import (
     slider,
 )
 
-MODELS = Path(__file__).parents[2] / "data" / "models"
 N_POINTS = 40  # of a curve on the board
 N_ORACLE_WINDOWS = 512
 ALL = "all"

@@ -44,9 +44,9 @@ from attnlab.config import ModelConfig, TrainConfig
 from attnlab.plots import describe_loss_curves, plot_loss_curves, style
 from attnlab.runmode import banner, is_fast
 from attnlab.sources import tales
+from attnlab.teach import show_notation
 from attnlab.teaching.live import train_live
 from attnlab.teaching.markov import check_nats_to_bits, check_perplexity
-from attnlab.teach import show_notation
 from attnlab.teaching.questions import SELF_CHECK
 from attnlab.teaching.quiz import Option, Question, show_quiz
 from attnlab.widgets import predict_first, show_still

@@ -69,6 +69,7 @@ from attnlab.sources import (
     stationary,
     variable_length_chain,
 )
+from attnlab.teach import show_notation
 from attnlab.teaching.live import (
     kl_table,
     mean_rows,
@@ -78,7 +79,6 @@ from attnlab.teaching.live import (
     train_live,
 )
 from attnlab.teaching.markov import check_entropy_rate, check_fit_bigram, check_oracle_loss
-from attnlab.teach import show_notation
 from attnlab.teaching.quiz import Option, Question, show_quiz
 from attnlab.widgets import predict_first, show_still
 from attnlab.widgets.chains import (

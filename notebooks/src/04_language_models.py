@@ -54,6 +54,7 @@ from attnlab.plots.sampling import describe_token_chances, plot_token_chances
 from attnlab.records import load_details, load_runs
 from attnlab.runmode import banner, is_fast
 from attnlab.sources import EXAMPLE_TREES, context_floors, tales, variable_length_chain
+from attnlab.teach import show_notation
 from attnlab.teaching.figures_language import BOOKS, TALES, gap_table, named_curves
 from attnlab.teaching.language import (
     LANGUAGE_QUIZ,
@@ -62,7 +63,6 @@ from attnlab.teaching.language import (
     check_top_p,
 )
 from attnlab.teaching.live import train_live
-from attnlab.teach import show_notation
 from attnlab.teaching.quiz import show_quiz
 from attnlab.widgets import language as widgets
 from attnlab.widgets import predict_first, show_still

@@ -51,6 +51,7 @@ from attnlab.plots import look, style
 from attnlab.plots import path_and_clock as figures
 from attnlab.runmode import banner, is_fast
 from attnlab.seeding import torch_generator
+from attnlab.teach import show_notation
 from attnlab.teaching import path_and_clock
 from attnlab.teaching.critical_path import (
     QUESTIONS,
@@ -60,7 +61,6 @@ from attnlab.teaching.critical_path import (
     levels,
     longest_chain,
 )
-from attnlab.teach import show_notation
 from attnlab.teaching.quiz import show_quiz
 from attnlab.widgets import predict_first, show_still
 from attnlab.widgets.critical_path import show_path_explorer

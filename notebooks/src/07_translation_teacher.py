@@ -54,9 +54,9 @@ from attnlab.plots import translation as figures
 from attnlab.runmode import banner, is_fast
 from attnlab.seeding import torch_generator
 from attnlab.sources import translation_source
+from attnlab.teach import show_notation
 from attnlab.teaching import live_translation as live
 from attnlab.teaching import translation as exercises
-from attnlab.teach import show_notation
 from attnlab.teaching.quiz import show_quiz
 from attnlab.training import (
     bleu,

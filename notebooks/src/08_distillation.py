@@ -56,11 +56,11 @@ from attnlab.plots import style
 from attnlab.runmode import banner, is_fast
 from attnlab.seeding import torch_generator
 from attnlab.sources import translation_source
+from attnlab.teach import show_notation
 from attnlab.teaching import distillation as exercises
 from attnlab.teaching import distillation_runs as runs
 from attnlab.teaching.distillation import norm
 from attnlab.teaching.live_translation import Lesson
-from attnlab.teach import show_notation
 from attnlab.teaching.quiz import show_quiz
 from attnlab.training import collate_pairs
 from attnlab.widgets import distillation as widgets

@@ -52,13 +52,13 @@ from attnlab.plots import style
 from attnlab.runmode import banner, is_fast
 from attnlab.sources import translation_source
 from attnlab.studies.attentionless.verdicts import AIM
+from attnlab.teach import show_notation
 from attnlab.teaching import live_replacing as live
 from attnlab.teaching import replacing as exercises
 from attnlab.teaching import replacing_price as price
 from attnlab.teaching import replacing_records as records
 from attnlab.teaching import replacing_runs as runs
 from attnlab.teaching.live_translation import seeded_translator
-from attnlab.teach import show_notation
 from attnlab.teaching.quiz import show_quiz
 from attnlab.training import collate_pairs, translate_all
 from attnlab.widgets import predict_first, show_still

@@ -8,11 +8,10 @@ from typing import Any
 
 from torch import nn
 
-from attnlab import provenance
 from attnlab.config import TrainConfig, digest_of
 from attnlab.distillation import StudentSpec
 from attnlab.models import Translator
-from attnlab.records import RunRecord
+from attnlab.records import RunRecord, environment
 from attnlab.studies.attentionless.arms import Arm, get_arm
 from attnlab.studies.attentionless.teacher import (
     TeacherJob,
@@ -120,7 +119,7 @@ def arm_record(
         },
         metrics={"n_stand_in_weights": n_weights, **metrics, **score_metrics(score)},
         details={**details, "by_length": length_table(score), "bleu": bleu_facts(score)},
-        environment=provenance.environment(device=folders.device),
+        environment=environment(device=folders.device),
         **facts,
     )
 

@@ -11,12 +11,12 @@ import torch
 from attnlab.distillation import Student, load_students, save_students
 from attnlab.errors import UnknownNameError
 from attnlab.models import Translator
+from attnlab.paths import MODELS
 from attnlab.studies.attentionless.arm_job import ArmJob, Key
 from attnlab.studies.attentionless.teacher import TeacherJob
 from attnlab.studies.core import Folders, export_model, export_name, work_of
 from attnlab.training import load_translator
 
-MODELS = Path(__file__).parents[3] / "data" / "models"
 TEACHER = "teacher"
 
 

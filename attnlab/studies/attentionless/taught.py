@@ -8,7 +8,6 @@ from pathlib import Path
 
 from torch import nn
 
-from attnlab import provenance
 from attnlab.config import digest_of
 from attnlab.distillation import (
     LRS,
@@ -20,6 +19,7 @@ from attnlab.distillation import (
     save_students,
 )
 from attnlab.models import Translator
+from attnlab.records import commit
 from attnlab.studies.attentionless.arm_job import ArmJob, Key
 from attnlab.studies.attentionless.data import PairDataset
 from attnlab.studies.attentionless.teacher import STUDY, TeacherJob
@@ -77,7 +77,7 @@ def teach(
         students=best.students,
         errors=errors,
         rates=list(rates.items()),
-        commit=provenance.commit(),
+        commit=commit(),
     )
     return Taught(modules=best.students, errors=best.errors, rates=rates)
 

@@ -8,10 +8,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from attnlab import provenance
 from attnlab.config import TrainConfig, TranslatorConfig, digest_of
 from attnlab.models import Translator
-from attnlab.records import RunRecord
+from attnlab.records import RunRecord, environment
 from attnlab.seeding import torch_generator
 from attnlab.studies.attentionless.data import PairDataset, prepare_pairs
 from attnlab.studies.core import Folders, Progress, checkpoint_file, machine_facts, same_machine
@@ -191,7 +190,7 @@ def _record(
         curve=state.curve,
         details={"data": data.facts, "by_length": length_table(score), "bleu": bleu_facts(score)},
         seconds=state.seconds,
-        environment=provenance.environment(device=folders.device),
+        environment=environment(device=folders.device),
     )
 
 

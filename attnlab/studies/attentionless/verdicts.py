@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from attnlab.analysis.compare import FAILS, HOLDS, UNDECIDED, latest_runs
+from attnlab.markdown import markdown_table
 from attnlab.studies.attentionless.words import arm_words
 
 NOT_RECORDED = "not recorded yet"
@@ -106,14 +107,14 @@ def claims_table(runs: Mapping[str, pd.DataFrame]) -> str:
     judged = {title: rows for title, rows in judged.items() if len(rows)}
     if not judged:
         return f"The claims: {NOT_RECORDED}."
-    lines = [["claim", *judged], ["---"] * (1 + len(judged))]
+    lines = []
     for claim in CLAIMS:
         cells = [
             _verdict_words(rows.loc[claim.says]) if claim.says in rows.index else NOT_RECORDED
             for rows in judged.values()
         ]
         lines.append([claim.says, *cells])
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return markdown_table(["claim", *judged], lines)
 
 
 def _verdict_words(row: pd.Series) -> str:

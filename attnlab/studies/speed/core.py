@@ -11,10 +11,10 @@ from typing import Any
 
 import pandas as pd
 
-from attnlab import provenance
 from attnlab.analysis.timing import Peaks, Timings, compare, gflop_per_s, pinned_threads
 from attnlab.errors import AttnlabError, UnknownNameError
-from attnlab.records import RUNS, RunRecord
+from attnlab.paths import RUNS
+from attnlab.records import RunRecord, commit, environment
 from attnlab.studies.core import SCALES
 from attnlab.training.speed import onednn_is_exact, product_route
 
@@ -129,7 +129,7 @@ def run_races(part: Part, plan: SpeedPlan, *, peaks: Peaks) -> Iterator[RunRecor
 
 def run_race(race: Race, plan: SpeedPlan, *, peaks: Peaks) -> Iterator[RunRecord]:
     """Run every entrant on every route in interleaved rounds; yield a record for each."""
-    provenance.commit()  # of the code that was loaded, not of what is there at the end
+    commit()  # of the code that was loaded, not of what is there at the end
     entrants = {variant: build() for variant, build in race.entrants.items()}
     keys = {f"{v}@{r}": (v, r) for v in entrants for r in plan.usable_routes}
 
@@ -165,7 +165,7 @@ def run_race(race: Race, plan: SpeedPlan, *, peaks: Peaks) -> Iterator[RunRecord
                 "load_average": load_average(),
             },
             seconds=timings.n_calls[key] * entrant.n_pieces * sum(timings.samples_ms[key]) / 1e3,
-            environment=provenance.environment(device=plan.device),
+            environment=environment(device=plan.device),
         )
 
 
