@@ -186,7 +186,7 @@ def test_context_used_is_the_first_stair_not_above_the_loss(loss, k):
 
 def test_a_slip_is_the_first_word_the_source_cannot_write():
     source = tales("small")
-    tale = source.sample_tale(seed=0)
+    tale = source.encode(source.decode(source.sample(600)).split("\n")[1])  # the first whole one
     assert race.tokens_before_slip(source, tale, prompt_len=4) is None
     spoilt = tale.copy()
     spoilt[9] = spoilt[8]  # no word of the tales stands twice in a row

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from attnlab.errors import AttnlabError
 from attnlab.records import load_details, load_runs
-from attnlab.sources import context_floors, fit_table, ngram_losses, ngram_token_losses, tales
+from attnlab.sources import context_floors, fit_table, ngram_losses, tales
 from attnlab.studies import Folders, Plan, n_grams, run_plan
 
 VOCAB = 5
@@ -16,8 +16,8 @@ documents = st.lists(tokens, min_size=1, max_size=3)
 
 
 def chance_of_last(train, context, token, order, **options):
-    losses = ngram_token_losses(
-        train, test=[[*context, token]], vocab_size=VOCAB, orders=[order], **options
+    losses = ngram_losses(
+        train, test=[[*context, token]], vocab_size=VOCAB, orders=[order], per_token=True, **options
     )
     return np.exp(-losses[order][-1])
 
@@ -66,8 +66,7 @@ def test_a_bigram_counts_different_predecessors_below_the_top():
     # after the unseen context 2 the law is the continuation law: 1 follows 0 only, 0 follows 1, 2
     train = [[2, 0, 1, 0, 1, 0, 1]]
     after_new = [
-        np.exp(-ngram_token_losses(train, test=[[3, t]], vocab_size=4, orders=[2])[2][-1])
-        for t in range(4)
+        np.exp(-ngram_losses(train, test=[[3, t]], vocab_size=4, orders=[2])[2]) for t in range(4)
     ]
     assert after_new[0] > after_new[1]  # although 1 is as frequent as 0
 
@@ -81,8 +80,13 @@ def test_no_ngram_crosses_a_document():
 def test_a_window_of_one_token_makes_every_order_a_bigram():
     source = tales("small")
     train, test = source.sample(4001, seed=0), source.sample(501, seed=1)
-    losses = ngram_token_losses(
-        [train], test=[test], vocab_size=source.vocab_size, orders=[2, 4], window_len=1
+    losses = ngram_losses(
+        [train],
+        test=[test],
+        vocab_size=source.vocab_size,
+        orders=[2, 4],
+        window_len=1,
+        per_token=True,
     )
     np.testing.assert_allclose(losses[4], losses[2])
 
@@ -96,8 +100,8 @@ def test_more_context_helps_on_text_that_has_it_and_never_beats_the_source():
 
 
 def test_every_token_but_the_first_of_each_document_is_scored():
-    losses = ngram_token_losses(
-        [[0, 1, 2]], test=[[0, 1, 2], [1], [2, 2]], vocab_size=3, orders=[1, 3]
+    losses = ngram_losses(
+        [[0, 1, 2]], test=[[0, 1, 2], [1], [2, 2]], vocab_size=3, orders=[1, 3], per_token=True
     )
     assert {order: len(values) for order, values in losses.items()} == {1: 3, 3: 3}
 

@@ -315,8 +315,6 @@ def test_wrong_arguments_of_tables_are_explained():
         fit_table([0, 1], order=1, vocab_size=2, pseudo_count=-1)
     with pytest.raises(AttnlabError, match="Token 2 is outside 0"):
         fit_table([0, 2], order=1, vocab_size=2)
-    with pytest.raises(AttnlabError, match="63 bits"):
-        fit_table(np.arange(9), order=7, vocab_size=5000)
     with pytest.raises(AttnlabError, match="does not fit"):
         _ = fit_table(np.arange(9), order=2, vocab_size=5000).rows
     with pytest.raises(AttnlabError, match="same table"):

@@ -11,7 +11,7 @@ from attnlab.config import BOS, EOS, N_SPECIAL, PAD, UNK
 from attnlab.errors import AttnlabError, UnknownNameError
 from attnlab.seeding import numpy_generator
 from attnlab.sources import NOUNS, translation_source
-from attnlab.sources.translation import (
+from attnlab.sources.languages import (
     ADJECTIVES,
     ARTICLES,
     NUMERALS,

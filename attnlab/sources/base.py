@@ -1,9 +1,11 @@
-"""What every source of tokens can do, and the parts that all of them share."""
+"""What every source of tokens can do, and the plain way in which its predictions do it all."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from bisect import bisect_right
 from collections.abc import Sequence
+from math import fsum
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -11,15 +13,14 @@ from numpy.typing import ArrayLike, NDArray
 from attnlab.errors import AttnlabError, UnknownNameError
 from attnlab.seeding import numpy_generator
 
+LARGEST_ENUMERATION = 2**16  # windows that the plain staircase goes through
 
-class Source(ABC):
-    """A stationary source of tokens whose every probability is known exactly.
 
-    A subclass says how to draw, how to predict, and what its entropy rate is.
-    """
+class Symbols:
+    """Tokens with names: token ``i`` is ``symbols[i]``."""
 
     def __init__(self, symbols: Sequence[str]) -> None:
-        """Keep the names of the tokens; token ``i`` is ``symbols[i]``."""
+        """Number the names in their order."""
         self.symbols = list(symbols)
         self._ids = {symbol: i for i, symbol in enumerate(self.symbols)}
         if len(self._ids) != len(self.symbols):
@@ -34,10 +35,53 @@ class Source(ABC):
         """Number of different tokens."""
         return len(self.symbols)
 
+    def check_sequence(self, tokens: ArrayLike) -> NDArray[np.int64]:
+        """Return one sequence of tokens, ``(time,)``, or say what is wrong with it."""
+        tokens = check_tokens(tokens, vocab_size=self.vocab_size, at_least=0)
+        if tokens.ndim != 1:
+            raise AttnlabError(
+                f"Tokens have shape {tokens.shape}; this takes one sequence, (time,). "
+                "Pass the rows of a batch one by one."
+            )
+        return tokens
+
+
+class Source(Symbols, ABC):
+    """A stationary source of tokens whose every probability is known exactly.
+
+    A subclass says what its entropy rate is and how it predicts. The rest follows from the
+    predictions, window by window and token by token; what has to be fast is written again.
+    """
+
     @property
     @abstractmethod
     def entropy_rate_nats(self) -> float:
         """Return the mean surprise per token when the whole past is known."""
+
+    @abstractmethod
+    def predict(self, tokens: ArrayLike) -> NDArray[np.float64]:
+        """Return the law of the token that follows ``tokens``: ``(vocab_size,)``, sums to one."""
+
+    def best_loss_nats(self, *, context_len: int) -> float:
+        """Return the lowest expected loss of any predictor of the last ``context_len`` tokens.
+
+        The plain way: the entropy after every window of that length, times its chance.
+        """
+        check_count("context_len", context_len, at_least=0)
+        if self.vocab_size**context_len > LARGEST_ENUMERATION:
+            raise AttnlabError(
+                f"There are {self.vocab_size}^{context_len} windows of {context_len} tokens, too "
+                "many to go through. Use estimate_best_loss_nats(context_len=..., n_windows=...)."
+            )
+        windows: list[tuple[tuple[int, ...], float]] = [((), 1.0)]
+        for _ in range(context_len):
+            windows = [
+                ((*window, token), chance * p)
+                for window, chance in windows
+                for token, p in enumerate(self.predict(window).tolist())
+                if p > 0
+            ]
+        return fsum(chance * entropy_nats(self.predict(window)) for window, chance in windows)
 
     def sample(
         self,
@@ -100,17 +144,9 @@ class Source(ABC):
             The mean over all predicted tokens, in nats; infinite where the source cannot
             have written the tokens.
         """
-        tokens = self.check_tokens(tokens, at_least=2)
+        tokens = check_tokens(tokens, vocab_size=self.vocab_size, at_least=2)
         losses = self._losses(np.atleast_2d(tokens)).reshape(*tokens.shape[:-1], -1)
         return losses if per_token else float(losses.mean())
-
-    @abstractmethod
-    def predict(self, tokens: ArrayLike) -> NDArray[np.float64]:
-        """Return the law of the token that follows ``tokens``: ``(vocab_size,)``, sums to one."""
-
-    @abstractmethod
-    def best_loss_nats(self, *, context_len: int) -> float:
-        """Return the lowest expected loss of any predictor of the last ``context_len`` tokens."""
 
     def estimate_best_loss_nats(
         self, *, context_len: int, n_windows: int = 4096, seed: int = 0
@@ -144,20 +180,6 @@ class Source(ABC):
         words = text.split() if self._glue else [c for c in text if not c.isspace()]
         return np.array([self._token_id(word) for word in words], dtype=np.int64)
 
-    def check_tokens(self, tokens: ArrayLike, *, at_least: int) -> NDArray[np.int64]:
-        """Return the tokens as integers, or say what is wrong with them."""
-        return check_tokens(tokens, vocab_size=self.vocab_size, at_least=at_least)
-
-    def check_sequence(self, tokens: ArrayLike) -> NDArray[np.int64]:
-        """Return one sequence of tokens, ``(time,)``, or say what is wrong with it."""
-        tokens = self.check_tokens(tokens, at_least=0)
-        if tokens.ndim != 1:
-            raise AttnlabError(
-                f"Tokens have shape {tokens.shape}; this takes one sequence, (time,). "
-                "Pass the rows of a batch one by one."
-            )
-        return tokens
-
     @property
     def _glue(self) -> str:
         return "" if all(len(symbol) == 1 for symbol in self.symbols) else " "
@@ -172,16 +194,22 @@ class Source(ABC):
             )
         return self._ids[word]
 
-    @abstractmethod
-    def _draw(self, n_tokens: int, generator: np.random.Generator) -> NDArray[np.int64]: ...
+    def _draw(self, n_tokens: int, generator: np.random.Generator) -> NDArray[np.int64]:
+        return self._draw_windows(1, n_tokens, generator)[0]
 
-    @abstractmethod
     def _draw_windows(
         self, n_windows: int, window_len: int, generator: np.random.Generator
-    ) -> NDArray[np.int64]: ...
+    ) -> NDArray[np.int64]:
+        tokens = np.empty((n_windows, window_len), dtype=np.int64)
+        for row, t in np.ndindex(n_windows, window_len):
+            edges = np.cumsum(self.predict(tokens[row, :t]))[:-1]
+            tokens[row, t] = bisect_right(edges.tolist(), generator.random())
+        return tokens
 
-    @abstractmethod
-    def _losses(self, tokens: NDArray[np.int64]) -> NDArray[np.float64]: ...
+    def _losses(self, tokens: NDArray[np.int64]) -> NDArray[np.float64]:
+        time = tokens.shape[1]
+        chances = [[self.predict(row[:t])[row[t]] for t in range(1, time)] for row in tokens]
+        return surprise_nats(np.array(chances))
 
 
 def check_tokens(tokens: ArrayLike, *, vocab_size: int, at_least: int) -> NDArray[np.int64]:

@@ -8,8 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from attnlab.errors import AttnlabError, UnknownNameError
-from attnlab.sources.hidden import END, StoryMachine
-from attnlab.sources.script import Again, Choose, Node, Then, one_of
+from attnlab.sources.stories import END, Again, Choose, StoryMachine, Then, one_of
 
 # role -> form -> a word for each value; the values of a role are equally likely
 CAST: dict[str, dict[str, tuple[str, ...]]] = {
@@ -47,6 +46,96 @@ SIZES: dict[str, dict[str, int]] = {
     "small": dict.fromkeys(CAST, 4),
     "standard": {role: len(forms["name"]) for role, forms in CAST.items()},
 }
+
+BEGINNING = (
+    one_of(
+        "once there was a [little|kind|brave|clever] {hero.child} called {hero} .",
+        "{hero} was a [little|kind|brave|clever] {hero.child} .",
+    ),
+    one_of(
+        "it was a {weather} [morning|day|afternoon] .",
+        "the [morning|day|sky] was {weather} .",
+        "one {weather} [morning|day] {hero.she} went out .",
+    ),
+    one_of(
+        "{hero.she} had a {colour} {thing} .",
+        "{hero} [liked|loved] a {colour} {thing} .",
+        "{hero.her} best toy was a {colour} {thing} .",
+    ),
+    one_of(
+        "{hero.her} friend was a [funny|young|quick] {friend} .",
+        "a {friend} lived with {hero.obj} .",
+        "{hero} and a {friend} were good friends .",
+    ),
+)
+PLAY = one_of(
+    "they [ran|sang|danced|laughed] and [played|jumped|rested] .",
+    "the {friend} said {friend.call} .",
+    "{hero} [sang|danced|laughed] and the {friend} [played|jumped|rested] .",
+)
+OUTING = (
+    one_of(
+        "{hero} took the {thing} to the {place} .",
+        "{hero.she} and the {friend} [walked|ran] to the {place} .",
+        "they went out to play {place.prep} the {place} .",
+    ),
+    Choose((Again(PLAY, 0.25), Then(())), (0.4, 0.6)),
+)
+LOSS = (
+    one_of(
+        "then the {thing} was gone !",
+        "but the {colour} {thing} got lost .",
+        "soon {hero.she} could not see the {thing} .",
+    ),
+    one_of(
+        "{hero.she} was [very sad|afraid|sad] .",
+        "{hero} began to cry .",
+        "oh no , said {hero} .",
+        skip=0.6,
+    ),
+)
+LOOK = one_of(
+    "they looked [under|behind] a [tree|rock|bush|bench] .",
+    "the {friend} looked [under|behind] a [tree|rock|bush|bench] .",
+    "{hero.she} saw no {thing} .",
+)
+SEARCH = (
+    Again(LOOK, 0.25),
+    one_of(
+        "then a [tall|kind|wise] {helper} came by .",
+        "{place.prep} the {place} they met a {helper} .",
+        "{hero} met a [tall|kind|wise] {helper} .",
+    ),
+    one_of(
+        "where is my {colour} {thing} ?",
+        "please help me , said {hero} .",
+        "why are you sad , {hero} ?",
+        skip=0.6,
+    ),
+)
+FINDING = (
+    one_of(
+        "{friend.call} , said the {friend} and found the {thing} .",
+        "the {helper} [smiled|nodded] and gave {hero.obj} the {colour} {thing} .",
+        "the {helper} found the {thing} [under|behind] a [tree|rock|bush|bench] .",
+    ),
+    one_of(
+        "{hero.she} thanked the {helper} .",
+        "thank you , said {hero} to the {helper} .",
+        "now {hero} and the {friend} were happy .",
+        skip=0.6,
+    ),
+)
+ENDING = (
+    one_of("it was still {weather} .", "the sky was still {weather} .", skip=0.6),
+    one_of(
+        "in the end the {colour} {thing} came home with {hero} .",
+        "{hero} , the {friend} and the {thing} went home .",
+        "{hero} slept with the {colour} {thing} by {hero.her} [bed|side] .",
+    ),
+)
+# who, with what, where; lost, searched for, found
+SCRIPT = Then((*BEGINNING, *OUTING, *LOSS, *SEARCH, *FINDING, *ENDING))
 
 PUNCTUATION = (".", ",", "!", "?")
 
@@ -122,137 +211,16 @@ def tales(
     """
     if size not in SIZES:
         raise UnknownNameError("size of tales", size, SIZES, next_step="Try tales().")
-    asked = {
-        "hero": n_names,
-        "friend": n_friends,
-        "colour": n_colours,
-        "thing": n_things,
-        "place": n_places,
-        "helper": n_helpers,
-    }
-    counts = SIZES[size] | {role: n for role, n in asked.items() if n is not None}
-    return TaleSource(_script(), {role: _first_values(role, n) for role, n in counts.items()})
-
-
-def _first_values(role: str, count: int) -> dict[str, tuple[str, ...]]:
-    most = len(CAST[role]["name"])
-    if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= most:
-        raise AttnlabError(
-            f"{count!r} values for the {role} are not possible; there are words for 1 to {most}. "
-            "Choose a whole number in that range."
-        )
-    return {form: words[:count] for form, words in CAST[role].items()}
-
-
-def _script() -> Node:
-    """Return the script of a tale: who, with what, where; lost, searched for, found."""
-    return Then((_beginning(), _outing(), _loss(), _search(), _finding(), _ending()))
-
-
-def _beginning() -> Node:
-    return Then(
-        (
-            one_of(
-                "once there was a [little|kind|brave|clever] {hero.child} called {hero} .",
-                "{hero} was a [little|kind|brave|clever] {hero.child} .",
-            ),
-            one_of(
-                "it was a {weather} [morning|day|afternoon] .",
-                "the [morning|day|sky] was {weather} .",
-                "one {weather} [morning|day] {hero.she} went out .",
-            ),
-            one_of(
-                "{hero.she} had a {colour} {thing} .",
-                "{hero} [liked|loved] a {colour} {thing} .",
-                "{hero.her} best toy was a {colour} {thing} .",
-            ),
-            one_of(
-                "{hero.her} friend was a [funny|young|quick] {friend} .",
-                "a {friend} lived with {hero.obj} .",
-                "{hero} and a {friend} were good friends .",
-            ),
-        )
-    )
-
-
-def _outing() -> Node:
-    where = one_of(
-        "{hero} took the {thing} to the {place} .",
-        "{hero.she} and the {friend} [walked|ran] to the {place} .",
-        "they went out to play {place.prep} the {place} .",
-    )
-    play = one_of(
-        "they [ran|sang|danced|laughed] and [played|jumped|rested] .",
-        "the {friend} said {friend.call} .",
-        "{hero} [sang|danced|laughed] and the {friend} [played|jumped|rested] .",
-    )
-    return Then((where, Choose((Again(play, 0.25), Then(())), (0.4, 0.6))))
-
-
-def _loss() -> Node:
-    return Then(
-        (
-            one_of(
-                "then the {thing} was gone !",
-                "but the {colour} {thing} got lost .",
-                "soon {hero.she} could not see the {thing} .",
-            ),
-            one_of(
-                "{hero.she} was [very sad|afraid|sad] .",
-                "{hero} began to cry .",
-                "oh no , said {hero} .",
-                skip=0.6,
-            ),
-        )
-    )
-
-
-def _search() -> Node:
-    look = one_of(
-        "they looked [under|behind] a [tree|rock|bush|bench] .",
-        "the {friend} looked [under|behind] a [tree|rock|bush|bench] .",
-        "{hero.she} saw no {thing} .",
-    )
-    meet = one_of(
-        "then a [tall|kind|wise] {helper} came by .",
-        "{place.prep} the {place} they met a {helper} .",
-        "{hero} met a [tall|kind|wise] {helper} .",
-    )
-    ask = one_of(
-        "where is my {colour} {thing} ?",
-        "please help me , said {hero} .",
-        "why are you sad , {hero} ?",
-        skip=0.6,
-    )
-    return Then((Again(look, 0.25), meet, ask))
-
-
-def _finding() -> Node:
-    return Then(
-        (
-            one_of(
-                "{friend.call} , said the {friend} and found the {thing} .",
-                "the {helper} [smiled|nodded] and gave {hero.obj} the {colour} {thing} .",
-                "the {helper} found the {thing} [under|behind] a [tree|rock|bush|bench] .",
-            ),
-            one_of(
-                "{hero.she} thanked the {helper} .",
-                "thank you , said {hero} to the {helper} .",
-                "now {hero} and the {friend} were happy .",
-                skip=0.6,
-            ),
-        )
-    )
-
-
-def _ending() -> Node:
-    return Then(
-        (
-            one_of("it was still {weather} .", "the sky was still {weather} .", skip=0.6),
-            one_of(
-                "in the end the {colour} {thing} came home with {hero} .",
-                "{hero} , the {friend} and the {thing} went home .",
-                "{hero} slept with the {colour} {thing} by {hero.her} [bed|side] .",
-            ),
-        )
-    )
+    asked = {"hero": n_names, "friend": n_friends, "colour": n_colours, "thing": n_things,
+             "place": n_places, "helper": n_helpers}  # fmt: skip
+    cast = {}
+    for role, standard in SIZES[size].items():
+        count = standard if asked.get(role) is None else asked[role]
+        most = len(CAST[role]["name"])
+        if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= most:
+            raise AttnlabError(
+                f"{count!r} values for the {role} are not possible; there are words for 1 to "
+                f"{most}. Choose a whole number in that range."
+            )
+        cast[role] = {form: words[:count] for form, words in CAST[role].items()}
+    return TaleSource(SCRIPT, cast)

@@ -10,7 +10,7 @@ import numpy as np
 
 from attnlab.config import digest_of
 from attnlab.records import RunRecord
-from attnlab.sources import context_floors, ngram_losses, ngram_token_losses
+from attnlab.sources import context_floors, ngram_losses
 from attnlab.studies.core import Folders, Plan, Progress, Study, register_study
 from attnlab.studies.datasets import Dataset, list_datasets, prepare_dataset
 from attnlab.studies.language_model import BUDGETS
@@ -65,7 +65,7 @@ def run_count(job: CountJob, folders: Folders) -> Generator[Progress, None, RunR
     data = job.dataset()
     yield Progress(job=job.name, step=0, n_steps=2, message="counting")
     started = time.perf_counter()
-    losses = ngram_token_losses(
+    held_out = ngram_losses(
         data.train,
         test=data.test,
         vocab_size=data.vocab_size,
@@ -74,7 +74,6 @@ def run_count(job: CountJob, folders: Folders) -> Generator[Progress, None, RunR
     )
     yield Progress(job=job.name, step=1, n_steps=2, message="floor on the training text")
     floors = context_floors(data.train, vocab_size=data.vocab_size, orders=job.orders)
-    held_out = {order: float(values.mean()) for order, values in losses.items()}
     details = {
         "data": data.facts,
         "orders": {

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Container, Iterator, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from attnlab.config import BOS, EOS, PAD, UNK
 from attnlab.errors import AttnlabError, UnknownNameError
 from attnlab.seeding import numpy_generator
-from attnlab.sources.base import check_count, check_tokens
+from attnlab.sources.base import Symbols, check_count
 
 SPECIAL_WORDS = ("<pad>", "<bos>", "<eos>", "<unk>")  # ids PAD, BOS, EOS, UNK
 
@@ -45,6 +45,17 @@ STREAMS = ("data", "validation", "test")
 HELD_OUT = {0: "validation", 1: "test"}  # by a sentence's checksum modulo N_SHARES
 N_SHARES = 10
 MAX_MISSES = 1000  # sentences thrown away in a row before a stream counts as empty
+LIMITS = {  # lowest and highest value of each dial
+    "reordering": (0, 2),
+    "agreement": (0, 2),
+    "counting": (1, len(NUMERALS) + 1),
+    "n_clauses": (1, 8),
+    "max_adjectives": (0, 4),
+    "n_nouns": (1, len(NOUNS)),
+    "n_verbs": (1, len(VERBS)),
+    "n_adjectives": (1, len(ADJECTIVES)),
+    "n_prepositions": (0, len(PREPOSITIONS)),
+}
 
 
 class Word(NamedTuple):
@@ -52,6 +63,10 @@ class Word(NamedTuple):
 
     text: str
     place: int
+
+    def become(self, dictionary: dict[str, str], ending: str = "") -> Word:
+        """Return its translation, which keeps the place."""
+        return Word(dictionary[self.text] + ending, self.place)
 
 
 class Phrase(NamedTuple):
@@ -98,28 +113,15 @@ class Dials:
 
     def __post_init__(self) -> None:
         """Refuse values for which there are no words or rules."""
-        limits = {
-            "reordering": (0, 2),
-            "agreement": (0, 2),
-            "counting": (1, len(NUMERALS) + 1),
-            "n_clauses": (1, 8),
-            "max_adjectives": (0, 4),
-            "n_nouns": (1, len(NOUNS)),
-            "n_verbs": (1, len(VERBS)),
-            "n_adjectives": (1, len(ADJECTIVES)),
-            "n_prepositions": (0, len(PREPOSITIONS)),
-        }
-        for field in fields(self):
-            low, high = limits[field.name]
-            value = getattr(self, field.name)
+        for name, value in vars(self).items():
+            low, high = LIMITS[name]
             if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
                 raise AttnlabError(
-                    f"{field.name}={value!r} is not possible; choose a whole number "
-                    f"from {low} to {high}."
+                    f"{name}={value!r} is not possible; choose a whole number from {low} to {high}."
                 )
 
 
-class TranslationSource:
+class TranslationSource(Symbols):
     """Pairs of sentences written from one derivation; ``translation_source`` makes one.
 
     Source and target share one list of ``symbols``, the four special tokens first, so token ids
@@ -137,13 +139,7 @@ class TranslationSource:
         self._firsts = [*ARTICLES, *NUMERALS[: dials.counting - 1]]
         words = [*self._firsts, *self._adjectives, *self._nouns, *self._prepositions]
         words += [*self._verbs, *self._conjunctions]
-        self.symbols = [*SPECIAL_WORDS, *words, *self._target_words()]
-        self._ids = {symbol: i for i, symbol in enumerate(self.symbols)}
-
-    @property
-    def vocab_size(self) -> int:
-        """Number of symbols, special ones and the words of both languages."""
-        return len(self.symbols)
+        super().__init__([*SPECIAL_WORDS, *words, *self._target_words()])
 
     @property
     def max_source_len(self) -> int:
@@ -184,12 +180,8 @@ class TranslationSource:
             raise UnknownNameError("stream", stream, STREAMS, next_step="Use one of these three.")
         generator = generator or numpy_generator(seed, f"translation/{stream}")
         sentences = self._sentences(generator, stream)
-        pairs = []
-        for _ in range(n_pairs):
-            words = next(sentences)
-            target = [word.text for word in self._write(_read(words))]
-            pairs.append((self._to_ids(words), self._to_ids(target)))
-        return pairs
+        drawn = (self._to_ids(next(sentences)) for _ in range(n_pairs))
+        return [(tokens, self.translate(tokens)) for tokens in drawn]
 
     def translate(self, tokens: ArrayLike) -> NDArray[np.int64]:
         """Return the one right translation of a source sentence.
@@ -197,11 +189,11 @@ class TranslationSource:
         Raises:
             AttnlabError: The tokens are no sentence of the source language; says where.
         """
-        return self._to_ids([word.text for word in self._write(_read(self._words(tokens)))])
+        return self._to_ids([word.text for word in self._write(tokens)])
 
     def alignment(self, tokens: ArrayLike) -> NDArray[np.int64]:
         """Return, for each token of the translation, the place of the word it comes from."""
-        return np.array([word.place for word in self._write(_read(self._words(tokens)))], np.int64)
+        return np.array([word.place for word in self._write(tokens)], np.int64)
 
     def encode(self, text: str) -> NDArray[np.int64]:
         """Read words of either language as token ids; an unknown word becomes ``UNK``."""
@@ -210,7 +202,7 @@ class TranslationSource:
     def decode(self, tokens: ArrayLike) -> str:
         """Write tokens as words with blanks between, up to ``EOS``; padding is left out."""
         words = []
-        for token in self._checked(tokens):
+        for token in self.check_sequence(tokens):
             if token == EOS:
                 break
             if token not in (PAD, BOS):
@@ -221,18 +213,6 @@ class TranslationSource:
         n_phrases = 3 if self._prepositions else 2
         clause = n_phrases * phrase_len + 1 + bool(self._prepositions)
         return self.dials.n_clauses * (clause + 1) - 1
-
-    def _checked(self, tokens: ArrayLike) -> NDArray[np.int64]:
-        tokens = check_tokens(tokens, vocab_size=self.vocab_size, at_least=0)
-        if tokens.ndim != 1:
-            raise AttnlabError(
-                f"Tokens have shape {tokens.shape}; this takes one sentence, (time,). "
-                "Pass the rows of a batch one by one."
-            )
-        return tokens
-
-    def _words(self, tokens: ArrayLike) -> list[str]:
-        return [self.symbols[token] for token in self._checked(tokens)]
 
     def _to_ids(self, words: Sequence[str]) -> NDArray[np.int64]:
         return np.array([self._ids.get(word, UNK) for word in words], dtype=np.int64)
@@ -287,49 +267,38 @@ class TranslationSource:
             words += phrase() if next(draws) < 0.75 else []
         return words
 
-    def _write(self, sentence: list[tuple[Word | None, Clause]]) -> list[Word]:
+    def _write(self, tokens: ArrayLike) -> list[Word]:
         """Write the target sentence; each word keeps the place of the one it comes from."""
-        written = []
-        for conjunction, clause in sentence:
-            if conjunction:
-                written.append(Word(CONJUNCTIONS[conjunction.text], conjunction.place))
-            written += self._write_clause(clause)
+        reader = _Reader([self.symbols[token] for token in self.check_sequence(tokens)])
+        written = self._write_clause(reader.clause())
+        while not reader.is_done:
+            conjunction = reader.take(CONJUNCTIONS, "a conjunction")
+            written.append(conjunction.become(CONJUNCTIONS))
+            written += self._write_clause(reader.clause())
         return written
 
     def _write_clause(self, clause: Clause) -> list[Word]:
         ending = clause.subject.ending if self.dials.agreement >= 2 else NEUTRAL
-        verb = [Word(VERBS[clause.verb.text] + ending, clause.verb.place)]
+        verb = [clause.verb.become(VERBS, ending)]
         before = self._write_phrase(clause.subject)
         if clause.preposition and clause.place:
-            before.append(Word(PREPOSITIONS[clause.preposition.text], clause.preposition.place))
+            before.append(clause.preposition.become(PREPOSITIONS))
             before += self._write_phrase(clause.place)
         after = self._write_phrase(clause.object) if clause.object else []
         return before + after + verb if self.dials.reordering >= 2 else before + verb + after
 
     def _write_phrase(self, phrase: Phrase) -> list[Word]:
         ending = phrase.ending if self.dials.agreement >= 1 else NEUTRAL
-        adjectives = [Word(ADJECTIVES[a.text] + ending, a.place) for a in phrase.adjectives]
-        nouns = [Word(NOUNS[phrase.noun.text], phrase.noun.place)] * phrase.count
-        articles = []
-        if phrase.first.text in ARTICLES:
-            articles = [Word(ARTICLES[phrase.first.text] + ending, phrase.first.place)]
+        adjectives = [word.become(ADJECTIVES, ending) for word in phrase.adjectives]
+        nouns = [phrase.noun.become(NOUNS)] * phrase.count
+        is_article = phrase.first.text in ARTICLES
+        articles = [phrase.first.become(ARTICLES, ending)] if is_article else []
         if self.dials.reordering >= 1:
             return [*articles, *nouns, *reversed(adjectives)]
         return [*articles, *adjectives, *nouns]
 
 
-def translation_source(
-    *,
-    reordering: int = 2,
-    agreement: int = 2,
-    counting: int = 3,
-    n_clauses: int = 1,
-    max_adjectives: int = 1,
-    n_nouns: int = 8,
-    n_verbs: int = 6,
-    n_adjectives: int = 6,
-    n_prepositions: int = 2,
-) -> TranslationSource:
+def translation_source(**dials: int) -> TranslationSource:
     """Make two small languages, with a dial for each thing that translation can demand.
 
     With the defaults one sentence and its translation are::
@@ -359,33 +328,12 @@ def translation_source(
     Source:
         The words and rules are this project's own.
     """
-    return TranslationSource(
-        Dials(
-            reordering=reordering,
-            agreement=agreement,
-            counting=counting,
-            n_clauses=n_clauses,
-            max_adjectives=max_adjectives,
-            n_nouns=n_nouns,
-            n_verbs=n_verbs,
-            n_adjectives=n_adjectives,
-            n_prepositions=n_prepositions,
-        )
-    )
+    return TranslationSource(Dials(**dials))
 
 
 def stream_of(words: Sequence[str]) -> str:
     """Return the stream that a source sentence belongs to."""
     return HELD_OUT.get(zlib.crc32(" ".join(words).encode()) % N_SHARES, "data")
-
-
-def _read(words: Sequence[str]) -> list[tuple[Word | None, Clause]]:
-    """Return the derivation of a source sentence: clauses, each with its conjunction."""
-    reader = _Reader(words)
-    sentence: list[tuple[Word | None, Clause]] = [(None, reader.clause())]
-    while not reader.is_done:
-        sentence.append((reader.take(CONJUNCTIONS, "a conjunction"), reader.clause()))
-    return sentence
 
 
 class _Reader:
@@ -398,10 +346,10 @@ class _Reader:
     def is_done(self) -> bool:
         return self.place == len(self.words)
 
-    def sees(self, options: Sequence[str] | dict[str, str]) -> bool:
+    def sees(self, options: Container[str]) -> bool:
         return not self.is_done and self.words[self.place] in options
 
-    def take(self, options: Sequence[str] | dict[str, str], what: str) -> Word:
+    def take(self, options: Container[str], what: str) -> Word:
         if not self.sees(options):
             found = "the sentence ends" if self.is_done else f"{self.words[self.place]!r} stands"
             raise AttnlabError(
