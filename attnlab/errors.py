@@ -37,7 +37,7 @@ class UnknownMixerError(UnknownNameError):
             "token mixer",
             name,
             known,
-            next_step="To add one, decorate its class with @register_mixer (CONTRIBUTING.md).",
+            next_step="To add one, decorate its class with @mixer (CONTRIBUTING.md).",
         )
 
 

@@ -17,7 +17,7 @@ from attnlab.distillation import (
 )
 from attnlab.distillation.naive import student_naive
 from attnlab.errors import AttnlabError, UnknownNameError
-from attnlab.models.attention_sites import select_rows
+from attnlab.models.search import select_rows
 
 MAX_LEN, D_MODEL, N_HEADS = 7, 6, 3
 CAUSAL_CROSS = ("truncated", "prefix", "per_query", "low_rank", "extractor")

@@ -9,11 +9,12 @@ from hypothesis import strategies as st
 
 from attnlab.analysis.theory import expected_mixer_weights
 from attnlab.errors import AttnlabError, UnknownMixerError
-from attnlab.mixers import build_mixer, list_mixers, mixer_options, naive
+from attnlab.mixers import build_mixer, find_mixer, list_mixers, mixer_options, naive
 from attnlab.mixers.extractor import CHOICES
+from attnlab.show import look
 
 MIXERS = list_mixers()
-EXTRACTORS = ("she", "he", "we", "me")
+EXTRACTORS = list_mixers(family="extractor")
 DIRECT = {"method": "lags"}  # methods over frequencies are causal up to rounding only
 
 shapes = st.tuples(st.integers(1, 3), st.integers(1, 9), st.sampled_from([1, 2, 3, 5, 6, 7]))
@@ -58,20 +59,13 @@ def assert_same_function(one, other, x, mixer):
         torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-9)
 
 
-REFUSED = {("me", "bias_adj"), ("we", "bias_out"), ("me", "bias_out")}
-
-
 def every_option():
     """Each option of the family on its own, over the presets it applies to."""
     for name, (option, values) in itertools.product(EXTRACTORS, CHOICES.items()):
         for value in values:
-            if option != "window":
-                yield name, {option: value}
-    for name, option in itertools.product(
-        EXTRACTORS, ("bias", "bias_ext", "bias_adj", "bias_out", "out_proj")
-    ):
-        if (name, option) not in REFUSED:
-            yield name, {option: True}
+            yield name, {option: value}
+        yield name, {"bias": True}
+        yield name, {"out_proj": True}
     yield "she", {"extract": "value_diag", "index": "absolute", "scale": "inv_t", "bias": True}
     for index in CHOICES["index"]:
         yield "she", {"rank": 2, "index": index, "bias": True}
@@ -290,6 +284,12 @@ def test_the_sum_of_many_tokens_keeps_its_size_at_the_start(scale, rank):
     assert 0.8 * limit < float(sizes) < 1.25 * limit
 
 
+@pytest.mark.parametrize("name", MIXERS)
+def test_pictures_show_a_mixer_as_its_class_says(name):
+    said = find_mixer(name).look
+    assert said == {key: getattr(look(name), key) for key in ("family", "label", "marker")}
+
+
 def test_an_unknown_mixer_is_answered_with_the_nearest_name():
     with pytest.raises(UnknownMixerError, match="Did you mean 'attention'") as error:
         build_mixer("atention", d_model=4, context_len=4)
@@ -304,8 +304,6 @@ def test_an_unknown_mixer_is_answered_with_the_nearest_name():
         ("attention", {"n_heads": 3}, "n_heads=3 equal heads. Try n_heads=2"),
         ("attention", {"n_heads": 0}, "Try n_heads=1"),
         ("mean", {"n_heads": 2}, "It has: none"),
-        ("me", {"bias_adj": True}, "bias_adj=True needs adjust='matrix'"),
-        ("we", {"bias_out": True}, "bias_out=True needs out_proj=True"),
         ("we", {"method": "staged"}, "No convolution method is called 'staged'"),
     ],
 )
@@ -324,9 +322,8 @@ def test_wrong_shapes_are_explained(name, shape, words):
         build_mixer(name, d_model=4, context_len=4)(torch.zeros(shape))
 
 
-@pytest.mark.parametrize("options", [{"window": "error"}, {"index": "absolute"}])
-def test_positions_without_a_weight_are_refused(options):
-    mixer = build_mixer("she", d_model=2, context_len=3, **options)
+def test_positions_without_a_weight_are_refused():
+    mixer = build_mixer("she", d_model=2, context_len=3, index="absolute")
     with pytest.raises(AttnlabError, match="beyond context_len=3"):
         mixer(torch.zeros(1, 4, 2))
     state = mixer.initial_state(1)

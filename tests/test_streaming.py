@@ -26,7 +26,7 @@ KINDS = (
     ("he", {}),
     ("we", {}),
     ("me", {}),
-    ("we", {"extract": "scalar", "bias_ext": True}),
+    ("we", {"extract": "scalar", "bias": True}),
 )
 SCALES = ("none", "rsqrt_t", "inv_t", "rsqrt_l")
 LENGTHS = (1, 2, 3, 5, 7, 16, 17, 31, 32, 33, 67, 97, 131)
@@ -431,9 +431,8 @@ def test_wrong_streams_are_explained():
     absolute = build_mixer("she", d_model=3, context_len=4, index="absolute")
     with pytest.raises(AttnlabError, match="running sum only"):
         absolute.initial_state(1, streaming="tiles")
-    strict = build_mixer("she", d_model=3, context_len=4, window="error")
     with pytest.raises(AttnlabError, match="Position 5 lies beyond context_len=4"):
-        strict.prefill(torch.zeros(1, 2, 3), strict.prefill(torch.zeros(1, 3, 3))[1])
+        absolute.prefill(torch.zeros(1, 2, 3), absolute.prefill(torch.zeros(1, 3, 3))[1])
     with pytest.raises(AttnlabError, match="built for d_model=3"):
         mixer.prefill(torch.zeros(1, 2, 5))
 

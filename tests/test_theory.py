@@ -88,6 +88,6 @@ def test_options_that_change_the_count_are_refused():
             form(config)
 
 
-def test_a_mixer_without_a_closed_form_says_which_have_one():
-    with pytest.raises(AttnlabError, match="No closed form for mixer 'hyena'"):
+def test_a_mixer_that_is_not_there_is_named():
+    with pytest.raises(AttnlabError, match="No token mixer is called 'hyena'"):
         expected_mixer_weights("hyena", d_model=4, context_len=4)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from attnlab.config import BOS, EOS, UNK
-from attnlab.models import CrossAttention
+from attnlab.mixers.attention import CrossAttention
 from attnlab.teaching import translation
 from attnlab.training.bleu import bleu_by_hand
 

@@ -12,9 +12,9 @@ from torch.nn import functional as F
 
 from attnlab.config import BOS, EOS, N_SPECIAL, PAD, UNK, TranslatorConfig
 from attnlab.errors import AttnlabError
+from attnlab.mixers.attention import KeyValues
 from attnlab.models import Translator
-from attnlab.models.attention_sites import KeyValues, select_rows
-from attnlab.models.search import beam_search, greedy_search
+from attnlab.models.search import beam_search, greedy_search, select_rows
 from attnlab.seeding import torch_generator
 from attnlab.training import (
     collate_pairs,

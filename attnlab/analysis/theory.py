@@ -1,20 +1,19 @@
 """Closed forms: weights and multiplications of every mixer and of the whole language model.
 
-Multiplications are those of the equation as written, for one sequence of T tokens with
-every prefix computed once, ``P = T (T + 1) / 2``; fast evaluation needs fewer.
+Each mixer's class has its own (``attnlab.mixers``). Multiplications are those of the equation as
+written, for one sequence of T tokens with every prefix computed once, ``P = T (T + 1) / 2``; fast
+evaluation needs fewer.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from attnlab.config import ModelConfig
 from attnlab.errors import AttnlabError
+from attnlab.mixers.base import Sum, find_mixer
 
-_Form = Callable[..., int]
-_Sum = Callable[..., int]  # of a number of terms, one of them perhaps late, to a depth
-COUNT_NEUTRAL = {"n_heads", "method", "scale", "init_std", "dropout", "window", "gate_activation"}
+COUNT_NEUTRAL = {"n_heads", "method", "scale", "init_std", "dropout"}
 
 
 def expected_mixer_weights(name: str, *, d_model: int, context_len: int) -> int:
@@ -24,7 +23,7 @@ def expected_mixer_weights(name: str, *, d_model: int, context_len: int) -> int:
         arXiv:2308.07661: ``4 d^2`` for attention, ``l d^2 + 2 d^2`` for SHE; the others
         follow from the reconstructions in ``attnlab.mixers.extractor``.
     """
-    return _form(_WEIGHTS, name)(d_model, context_len)
+    return find_mixer(name).expected_weights(d_model, context_len)
 
 
 def expected_multiplications(
@@ -37,7 +36,7 @@ def expected_multiplications(
         n_heads: Read by attention only.
     """
     pairs = causal_pairs(time, context_len=context_len)
-    return _form(_MULTIPLICATIONS, name)(d_model, time, pairs, n_heads)
+    return find_mixer(name).expected_multiplications(d_model, time, pairs, n_heads)
 
 
 def causal_pairs(time: int, *, context_len: int | None = None) -> int:
@@ -88,8 +87,8 @@ def expected_chain(
     """Return the longest chain of ``expected_depth`` step by step; one-term sums are no step."""
     if accumulate not in _SUMS:
         raise AttnlabError(f"accumulate={accumulate!r} is not one of {', '.join(_SUMS)}.")
-    chain = _form(_CHAINS, name)(d_model, context_len, n_heads, _SUMS[accumulate])
-    return tuple(step for step in chain if step.depth)
+    chain = find_mixer(name).expected_chain(d_model, context_len, n_heads, _SUMS[accumulate])
+    return tuple(ChainStep(*step) for step in chain if step[1])
 
 
 def expected_language_model_weights(config: ModelConfig) -> int:
@@ -132,34 +131,6 @@ def _require_default_form(config: ModelConfig) -> None:
         )
 
 
-def _form(forms: dict[str, Any], name: str) -> Any:
-    if name not in forms:
-        raise AttnlabError(f"No closed form for mixer {name!r}; there are {', '.join(forms)}.")
-    return forms[name]
-
-
-_WEIGHTS: dict[str, _Form] = {
-    "attention": lambda d, _: 4 * d**2,
-    "she": lambda d, length: length * d**2 + 2 * d**2,
-    "he": lambda d, length: 3 * d**2 + length * d,
-    "we": lambda d, length: d**2 + length * d,
-    "me": lambda d, length: length * d + d,
-    "identity": lambda d, _: 0,
-    "mean": lambda d, _: 0,
-}
-
-# T = time, P = pairs, h = heads
-_MULTIPLICATIONS: dict[str, _Form] = {
-    "attention": lambda d, T, P, h: 4 * T * d**2 + 2 * P * d + P * h,
-    "she": lambda d, T, P, _: P * d**2 + 2 * T * d**2 + T * d,
-    "he": lambda d, T, P, _: 3 * T * d**2 + P * d + T * d,
-    "we": lambda d, T, P, _: T * d**2 + P * d + T * d,
-    "me": lambda d, T, P, _: P * d + 2 * T * d,
-    "identity": lambda d, T, P, _: 0,
-    "mean": lambda d, T, P, _: T * d,
-}
-
-
 def _tree_sum(n_terms: int, *, late: int = 0) -> int:
     """Return the depth of a tree over n terms, one of them ready ``late`` levels after the rest.
 
@@ -173,61 +144,4 @@ def _sequential_sum(n_terms: int, *, late: int = 0) -> int:
     return late + n_terms - 1
 
 
-_SUMS: dict[str, _Sum] = {"tree": _tree_sum, "sequential": _sequential_sum}
-
-
-def _product(name: str, summed: int) -> list[ChainStep]:
-    return [ChainStep("mul", 1, name), ChainStep("acc", summed, name)]
-
-
-def _attention_chain(d: int, T: int, h: int, total: _Sum) -> list[ChainStep]:
-    is_scaled = int(d > h)  # 1 / sqrt(1) needs no multiplication
-    softmax = [("max", total(T)), ("add", 1), ("exp", 1), ("acc", total(T)), ("div", 1)]
-    return [
-        *_product("query", total(d)),
-        *_product("query × key", total(d // h)),
-        ChainStep("mul", is_scaled, "query × key, constant"),
-        *(ChainStep(kind, depth, "softmax") for kind, depth in softmax),
-        *_product("softmax × value", total(T)),
-        *_product("out", total(d)),
-    ]
-
-
-def _she_chain(d: int, T: int, _: int, total: _Sum) -> list[ChainStep]:
-    gate = ChainStep("mul", 1, "lag_weight × adjust")
-    return [*_product("lag_weight", total(T * d)), gate, *_product("out", total(d))]
-
-
-def _he_chain(d: int, T: int, _: int, total: _Sum) -> list[ChainStep]:
-    late = 1 + total(d)  # the value of the newest token; the others are cached
-    return [
-        *_product("value", total(d)),
-        *_product("lag_weight", total(T, late=late) - late),
-        ChainStep("mul", 1, "lag_weight × adjust"),
-        *_product("out", total(d)),
-    ]
-
-
-def _we_chain(d: int, T: int, _: int, total: _Sum) -> list[ChainStep]:
-    gated = ("lag_weight", T) if total(T) >= total(d) else ("adjust", d)
-    return [*_product(gated[0], total(gated[1])), ChainStep("mul", 1, "lag_weight × adjust")]
-
-
-def _me_chain(d: int, T: int, _: int, total: _Sum) -> list[ChainStep]:
-    gate = ChainStep("mul", 1, "lag_weight × adjust_weight")
-    return [*_product("lag_weight", total(T)), gate]
-
-
-def _mean_chain(d: int, T: int, _: int, total: _Sum) -> list[ChainStep]:
-    return [ChainStep("acc", total(T), "x_t"), ChainStep("mul", int(T > 1), "x_t, constant")]
-
-
-_CHAINS: dict[str, Callable[[int, int, int, _Sum], list[ChainStep]]] = {
-    "attention": _attention_chain,
-    "she": _she_chain,
-    "he": _he_chain,
-    "we": _we_chain,
-    "me": _me_chain,
-    "identity": lambda d, T, h, total: [],
-    "mean": _mean_chain,
-}
+_SUMS: dict[str, Sum] = {"tree": _tree_sum, "sequential": _sequential_sum}

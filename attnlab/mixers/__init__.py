@@ -1,13 +1,15 @@
 """Token mixers: attention, the Extractor family and baselines, all behind one interface."""
 
 from attnlab.mixers import attention, baselines, extractor, naive
-from attnlab.mixers.base import TokenMixer
-from attnlab.mixers.registry import (
+from attnlab.mixers.base import (
+    TokenMixer,
     build_mixer,
+    find_mixer,
     list_mixers,
+    mixer,
     mixer_options,
     mixer_summary,
-    register_mixer,
+    require_features,
 )
 
 __all__ = [
@@ -16,9 +18,11 @@ __all__ = [
     "baselines",
     "build_mixer",
     "extractor",
+    "find_mixer",
     "list_mixers",
+    "mixer",
     "mixer_options",
     "mixer_summary",
     "naive",
-    "register_mixer",
+    "require_features",
 ]

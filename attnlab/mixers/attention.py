@@ -1,19 +1,117 @@
-"""Multi-head causal self-attention, the mixer that all others are held against."""
+"""Attention: one soft look-up, as a mixer and at the three places where a translator has it."""
+
+from __future__ import annotations
 
 import math
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from attnlab.config import require_even_heads
-from attnlab.mixers.base import Ring, TokenMixer
-from attnlab.mixers.registry import register_mixer
-from attnlab.shapes import require_features
+from attnlab.mixers.base import Ring, TokenMixer, mixer, product, require_features
 
 
-@register_mixer("attention")
-class Attention(TokenMixer):
+def look_up(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    is_causal: bool = False,
+    window: int | None = None,
+    padding: Tensor | None = None,
+    dropout: float = 0.0,
+) -> Tensor:
+    r"""Return what queries find among keys and values, heads side by side.
+
+    .. math:: h_t = \sum_s \mathrm{softmax}_s\bigl(q_t k_s^\top / \sqrt{d_h}\bigr) v_s
+
+    Shapes:
+        q: ``(batch, heads, time, d_head)``; k, v: ``(batch, heads, memory_time, d_head)``.
+        Returns ``(batch, time, heads * d_head)``.
+    Args:
+        is_causal: Queries are the newest of the keys' positions, and none sees a later one.
+        window: How many positions a causal query sees, itself included; None for all.
+        padding: ``(batch, memory_time)``, true where there is nothing to find. A row of padding
+            alone finds zeros.
+        dropout: Probability that a weight is dropped.
+    """
+    mask = _visible(q, k, is_causal=is_causal, window=window, padding=padding)
+    is_empty = None if padding is None else padding.all(1)[:, None, None, None]
+    if mask is not None and is_empty is not None:
+        mask = mask | is_empty
+    mixed = F.scaled_dot_product_attention(
+        q, k, v, attn_mask=mask, is_causal=is_causal and mask is None, dropout_p=dropout
+    )
+    if is_empty is not None:
+        mixed = mixed.masked_fill(is_empty, 0.0)
+    return mixed.transpose(1, 2).flatten(2)
+
+
+def look_up_weights(q: Tensor, k: Tensor, **sight: Any) -> Tensor:
+    """Return the soft look-up itself, ``(batch, heads, time, memory_time)``; rows sum to one.
+
+    Args:
+        sight: ``is_causal``, ``window`` and ``padding`` as for ``look_up``.
+    """
+    scores = q @ k.mT / math.sqrt(q.shape[-1])
+    mask = _visible(q, k, is_shown=True, **sight)
+    scores = scores if mask is None else scores.masked_fill(~mask, -torch.inf)
+    return scores.softmax(-1).nan_to_num(0.0)  # a row without anything to look at
+
+
+def _visible(
+    q: Tensor,
+    k: Tensor,
+    *,
+    is_causal: bool = False,
+    window: int | None = None,
+    padding: Tensor | None = None,
+    is_shown: bool = False,
+) -> Tensor | None:
+    """Return which key each query may see, ``(batch or 1, 1, time, memory_time)``.
+
+    None where the library needs no mask: all keys, or all of the past unless it is to be shown.
+    """
+    n_queries, n_keys = q.shape[-2], k.shape[-2]
+    mask = None if padding is None else ~padding[:, None, None]
+    is_plain = n_queries == n_keys and (window is None or n_keys <= window)
+    if not is_causal or (is_plain and mask is None and not is_shown):
+        return mask
+    t = torch.arange(n_keys, device=q.device)
+    lag = t[n_keys - n_queries :, None] - t
+    past = (lag >= 0) & (lag < (n_keys if window is None else window))
+    return past[None, None] if mask is None else mask & past
+
+
+class Heads(nn.Module):
+    """The four linear maps of multi-head attention, and how a vector splits into heads."""
+
+    query: nn.Linear
+    key: nn.Linear
+    value: nn.Linear
+    out: nn.Linear
+
+    def _add_heads(self, d_model: int, n_heads: int, dropout: float, bias: bool) -> None:
+        require_even_heads(d_model, n_heads)
+        self.n_heads, self.dropout = n_heads, dropout
+        names = ("query", "key", "value", "out")
+        for name in names:
+            setattr(self, name, nn.Linear(d_model, d_model, bias=bias))
+        for name in names:
+            nn.init.normal_(getattr(self, name).weight, std=d_model**-0.5)
+
+    @property
+    def _dropout(self) -> float:
+        return self.dropout if self.training else 0.0
+
+    def _split(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (self.n_heads, -1)).transpose(1, 2)  # (B, H, T, K)
+
+
+@mixer("attention", look={"family": "attention", "label": "Attention", "marker": "o"})
+class Attention(Heads, TokenMixer):
     r"""Look the past up by content: a softmax over keys, an average of values.
 
     .. math:: y_t = \Bigl[\sum_{s \le t} \mathrm{softmax}_s\bigl(q_t k_s^\top / \sqrt{d_h}\bigr)
@@ -31,6 +129,20 @@ class Attention(TokenMixer):
         arXiv:1706.03762, section 3.2; derived in notebook 02.
     """
 
+    expected_weights = staticmethod(lambda d, n: 4 * d**2)
+    expected_multiplications = staticmethod(lambda d, T, P, h: 4 * T * d**2 + 2 * P * d + P * h)
+    expected_chain = staticmethod(
+        lambda d, T, h, total: [
+            *product("query", total(d)),
+            *product("query × key", total(d // h)),
+            ("mul", int(d > h), "query × key, constant"),  # 1 / sqrt(1) needs no multiplication
+            *(("max", total(T), "softmax"), ("add", 1, "softmax"), ("exp", 1, "softmax")),
+            *(("acc", total(T), "softmax"), ("div", 1, "softmax")),
+            *product("softmax × value", total(T)),
+            *product("out", total(d)),
+        ]
+    )
+
     def __init__(
         self,
         *,
@@ -41,43 +153,41 @@ class Attention(TokenMixer):
         dropout: float = 0.0,
     ) -> None:
         super().__init__(d_model=d_model, context_len=context_len)
-        require_even_heads(d_model, n_heads)
-        self.n_heads = n_heads
-        self.dropout = dropout
-        self.query = nn.Linear(d_model, d_model, bias=bias)
-        self.key = nn.Linear(d_model, d_model, bias=bias)
-        self.value = nn.Linear(d_model, d_model, bias=bias)
-        self.out = nn.Linear(d_model, d_model, bias=bias)
-        for linear in (self.query, self.key, self.value, self.out):
-            nn.init.normal_(linear.weight, std=d_model**-0.5)
+        self._add_heads(d_model, n_heads, dropout, bias)
+
+    def definition(self, x: Tensor) -> Tensor:
+        """Attend one position and one head at a time (arXiv:1706.03762, eq. 1)."""
+        q, k, v = self.query(x), self.key(x), self.value(x)
+        width = self.d_model // self.n_heads
+        outputs = []
+        for t in range(x.shape[1]):
+            past = range(max(0, t - self.context_len + 1), t + 1)
+            heads = []
+            for first in range(0, self.d_model, width):
+                h = slice(first, first + width)
+                scores = [(q[:, t, h] * k[:, s, h]).sum(-1) / math.sqrt(width) for s in past]
+                share = torch.stack(scores, -1).softmax(-1)  # (B, S)
+                heads.append(sum(share[:, i, None] * v[:, s, h] for i, s in enumerate(past)))
+            outputs.append(self.out(torch.cat(heads, -1)))
+        return torch.stack(outputs, 1)
 
     def mix(self, x: Tensor) -> Tensor:
         """Attend from every position to itself and the past."""
-        dropout = self.dropout if self.training else 0.0
-        return self._attend(*self._projected(x), dropout=dropout)
+        return self._attend(*self._projected(x), dropout=self._dropout)
 
     def _projected(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return queries, keys and values ``(batch, heads, time, d_head)``."""
-        return self._heads(self.query(x)), self._heads(self.key(x)), self._heads(self.value(x))
+        return self._split(self.query(x)), self._split(self.key(x)), self._split(self.value(x))
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, *, dropout: float = 0.0) -> Tensor:
         """Attend from the newest positions to keys and values, oldest first."""
-        fits = q.shape[-2] == k.shape[-2] <= self.context_len
-        mixed = F.scaled_dot_product_attention(
-            q,
-            k,
-            v,
-            attn_mask=None if fits else self._window(k)[-q.shape[-2] :],
-            is_causal=fits,
-            dropout_p=dropout,
-        )
-        return self.out(mixed.transpose(1, 2).flatten(2))
+        sight = {"is_causal": True, "window": self.context_len}
+        return self.out(look_up(q, k, v, dropout=dropout, **sight))
 
     def attention_weights(self, x: Tensor) -> Tensor:
         """Return the soft look-up itself: ``(batch, heads, time, time)``, rows sum to one."""
-        q, k = self._heads(self.query(x)), self._heads(self.key(x))
-        scores = q @ k.mT / math.sqrt(q.shape[-1])  # (B, H, T, T)
-        return scores.masked_fill(~self._window(k), -torch.inf).softmax(-1)
+        q, k, _ = self._projected(x)
+        return look_up_weights(q, k, is_causal=True, window=self.context_len)
 
     def initial_state(self, batch_size: int) -> tuple[Ring, Ring]:
         """Return an empty cache of keys and values (a KV cache), ``context_len`` long."""
@@ -86,15 +196,11 @@ class Attention(TokenMixer):
 
     def step(self, x_t: Tensor, state: tuple[Ring, Ring]) -> tuple[Tensor, tuple[Ring, Ring]]:
         """Attend from one new token to the cache; cost grows with its length only."""
-        q, k, v = (
-            linear(x_t).unflatten(-1, (self.n_heads, -1))  # (B, H, K)
-            for linear in (self.query, self.key, self.value)
-        )
+        q, k, v = (part[:, :, 0] for part in self._projected(x_t[:, None]))  # (B, H, K)
         keys, values = state[0].push(k), state[1].push(v)
-        mixed = F.scaled_dot_product_attention(
-            q.unsqueeze(2), keys.newest_first(), values.newest_first()
-        )  # (B, H, 1, K); softmax does not mind the order
-        return self.out(mixed.flatten(1)), (keys, values)
+        # softmax does not mind the order
+        mixed = look_up(q.unsqueeze(2), keys.newest_first(), values.newest_first())
+        return self.out(mixed[:, 0]), (keys, values)
 
     def prefill(
         self, x: Tensor, state: tuple[Ring, Ring] | None = None
@@ -108,11 +214,144 @@ class Attention(TokenMixer):
         )
         return self._attend(q, seen_k, seen_v), (keys.extend(k), values.extend(v))
 
-    def _heads(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (self.n_heads, -1)).transpose(1, 2)  # (B, H, T, K)
 
-    def _window(self, keys: Tensor) -> Tensor:
-        """Which key each query may see: ``(time, time)``, true within the context."""
-        t = torch.arange(keys.shape[-2], device=keys.device)
-        lag = t[:, None] - t
-        return (lag >= 0) & (lag < self.context_len)
+class KeyValues(NamedTuple):
+    """What a site has read: keys and values ``(batch, heads, time, d_head)``, and its padding."""
+
+    keys: Tensor
+    values: Tensor
+    padding: Tensor | None = None
+
+
+class AttentionSite(Heads):
+    """A place where a translator looks something up, a module that can be swapped.
+
+    Every site maps ``(batch, time, d_model)`` to the same shape and keeps its last projection
+    apart: ``site(x) == site.out(site.heads(x))``. What replaces the look-up overrides ``heads``
+    and keeps ``out``; what replaces the whole site is any module that is called in the same way::
+
+        y = encoder[i].self_attention(x, source_padding=...)
+        y = decoder[i].self_attention(x, target_padding=...)              # causal
+        y = decoder[i].cross_attention(x, memory, source_padding=..., target_padding=...)
+
+    The padding of a side is ``(batch, time)``, true at ``PAD``, or None where there is none. The
+    decoder's sites also go token by token: ``state = site.initial_state(...)``, then
+    ``y_t, state = site.step(x_t, state)``. A state is a tensor or a tuple of states, with the
+    batch on the first axis of every tensor, so that beam search can reorder it.
+
+    Weights:
+        ``4 * d_model**2``; with ``bias`` another ``4 * d_model``.
+    Args:
+        n_heads: Heads of width ``d_model / n_heads``.
+        dropout: Probability that an attention weight is dropped in training.
+        bias: Whether the four projections add one.
+    Source:
+        arXiv:1706.03762, section 3.2.
+    """
+
+    def __init__(
+        self, *, d_model: int, n_heads: int, dropout: float = 0.0, bias: bool = False
+    ) -> None:
+        super().__init__()
+        self.d_model = d_model
+        self._add_heads(d_model, n_heads, dropout, bias)
+
+    def forward(self, *inputs: Tensor, **paddings: Tensor | None) -> Tensor:
+        """Return what the look-up adds to the residual stream."""
+        return self.out(self.heads(*inputs, **paddings))
+
+    def heads(self, *inputs: Tensor, **paddings: Tensor | None) -> Tensor:
+        """Return the head outputs side by side, before ``out``; subclasses say where they look."""
+        raise NotImplementedError
+
+    def step(self, x_t: Tensor, state: KeyValues) -> tuple[Tensor, KeyValues]:
+        """Mix one more token ``(batch, d_model)``; equals the last column of ``forward``."""
+        heads, state = self.step_heads(x_t, state)
+        return self.out(heads), state
+
+    def step_heads(self, x_t: Tensor, state: KeyValues) -> tuple[Tensor, KeyValues]:
+        """Return the head outputs of one more token and what has been read with it."""
+        return self._find(x_t[:, None], state)[:, 0], state
+
+    def _read(self, memory: Tensor, padding: Tensor | None = None) -> KeyValues:
+        return KeyValues(self._split(self.key(memory)), self._split(self.value(memory)), padding)
+
+    def _find(self, x: Tensor, what: KeyValues, **sight: Any) -> Tensor:
+        sight |= {"padding": what.padding, "dropout": self._dropout}
+        return look_up(self._split(self.query(x)), what.keys, what.values, **sight)
+
+    def _weights(self, x: Tensor, what: KeyValues, **sight: Any) -> Tensor:
+        return look_up_weights(self._split(self.query(x)), what.keys, padding=what.padding, **sight)
+
+
+class SelfAttention(AttentionSite):
+    """A sentence looks itself up: all of it in the encoder, its past in the decoder.
+
+    Shapes:
+        x: ``(batch, time, d_model)``; returns the same shape.
+    Args:
+        is_causal: Whether position t sees the positions up to t only. Padding stands at the
+            end, so a causal site needs no mask: no real position sees it.
+    """
+
+    def __init__(self, *, is_causal: bool, **sizes: Any) -> None:
+        super().__init__(**sizes)
+        self.is_causal = is_causal
+
+    def heads(
+        self,
+        x: Tensor,
+        *,
+        source_padding: Tensor | None = None,
+        target_padding: Tensor | None = None,
+    ) -> Tensor:
+        """Return the head outputs side by side, before ``out``."""
+        return self._find(x, self._read(x, source_padding), is_causal=self.is_causal)
+
+    def attention_weights(self, x: Tensor, *, source_padding: Tensor | None = None) -> Tensor:
+        """Return ``(batch, heads, time, time)``; rows sum to one."""
+        return self._weights(x, self._read(x, source_padding), is_causal=self.is_causal)
+
+    def initial_state(self, batch_size: int) -> KeyValues:
+        """Return keys and values of nothing yet."""
+        nothing = self.query.weight.new_zeros(batch_size, 0, self.d_model)
+        return KeyValues(self._split(nothing), self._split(nothing))
+
+    def step_heads(self, x_t: Tensor, state: KeyValues) -> tuple[Tensor, KeyValues]:
+        """Return the head outputs of one more token and what has been read with it."""
+        newest = self._read(x_t[:, None])
+        keys = torch.cat([state.keys, newest.keys], dim=2)
+        values = torch.cat([state.values, newest.values], dim=2)
+        return super().step_heads(x_t, KeyValues(keys, values))
+
+
+class CrossAttention(AttentionSite):
+    """The target looks the source up.
+
+    No query sees another, so the target's padding is for those who replace this site.
+
+    Shapes:
+        x: ``(batch, target_time, d_model)``; returns the same shape.
+        memory: ``(batch, source_time, d_model)``, what the encoder made of the source.
+    """
+
+    def heads(
+        self,
+        x: Tensor,
+        memory: Tensor,
+        *,
+        source_padding: Tensor | None = None,
+        target_padding: Tensor | None = None,
+    ) -> Tensor:
+        """Return the head outputs side by side, before ``out``."""
+        return self._find(x, self._read(memory, source_padding))
+
+    def attention_weights(
+        self, x: Tensor, memory: Tensor, *, source_padding: Tensor | None = None
+    ) -> Tensor:
+        """Return ``(batch, heads, target_time, source_time)``; rows sum to one."""
+        return self._weights(x, self._read(memory, source_padding))
+
+    def initial_state(self, memory: Tensor, *, source_padding: Tensor | None = None) -> KeyValues:
+        """Return keys and values of the source, computed once a sentence."""
+        return self._read(memory, source_padding)

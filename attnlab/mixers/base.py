@@ -1,24 +1,40 @@
-"""What every token mixer promises, and the ring buffer that streaming needs."""
+"""What every token mixer promises, the registry that finds it, and the ring for streaming."""
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from attnlab.errors import AttnlabError
-from attnlab.shapes import require_features
+from attnlab.config import require_even_heads
+from attnlab.errors import AttnlabError, UnknownMixerError
+
+Step = tuple[str, int, str]  # of a critical path: kind of operation, depth, what it works on
+Sum = Callable[..., int]  # number of terms, one perhaps ``late`` by some levels -> depth
 
 
 class TokenMixer(nn.Module):
     """Moves information between positions, never from a later one to an earlier one.
 
+    All that is said of a mixer stands in its class: the equation in its docstring, the loop that
+    is its ``definition``, and three closed forms of the default options, without biases, in
+    d = ``d_model``, T positions that look back at P pairs in all, n = ``context_len``, h heads.
+
     Shapes:
         x: ``(batch, time, d_model)``; returns the same shape. Position t reads the
         newest ``context_len`` positions up to and including itself.
     """
+
+    name: ClassVar[str]
+    look: ClassVar[Mapping[str, str]]  # family, label, marker
+    preset: ClassVar[Mapping[str, Any]] = {}  # options that differ from those of the base class
+    expected_weights: ClassVar[Callable[..., int]] = staticmethod(lambda d, n: 0)
+    expected_multiplications: ClassVar[Callable[..., int]] = staticmethod(lambda d, T, P, h: 0)
+    expected_chain: ClassVar[Callable[..., list[Step]]] = staticmethod(lambda d, T, h, total: [])
 
     def __init__(self, *, d_model: int, context_len: int) -> None:
         super().__init__()
@@ -32,6 +48,10 @@ class TokenMixer(nn.Module):
 
     def mix(self, x: Tensor) -> Tensor:
         """Return the mixture ``(batch, time, d_model)``; subclasses say how."""
+        raise NotImplementedError
+
+    def definition(self, x: Tensor) -> Tensor:
+        """Return the same as the loop that defines it, reading nothing but the weights."""
         raise NotImplementedError
 
     def initial_state(self, batch_size: int) -> Any:
@@ -67,6 +87,105 @@ class TokenMixer(nn.Module):
         """Device and type of the weights, for new state tensors."""
         weight = next(self.parameters(), torch.empty(0))
         return {"device": weight.device, "dtype": weight.dtype}
+
+
+def product(name: str, summed: int) -> list[Step]:
+    """Return the two steps of a product with ``name``: one multiplication, then a sum."""
+    return [("mul", 1, name), ("acc", summed, name)]
+
+
+_MIXERS: dict[str, type[TokenMixer]] = {}
+_Mixer = TypeVar("_Mixer", bound=type[TokenMixer])
+
+
+def mixer(name: str, *, look: Mapping[str, str]) -> Callable[[_Mixer], _Mixer]:
+    """Register a class under ``name``; nothing else has to know of it.
+
+    Args:
+        look: How pictures show it: ``family``, ``label``, and a ``marker`` that no other member
+            of the family has.
+    """
+
+    def add(builder: _Mixer) -> _Mixer:
+        if name in _MIXERS:
+            raise AttnlabError(f"A mixer called {name!r} exists already; choose another name.")
+        builder.name, builder.look = name, look
+        _MIXERS[name] = builder
+        return builder
+
+    return add
+
+
+def list_mixers(*, family: str | None = None) -> tuple[str, ...]:
+    """Return the names that ``build_mixer`` knows, of one family or all, in order of entry."""
+    return tuple(n for n, m in _MIXERS.items() if family is None or m.look["family"] == family)
+
+
+def find_mixer(name: str) -> type[TokenMixer]:
+    """Return the class called ``name``.
+
+    Raises:
+        UnknownMixerError: No mixer has this name; the message has the nearest one.
+    """
+    if name not in _MIXERS:
+        raise UnknownMixerError(name, _MIXERS)
+    return _MIXERS[name]
+
+
+def build_mixer(name: str, *, d_model: int, context_len: int, **options: Any) -> TokenMixer:
+    """Build a token mixer by its name.
+
+    Args:
+        name: One of ``list_mixers()``.
+        d_model: Width of the residual stream.
+        context_len: Longest prefix the mixer looks back over, in tokens.
+        options: What the mixer's own docstring lists.
+
+    Raises:
+        UnknownMixerError: No mixer has this name; the message has the nearest one.
+        AttnlabError: An option the mixer does not have, or a value it cannot take.
+    """
+    builder, known = find_mixer(name), mixer_options(name)
+    for option in options:
+        if option not in known:
+            raise AttnlabError(
+                f"Mixer {name!r} has no option {option!r}. It has: {', '.join(known) or 'none'}."
+            )
+    for size, value in (("d_model", d_model), ("context_len", context_len)):
+        if value < 1:
+            raise AttnlabError(f"{size}={value} must be 1 or more.")
+    if "n_heads" in known:
+        require_even_heads(d_model, options.get("n_heads", 1))
+    return builder(d_model=d_model, context_len=context_len, **options)
+
+
+def mixer_summary(name: str) -> str:
+    """Return the first line of a mixer's documentation."""
+    return (inspect.getdoc(find_mixer(name)) or "").splitlines()[0]
+
+
+def mixer_options(name: str) -> dict[str, Any]:
+    """Return the options of a mixer with their defaults."""
+    builder = find_mixer(name)
+    parameters = inspect.signature(builder).parameters.items()
+    sizes = ("d_model", "context_len")
+    return {n: builder.preset.get(n, p.default) for n, p in parameters if n not in sizes}
+
+
+def require_features(x: Tensor, *, d_model: int, where: str) -> None:
+    """Raise unless ``x`` is ``(batch, time, d_model)`` with at least one time step."""
+    if x.ndim != 3:
+        raise AttnlabError(
+            f"{where} takes (batch, time, d_model); got {tuple(x.shape)}, {x.ndim} axes. "
+            "Add the missing axis with x[None] or x.unsqueeze(...)."
+        )
+    if x.shape[-1] != d_model:
+        raise AttnlabError(
+            f"{where} was built for d_model={d_model}; the input is {x.shape[-1]} wide. "
+            "Build it with the width of the residual stream, or project the input first."
+        )
+    if x.shape[1] == 0:
+        raise AttnlabError(f"{where} needs at least one time step; got time=0.")
 
 
 @dataclass(frozen=True)

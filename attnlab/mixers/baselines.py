@@ -1,18 +1,22 @@
 """Mixers without weights: what a model can do when mixing is nothing or an average."""
 
+import torch
 from torch import Tensor
 
-from attnlab.mixers.base import Ring, TokenMixer
-from attnlab.mixers.registry import register_mixer
+from attnlab.mixers.base import Ring, TokenMixer, mixer
 
 
-@register_mixer("identity")
+@mixer("identity", look={"family": "convolution", "label": "Identity (no mixing)", "marker": "D"})
 class Identity(TokenMixer):
     """Mix nothing: each position keeps what it has, ``y_t = x_t``.
 
     A model with this mixer sees the newest token and its position, nothing else: the
     floor under every claim that mixing helps.
     """
+
+    def definition(self, x: Tensor) -> Tensor:
+        """Return each token as it came."""
+        return torch.stack([x[:, t] for t in range(x.shape[1])], 1)
 
     def mix(self, x: Tensor) -> Tensor:
         """Return the input."""
@@ -26,12 +30,25 @@ class Identity(TokenMixer):
         return x_t, state
 
 
-@register_mixer("mean")
+@mixer("mean", look={"family": "convolution", "label": "Causal mean", "marker": "d"})
 class Mean(TokenMixer):
     r"""Average the newest ``context_len`` tokens: attention whose weights are all equal.
 
     .. math:: y_t = \frac{1}{\min(t, \ell)} \sum_{j=0}^{\min(t, \ell)-1} x_{t-j}
     """
+
+    expected_multiplications = staticmethod(lambda d, T, P, h: T * d)
+    expected_chain = staticmethod(
+        lambda d, T, h, total: [("acc", total(T), "x_t"), ("mul", int(T > 1), "x_t, constant")]
+    )
+
+    def definition(self, x: Tensor) -> Tensor:
+        """Average the newest ``context_len`` tokens, one position at a time."""
+        means = []
+        for t in range(x.shape[1]):
+            past = x[:, max(0, t - self.context_len + 1) : t + 1].unbind(1)
+            means.append(torch.stack(past).mean(0))
+        return torch.stack(means, 1)
 
     def mix(self, x: Tensor) -> Tensor:
         """Return the running mean over at most ``context_len`` tokens."""

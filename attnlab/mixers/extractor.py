@@ -6,31 +6,22 @@ reconstructions, and so are the defaults of the options.
 """
 
 from collections.abc import Mapping
+from functools import wraps
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from attnlab.errors import AttnlabError
-from attnlab.mixers.base import Ring, TokenMixer
+from attnlab.mixers.base import Ring, Step, Sum, TokenMixer, mixer, product, require_features
 from attnlab.mixers.convolution import SpectrumCache, causal_convolution, require_method
-from attnlab.mixers.registry import register_mixer
-from attnlab.mixers.streaming import (
-    STREAMING,
-    TiledStream,
-    Tiling,
-    choose_streaming,
-)
-from attnlab.shapes import require_features
+from attnlab.mixers.streaming import STREAMING, TiledStream, Tiling, choose_streaming
 
 CHOICES = {
     "extract": ("matrix", "value_diag", "diag", "scalar"),
     "index": ("lag", "absolute"),
     "adjust": ("matrix", "diag", "identity", "none", "position_only"),
     "scale": ("none", "rsqrt_t", "inv_t", "rsqrt_l"),
-    "gate_activation": ("none", "sigmoid", "silu"),
-    "window": ("truncate", "error"),
 }
 
 
@@ -48,17 +39,14 @@ class Extractor(TokenMixer):
         rank: With ``matrix`` only: make every ``W_j`` of R shared matrices,
             ``W_j = sum_r B_r diag(a_r(j))``. Rank 1 is ``value_diag``; None leaves ``W_j`` free.
         index: ``lag`` counts back from the newest token; ``absolute`` gives every position
-            its own weight, which makes the sum a prefix sum, not shift-equivariant.
+            its own weight, which makes the sum a prefix sum, not shift-equivariant, that ends
+            with the context; a sum over lags drops the oldest token instead.
         adjust: The gate g. ``matrix``: ``x_t W_adj``; ``diag``: ``x_t * w``; ``identity``: ``x_t``;
             ``none``: 1; ``position_only``: a vector for each t, blind to the token.
         scale: The factor s_t. ``none``: 1; ``rsqrt_t``, ``inv_t``: 1/sqrt(t), 1/t with t the
             number of summed tokens; ``rsqrt_l``: 1/sqrt(l).
         out_proj: Whether ``W_out`` is there.
-        bias: Whether every map that is there adds one; the published count has none.
-        bias_ext, bias_adj, bias_out: The same for the sum, the gate or the output map alone.
-        gate_activation: ``none``, ``sigmoid`` or ``silu`` on the gate.
-        window: Past ``context_len`` tokens, ``truncate`` drops the oldest, ``error`` refuses;
-            before, the missing past counts as zero in both.
+        bias: Whether the sum and every map that is there add one; the published count has none.
         init_std: Of the lag weights; ``None`` keeps the sum at the size of its inputs. With a
             factor s_t the weights then start sqrt(l) times larger than without.
         method: How the sum is evaluated, see ``causal_convolution``; values do not depend on it.
@@ -84,58 +72,68 @@ class Extractor(TokenMixer):
         scale: str = "none",
         out_proj: bool = True,
         bias: bool = False,
-        bias_ext: bool = False,
-        bias_adj: bool = False,
-        bias_out: bool = False,
-        gate_activation: str = "none",
-        window: str = "truncate",
         init_std: float | None = None,
         method: str = "auto",
     ) -> None:
         super().__init__(d_model=d_model, context_len=context_len)
-        _require_options(
-            extract=extract,
-            index=index,
-            adjust=adjust,
-            scale=scale,
-            gate_activation=gate_activation,
-            window=window,
-        )
-        _require_rank(rank, extract)
-        self.extract, self.index, self.scale, self.window = extract, index, scale, window
-        self.rank = rank
-        self.gate, self.gate_activation, self.method = adjust, gate_activation, method
-        for option, given, needs, has in (
-            ("bias_adj", bias_adj, "adjust='matrix'", adjust == "matrix"),
-            ("bias_out", bias_out, "out_proj=True", out_proj),
-        ):
-            if given and not has:
-                raise AttnlabError(f"{option}=True needs {needs}: there is no map to add it to.")
-        self._add_extraction(bias_ext or bias, init_std, value_bias=bias)
-        self._add_adjustment(bias_adj or bias)
-        self.out = _linear(d_model, bias_out or bias) if out_proj else None
+        _require_options(rank, extract=extract, index=index, adjust=adjust, scale=scale)
+        self.extract, self.index, self.scale = extract, index, scale
+        self.rank, self.gate, self.method = rank, adjust, method
+        self._add_extraction(bias, init_std)
+        self.adjust = _linear(d_model, bias) if adjust == "matrix" else None
+        size = {"diag": (d_model,), "position_only": (context_len, d_model)}.get(adjust)
+        self.adjust_weight = nn.Parameter(torch.ones(size)) if size else None
+        self.out = _linear(d_model, bias) if out_proj else None
+        self._spectra = SpectrumCache()  # of a model in eval mode
+        self._kernels = SpectrumCache(max_entries=1)  # of streams
 
-    def _add_extraction(self, bias: bool, init_std: float | None, *, value_bias: bool) -> None:
+    def _add_extraction(self, bias: bool, init_std: float | None) -> None:
         d, n_lags, rank = self.d_model, self.context_len, self.rank or 1
         has_value = self.extract == "value_diag" or self.rank is not None
-        self.value = _linear(d, value_bias, n_maps=rank) if has_value else None
+        self.value = _linear(d, bias, n_maps=rank) if has_value else None
         kind = "value_diag" if has_value else self.extract
         shape = {"matrix": (n_lags, d, d), "scalar": (n_lags,)}.get(kind, (n_lags, rank * d))
-        self.lag_weight = nn.Parameter(torch.empty(shape))
         require_method(self.method, ndim=len(shape))
-        self._spectra = SpectrumCache()  # of a model in eval mode
-        self.extract_bias = nn.Parameter(torch.zeros(d)) if bias else None
         n_terms = d if kind == "matrix" else rank
         n_summed = n_lags if self.scale == "none" else 1
         balanced = (n_terms * n_summed) ** -0.5
+        self.lag_weight = nn.Parameter(torch.empty(shape))
         nn.init.normal_(self.lag_weight, std=balanced if init_std is None else init_std)
-        self._kernels = SpectrumCache(max_entries=1)  # of streams
+        self.extract_bias = nn.Parameter(torch.zeros(d)) if bias else None
 
-    def _add_adjustment(self, bias: bool) -> None:
-        d = self.d_model
-        self.adjust = _linear(d, bias) if self.gate == "matrix" else None
-        size = {"diag": (d,), "position_only": (self.context_len, d)}.get(self.gate)
-        self.adjust_weight = nn.Parameter(torch.ones(size)) if size else None
+    def definition(self, x: Tensor) -> Tensor:
+        """Extract, scale, adjust and map out, one position at a time (arXiv:2308.07661)."""
+        outputs = []
+        for t in range(x.shape[1]):
+            e_t = self._defined_sum(x, t)
+            place = min(t, self.context_len - 1)
+            gates = {
+                "matrix": lambda x_t: self.adjust(x_t),
+                "diag": lambda x_t: x_t * self.adjust_weight,
+                "identity": lambda x_t: x_t,
+                "position_only": lambda x_t, place=place: self.adjust_weight[place].expand_as(x_t),
+            }
+            a_t = e_t if self.gate == "none" else e_t * gates[self.gate](x[:, t])
+            outputs.append(a_t if self.out is None else self.out(a_t))
+        return torch.stack(outputs, 1)
+
+    def _defined_sum(self, x: Tensor, t: int) -> Tensor:
+        n_summed = min(t + 1, self.context_len)
+        e_t = torch.zeros_like(x[:, t])
+        for j in range(n_summed):
+            weight = self.lag_weight[j if self.index == "lag" else t - j]
+            token = x[:, t - j] if self.value is None else self.value(x[:, t - j])
+            if self.rank is not None:  # column r d + c of both is channel c of map r
+                e_t = e_t + sum((token * weight).split(self.d_model, dim=-1))
+            else:
+                e_t = e_t + (token @ weight if self.extract == "matrix" else token * weight)
+        scales = {
+            "rsqrt_t": n_summed**-0.5,
+            "inv_t": 1 / n_summed,
+            "rsqrt_l": self.context_len**-0.5,
+        }
+        e_t = e_t * scales.get(self.scale, 1.0)
+        return e_t if self.extract_bias is None else e_t + self.extract_bias
 
     def train(self, mode: bool = True) -> "Extractor":
         """Change the mode; weights that are trained again need no kept transforms."""
@@ -199,16 +197,14 @@ class Extractor(TokenMixer):
 
     def _gate(self, x: Tensor, place: Tensor | int) -> Tensor:
         if self.adjust is not None:
-            gate = self.adjust(x)
-        elif self.adjust_weight is None:
-            gate = x
-        elif self.gate == "diag":
-            gate = x * self.adjust_weight
-        else:
-            gate = self.adjust_weight[place].expand_as(x)
-        if self.gate_activation == "sigmoid":
-            return gate.sigmoid()
-        return F.silu(gate) if self.gate_activation == "silu" else gate
+            return self.adjust(x)
+        if self.adjust_weight is None:
+            return x
+        return (
+            x * self.adjust_weight
+            if self.gate == "diag"
+            else self.adjust_weight[place].expand_as(x)
+        )
 
     def initial_state(self, batch_size: int, *, streaming: str = "auto") -> Ring | TiledStream:
         """Return the state before the first token.
@@ -223,20 +219,17 @@ class Extractor(TokenMixer):
         if streaming not in STREAMING:
             raise AttnlabError(f"streaming={streaming!r} is not one of {', '.join(STREAMING)}.")
         if self.index == "absolute":
-            return self._running_sum(batch_size, streaming)
+            if streaming == "tiles":
+                raise AttnlabError(
+                    "streaming='tiles' sums over lags; index='absolute' has none and needs one "
+                    "running sum only. Leave streaming='auto'."
+                )
+            return Ring.empty(batch_size, 1, self.d_model, **self._like)
         width = self.d_model * (self.rank or 1)
         ring = Ring.empty(batch_size, self.context_len, width, **self._like)
         if streaming == "auto":
             streaming = choose_streaming(self.lag_weight, batch_size=batch_size, width=width)
         return ring if streaming == "ring" else TiledStream(ring, Tiling.choose(self.lag_weight))
-
-    def _running_sum(self, batch_size: int, streaming: str) -> Ring:
-        if streaming == "tiles":
-            raise AttnlabError(
-                "streaming='tiles' sums over lags; index='absolute' has none and needs one "
-                "running sum only. Leave streaming='auto'."
-            )
-        return Ring.empty(batch_size, 1, self.d_model, **self._like)
 
     def step(self, x_t: Tensor, state: Ring | TiledStream) -> tuple[Tensor, Ring | TiledStream]:
         """Extract from the past and the new token."""
@@ -296,13 +289,11 @@ class Extractor(TokenMixer):
         return extracted, TiledStream(ring, state.tiling) if is_tiled else ring
 
     def _require_fit(self, time: int) -> None:
-        if time <= self.context_len or (self.window == "truncate" and self.index == "lag"):
-            return
-        cause = "window='error'" if self.index == "lag" else "the absolute index"
-        raise AttnlabError(
-            f"Position {time} lies beyond context_len={self.context_len}, and {cause} has no "
-            "weight for it. Use index='lag' with window='truncate', or a longer context."
-        )
+        if self.index == "absolute" and time > self.context_len:
+            raise AttnlabError(
+                f"Position {time} lies beyond context_len={self.context_len}, and the absolute "
+                "index has no weight for it. Use index='lag', or a longer context."
+            )
 
     def extra_repr(self) -> str:
         """Show the options that make this member of the family."""
@@ -317,25 +308,31 @@ def _linear(d_model: int, bias: bool, *, n_maps: int = 1) -> nn.Linear:
     return linear
 
 
-def _require_options(**options: Any) -> None:
+def _require_options(rank: int | None, **options: str) -> None:
     for option, value in options.items():
         if value not in CHOICES[option]:
             raise AttnlabError(f"{option}={value!r} is not one of {', '.join(CHOICES[option])}.")
-
-
-def _require_rank(rank: int | None, extract: str) -> None:
-    if rank is None:
-        return
-    if rank < 1:
+    if rank is not None and rank < 1:
         raise AttnlabError(f"rank={rank} must be 1 or more; None leaves every W_j free.")
-    if extract != "matrix":
+    if rank is not None and options["extract"] != "matrix":
         raise AttnlabError(
-            f"rank={rank} builds the matrices W_j of extract='matrix'; extract={extract!r} has "
-            "none. Leave one of the two out."
+            f"rank={rank} builds the matrices W_j of extract='matrix'; "
+            f"extract={options['extract']!r} has none. Leave one of the two out."
         )
 
 
-@register_mixer("she")
+class _Preset(Extractor):
+    """An Extractor with other defaults; every option can still be given."""
+
+    @wraps(Extractor.__init__)
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**{**self.preset, **options})
+
+
+_GATED = ("mul", 1, "lag_weight × adjust")
+
+
+@mixer("she", look={"family": "extractor", "label": "SHE", "marker": "s"})
 class SHE(Extractor):
     r"""Super high-performance Extractor: a full matrix for every lag.
 
@@ -346,17 +343,18 @@ class SHE(Extractor):
     published count and critical path. Options: see ``Extractor``.
     """
 
+    expected_weights = staticmethod(lambda d, n: n * d**2 + 2 * d**2)
+    expected_multiplications = staticmethod(lambda d, T, P, h: P * d**2 + 2 * T * d**2 + T * d)
+    expected_chain = staticmethod(
+        lambda d, T, h, total: [
+            *product("lag_weight", total(T * d)),
+            _GATED,
+            *product("out", total(d)),
+        ]
+    )
 
-class _Preset(Extractor):
-    """An Extractor with other defaults; every option can still be given."""
 
-    preset: ClassVar[Mapping[str, Any]] = {}
-
-    def __init__(self, *, d_model: int, context_len: int, **options: Any) -> None:
-        super().__init__(d_model=d_model, context_len=context_len, **{**self.preset, **options})
-
-
-@register_mixer("he")
+@mixer("he", look={"family": "extractor", "label": "HE", "marker": "P"})
 class HE(_Preset):
     r"""Higher-performance Extractor (reconstruction): one value map, one vector a lag.
 
@@ -366,10 +364,20 @@ class HE(_Preset):
     Weights: ``3 * d_model**2 + context_len * d_model``. Equals SHE with ``W_j = W_v diag(w_j)``.
     """
 
-    preset: ClassVar = {"extract": "value_diag"}
+    preset: ClassVar[Mapping[str, Any]] = {"extract": "value_diag"}
+    expected_weights = staticmethod(lambda d, n: 3 * d**2 + n * d)
+    expected_multiplications = staticmethod(lambda d, T, P, h: 3 * T * d**2 + P * d + T * d)
+
+    @staticmethod
+    def expected_chain(d: int, T: int, h: int, total: Sum) -> list[Step]:
+        """The value of the newest token is late; those of the others are cached."""
+        late = 1 + total(d)
+        summed = total(T, late=late) - late
+        value, weighted = product("value", total(d)), product("lag_weight", summed)
+        return [*value, *weighted, _GATED, *product("out", total(d))]
 
 
-@register_mixer("we")
+@mixer("we", look={"family": "extractor", "label": "WE", "marker": "X"})
 class WE(_Preset):
     r"""Worthwhile Extractor (reconstruction): HE without the value and output maps.
 
@@ -378,10 +386,18 @@ class WE(_Preset):
     Weights: ``d_model**2 + context_len * d_model``.
     """
 
-    preset: ClassVar = {"extract": "diag", "out_proj": False}
+    preset: ClassVar[Mapping[str, Any]] = {"extract": "diag", "out_proj": False}
+    expected_weights = staticmethod(lambda d, n: d**2 + n * d)
+    expected_multiplications = staticmethod(lambda d, T, P, h: T * d**2 + P * d + T * d)
+
+    @staticmethod
+    def expected_chain(d: int, T: int, h: int, total: Sum) -> list[Step]:
+        """The longer of two products goes first: the sum over lags, or the gate's over channels."""
+        longer = ("lag_weight", T) if total(T) >= total(d) else ("adjust", d)
+        return [*product(longer[0], total(longer[1])), _GATED]
 
 
-@register_mixer("me")
+@mixer("me", look={"family": "extractor", "label": "ME", "marker": "*"})
 class ME(_Preset):
     r"""Minimalist Extractor (reconstruction): no matrix at all.
 
@@ -390,4 +406,12 @@ class ME(_Preset):
     Weights: ``context_len * d_model + d_model``.
     """
 
-    preset: ClassVar = {"extract": "diag", "adjust": "diag", "out_proj": False}
+    preset: ClassVar[Mapping[str, Any]] = {"extract": "diag", "adjust": "diag", "out_proj": False}
+    expected_weights = staticmethod(lambda d, n: n * d + d)
+    expected_multiplications = staticmethod(lambda d, T, P, h: P * d + 2 * T * d)
+    expected_chain = staticmethod(
+        lambda d, T, h, total: [
+            *product("lag_weight", total(T)),
+            ("mul", 1, "lag_weight × adjust_weight"),
+        ]
+    )

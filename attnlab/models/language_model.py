@@ -16,7 +16,6 @@ from attnlab.errors import AttnlabError
 from attnlab.models.blocks import Block
 from attnlab.models.cross_entropy import linear_cross_entropy
 from attnlab.models.sampling import check_sampling, sample_token
-from attnlab.shapes import require_tokens
 
 
 @dataclass(frozen=True)
@@ -235,3 +234,30 @@ def sinusoidal_positions(context_len: int, d_model: int) -> Tensor:
     angles = torch.arange(context_len)[:, None] * rates  # (L, ceil(D / 2))
     waves = torch.stack([angles.sin(), angles.cos()], -1).flatten(1)[:, :d_model]
     return waves * d_model**-0.5
+
+
+def require_tokens(tokens: Tensor, *, vocab_size: int, context_len: int) -> None:
+    """Raise unless ``tokens`` is an integer ``(batch, time)`` that the model can read.
+
+    The range test costs one pass over the ids, nothing beside a forward pass.
+    """
+    if tokens.ndim != 2 or tokens.is_floating_point():
+        raise AttnlabError(
+            f"The model takes token ids (batch, time) of an integer type; got "
+            f"{tuple(tokens.shape)} of {tokens.dtype}. Encode text with a tokenizer first."
+        )
+    if tokens.numel() == 0:
+        raise AttnlabError("The prompt is empty: give at least one token to go on from.")
+    if tokens.shape[1] > context_len:
+        raise AttnlabError(
+            f"{tokens.shape[1]} tokens do not fit context_len={context_len}. "
+            f"Keep the last {context_len} with tokens[:, -{context_len}:], "
+            "or build the model with a longer context."
+        )
+    low, high = int(tokens.min()), int(tokens.max())
+    if low < 0 or high >= vocab_size:
+        wrong = low if low < 0 else high
+        raise AttnlabError(
+            f"Token id {wrong} is outside the model's vocabulary of {vocab_size}. "
+            "The tokenizer and the model do not belong together: load both from the same folder."
+        )

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from attnlab.config import BOS, EOS, PAD
 from attnlab.errors import AttnlabError
-from attnlab.models.attention_sites import select_rows
 
 Step = Callable[[Tensor, Any], tuple[Tensor, Any]]  # tokens (n,), state -> logits (n, V), state
 
@@ -82,6 +81,21 @@ def beam_search(
             break
         state = select_rows(state, parents)
     return beams.tokens[..., : beams.time], beams.scores
+
+
+def select_rows(state: Any, rows: Tensor) -> Any:
+    """Return a state with these rows of the batch, in this order, each as often as it is named.
+
+    Args:
+        state: A tensor with the batch first, or a tuple of states; all else stays as it is.
+        rows: Indices ``(n,)``.
+    """
+    if isinstance(state, Tensor):
+        return state.index_select(0, rows)
+    if not isinstance(state, tuple):
+        return state
+    parts = [select_rows(part, rows) for part in state]
+    return type(state)(*parts) if hasattr(state, "_fields") else tuple(parts)
 
 
 class _Beams:

@@ -31,7 +31,7 @@ class Translator(nn.Module):
     A source row is the words of a sentence; a target row is ``BOS``, the words, ``EOS``. Both are
     filled up with ``PAD`` at the end (``attnlab.config`` has the ids). ``encoder[i]`` and
     ``decoder[i]`` are layers whose ``self_attention`` and ``cross_attention`` can be swapped, see
-    ``attnlab.models.attention_sites``.
+    ``attnlab.mixers.attention.AttentionSite``.
 
     Shapes:
         source_tokens: ``(batch, source_time)``; target_tokens: ``(batch, target_time)``; returns

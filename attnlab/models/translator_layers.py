@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from attnlab.config import TranslatorConfig
-from attnlab.models.attention_sites import CrossAttention, SelfAttention
+from attnlab.mixers.attention import CrossAttention, SelfAttention
 from attnlab.models.blocks import ChannelMixer
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -138,6 +139,10 @@ def look(name: str) -> Look:
     stem, _, variant = plain.partition("/")
     if variant and stem in LOOKS:
         return replace(LOOKS[stem], label=f"{LOOKS[stem].label}, {variant.replace('_', ' ')}")
+    mixers = sys.modules.get("attnlab.mixers")  # if there is one, it was imported: no torch here
+    if mixers and stem in mixers.list_mixers():
+        register_look(stem, **mixers.find_mixer(stem).look)
+        return look(name)
     step = "To add one: show.register_look(name, family=..., label=..., marker=...)."
     raise UnknownNameError("look", name, LOOKS, next_step=step)
 

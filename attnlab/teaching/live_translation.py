@@ -17,7 +17,8 @@ from torch import Tensor
 
 from attnlab.config import BOS, TrainConfig, TranslatorConfig
 from attnlab.errors import UnknownNameError
-from attnlab.models import AttentionSite, Translator
+from attnlab.mixers.attention import AttentionSite
+from attnlab.models import Translator
 from attnlab.plots.translation import strongest_is_aligned
 from attnlab.records import load_runs
 from attnlab.seeding import numpy_generator, torch_generator
