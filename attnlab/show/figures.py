@@ -9,10 +9,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from attnlab import provenance
 from attnlab.errors import AttnlabError, UnknownNameError
 from attnlab.paths import write_whole
-from attnlab.records import read_records
+from attnlab.records import commit, read_records
 from attnlab.show.pictures import Picture
 from attnlab.show.style import style
 
@@ -122,6 +121,6 @@ def _sidecar(figure: Figure, one: Picture, name: str) -> bytes:
         "alt": one.words,
         "command": f"attnlab figure {name}",
         "records": [f"data/runs/{e.split('/')[0]}.jsonl#{e}" for e in figure.experiments],
-        "commit": newest["commit"] if newest else provenance.commit(),
+        "commit": newest["commit"] if newest else commit(),
     }
     return (json.dumps(about, indent=2, ensure_ascii=False) + "\n").encode()
