@@ -13,6 +13,7 @@ from torch import Tensor
 
 from attnlab.errors import AttnlabError
 from attnlab.models import LanguageModel
+from attnlab.sources import kl_per_state
 
 Numbers = NDArray[np.float64]
 NO_STATE = -1
@@ -191,11 +192,7 @@ def kl_by_state(
         tokens, states: ``(batch, time)``; truth: ``(n_states, vocab_size)``; returns
         ``(n_states,)`` in nats.
     """
-    p = np.asarray(truth, dtype=np.float64)
-    log_q = np.log(np.maximum(next_token_law(model, tokens), 1e-300))
-    own = np.sum(np.where(p > 0, p * np.log(np.where(p > 0, p, 1.0)), 0.0), axis=-1)
-    excess = own[states] - np.sum(p[states] * log_q, axis=-1)
-    return mean_by_state(excess, states=states, n_states=len(p))
+    return kl_per_state(truth, next_token_law(model, tokens), states=states)
 
 
 def top_triggers(

@@ -13,7 +13,7 @@ from attnlab.config import ModelConfig, TrainConfig
 from attnlab.errors import AttnlabError
 from attnlab.models import LanguageModel
 from attnlab.seeding import torch_generator
-from attnlab.sources import ContextTreeSource, CountTable
+from attnlab.sources import ContextTreeSource, CountTable, kl_per_state
 from attnlab.training import WindowBatches, train_steps
 
 Tokens = NDArray[np.int64]
@@ -131,16 +131,12 @@ def kl_table(
     known = states >= 0
     if not known.any():
         raise AttnlabError("No window is long enough to tell a state. Use longer windows.")
-    seen, p = states[known], truth[states[known]]
-    log_p = np.log(np.where(p > 0, p, 1.0))
-    n_states = len(truth)
-    counts = np.bincount(seen, minlength=n_states)
+    counts = np.bincount(states[known], minlength=len(truth))
     tables = []
     for name, probabilities in rows.items():
-        log_q = np.log(np.where(p > 0, probabilities[known], 1.0))
-        sums = np.bincount(seen, np.sum(p * (log_p - log_q), axis=1), minlength=n_states)
+        kl = kl_per_state(truth, probabilities, states=states)
         table = {"name": name, "state": names, "share": counts / counts.sum(),
-                 "kl_nats": sums / np.maximum(counts, 1), "n_prefixes": counts}  # fmt: skip
+                 "kl_nats": kl, "n_prefixes": counts}  # fmt: skip
         tables.append(pd.DataFrame(table)[counts > 0])
     return pd.concat(tables, ignore_index=True)
 
