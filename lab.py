@@ -265,7 +265,7 @@ def test(extra: list[str], *, types: bool) -> int:
 def run_notebooks(extra: list[str]) -> int:
     """Execute notebook sources and store them; without numbers, those that are stale."""
     set_up()
-    command = [str(in_venv("python")), "-m", "attnlab.teaching.notebook_runner", *extra]
+    command = [str(in_venv("python")), str(ROOT / "tools" / "notebooks.py"), *extra]
     return subprocess.run(command, cwd=ROOT, env=environment()).returncode
 
 

@@ -10,7 +10,7 @@ from attnlab.config import ModelConfig
 from attnlab.errors import AttnlabError, UnknownNameError
 from attnlab.teach import notation_markdown, show_notation
 from attnlab.teach.notation import HEADINGS, symbols
-from attnlab.teaching.notebook_runner import list_sources
+from notebooks import list_sources
 
 NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import nbformat
 import pytest
 
+import notebooks as runner
 from attnlab.errors import UnknownNameError
-from attnlab.teaching import notebook_runner as runner
 
 FIXTURES = Path(__file__).parent / "fixtures"
 FIXTURE = FIXTURES / "src" / "90_fixture.py"

@@ -1,4 +1,4 @@
-"""The static checks of notebooks find what they say they find: one mutation for each rule."""
+"""Every notebook keeps the rules, and each rule finds what it says it finds: one mutation each."""
 
 import base64
 import io
@@ -7,28 +7,57 @@ from pathlib import Path
 
 import jupytext
 import nbformat
+import notebook_rules as rules
 import pytest
 from PIL import Image
 
-from attnlab.teaching import anatomy, committed
-from attnlab.teaching.notebook_runner import WIDGET_STATE
+from notebooks import WIDGET_STATE, list_sources, notebook_path
 
 FIXTURES = Path(__file__).parent / "fixtures"
 SOURCE = FIXTURES / "src" / "90_fixture.py"
 STORED = FIXTURES / "90_fixture.ipynb"
 NAMES = ["90_fixture.ipynb"]
+NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"
+SOURCES = list_sources(NOTEBOOKS)
+LONG_SETUPS = {f"{number:02}" for number in range(10)}  # only ever shortened
+every_source = pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.stem)
+
+
+def test_sources_and_notebooks_come_in_pairs():
+    assert SOURCES, "notebooks/src holds no source, so nothing below would be tested"
+    stored = {path.stem for path in NOTEBOOKS.glob("*.ipynb")}
+    assert stored == {source.stem for source in SOURCES}
+
+
+@every_source
+def test_every_notebook_has_the_common_shape(source):
+    notebook = jupytext.read(source, fmt="py:percent")
+    names = [f"{other.stem}.ipynb" for other in SOURCES]
+    number = int(source.stem.split("_")[0])
+    problems = rules.shape_problems(notebook, number=number, names=names)
+    if source.stem[:2] in LONG_SETUPS:
+        problems = [problem for problem in problems if "setup cell imports" not in problem]
+    assert not problems, "\n".join(problems)
+
+
+@every_source
+def test_every_stored_notebook_is_what_its_source_says(source):
+    target = notebook_path(source)
+    assert target.exists(), "It was never run: make notebooks"
+    problems = rules.stored_problems(target, source=source)
+    assert not problems, "\n".join(problems)
 
 
 def anatomy_problems(text: str, names=NAMES, number=90) -> str:
     notebook = jupytext.reads(text, fmt="py:percent")
-    return "\n".join(anatomy.find_problems(notebook, number=number, names=names))
+    return "\n".join(rules.shape_problems(notebook, number=number, names=names))
 
 
 def test_the_fixture_breaks_no_rule_of_the_anatomy():
     assert not anatomy_problems(SOURCE.read_text(encoding="utf-8"))
 
 
-LONG_CODE = "\n".join(f"x{i} = {i}" for i in range(16))
+LONG_CODE = "\n".join(f"x{i} = {i}" for i in range(31))
 LONG_WORDS = "# " + "word " * 121
 
 MUTATIONS = {
@@ -39,6 +68,7 @@ MUTATIONS = {
     "two goals": ("# - predict how it grows with the number of faces,\n", "", "three to five"),
     "vague goal": ("# - compute the", "# - understand the", "verb one can test"),
     "no setup tag": ('# %% tags=["setup"]', "# %%", "'setup'"),
+    "many imports": ("banner(minutes=8)", "banner(minutes=8)\nimport a, b, c, d, e, f", "names"),
     "no banner": ("banner(minutes=8)", "", "must call banner"),
     "no section minutes": ("   *(8 min)*", "", "end with its minutes"),
     "no takeaway": ("**Takeaway.**", "**So.**", "no takeaway"),
@@ -55,7 +85,7 @@ MUTATIONS = {
     "skipped equation": ("\\tag{90.1}", "\\tag{90.2}", "90.2"),
     "unknown tag": ('tags=["agreement"]', 'tags=["proof"]', "'proof'"),
     "widget compared": ('tags=["widget", "nbval-ignore-output"]', 'tags=["widget"]', "as well"),
-    "long code": ("assert np.isclose(h, np.log(n))", LONG_CODE, "16 lines"),
+    "long code": ("assert np.isclose(h, np.log(n))", LONG_CODE, "31 lines"),
     "long words": ("# Unequal faces.", LONG_WORDS, "words; 120"),
     "empty cell": ("assert surprise_bits(8) == 3", "", "empty"),
     "magic": ("assert surprise_bits(8) == 3", "# %time 3\n%time 3", "magic"),
@@ -89,12 +119,12 @@ def test_a_lesson_needs_two_exercises():
 
 def test_words_are_counted_without_formulas_tables_and_addresses():
     text = "Two *words* $a + b$ [linked](https://a.b/c)\n\n| a | b |\n|---|---|\n\n$$x\ny$$"
-    assert anatomy.count_words(text) == 2 + 1 + 1 + 1  # a formula reads as one word
+    assert rules.count_words(text) == 2 + 1 + 1 + 1  # a formula reads as one word
 
 
 def test_code_is_counted_without_imports_comments_and_blanks():
     text = "import os\nfrom a import (\n    b,\n    c,\n)\n\n# why\nx = 1\nimport_all(x)\n"
-    assert anatomy.count_code_lines(text) == 2
+    assert rules.count_code_lines(text) == 2
 
 
 @pytest.fixture
@@ -111,17 +141,17 @@ def stored_problems(pair, change) -> str:
     notebook = nbformat.read(target, as_version=4)
     change(notebook, [cell for cell in notebook.cells if cell.cell_type == "code"])
     target.write_text(json.dumps(notebook), encoding="utf-8")
-    return "\n".join(committed.find_problems(target, source=source))
+    return "\n".join(rules.stored_problems(target, source=source))
 
 
 def test_the_fixture_is_what_its_source_says(pair):
-    assert not committed.find_problems(pair[1], source=pair[0])
+    assert not rules.stored_problems(pair[1], source=pair[0])
 
 
 def test_an_edit_of_the_source_alone_is_seen(pair):
     text = pair[0].read_text(encoding="utf-8")
     pair[0].write_text(text.replace("n = 6", "n = 7"), encoding="utf-8")
-    problems = "\n".join(committed.find_problems(pair[1], source=pair[0]))
+    problems = "\n".join(rules.stored_problems(pair[1], source=pair[0]))
     assert "not made from the present text" in problems
     assert "cells differ" in problems
 

@@ -1,18 +1,29 @@
-"""The shape that every notebook has: what a reader finds where, and how much at once."""
+"""The rules of notebooks: the shape of every source, and what an executed copy must hold."""
 
 from __future__ import annotations
 
+import ast
+import base64
+import io
 import re
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
+from pathlib import Path
 
+import jupytext
+import nbformat
+from jupytext.compare import NotebookDifference, compare_notebooks
 from nbformat import NotebookNode
+from PIL import Image
+
+from notebooks import WIDGET_STATE, source_digest
 
 PLAIN_TAGS = ("setup", "hide-input", "agreement", "check", "widget", "slow")
 EXERCISE_TAGS = ("exercise", "solution", "hint")
 NBVAL_TAGS = ("nbval-check-output", "nbval-ignore-output")
 TAGS = frozenset(PLAIN_TAGS + EXERCISE_TAGS + NBVAL_TAGS)
-MAX_CODE_LINES = 15
+MAX_CODE_LINES = 30
+MAX_SETUP_NAMES = 8
 MAX_WORDS = 120
 MAX_CELLS = 60
 ENDINGS = ("Summary", "What we did not show", "Notation", "Sources")
@@ -26,9 +37,15 @@ REMOTE_PICTURE = re.compile(
 )
 LINE_COMMAND = re.compile(r"^%|^\s*!", re.MULTILINE)
 PLAIN_IMPORT = re.compile(r"^(?:from\s+\S+\s+)?import\s")
+MAX_BYTES = 1_000_000
+SMALLEST_PICTURE = (100, 50)  # width and height in pixels
+WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
+REMOTE = re.compile(
+    r"(?:src|href)\s*=\s*[\"']?(?:https?:)?//|@import\s+url\(|cdn\.|unpkg\.com|jsdelivr", re.I
+)
 
 
-def find_problems(notebook: NotebookNode, *, number: int, names: Sequence[str]) -> list[str]:
+def shape_problems(notebook: NotebookNode, *, number: int, names: Sequence[str]) -> list[str]:
     """Return one sentence for each rule of the anatomy that a notebook breaks.
 
     Args:
@@ -39,7 +56,7 @@ def find_problems(notebook: NotebookNode, *, number: int, names: Sequence[str]) 
     checks = (
         _title(cells, number, names),
         _goals(cells),
-        _setup(cells),
+        _setup(cells, number),
         _sections(cells),
         _exercises(cells, number),
         _endings(cells),
@@ -109,13 +126,21 @@ def _goals(cells: list) -> Iterator[str]:
             yield f"A learning goal must start with a verb one can test; this does not: {item!r}."
 
 
-def _setup(cells: list) -> Iterator[str]:
+def _setup(cells: list, number: int) -> Iterator[str]:
+    """The first notebook opens with a picture; its setup cell may stand below."""
     code = [cell for cell in cells if cell.cell_type == "code"]
     tagged = [cell for cell in code if "setup" in tags_of(cell)]
-    if len(tagged) != 1 or tagged[0] is not code[0]:
+    if len(tagged) != 1 or (number > 0 and tagged[0] is not code[0]):
         yield "Exactly the first code cell must carry the tag 'setup'."
     elif not re.search(r"\bbanner\(\s*minutes=\d+", tagged[0].source):
         yield "The setup cell must call banner(minutes=...)."
+    for cell in tagged[:1]:
+        nodes = ast.walk(ast.parse(cell.source))
+        names = [
+            x.name for n in nodes if isinstance(n, ast.Import | ast.ImportFrom) for x in n.names
+        ]
+        if len(names) > MAX_SETUP_NAMES:
+            yield f"The setup cell imports {len(names)} names; {MAX_SETUP_NAMES} is the most."
 
 
 def _headings(cells: list) -> list[tuple[int, str]]:
@@ -222,3 +247,124 @@ def _contents(cells: list) -> Iterator[str]:
             yield f"Cell {index} uses a % magic or a ! command; write Python."
         if cell.cell_type == "markdown" and REMOTE_PICTURE.search(cell.source):
             yield f"Cell {index} loads a picture or a script from another machine."
+
+
+def stored_problems(target: Path, *, source: Path) -> list[str]:
+    """Return one sentence for each way in which a stored notebook is not what its source says.
+
+    Args:
+        target: The executed ``.ipynb``.
+        source: The ``.py`` it was made from.
+    """
+    notebook = nbformat.read(target, as_version=4)
+    checks = (
+        _pair(notebook, source),
+        _size(target),
+        _execution(notebook),
+        _streams(notebook),
+        _widgets(notebook),
+        _pictures(notebook),
+        _texts(notebook),
+    )
+    return [problem for check in checks for problem in check]
+
+
+def _code(notebook: NotebookNode) -> Iterator[tuple[int, NotebookNode]]:
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    yield from enumerate(code, start=1)
+
+
+def _outputs(notebook: NotebookNode) -> Iterator[tuple[int, NotebookNode]]:
+    for number, cell in _code(notebook):
+        for output in cell.outputs:
+            yield number, output
+
+
+def _pair(notebook: NotebookNode, source: Path) -> Iterator[str]:
+    again = "Run 'make notebooks'; nothing else writes .ipynb files."
+    stamped = notebook.metadata.get("attnlab", {}).get("source_sha256")
+    if stamped != source_digest(source):
+        yield f"It was not made from the present text of {source.name}. {again}"
+    try:
+        compare_notebooks(
+            notebook,
+            jupytext.read(source, fmt="py:percent"),
+            fmt="py:percent",
+            compare_outputs=False,
+        )
+    except NotebookDifference as difference:
+        first = str(difference).strip().splitlines()[0]
+        yield f"Its cells differ from {source.name}: {first} {again}"
+
+
+def _size(target: Path) -> Iterator[str]:
+    size = target.stat().st_size
+    if size > MAX_BYTES:
+        yield f"It has {size / 1e6:.2f} MB; 1 MB is the most. Fewer or smaller pictures?"
+
+
+def _execution(notebook: NotebookNode) -> Iterator[str]:
+    counts = [cell.execution_count for _, cell in _code(notebook)]
+    if counts != list(range(1, len(counts) + 1)):
+        yield f"Its cells were not run once each from top to bottom: {counts}."
+
+
+def _streams(notebook: NotebookNode) -> Iterator[str]:
+    for number, output in _outputs(notebook):
+        if output.output_type == "error":
+            yield f"Code cell {number} stores an error: {output.ename}."
+        if output.get("name") == "stderr":
+            yield f"Code cell {number} stores standard error: {output.text.strip()[:80]!r}."
+
+
+def _widgets(notebook: NotebookNode) -> Iterator[str]:
+    widgets = notebook.metadata.get("widgets", {})
+    if widgets and "state" not in widgets.get(WIDGET_STATE, {}):
+        yield "Its widget metadata has no 'state', and GitHub then shows nothing at all."
+    state = widgets.get(WIDGET_STATE, {}).get("state", {})
+    for number, output in _outputs(notebook):
+        view = output.get("data", {}).get(WIDGET_VIEW)
+        if view and view.get("model_id") not in state:
+            yield f"Code cell {number} shows a widget whose state is not stored."
+    for number, cell in _code(notebook):
+        shown = [o for o in cell.outputs if WIDGET_VIEW in o.get("data", {})]
+        if "widget" in tags_of(cell) and not shown:
+            yield f"Code cell {number} is tagged 'widget' and shows none."
+
+
+def _pictures(notebook: NotebookNode) -> Iterator[str]:
+    for number, cell in _code(notebook):
+        pictures = [o for o in cell.outputs if "image/png" in o.get("data", {})]
+        if len(pictures) > 1 and "widget" not in tags_of(cell):
+            yield f"Code cell {number} shows {len(pictures)} pictures; one is the most."
+        for output in pictures:
+            yield from _one_picture(number, cell, output)
+
+
+def _one_picture(number: int, cell: NotebookNode, output: NotebookNode) -> Iterator[str]:
+    alt = output.get("metadata", {}).get("image/png", {}).get("alt") or cell.metadata.get("alt")
+    if not alt or len(str(alt).split()) < 3:
+        yield (
+            f"A picture of code cell {number} has no alt text: "
+            "display(fig, metadata={'image/png': {'alt': ...}})."
+        )
+    try:
+        picture = Image.open(
+            io.BytesIO(base64.b64decode(output.data["image/png"])), formats=["PNG"]
+        )
+        picture.load()
+    except (OSError, SyntaxError):
+        yield f"A picture of code cell {number} is not a whole PNG."
+        return
+    if picture.width < SMALLEST_PICTURE[0] or picture.height < SMALLEST_PICTURE[1]:
+        yield f"A picture of code cell {number} is only {picture.width} x {picture.height} pixels."
+
+
+def _texts(notebook: NotebookNode) -> Iterator[str]:
+    for number, output in _outputs(notebook):
+        data = output.get("data", {})
+        texts = [output.get("text", ""), data.get("text/plain", ""), data.get("text/html", "")]
+        if any(" at 0x" in text for text in texts):
+            yield f"Code cell {number} prints the address of an object."
+        if REMOTE.search(data.get("text/html", "")):
+            yield f"Code cell {number} shows HTML that loads from another machine."

@@ -1,4 +1,7 @@
-"""Run a notebook source from top to bottom and store what it shows, the same bytes every time."""
+"""Run a notebook source from top to bottom and store what it shows, the same bytes every time.
+
+python tools/notebooks.py 03 --check
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,6 @@ import json
 import os
 import re
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -21,6 +23,7 @@ from nbclient.exceptions import CellExecutionError, DeadKernelError
 from nbformat import NotebookNode
 
 from attnlab.errors import AttnlabError, UnknownNameError
+from attnlab.paths import write_whole
 from attnlab.runmode import RunMode
 
 # What a notebook run may depend on, apart from the code: fixed, so that two runs agree.
@@ -126,14 +129,7 @@ def clean_notebook(notebook: NotebookNode, *, name: str, digest: str) -> Noteboo
 def write_notebook(notebook: NotebookNode, target: Path) -> None:
     """Write a notebook whole or not at all."""
     nbformat.validate(notebook)
-    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=".", suffix=".ipynb.part")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
-            file.write(_as_text(notebook))
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, target)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
+    write_whole(target, _as_text(notebook))
 
 
 def run_all(
