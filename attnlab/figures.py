@@ -18,7 +18,6 @@ from attnlab.paths import write_whole
 from attnlab.show.style import style
 
 FIGURE_MODULES: tuple[str, ...] = (  # they register figures; imported when one is asked for
-    "attnlab.teaching.figures_language",
     "attnlab.teaching.figures_replacing",
     "attnlab.teaching.figures_speed",
 )

@@ -60,7 +60,7 @@ def loss_curves(
         seeds = ("pi", 100) if rows["seed"].nunique() > 1 else None
         band = {"alpha": 0.15, "lw": 0}
         sns.lineplot(rows, x="tokens_seen", y="loss_nats", errorbar=seeds, err_kws=band,
-                     markevery=0.15, markeredgewidth=0, ax=ax, **look(name).line())  # fmt: skip
+                     markevery=0.15, ax=ax, **look(name).line())  # fmt: skip
     for label, level in levels.items():
         ax.axhline(level, color=LOOKS["table"].colour, linestyle=LOOKS["table"].dash, label=label)
     if oracle_nats is not None:

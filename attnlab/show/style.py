@@ -61,7 +61,7 @@ class Look:
 
     def points(self) -> dict[str, Any]:
         """Return the keyword arguments of ``ax.plot`` that draw its markers."""
-        return {"color": self.colour, "marker": self.marker}
+        return {"color": self.colour, "marker": self.marker, "markeredgecolor": self.colour}
 
 
 FAMILIES: dict[str, Look] = {
@@ -103,6 +103,7 @@ MEMBERS = {  # of each family: name, label, marker; the further down, the darker
         ("bigram", "Bigram table", "2"),
     ),
 }
+SHADES = {"he": "#8C2D04", "we": "#B8790B", "me": "#4D1A00"}  # they meet in every picture
 LOOKS: dict[str, Look] = {
     **FAMILIES,
     "entropy_rate": replace(FAMILIES["oracle"], label="Entropy rate"),
@@ -121,7 +122,8 @@ def _member(family: str, label: str, marker: str, *, place: int) -> Look:
 
 for _family, _rows in MEMBERS.items():
     for _place, (_name, _label, _marker) in enumerate(_rows):
-        LOOKS[_name] = _member(_family, _label, _marker, place=_place)
+        _look = _member(_family, _label, _marker, place=_place)
+        LOOKS[_name] = replace(_look, colour=SHADES.get(_name, _look.colour))
 
 
 def look(name: str) -> Look:

@@ -38,34 +38,11 @@
 
 # %% tags=["setup"]
 import numpy as np
-import pandas as pd
 import torch
-from IPython.display import Markdown, display
 
-from attnlab.analysis import compare, memory, race, theory
-from attnlab.config import ModelConfig, TrainConfig
-from attnlab.models import ChannelMixer
-from attnlab.models.sampling import token_chances
-from attnlab.plots import context as context_figures
-from attnlab.plots import language as figures
-from attnlab.plots import look, plot_final_gaps, style
-from attnlab.plots import memory as memory_figures
-from attnlab.plots.sampling import describe_token_chances, plot_token_chances
-from attnlab.records import load_details, load_runs
+from attnlab.chapters.language_models import checks, live, pictures
 from attnlab.runmode import banner, is_fast
-from attnlab.sources import EXAMPLE_TREES, context_floors, tales, variable_length_chain
-from attnlab.teach import show_notation
-from attnlab.teaching.figures_language import BOOKS, TALES, gap_table, named_curves
-from attnlab.teaching.language import (
-    LANGUAGE_QUIZ,
-    check_bits_per_byte,
-    check_cross_entropy,
-    check_top_p,
-)
-from attnlab.teaching.live import train_live
-from attnlab.teaching.quiz import show_quiz
-from attnlab.widgets import language as widgets
-from attnlab.widgets import predict_first, show_still
+from attnlab.show import show
 
 banner(minutes=60)
 
@@ -89,16 +66,36 @@ banner(minutes=60)
 # mean* averages all that came before.
 
 # %% tags=["nbval-check-output", "agreement"]
+from dataclasses import replace
+
+from attnlab.analysis import theory
+from attnlab.config import ModelConfig, TrainConfig
+from attnlab.models import LanguageModel
+from attnlab.seeding import numpy_generator, torch_generator
+from attnlab.show import look
+from attnlab.sources import tales
+
 source = tales()
 base = ModelConfig(vocab_size=source.vocab_size, context_len=32, d_model=32, n_layers=1)
 recipe = TrainConfig(n_steps=250 if is_fast() else 2000, batch_size=16, lr=0.01, warmup_steps=12)
-heat = race.Race(source, base=base, train=recipe)
-for name, model in heat.models.items():
+
+
+def build_models(base):
+    """Return one model for each hole: the same sizes, the same seed, another mixer."""
+    filled = {name: replace(base, **hole) for name, hole in live.RACERS.items()}
+    return {n: LanguageModel(c, generator=torch_generator(0, "init")) for n, c in filled.items()}
+
+
+models = build_models(base)
+for name, model in models.items():
     mixer = sum(w.numel() for w in model.blocks[0].mixer.parameters())
     total = sum(w.numel() for w in model.parameters())
     assert total == theory.expected_language_model_weights(model.config)
     print(f"{look(name).label:22} {mixer:7,} weights in the mixer, {total - mixer:,} elsewhere")
-one, other = heat.models["attention"], heat.models["she"]
+one, other, block = models["attention"], models["she"], models["she"].blocks[0]
+x = one.token_embedding(torch.arange(5))[None]
+after_mixer = x + block.mixer(block.mixer_norm(x))  # eq. (4.1), left
+assert torch.equal(block(x), after_mixer + block.mlp(block.mlp_norm(after_mixer)))  # and right
 assert torch.equal(one.token_embedding.weight, other.token_embedding.weight)
 assert not torch.equal(one.blocks[0].mlp.keys.weight, other.blocks[0].mlp.keys.weight)
 
@@ -147,11 +144,21 @@ def cross_entropy(logits: np.ndarray, tokens: np.ndarray) -> float:
 
 
 # %% tags=["nbval-check-output", "agreement"]
-check_cross_entropy(cross_entropy)
-windows = heat.held_out(512)  # (512, 33), from the test stream
+checks.check_cross_entropy(cross_entropy)
+text = source.sample(512 * 32 + 1, generator=numpy_generator(0, "race/test"))
+windows = np.stack([text[start : start + 33] for start in range(0, 512 * 32, 32)])  # (512, 33)
+
+
+@torch.no_grad()
+def losses_by_position(model, windows):
+    """Return the loss of every predicted token: (n_windows, 32); column i has i + 1 tokens."""
+    tokens = torch.from_numpy(windows)
+    return model.loss(tokens[:, :-1], tokens[:, 1:], reduction="none").double().numpy()
+
+
 with torch.no_grad():
     z = one(torch.from_numpy(windows[:1, :32]))[0]  # untrained attention reads 32 tokens
-by_package = race.losses_by_position(one, windows[:1])[0, :31].mean()
+by_package = losses_by_position(one, windows[:1])[0, :31].mean()
 assert np.isclose(cross_entropy(z.numpy(), windows[0, :32]), by_package, rtol=1e-4)
 
 # %% [markdown]
@@ -160,17 +167,46 @@ assert np.isclose(cross_entropy(z.numpy(), windows[0, :32]), by_package, rtol=1e
 # from the shorter context, and why does the floor itself move up?
 
 # %% tags=["widget", "nbval-ignore-output"]
+from attnlab.show import predict_first
+
 guess = predict_first(
     "Which model ends nearest to the true source in this short race?",
-    options={look(name).label: name for name in race.RACERS},
+    options={look(name).label: name for name in live.RACERS},
 )
 
 # %% tags=["widget", "nbval-ignore-output"]
-laps = list(heat.laps())  # one step of each model in turn, all on the same batch
-L = {name: race.losses_by_position(m, windows).mean() for name, m in heat.models.items()}
+from attnlab.show import show_board
+from attnlab.training import WindowBatches, train_steps
+
+
+def race(models, recipe):
+    """Train all models side by side: one step of each in turn, all on the same batch."""
+    sizes = {"context_len": models["she"].config.context_len, "batch_size": recipe.batch_size}
+    n_tokens = recipe.n_steps * sizes["batch_size"] * sizes["context_len"] + 1
+    text = source.sample(n_tokens, generator=numpy_generator(0, "race/train"))
+    batches = WindowBatches([text], seed=0, **sizes)
+    steps = {n: train_steps(m, batches.starting_at(0), config=recipe) for n, m in models.items()}
+    for _ in range(recipe.n_steps):
+        for name, one_step in steps.items():
+            yield name, next(one_step)  # forward, loss.backward(), clip, optimiser
+
+
+def race_anew(*, n_steps, context_len, n_layers, lr):
+    board_shows["context_len"] = context_len
+    anew = replace(recipe, n_steps=n_steps, lr=lr, warmup_steps=max(1, n_steps // 20))
+    yield from race(build_models(replace(base, context_len=context_len, n_layers=n_layers)), anew)
+
+
+def draw(laps):
+    return pictures.race(laps, oracle_nats=live.window_oracle_nats(**board_shows))
+
+
+laps, board_shows = list(race(models, recipe)), {"context_len": 32}
+L = {name: losses_by_position(m, windows).mean() for name, m in models.items()}
 h_hat = source.oracle_nats(windows)
 print(guess.verdict(truth=min(L, key=L.get)))
-board = widgets.show_race_board(still=laps, base=base, train=recipe)
+board = show_board(race_anew, n_ticks=lambda *, n_steps, **_: n_steps * len(models),
+                   draw=draw, still=laps, **pictures.RACE_DIALS)  # fmt: skip
 
 # %% [markdown]
 # <details><summary>Answer</summary>
@@ -192,7 +228,7 @@ print("h_k  " + "  ".join(f"{stair:5.3f}" for stair in h) + "  nats per token")
 
 # %% tags=["nbval-ignore-output", "agreement"]
 for name in sorted(L, key=L.get):
-    k = race.context_used(L[name], h)
+    k = next((k for k, stair in enumerate(h) if stair <= L[name]), None)  # eq. (4.3)
     more = f"at least {k} token{'s' * (k != 1)}" if k is not None else "more than 8 tokens"
     print(f"{look(name).label:22} gap {L[name] - h_hat:+.3f}: it must use {more} of context")
 assert min(L.values()) > h_hat - 0.02, "no model beats the source that wrote the text"
@@ -200,11 +236,9 @@ assert abs(L["identity"] - h[1]) < 0.15, "identity reads one token and no more"
 assert max(L[name] for name in L if name != "identity") < h[1], "every mixer uses more than one"
 
 # %% tags=["nbval-ignore-output"]
-by_position = {n: race.losses_by_position(m, windows).mean(0) for n, m in heat.models.items()}
-truth = {"oracle_nats": source.oracle_nats(windows, per_token=True).mean(0)}
-with style():
-    ax = context_figures.plot_loss_by_position(by_position, **truth)
-show_still(ax.figure, context_figures.describe_loss_by_position(by_position, **truth, late_from=17))
+by_position = {n: losses_by_position(m, windows).mean(0) for n, m in models.items()}
+truth = source.oracle_nats(windows, per_token=True).mean(0)
+show(pictures.loss_by_position(by_position, oracle_nats=truth, late_from=17))
 
 # %% [markdown]
 # The dotted line keeps falling: later in the window the source knows more of the tale. A curve that
@@ -229,6 +263,10 @@ show_still(ax.figure, context_figures.describe_loss_by_position(by_position, **t
 # $2 / \binom{2n}{n}$.
 
 # %% tags=["nbval-check-output", "agreement"]
+import pandas as pd
+
+from attnlab.analysis import compare
+
 D = np.array([-0.02, -0.03, -0.01, -0.02, -0.02])  # five made-up differences
 n = len(D)
 t = compare.student_t_quantile(0.975, df=n - 1)
@@ -242,16 +280,16 @@ row = compare.paired_differences(toy, baseline="a", metric="value").iloc[0]
 assert np.allclose([row["low"], row["high"]], [D.mean() - half, D.mean() + half])
 
 # %% tags=["nbval-ignore-output"]
-runs = compare.latest_runs(load_runs(TALES))  # ten variants, recorded; a tick is a seed
-gaps = gap_table(runs)
-with style():
-    ax = plot_final_gaps(gaps, oracle_nats=0.0)
-ranking = figures.describe_ranking(
-    compare.seed_ranges(runs, metric="test_gap_nats"), what="gap to the true source"
-)
+from attnlab.records import load_details, load_runs
+from attnlab.show import final_gaps
+
+runs = compare.latest_runs(load_runs(pictures.TALES))  # ten variants, recorded; a tick is a seed
+ranges = compare.seed_ranges(runs, metric="test_gap_nats")
+ranking = pictures.ranking_in_words(ranges, what="gap to the true source")
 short = ", ".join(look(name).label for name in sorted(L, key=L.get))
 words = f"{ranking} For comparison, the order in the short race above: {short}."
-show_still(ax.figure, f"{words} {figures.describe_runs(runs)}")
+gaps = final_gaps(pictures.gap_table(runs), oracle_nats=0.0)
+show(gaps.saying(f"{words} {pictures.runs_in_words(runs)}"))
 
 # %% [markdown]
 # **The confound.** SHE has one matrix for each of $\ell$ lags. Its mixer holds
@@ -268,16 +306,17 @@ show_still(ax.figure, f"{words} {figures.describe_runs(runs)}")
 sizes = runs.groupby("variant")[["config.model.d_model", "n_weights"]].first()
 rivals = runs[~runs["variant"].isin(["mean", "identity"])]
 fair = compare.paired_differences(rivals, baseline="she", metric="test_loss_nats")
-with style():
-    ax = figures.plot_paired_differences(fair, baseline="she", what="Test loss")
 listed = "; ".join(
     f"{look(v).label}: width {s.iloc[0]:.0f}, {s.iloc[1]:,.0f} weights"
     for v, s in sizes.filter(regex="matched|^she$", axis=0).iterrows()
 )
-show_still(ax.figure, f"{figures.describe_paired_differences(fair, baseline='she')} {listed}.")
+differences = pictures.paired_differences(fair, baseline="she", what="Test loss")
+show(differences.saying(f"{differences.words} {listed}."))
 
 # %% tags=["widget", "nbval-ignore-output"]
-quiz = show_quiz(LANGUAGE_QUIZ)
+from attnlab.teach import show_quiz
+
+quiz = show_quiz("language_models")
 
 # %% [markdown]
 # **Takeaway.** A difference counts when its paired interval leaves zero out, and it is about the
@@ -313,22 +352,17 @@ def bits_per_byte(loss_nats: float, n_tokens: int, n_bytes: int) -> float:
 
 
 # %% tags=["nbval-check-output"]
-check_bits_per_byte(bits_per_byte)
+checks.check_bits_per_byte(bits_per_byte)
 print(f"4 nats per token: perplexity e^4 = {np.exp(4):.3f}; with tokens of four bytes,")
 print(f"4 / (4 ln 2) = {bits_per_byte(4.0, n_tokens=1, n_bytes=4):.4f} bits per byte")
 
 # %% tags=["nbval-ignore-output"]
-books_runs, curves = compare.latest_runs(load_runs(BOOKS)), named_curves(BOOKS)
-with style():
-    fig = figures.plot_curves_and_differences(curves, baseline="attention")
-words = figures.describe_curves_and_differences(curves, baseline="attention")
-show_still(fig, f"{words} {figures.describe_runs(books_runs)}")
+books_runs = compare.latest_runs(load_runs(pictures.BOOKS))
+show(pictures.loss_children())
 
 # %% tags=["nbval-ignore-output"]
 columns = {"cost": "train_loss_nats", "held_out": "test_loss_nats"}
-with style():
-    ax = figures.plot_cost_and_held_out(books_runs, **columns)
-show_still(ax.figure, figures.describe_cost_and_held_out(books_runs, **columns))
+show(pictures.cost_and_held_out(books_runs, **columns))
 
 # %% [markdown]
 # After a single pass the training cost is almost a held-out loss: each batch is scored before it is
@@ -338,13 +372,18 @@ show_still(ax.figure, figures.describe_cost_and_held_out(books_runs, **columns))
 # is the mean carried by one or two?
 
 # %% tags=["widget", "nbval-ignore-output"]
-books = load_details(BOOKS, "books").drop_duplicates(["book", "variant", "seed"], keep="last")
-explorer = widgets.show_book_explorer(
-    books,
+from attnlab.show import explore
+
+books = load_details(pictures.BOOKS, "books").drop_duplicates(
+    ["book", "variant", "seed"], keep="last"
+)
+explorer = explore(
+    lambda **setting: pictures.book_losses(books, **setting),
     presets=[
         {"metric": "loss_nats", "baseline": ""},
         {"metric": "bits_per_byte", "baseline": "attention"},
     ],
+    **pictures.book_dials(books),
 )
 
 # %% [markdown]
@@ -363,6 +402,8 @@ explorer = widgets.show_book_explorer(
 # a lower loss on its own training text.
 
 # %% tags=["nbval-check-output", "agreement"]
+from attnlab.sources import context_floors
+
 text = np.array([0, 1, 0, 1, 0, 2])  # a b a b a c
 H_2 = 3 / 5 * -(2 / 3 * np.log(2 / 3) + 1 / 3 * np.log(1 / 3))  # after a: b, b, c; after b: a, a
 assert np.isclose(H_2, context_floors([text], vocab_size=3, orders=[2])[2])
@@ -374,15 +415,14 @@ levels = {
     "floors": counted["train_floor_nats"].to_dict(),
     "models": books_runs.groupby("variant")["test_loss_nats"].mean().to_dict(),
 }
-held_out = counted["test_loss_nats"].to_dict()
-with style():
-    ax = context_figures.plot_context_floors(held_out, **levels)
-show_still(ax.figure, context_figures.describe_context_floors(held_out, **levels))
+show(pictures.context_floors(counted["test_loss_nats"].to_dict(), **levels))
 
 # %% tags=["nbval-ignore-output"]
+from IPython.display import Markdown, display
+
 for metric, what in (("train_loss_nats", "By training cost"), ("test_loss_nats", "On test books")):
     verdicts = compare.judge_claims(books_runs, claims=compare.ORDERING, metric=metric)
-    display(Markdown(f"**{what}**\n\n{figures.describe_verdicts(verdicts)}"))
+    display(Markdown(f"**{what}**\n\n{pictures.verdicts_in_words(verdicts)}"))
 
 # %% [markdown]
 # How the verdicts come about: *lower* needs ranges that do not overlap **and** a paired interval below
@@ -408,6 +448,8 @@ for metric, what in (("train_loss_nats", "By training cost"), ("test_loss_nats",
 # keys in two dimensions ($\mathrm{GELU}(1) = 0.8413$, $\mathrm{GELU}(-2) = -0.0455$):
 
 # %% tags=["nbval-check-output", "agreement"]
+from attnlab.models import ChannelMixer
+
 x = torch.tensor([1.0, 2.0])
 K = torch.tensor([[1.0, 0.0], [0.0, -1.0]])  # columns are keys
 U = torch.tensor([[0.0, 2.0], [3.0, 0.0]])  # rows are values
@@ -433,15 +475,21 @@ print(
 # about "one key, one row"?
 
 # %% tags=["nbval-ignore-output", "agreement"]
+from attnlab.analysis import memory
+from attnlab.sources import EXAMPLE_TREES, variable_length_chain
+
 tree, chain = EXAMPLE_TREES["one_long_branch"], variable_length_chain("one_long_branch")
 states = {"contexts": [chain.encode(c) for c in tree], "truth": np.array(list(tree.values()))}
 held = chain.sample_windows(256, window_len=17, stream="test")
 small = {"vocab_size": 3, "context_len": 16, "d_model": 16, "d_ff": 32, "n_layers": 1, "n_heads": 2}
 lesson = TrainConfig(n_steps=400, batch_size=32, lr=0.01)
 text, tokens, students, atlas = chain.sample(400 * 32 * 16 + 1), held[:, :-1], {}, {}
+batches = WindowBatches([text], context_len=16, batch_size=32, seed=0)
 for name in ("attention", "she"):
     config = ModelConfig(mixer=name, **small)
-    students[name], _ = train_live(config, train=text, held_out=held, recipe=lesson, every=400)
+    students[name] = LanguageModel(config, generator=torch_generator(0, "init"))
+    for _ in train_steps(students[name], batches.starting_at(0), config=lesson):
+        pass  # one step a batch; it yields loss, gradient norm and rate
     atlas[name] = memory.map_keys(students[name], tokens, symbols=chain.symbols, **states)
 P, Q = states["truth"], memory.next_token_law(students["attention"], tokens)
 here = memory.label_states(tokens, contexts=states["contexts"]) == 1  # s_t is state c
@@ -450,12 +498,15 @@ assert np.isclose(D_c, atlas["attention"].kl_nats[1])
 
 # %% tags=["nbval-ignore-output"]
 book = atlas["attention"]
-with style():
-    ax = memory_figures.plot_key_map(book.activity, states=book.states)
-show_still(ax.figure, memory_figures.describe_key_map(book.activity, states=book.states))
+show(pictures.key_map(book.activity, states=book.states))
 
 # %% tags=["widget", "nbval-ignore-output"]
-keys = widgets.show_key_explorer(book, keys=widgets.telling_keys(book))
+telling = live.telling_keys(book)
+explore(
+    lambda key: pictures.one_key(book, key=key),
+    presets=[{"key": key} for key in telling],
+    key=("Key", telling[0], 0, book.n_keys - 1, "Which memory slot"),
+)
 
 # %% [markdown]
 # <details><summary>Answer</summary>
@@ -468,12 +519,10 @@ keys = widgets.show_key_explorer(book, keys=widgets.telling_keys(book))
 # %% tags=["nbval-ignore-output"]
 losses = {name: (a.kl_nats, a.kl_without_nats) for name, a in atlas.items()}
 names = {"share": book.share, "states": book.states}
-with style():
-    fig = memory_figures.plot_state_losses(losses, **names)
-show_still(fig, memory_figures.describe_state_losses(losses, **names))
+show(pictures.state_losses(losses, **names))
 rise = {n: (a.share * (a.kl_without_nats - a.kl_nats)).sum() for n, a in atlas.items()}
 assert rise["attention"] > 0, "the mlp of the attention model does hold part of the table"
-glossary = memory.key_glossary(heat.models["she"], windows[:, :-1], symbols=source.symbols)
+glossary = memory.key_glossary(models["she"], windows[:, :-1], symbols=source.symbols)
 for entry in glossary:
     print(f"key {entry['key']:3d} fires after: {', '.join(entry['fires_after'])}")
     print(f"        writes:      {', '.join(entry['writes'])}")
@@ -499,6 +548,8 @@ for entry in glossary:
 # sum to one again. Five words with chances 0.40, 0.30, 0.15, 0.10, 0.05 show all three exactly.
 
 # %% tags=["nbval-check-output", "agreement"]
+from attnlab.models.sampling import token_chances
+
 words = ["kite", "ball", "hat", "boat", "drum"]
 z = torch.log(torch.tensor([[0.40, 0.30, 0.15, 0.10, 0.05]]))
 dials = {"as it is": {}, "top-k 2": {"top_k": 2}, "top-p 0.8": {"top_p": 0.8}}
@@ -508,9 +559,7 @@ chances = {label: token_chances(z, **dial)[0].numpy() for label, dial in dials.i
 for label, p in chances.items():
     print(f"{label:16}", "  ".join(f"{w} {v:.3f}" for w, v in zip(words, p, strict=True)))
 assert np.allclose(chances["top-p 0.8"][:3], np.array([0.40, 0.30, 0.15]) / 0.85)
-with style():
-    fig = plot_token_chances(chances, tokens=words)
-show_still(fig, describe_token_chances(chances))
+show(pictures.token_chances(chances, tokens=words))
 
 # %% [markdown] tags=["exercise"]
 # **Exercise 4.3** (difficulty 3, 10 min; builds on eq. (4.10)). Filter chances of shape $(V,)$ by
@@ -534,7 +583,7 @@ def top_p_filter(chances: np.ndarray, p: float) -> np.ndarray:
 
 
 # %% tags=["nbval-check-output"]
-check_top_p(top_p_filter)
+checks.check_top_p(top_p_filter)
 
 # %% [markdown]
 # On the tales a text can be graded exactly: the true source knows which words it could never have
@@ -544,27 +593,32 @@ check_top_p(top_p_filter)
 # mixer. Turn the temperature to 0.1: why do some texts begin to repeat themselves?
 
 # %% tags=["nbval-ignore-output"]
-writers, opening = widgets.source_writers(heat.models, source=source), "Nora was a kind girl."
+writers, opening = live.source_writers(models, source=source), "Nora was a kind girl."
 start, lines = len(source.encode(opening)), []
 for name, writer in writers.items():
     counts = []
     for seed in range(10):
         written = writer.tokens(opening, n_tokens=25, temperature=0.8, seed=seed)
-        slip = race.tokens_before_slip(source, written, prompt_len=start)
-        counts.append(25 if slip is None else slip)
+        surprise = source.oracle_nats(written, per_token=True)[start - 1 :]
+        slips = np.flatnonzero(~np.isfinite(surprise))  # words the source could not have written
+        counts.append(slips[0] if len(slips) else 25)
     lines.append(f"{look(name).label:22} {np.mean(counts):4.1f} words before a slip (mean of 10)")
 print("\n".join(lines), "\nof 25 words written; at temperature 0.8, one trained model each")
 
 # %% tags=["widget", "nbval-ignore-output"]
-trained = widgets.load_writers("children")  # small models with committed weights
-beginnings = widgets.BEGINNINGS["children" if trained else "tales"]
-playground = widgets.show_generation_playground(
-    trained or writers,
-    prompts=beginnings,
+from attnlab.show import play, playground_dials
+
+trained = live.load_writers("children")  # small models with committed weights
+beginnings = live.BEGINNINGS["children" if trained else "tales"]
+labels = {look(name).label: name for name in trained or writers} | {"All, side by side": live.ALL}
+playground = play(
+    live.side_by_side(trained or writers),
+    words=live.setting_in_words,
     presets=[
-        {"prompt": beginnings[0], "mixer": widgets.ALL, "temperature": 0.8},
+        {"prompt": beginnings[0], "mixer": live.ALL, "temperature": 0.8},
         {"prompt": beginnings[1], "mixer": "she", "temperature": 0.3},
     ],
+    **playground_dials(prompts=beginnings, mixers=labels),
 )
 
 # %% [markdown]
@@ -602,6 +656,8 @@ playground = widgets.show_generation_playground(
 # ## Notation used here
 
 # %% tags=["hide-input", "nbval-check-output"]
+from attnlab.teach import show_notation
+
 show_notation(
     ["d_model", "d_ff", "n_layers", "context_len", "vocab_size", "tokens", "logits", "loss_nats",
      "oracle_nats", "best_loss_nats", "transition", "kl_per_state", "perplexity", "lag_weight",

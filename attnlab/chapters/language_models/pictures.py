@@ -1,4 +1,4 @@
-"""What chapter 04 shows: gaps, differences, books, context, keys of a memory, next-token chances."""
+"""What chapter 04 shows: gaps, differences, books, context, keys of a memory, chances."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import EngFormatter, MaxNLocator
 from numpy.typing import ArrayLike, NDArray
 
-from attnlab.analysis import Lap, latest_runs, seed_ranges
+from attnlab.analysis.compare import latest_runs, seed_ranges
 from attnlab.errors import AttnlabError
 from attnlab.records import load_curves, load_runs
 from attnlab.show import (
     LOOKS,
     Picture,
+    choice,
     figure,
     final_gaps,
     final_losses,
@@ -126,7 +127,9 @@ def ranking_in_words(ranges: pd.DataFrame, *, what: str = "loss") -> str:
     )
     if not close:
         return f"{words} No two neighbours overlap."
-    return f"{words} Neighbours whose ranges overlap, so that ranges alone do not order them: {close}."  # fmt: skip
+    return (
+        f"{words} Neighbours whose ranges overlap, so that ranges alone do not order them: {close}."
+    )
 
 
 def verdicts_in_words(verdicts: pd.DataFrame) -> str:
@@ -160,26 +163,38 @@ def inside(name: str) -> str:
 # Races, differences, books -----------------------------------------------------------------------
 
 
-def race(laps: Sequence[Lap], *, oracle_nats: float | None = None) -> Picture:
-    """The curves of a race so far, averaged over about forty stretches of steps."""
-    table = pd.DataFrame([(lap.variant, lap.step, lap.tokens_seen, lap.loss_nats) for lap in laps])
-    table.columns = ["name", "step", "tokens_seen", "loss_nats"]
+RACE_DIALS = {
+    "n_steps": ("Steps", 100, 20, 400, 20, "Batches each model reads"),
+    "context_len": choice("Context (tokens)", options=[8, 16, 32], value=32,
+                          tooltip="Longest prefix a model may read"),
+    "n_layers": ("Layers", [1, 2], "Blocks in each model"),
+    "lr": choice("Learning rate", options=[0.003, 0.01, 0.03], value=0.01,
+                 tooltip="Highest step size of the schedule"),
+}  # fmt: skip
+
+
+def race(laps: Sequence[tuple[str, Any]], *, oracle_nats: float) -> Picture:
+    """The curves of a race on the tales so far, averaged over about forty stretches of steps.
+
+    Args:
+        laps: Name of a model and the ``StepLog`` of one step of it, in the order of training.
+    """
+    table = pd.DataFrame([(n, log.step, log.tokens_seen, log.loss_nats) for n, log in laps],
+                         columns=["name", "step", "tokens_seen", "loss_nats"])  # fmt: skip
     width = max(1, -(-int(table["step"].max()) // N_POINTS))
     means = table.groupby(["name", (table["step"] - 1) // width], sort=False).agg(
         tokens_seen=("tokens_seen", "max"), loss_nats=("loss_nats", "mean")
     )
     curves = means.reset_index("name").assign(seed=0)
-    one = loss_curves(curves, oracle_nats=oracle_nats, quantity="Training loss",
-                      ax=new_axes(size=(7.4, 3.6)))  # fmt: skip
+    one = loss_curves(curves, oracle_nats=oracle_nats, quantity="Training loss")
+    one.fig.set_size_inches(7.4, 3.6)
     one.ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
     one.ax.set_ylim(0, None)
     return one.saying(f"Training loss, averaged over short stretches of steps. {one.words}")
 
 
 @picture
-def loss_by_position(
-    losses: Mapping[str, ArrayLike], *, oracle_nats: ArrayLike, late_from: int
-):
+def loss_by_position(losses: Mapping[str, ArrayLike], *, oracle_nats: ArrayLike, late_from: int):
     """Loss against the tokens of context a window offers, and the true source's.
 
     Shapes:
@@ -249,7 +264,7 @@ def curves_and_differences(curves: pd.DataFrame, *, baseline: str):
         baseline: Name of the curve to subtract.
     """
     left, right = new_axes(size=(7.6, 3.7), columns=2, width_ratios=(1, 1.1))
-    gaps = relative_to(curves.assign(), baseline, column="name", keys=["seed", "tokens_seen"],
+    gaps = relative_to(curves, baseline, column="name", keys=["seed", "tokens_seen"],
                        metric="loss_nats")  # fmt: skip
     late = gaps[gaps["tokens_seen"] >= LATE * gaps["tokens_seen"].max()]
     ends = final_losses(curves)
@@ -321,6 +336,15 @@ def cost_and_held_out(runs: pd.DataFrame, *, cost: str, held_out: str):
         f"the variants stand in {same}. Mean of "
         f"{seeds_in_words(runs.groupby('variant')['seed'].nunique())}; each tick is one."
     )
+
+
+def book_dials(books: pd.DataFrame) -> dict[str, Any]:
+    """Return the dials of ``book_losses``: the unit, and what to compare with."""
+    baselines = {"nothing": "", **{look(v).label: v for v in dict.fromkeys(books["variant"])}}
+    return {
+        "metric": ("Unit", UNITS, "Bits per byte ignore the tokenizer"),
+        "baseline": ("Subtract", baselines, "Whose loss on the same book and seed"),
+    }
 
 
 def book_losses(books: pd.DataFrame, *, metric: str, baseline: str = "") -> Picture:
