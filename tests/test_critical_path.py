@@ -38,7 +38,7 @@ def mixer_of(name, d_model, context_len, n_heads=1, **options):
 
 
 def model_of(name, *, d_model=4, context_len=3, n_layers=1):
-    options = {"method": "conv1d"} if name in ("she", "he", "we", "me") else {}
+    options = {"method": "im2col"} if name == "she" else {}
     return LanguageModel(
         ModelConfig(
             mixer=name,
@@ -169,7 +169,7 @@ def test_the_path_belongs_to_the_program():
     x = torch.randn(1, 9, 4)
     loop, one_sum = (
         critical_path.trace_module(mixer_of("she", 4, 9, method=method), x).longest_path()
-        for method in ("lags", "conv1d")
+        for method in ("lags", "im2col")
     )
     # a product of 4 terms, 8 additions one after the other, gate, output map of 4 terms
     assert (loop.depth, loop.names) == (1 + 2 + 8 + 1 + 3, "mul acc add mul mul acc")
@@ -204,8 +204,7 @@ def test_both_engines_agree_beyond_the_context(name):
 @pytest.mark.parametrize(
     ("name", "method"),
     [
-        # the segments of 64 tokens of the partitioned form make a large graph
-        *(("she", m) for m in list_methods(3) if m != "partitioned"),
+        *(("she", m) for m in list_methods(3)),
         *(("he", "fft"), ("we", "toeplitz")),
     ],
 )
@@ -236,7 +235,7 @@ def test_blocks_and_whole_models_can_be_traced(name):
 def test_a_whole_model_of_the_papers_width_is_traced_in_seconds():
     config = ModelConfig(
         mixer="she",
-        mixer_options={"method": "conv1d"},
+        mixer_options={"method": "im2col"},
         d_model=128,
         context_len=128,
         vocab_size=50,
@@ -250,7 +249,7 @@ def test_a_whole_model_of_the_papers_width_is_traced_in_seconds():
     assert names.endswith(f"{norm} mul acc")
 
 
-@pytest.mark.parametrize("method", ["conv1d", "fft", "planes", "lags"])
+@pytest.mark.parametrize("method", ["im2col", "fft", "planes", "lags"])
 def test_the_traced_graph_computes_what_the_module_computes(method):
     mixer = mixer_of("she", 3, 5, method=method).double()
     x = torch.randn(2, 5, 3, dtype=torch.float64)
@@ -307,7 +306,7 @@ def test_a_fast_transform_is_a_butterfly():
 @pytest.mark.parametrize(
     "options",
     [
-        {"rank": 2, "method": "conv1d"},
+        {"rank": 2, "method": "toeplitz"},
         {"index": "absolute", "scale": "rsqrt_t"},
         {"extract": "scalar", "adjust": "position_only", "scale": "inv_t"},
         {"bias": True, "scale": "rsqrt_l"},
@@ -364,7 +363,7 @@ def test_the_definition_does_exactly_the_multiplications_of_the_equation(name):
 
 
 def test_one_sum_over_lags_multiplies_no_padding():
-    trace = critical_path.trace_module(mixer_of("she", 3, 5, method="conv1d"), torch.randn(1, 5, 3))
+    trace = critical_path.trace_module(mixer_of("she", 3, 5, method="im2col"), torch.randn(1, 5, 3))
     assert trace.n_multiplications == theory.expected_multiplications("she", d_model=3, time=5)
 
 
@@ -525,7 +524,7 @@ def test_dropout_is_off_while_a_model_is_traced_and_on_again_after():
 
 
 def test_an_output_can_be_chosen():
-    trace = critical_path.trace_module(mixer_of("she", 4, 4, method="conv1d"), torch.randn(1, 4, 4))
+    trace = critical_path.trace_module(mixer_of("she", 4, 4, method="im2col"), torch.randn(1, 4, 4))
     newest, first = trace.longest_path(), trace.longest_path(output=(0, 0))
     assert newest.end[:2] == (0, 3)
     assert first.end[:2] == (0, 0)

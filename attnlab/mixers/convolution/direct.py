@@ -1,4 +1,4 @@
-"""Dense causal convolution lag by lag: no transform, causal to the last bit."""
+"""Causal convolution lag by lag or block by block: no transform, causal to the last bit."""
 
 from typing import Any
 
@@ -6,22 +6,25 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 GROUP = 16  # lags that share one shape, so that kernel libraries compile few kernels
 WINDOW_BYTES = 8 * 2**20  # of unfolded input alive at once in im2col
-BLOCK = 8  # tokens a block of the block-Toeplitz form
+BLOCK, VECTOR_BLOCK = 8, 64  # tokens a block of the block-Toeplitz forms
 
 
 def lags(x: Tensor, lag_weight: Tensor) -> Tensor:
-    """Add one matrix product a lag: the plain loop that the others are compared with.
+    """Add one product a lag: the plain loop that the others are compared with.
 
     ``unbind`` matters: with ``lag_weight[j]`` every lag's gradient is a zero tensor of the
     full size, which makes backward quadratic.
     """
+    multiply = torch.matmul if lag_weight.ndim == 3 else torch.mul
     first, *older = lag_weight.unbind(0)
-    total = x @ first
+    total = multiply(x, first)
     for lag, weight in enumerate(older, start=1):
-        total = total + F.pad(x[:, : x.shape[1] - lag] @ weight, (0, 0, lag, 0))  # (B, T, E)
+        term = multiply(x[:, : x.shape[1] - lag], weight)
+        total = total + F.pad(term, (0, 0, lag, 0))  # (B, T, E)
     return total
 
 
@@ -77,66 +80,23 @@ def _time_major(x: Tensor) -> Tensor:
 
 
 def im2col(x: Tensor, lag_weight: Tensor) -> Tensor:
-    """Lay every window out as one row, a few positions at a time, for one product."""
-    return _Im2col.apply(x, lag_weight)
+    """Lay every window out as one row for one product, a few positions at a time.
 
-
-class _Im2col(torch.autograd.Function):
-    """Unfolds again in backward, so that no unfolded window outlives its product."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, lag_weight: Tensor) -> Tensor:
-        """Multiply windows ``(batch, some times, K d)`` with the stacked weights."""
-        ctx.save_for_backward(x, lag_weight)
-        return _unfolded_product(x, lag_weight)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        """The gradient of x is the same convolution, read from the end."""
-        x, lag_weight = ctx.saved_tensors
-        grad_x = grad_weight = None
-        if ctx.needs_input_grad[0]:
-            grad_x = _unfolded_product(grad.flip(1), lag_weight.mT).flip(1)
-        if ctx.needs_input_grad[1]:
-            flat = lag_weight.new_zeros(lag_weight.shape[0] * x.shape[2], grad.shape[2])
-            for times, window in _windows(x, lag_weight.shape[0]):
-                flat.addmm_(window.flatten(0, 1).mT, grad[:, times].flatten(0, 1))
-            grad_weight = flat.view(lag_weight.shape[0], x.shape[2], -1).flip(0)
-        return grad_x, grad_weight
-
-
-def _unfolded_product(x: Tensor, lag_weight: Tensor) -> Tensor:
-    stacked = lag_weight.flip(0).flatten(0, 1)  # (K D, E), oldest lag first
-    return torch.cat([window @ stacked for _, window in _windows(x, lag_weight.shape[0])], 1)
-
-
-def _windows(x: Tensor, n_lags: int) -> Any:
-    """Yield (times, their windows ``(batch, n_times, K d)``, oldest token first)."""
-    batch, time, d_in = x.shape
-    unfolded = F.pad(x, (0, 0, n_lags - 1, 0)).unfold(1, n_lags, 1).mT  # (B, T, K, D), a view
-    n_times = max(1, WINDOW_BYTES // (batch * n_lags * d_in * x.element_size()))
-    for start in range(0, time, n_times):
-        times = slice(start, min(start + n_times, time))
-        yield times, unfolded[:, times].flatten(2)
-
-
-def conv1d(x: Tensor, lag_weight: Tensor) -> Tensor:
-    """Ask the library's convolution."""
-    kernel = lag_weight.flip(0).permute(2, 1, 0)  # (E, D, K), oldest lag first
-    padded = F.pad(x.mT, (lag_weight.shape[0] - 1, 0))  # (B, D, K-1+T)
-    return F.conv1d(padded, kernel).mT
-
-
-def conv2d(x: Tensor, lag_weight: Tensor) -> Tensor:
-    """Ask the library's image convolution, on an image one row high.
-
-    Channels come last, which selects quicker kernels in float32; other types have none.
+    Backward lays them out again, so that no unfolded window outlives its product.
     """
-    layout = torch.channels_last if x.dtype == torch.float32 else torch.contiguous_format
-    kernel = lag_weight.flip(0).permute(2, 1, 0)[:, :, None].contiguous(memory_format=layout)
-    padded = F.pad(x, (0, 0, lag_weight.shape[0] - 1, 0)).mT[:, :, None]  # (B, D, 1, K-1+T)
-    return F.conv2d(padded.contiguous(memory_format=layout), kernel)[:, :, 0].mT
+    (batch, time, d_in), n_lags = x.shape, lag_weight.shape[0]
+    n_times = max(1, WINDOW_BYTES // (batch * n_lags * d_in * x.element_size()))
+
+    def products(start: int) -> Tensor:
+        first = max(0, start - n_lags + 1)
+        padded = F.pad(x[:, first : start + n_times], (0, 0, first - start + n_lags - 1, 0))
+        windows = padded.unfold(1, n_lags, 1).mT.flatten(2)  # (B, some T, K D), oldest lag first
+        return windows @ lag_weight.flip(0).flatten(0, 1)
+
+    starts = range(0, time, n_times)
+    if torch.is_grad_enabled():
+        return torch.cat([checkpoint(products, start, use_reentrant=False) for start in starts], 1)
+    return torch.cat([products(start) for start in starts], 1)
 
 
 def block_toeplitz(x: Tensor, lag_weight: Tensor) -> Tensor:
@@ -144,7 +104,7 @@ def block_toeplitz(x: Tensor, lag_weight: Tensor) -> Tensor:
     batch, time, d_in = x.shape
     n_lags, _, d_out = lag_weight.shape
     c = min(BLOCK, time)
-    lag, is_seen = block_lags(n_lags, c, device=x.device)  # (M, C, C)
+    lag, is_seen = _block_lags(n_lags, c, device=x.device)  # (M, C, C)
     matrices = lag_weight[lag] * is_seen[..., None, None]  # (M, C, C, D, E)
     matrices = matrices.transpose(2, 3).reshape(-1, c * d_in, c * d_out)
     blocks = F.pad(x, (0, 0, 0, -time % c)).view(batch, -1, c * d_in)
@@ -152,7 +112,33 @@ def block_toeplitz(x: Tensor, lag_weight: Tensor) -> Tensor:
     return y.reshape(batch, -1, d_out)[:, :time]
 
 
-def block_lags(n_lags: int, block: int, *, device: torch.device) -> tuple[Tensor, Tensor]:
+def vector_toeplitz(x: Tensor, lag_weight: Tensor) -> Tensor:
+    """Multiply blocks of time by small Toeplitz matrices, one set a channel."""
+    batch, time, d = x.shape
+    c = min(VECTOR_BLOCK, time)
+    lag, is_seen = _block_lags(lag_weight.shape[0], c, device=x.device)  # (M, C, C)
+    matrices = lag_weight.mT[:, lag] * is_seen  # (D, M, C, C)
+    blocks = F.pad(x, (0, 0, 0, -time % c)).view(batch, -1, c, d).permute(3, 1, 0, 2)
+    blocks = blocks.contiguous()  # (D, S, B, C)
+    n_blocks = blocks.shape[1]
+    total = blocks.new_zeros(blocks.shape)
+    for apart, matrix in enumerate(matrices[:, :n_blocks].unbind(1)):
+        reached = blocks[:, : n_blocks - apart].flatten(1, 2)  # (D, S' B, C)
+        term = torch.bmm(reached, matrix).view(d, -1, batch, c)
+        total = total + F.pad(term, (0, 0, 0, 0, apart, 0))
+    return total.permute(2, 1, 3, 0).reshape(batch, -1, d)[:, :time]
+
+
+def scalar_toeplitz(x: Tensor, lag_weight: Tensor) -> Tensor:
+    """One ``(time, time)`` lower-triangular Toeplitz matrix serves all channels."""
+    t = torch.arange(x.shape[1], device=x.device)
+    lag = t[:, None] - t
+    seen = (lag >= 0) & (lag < lag_weight.shape[0])
+    matrix = lag_weight[lag.clamp(0, lag_weight.shape[0] - 1)] * seen
+    return matrix @ x
+
+
+def _block_lags(n_lags: int, block: int, *, device: torch.device) -> tuple[Tensor, Tensor]:
     """Return which lag joins input s to output t of blocks m apart, and whether there is one.
 
     Shapes:

@@ -3,7 +3,7 @@
 import math
 
 from attnlab.errors import UnknownNameError
-from attnlab.mixers.convolution import depthwise, direct, fourier, staged
+from attnlab.mixers.convolution import direct, fourier, staged
 
 
 def method_flops(
@@ -28,18 +28,17 @@ def method_flops(
     Raises:
         UnknownNameError: No such method for these weights.
     """
-    d_out = d_in if d_out is None or ndim < 3 else d_out
-    n_lags = min(n_lags, time)
-    forms = {3: _DENSE, 2: _DEPTHWISE, 1: _SCALAR}[ndim]
+    d_out = d_in if d_out is None else d_out
+    forms = {3: _DENSE, 2: _VECTOR, 1: _SCALAR}[ndim]
     if method not in forms:
         step = "See list_methods(ndim)."
         raise UnknownNameError("convolution method", method, forms, next_step=step)
-    forward, both = forms[method](batch, time, n_lags, d_in, d_out)
+    forward, both = forms[method](batch, time, min(n_lags, time), d_in, d_out if ndim == 3 else 1)
     return round(both if training else forward)
 
 
 # Every form returns the operations of a forward pass, and of forward and backward together.
-# B = batch, T = time, K = lags, D and E = input and output width.
+# B = batch, T = time, K = lags, D and E = input and output width; E = 1 where channels do not mix.
 
 
 def _products(forward: float) -> tuple[float, float]:
@@ -69,8 +68,10 @@ def _windows(B: int, T: int, K: int, D: int, E: int) -> tuple[float, float]:
     return _products(2 * B * T * K * D * E)
 
 
-def _blocks(B: int, T: int, K: int, D: int, E: int) -> tuple[float, float]:
-    c = min(direct.BLOCK, T)
+def _blocks(
+    B: int, T: int, K: int, D: int, E: int, block: int = direct.BLOCK
+) -> tuple[float, float]:
+    c = min(block, T)
     n_blocks = -(-T // c)
     n_matrices = min(n_blocks, -(-(K + c - 1) // c))
     return _products(2 * B * _pairs(n_blocks, n_matrices) * c * c * D * E)
@@ -85,12 +86,9 @@ def _fft(B: int, T: int, K: int, D: int, E: int) -> tuple[float, float]:
     return _with_transforms(8 * (n // 2 + 1) * B * D * E, _transform(n) * (B * D + D * E + B * E))
 
 
-def _partitioned(B: int, T: int, K: int, D: int, E: int) -> tuple[float, float]:
-    c = fourier.SEGMENT
-    n_segments, n_kernels = -(-T // c), -(-K // c)
-    product = 8 * (c + 1) * _pairs(n_segments, n_kernels) * B * D * E
-    transforms = n_segments * B * (D + E) + n_kernels * D * E
-    return _with_transforms(product, _transform(2 * c) * transforms)
+def _vector_fft(B: int, T: int, K: int, D: int, E: int) -> tuple[float, float]:
+    n = fourier.fft_length(T, K)
+    return _with_transforms(6 * (n // 2 + 1) * B * D, _transform(n) * (2 * B * D + D))
 
 
 def _planes(B: int, T: int, K: int, D: int, E: int) -> tuple[float, float]:
@@ -113,46 +111,22 @@ def _staged(B: int, T: int, K: int, D: int, E: int) -> tuple[float, float]:
     return forward, forward + 2 * product + stages(T, B * (2 * D + E)) + 2 * stages(K, D * E)
 
 
-def _depthwise_lags(B: int, T: int, K: int, D: int, E: int) -> tuple[float, float]:
-    return _products(2 * B * _pairs(T, K) * D)
-
-
-def _depthwise_windows(B: int, T: int, K: int, D: int, E: int) -> tuple[float, float]:
-    return _products(2 * B * T * K * D)
-
-
-def _depthwise_blocks(B: int, T: int, K: int, D: int, E: int) -> tuple[float, float]:
-    c = min(depthwise.BLOCK, T)
-    n_blocks = -(-T // c)
-    n_matrices = min(n_blocks, -(-(K + c - 1) // c))
-    return _products(2 * B * _pairs(n_blocks, n_matrices) * c * c * D)
-
-
-def _depthwise_fft(B: int, T: int, K: int, D: int, E: int) -> tuple[float, float]:
-    n = fourier.fft_length(T, K)
-    return _with_transforms(6 * (n // 2 + 1) * B * D, _transform(n) * (2 * B * D + D))
-
-
-def _scalar_toeplitz(B: int, T: int, K: int, D: int, E: int) -> tuple[float, float]:
-    return _products(2 * B * T * T * D)
-
-
 _DENSE = {
     "lags": _lags,
     "grouped": _grouped,
     "im2col": _windows,
-    "conv1d": _windows,
-    "conv2d": _windows,
     "toeplitz": _blocks,
     "fft": _fft,
-    "partitioned": _partitioned,
     "planes": _planes,
     "staged": _staged,
 }
-_DEPTHWISE = {
-    "lags": _depthwise_lags,
-    "conv1d": _depthwise_windows,
-    "toeplitz": _depthwise_blocks,
-    "fft": _depthwise_fft,
+_VECTOR = {
+    "lags": _lags,
+    "toeplitz": lambda *sizes: _blocks(*sizes, block=direct.VECTOR_BLOCK),
+    "fft": _vector_fft,
 }
-_SCALAR = {"lags": _depthwise_lags, "toeplitz": _scalar_toeplitz, "fft": _depthwise_fft}
+_SCALAR = {
+    "lags": _lags,
+    "toeplitz": lambda B, T, K, D, E: _products(2 * B * T * T * D),
+    "fft": _vector_fft,
+}

@@ -1,13 +1,12 @@
-"""Dense causal convolution through frequencies: a convolution becomes one product each."""
+"""Causal convolution through frequencies: a convolution becomes one product each."""
 
 import math
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
-
-SEGMENT = 64  # tokens and lags a segment of the partitioned form
+from torch.autograd.function import once_differentiable
 
 
 def fft(x: Tensor, lag_weight: Tensor) -> Tensor:
@@ -23,24 +22,43 @@ def fft_length(time: int, n_lags: int) -> int:
     return 2 ** math.ceil(math.log2(max(time + n_lags - 1, 2)))
 
 
-def partitioned(x: Tensor, lag_weight: Tensor) -> Tensor:
-    """Cut signal and kernel into segments, convolve pairs by frequency, overlap and add."""
-    batch, time, d_in = x.shape
-    n_lags, _, d_out = lag_weight.shape
-    c, n = SEGMENT, 2 * SEGMENT
-    segments = F.pad(x, (0, 0, 0, -time % c)).view(batch, -1, c, d_in)
-    kernels = F.pad(lag_weight, (0, 0, 0, 0, 0, -n_lags % c)).view(-1, c, d_in, d_out)
-    signal = torch.fft.rfft(segments, n=n, dim=2).permute(2, 1, 0, 3)  # (F, S, B, D)
-    kernel = torch.fft.rfft(kernels, n=n, dim=1).transpose(0, 1)  # (F, M, D, E)
-    total = signal.new_zeros(*signal.shape[:3], d_out)
-    for apart, matrices in enumerate(kernel.unbind(1)):
-        reached = signal[:, : signal.shape[1] - apart].flatten(1, 2)  # (F, S' B, D)
-        term = torch.bmm(reached, matrices).view(signal.shape[0], -1, batch, d_out)
-        total = total + F.pad(term, (0, 0, 0, 0, apart, 0))
-    pieces = torch.fft.irfft(total, n=n, dim=0)  # (2C, S, B, E): each runs into the next segment
-    heads, tails = pieces.permute(2, 1, 0, 3).split(c, 2)  # (B, S, C, E)
-    y = heads + F.pad(tails[:, :-1], (0, 0, 0, 0, 1, 0))
-    return y.flatten(1, 2)[:, :time]
+def vector_fft(x: Tensor, lag_weight: Tensor) -> Tensor:
+    """Transform along contiguous time, multiply, transform back."""
+    return _FFT.apply(x, lag_weight)
+
+
+def scalar_fft(x: Tensor, lag_weight: Tensor) -> Tensor:
+    """Do the same with the same weights in every channel."""
+    return vector_fft(x, lag_weight[:, None].expand(-1, x.shape[-1]))
+
+
+class _FFT(torch.autograd.Function):
+    """Keeps both spectra; each gradient is one product with a conjugate spectrum."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, lag_weight: Tensor) -> Tensor:
+        """Return ``(batch, time, d)``."""
+        n = fft_length(x.shape[1], lag_weight.shape[0])
+        signal = torch.fft.rfft(x.mT.contiguous(), n=n)  # (B, D, F)
+        kernel = torch.fft.rfft(lag_weight.mT.contiguous(), n=n)  # (D, F)
+        ctx.save_for_backward(signal, kernel)
+        ctx.n, ctx.n_lags = n, lag_weight.shape[0]
+        return torch.fft.irfft(signal * kernel, n=n)[..., : x.shape[1]].mT
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        """Return the correlations of the gradient with the weights and with x."""
+        signal, kernel = ctx.saved_tensors
+        spectrum = torch.fft.rfft(grad.mT.contiguous(), n=ctx.n)
+        grad_x = grad_weight = None
+        if ctx.needs_input_grad[1]:
+            correlation = torch.linalg.vecdot(signal, spectrum, dim=0)  # conjugates the first
+            grad_weight = torch.fft.irfft(correlation, n=ctx.n)[:, : ctx.n_lags].mT
+        if ctx.needs_input_grad[0]:
+            product = spectrum.mul_(kernel.conj().resolve_conj())
+            grad_x = torch.fft.irfft(product, n=ctx.n)[..., : grad.shape[1]].mT
+        return grad_x, grad_weight
 
 
 def planes(x: Tensor, lag_weight: Tensor) -> Tensor:

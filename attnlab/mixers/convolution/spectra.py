@@ -2,6 +2,7 @@
 
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
+from functools import partial
 from threading import Lock
 from typing import Any
 
@@ -23,61 +24,49 @@ class SpectrumCache:
     """
 
     def __init__(self, *, max_entries: int = 2) -> None:
-        self.max_entries = max_entries
-        self._seen: tuple[Any, ...] | None = None
-        self._sample: Tensor | None = None
-        self._kept: OrderedDict[Hashable, Tensor] = OrderedDict()
-        self._lock = Lock()
+        self.max_entries, self._lock = max_entries, Lock()
+        self._seen: tuple[Any, ...] = ()
+        self._sample = torch.empty(0)
+        self._kept: OrderedDict[Hashable, Any] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._kept)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return partial(SpectrumCache, max_entries=self.max_entries), ()
 
     def get(
         self,
         key: Hashable,
         weight: Tensor,
-        transform: Callable[[Tensor], Tensor],
+        transform: Callable[[Tensor], Any],
         *,
         dtype: torch.dtype | None = None,
-    ) -> Tensor:
+    ) -> Any:
         """Return ``transform(weight)``, made now or kept from an earlier call.
 
         Args:
             key: What distinguishes transforms of the same weight, for example a length.
             dtype: Type the weight is cast to first; None leaves it.
         """
-        dtype = weight.dtype if dtype is None else dtype
+        key = key, weight.dtype if dtype is None else dtype
+        version = None if weight.is_inference() else weight._version
+        seen = (weight.data_ptr(), version, weight.shape, weight.dtype, weight.device)
+        sample = weight.detach().flatten()[:: max(1, weight.numel() // N_SAMPLES)]
         with self._lock:
-            self._forget_if_changed(weight)
-            if (key, dtype) not in self._kept:
+            if seen != self._seen or not torch.equal(sample, self._sample):
+                self._kept.clear()
+                self._seen, self._sample = seen, sample.clone()
+            if key not in self._kept:
                 with torch.no_grad():
-                    self._kept[key, dtype] = transform(weight.detach().to(dtype))
-            self._kept.move_to_end((key, dtype))
+                    self._kept[key] = transform(weight.detach().to(key[1]))
+            self._kept.move_to_end(key)
             while len(self._kept) > self.max_entries:
                 self._kept.popitem(last=False)
-            return self._kept[key, dtype]
+            return self._kept[key]
 
     def clear(self) -> None:
         """Forget everything."""
         with self._lock:
-            self._seen = self._sample = None
+            self._seen = ()
             self._kept.clear()
-
-    def _forget_if_changed(self, weight: Tensor) -> None:
-        version = None if weight.is_inference() else weight._version
-        seen = (weight.data_ptr(), version, weight.shape, weight.dtype, weight.device)
-        stride = max(1, weight.numel() // N_SAMPLES)
-        sample = weight.detach().flatten()[::stride]
-        if self._sample is None or seen != self._seen or not torch.equal(sample, self._sample):
-            self._kept.clear()
-            self._seen, self._sample = seen, sample.clone()
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> "SpectrumCache":
-        return SpectrumCache(max_entries=self.max_entries)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _empty_cache, (self.max_entries,)
-
-
-def _empty_cache(max_entries: int) -> SpectrumCache:
-    return SpectrumCache(max_entries=max_entries)
