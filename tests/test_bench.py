@@ -1,56 +1,31 @@
-"""The study of speed: races become records, auto is judged, targets are told, the command works."""
+"""The study of speed: races become records, auto is judged, the command tells and stores."""
 
 import functools
+import itertools
 import json
 import re
-from dataclasses import replace
 
 import pandas as pd
 import pytest
 import torch
 
 from attnlab.__main__ import main
-from attnlab.analysis.timing import Peaks, Timings, compare
-from attnlab.config import ModelConfig
+from attnlab.analysis.timing import Peaks, compare
+from attnlab.config import BOS, EOS, PAD, ModelConfig
 from attnlab.errors import AttnlabError, UnknownNameError
 from attnlab.mixers import build_mixer
-from attnlab.mixers.convolution import method_flops
+from attnlab.mixers.convolution import list_methods
 from attnlab.records import load_runs
-from attnlab.studies.attentionless import ARMS
-from attnlab.studies.speed import (
-    PARTS,
-    TARGETS,
-    Entrant,
-    Part,
-    Race,
-    SpeedPlan,
-    Target,
-    as_table,
-    core,
-    generation,
-    get_part,
-    judge_targets,
-    layers,
-    methods,
-    run_race,
-    run_races,
-    slow_choices,
-    target_sentences,
-    work,
-)
+from attnlab.studies import clock
+from attnlab.studies.clock import PARTS, Entrant, Race, SpeedPlan, Sum, as_table, run_race
 
-PEAKS = Peaks(
-    gemm_gflops=100.0,
-    gemm_onednn_gflops=None,
-    copy_gb_s=10.0,
-    rfft_gflops=5.0,
-    n_threads=1,
-)
+PEAKS = Peaks(gemm_gflops=100.0, copy_gb_s=10.0, rfft_gflops=5.0, n_threads=1)
+TRANSLATION = SpeedPlan(part="translation")
 
 
 def run_part(name, **options):
-    plan = SpeedPlan(part=name, scale="smoke", routes=("default",), **options)
-    return list(run_races(get_part(name), plan, peaks=PEAKS))
+    plan = SpeedPlan(part=name, **options)
+    return [r for race in PARTS[name][1](plan) for r in run_race(race, plan, peaks=PEAKS)]
 
 
 @pytest.fixture(scope="module")
@@ -63,10 +38,10 @@ def smoke():
 def test_every_part_ends_in_records_with_spread_peaks_and_sizes(smoke, name):
     assert smoke[name]
     for record in smoke[name]:
+        m = record.metrics
         assert record.experiment.startswith(f"speed/smoke/{name}/")
-        assert 0 < record.metrics["low_ms"] <= record.metrics["median_ms"]
-        assert record.metrics["median_ms"] <= record.metrics["high_ms"]
-        assert record.metrics["machine_gemm_gflops"] == 100.0
+        assert 0 < m["low_ms"] <= m["median_ms"] <= m["high_ms"]
+        assert m["machine_gemm_gflops"] == m["machine_top_gemm_gflops"] == 100.0
         assert len(record.details["samples_ms"]) == record.config["repeats"] == 5
         assert {"batch", "route", "threads", "device", "keeps_pages", "work"} <= set(record.config)
         json.dumps(record.config)
@@ -78,21 +53,28 @@ def test_no_two_records_of_a_series_are_the_same_point(smoke):
     assert len(points) == len(set(points))
 
 
-def test_rounds_are_interleaved(smoke):
+def test_rounds_are_interleaved_in_an_order_that_the_series_decides(smoke):
     race = [r for r in smoke["prefill"] if r.experiment == smoke["prefill"][0].experiment]
     turns = list(zip(*(record.details["turns"] for record in race), strict=True))
     assert all(sorted(turn) == list(range(len(race))) for turn in turns)
     assert len(set(turns)) > 1
+    orders = [
+        [record.details["turns"] for record in records]
+        for records in (smoke["prefill"], run_part("prefill"), run_part("prefill", seed=1))
+    ]
+    assert orders[0] == orders[1] != orders[2]
 
 
-def test_attention_is_the_opponent_and_one_times_itself(smoke):
-    for name in ("mixers", "training", "prefill", "generation"):
-        for record in smoke[name]:
-            m = record.metrics
-            low, high = m["ratio_to_attention_low"], m["ratio_to_attention_high"]
-            assert low <= m["ratio_to_attention"] <= high
-            if record.variant == "attention":
-                assert (low, high) == (1.0, 1.0)
+@pytest.mark.parametrize("name", ["mixers", "training", "prefill", "generation", "translation"])
+def test_the_opponent_is_one_times_itself(smoke, name):
+    opponent = "teacher" if name == "translation" else "attention"
+    for record in smoke[name]:
+        low, ratio, high = (
+            record.metrics[f"ratio_to_{opponent}{e}"] for e in ("_low", "", "_high")
+        )
+        assert low <= ratio <= high
+        if record.variant == opponent:
+            assert (low, high) == (1.0, 1.0)
 
 
 def test_training_is_also_held_against_the_plain_lag_loop(smoke):
@@ -107,430 +89,279 @@ def test_training_is_also_held_against_the_plain_lag_loop(smoke):
 def test_every_translator_says_its_weights_and_its_work(smoke):
     table = as_table(smoke["translation"]).set_index("variant")
     teacher = table.loc["teacher"].iloc[0]
-    assert set(table.index) <= {"teacher", *ARMS}
+    assert set(table.index) == {"teacher", *clock.ARMS}
     assert teacher["n_stand_in_weights"] == 0
     taken = table["n_weights"] - table["n_stand_in_weights"] + table["n_replaced_weights"]
     assert (taken == teacher["n_weights"]).all()
     assert (table.groupby("variant")["work_gflop"].nunique() == 1).all()
     assert set(table["config.work"]) == {"forced", "greedy"}
     assert set(table.loc[table["config.work"] == "greedy", "config.batch"]) == {1, 3}
-    assert (table.loc["teacher", "ratio_to_teacher"] == 1.0).all()
 
 
 def test_every_method_is_raced_by_name_beside_auto(smoke):
     raced = {r.variant for r in smoke["methods"]}
-    left_out = {m for r in smoke["methods"] for m in r.config["left_out"].split(",")}
-    for ndim, whose in ((3, "she"), (2, "we"), (1, "extractor")):
-        for method in (*methods.list_methods(ndim), "auto"):
-            assert f"{whose}/{method}" in raced or method in left_out
+    for extract, whose in clock.WHOSE.items():
+        methods = list_methods(clock.NDIM[extract])
+        assert {f"{whose}/{method}" for method in (*methods, "auto")} <= raced
     for record in smoke["methods"]:
-        if record.variant.endswith("/auto"):
-            assert record.config["method"] in methods.list_methods(
-                methods.NDIM[record.config["extract"]]
-            )
-
-
-def test_series_of_the_same_seed_draw_the_same_order():
-    first, again, other = (run_part("prefill", seed=seed) for seed in (1, 1, 2))
-    turns = [[r.details["turns"] for r in records] for records in (first, again, other)]
-    assert turns[0] == turns[1] != turns[2]
+        chosen = record.config["method"]
+        assert chosen in list_methods(clock.NDIM[record.config["extract"]])
+        assert chosen == record.variant.rpartition("/")[2] or record.variant.endswith("/auto")
+        assert record.metrics["ratio_to_best"] > 0
 
 
 def test_records_load_as_one_table_with_their_sizes(smoke, tmp_path):
     for record in smoke["mixers"]:
-        record.append_to(core.run_file(tmp_path))
-    loaded = load_runs("speed/smoke/mixers/", path=core.run_file(tmp_path))
+        record.append_to(clock.run_file(tmp_path))
+    loaded = load_runs("speed/smoke/mixers/", path=clock.run_file(tmp_path))
     table = as_table(smoke["mixers"])
-    assert len(loaded) == len(table)
-    for column in ("config.time", "config.route", "median_ms", "ratio_to_attention"):
-        assert loaded[column].tolist() == pytest.approx(table[column].tolist()) or (
-            loaded[column].tolist() == table[column].tolist()
-        )
-
-
-def race_of(samples, *, opponents=("attention",)):
-    """Return the ratios that a race of known times records, by candidate."""
-    timings = Timings(
-        samples_ms={k: tuple(v) for k, v in samples.items()},
-        order=(),
-        n_calls=dict.fromkeys(samples, 1),
-        n_warmup=1,
-        n_threads=1,
-        device="cpu",
-    )
-    race = Race(point="x", sizes={}, entrants={}, opponents=opponents, n_tokens=1)
-    return {
-        key: core._ratios(key, route=key.rpartition("@")[2], race=race, timings=timings)
-        for key in samples
-    }
-
-
-def test_a_ratio_on_another_route_meets_the_opponent_where_that_is_faster():
-    ratios = race_of(
-        {
-            "attention@default": [2.0] * 5,
-            "attention@onednn": [4.0] * 5,
-            "she@default": [6.0] * 5,
-            "she@onednn": [3.0] * 5,
-        }
-    )
-    assert ratios["she@default"]["ratio_to_attention"] == 3.0
-    assert ratios["she@onednn"]["ratio_to_attention"] == 1.5  # not 3 / 4
-    ratios = race_of(
-        {
-            "attention@default": [4.0] * 5,
-            "attention@onednn": [2.0] * 5,
-            "she@default": [6.0] * 5,
-            "she@onednn": [3.0] * 5,
-        }
-    )
-    assert ratios["she@default"]["ratio_to_attention"] == 1.5  # not 6 / 2: as installed
-    assert ratios["she@onednn"]["ratio_to_attention"] == 1.5
-
-
-def test_the_best_method_is_never_auto_itself():
-    samples = {"she/lags@default": [4.0] * 5, "she/auto@default": [2.0] * 5}
-    ratios = race_of(samples, opponents=(core.BEST,))
-    assert ratios["she/auto@default"]["ratio_to_best"] == 0.5
+    columns = ["config.time", "config.route", "median_ms", "ratio_to_attention"]
+    pd.testing.assert_frame_equal(loaded[columns], table[columns])
 
 
 @pytest.fixture
 def naps(monkeypatch):
-    """Return a maker of parts with one race of programs whose seconds are known exactly."""
+    """Put a part in the bench with one race of programs whose seconds are known exactly."""
     now = [0.0]
     exact = functools.partial(compare, clock=lambda: now[0])
-    monkeypatch.setattr(core, "compare", exact)
+    monkeypatch.setattr(clock, "compare", exact)
 
-    def entrant(seconds, flops):
+    def entrant(seconds):
         def call():
             now[0] += seconds
 
-        return Entrant(call=call, flops=flops, n_pieces=2, config={"method": "lags"})
+        return Entrant(call=call, flops=3 * 10**7, n_pieces=2, config={"method": "lags"})
 
-    def make(*, flops=None, **seconds):
-        def races(plan):
-            entrants = {n: functools.partial(entrant, s, flops) for n, s in seconds.items()}
-            yield Race(point="nap", sizes={"work": "nap"}, entrants=entrants, n_tokens=6)
-
-        return Part(name="naps", summary="pass time", races=races)
+    def make(*opponents, name="naps", **seconds):
+        entrants = {n.replace("_", "/"): functools.partial(entrant, s) for n, s in seconds.items()}
+        race = Race(
+            point="nap", sizes={"work": "nap"}, entrants=entrants, opponents=opponents, n_tokens=6
+        )
+        monkeypatch.setitem(PARTS, name, ("pass time", lambda plan: iter([race])))
 
     return make
 
 
 def test_known_durations_give_known_ratios_and_shares(naps):
-    plan = SpeedPlan(part="naps", scale="smoke", routes=("default",))
-    part = naps(attention=0.004, she=0.012, flops=3 * 10**7)
-    records = {r.variant: r for r in run_races(part, plan, peaks=PEAKS)}
+    naps("attention", "she/lags", "absent", attention=0.004, she=0.012, she_lags=0.024)
+    records = {r.variant: r for r in run_part("naps")}
     she = records["she"].metrics
     assert she["median_ms"] == pytest.approx(6.0)  # two pieces in a call
-    assert she["ratio_to_attention"] == pytest.approx(3.0)
+    assert (she["ratio_to_attention"], she["ratio_to_lags"]) == pytest.approx((3.0, 0.5))
+    assert "ratio_to_absent" not in she
     assert she["tokens_per_s"] == pytest.approx(1000.0)  # 6 tokens in 6 ms
     assert she["gflop_per_s"] == pytest.approx(5.0)  # 0.03 GFLOP in 6 ms
     assert she["roofline_fraction"] == pytest.approx(0.05)  # of 100
     assert records["she"].seconds == pytest.approx(5 * 0.012)
 
 
-def test_threads_are_pinned_while_a_part_runs():
-    before = torch.get_num_threads()
-    seen = []
-
-    def races(plan):
-        def entrant():
-            return Entrant(call=lambda: seen.append(torch.get_num_threads()))
-
-        yield Race(point="x", sizes={}, entrants={"attention": entrant}, n_tokens=1)
-
-    plan = SpeedPlan(part="x", scale="smoke", n_threads=before + 1, routes=("default",))
-    (record,) = run_races(Part(name="x", summary="", races=races), plan, peaks=PEAKS)
-    assert set(seen) == {before + 1}
-    assert record.environment["threads"] == str(before + 1)
-    assert torch.get_num_threads() == before
+def test_the_best_is_the_fastest_that_chooses_nothing(naps):
+    naps(clock.BEST, she_auto=0.001, she_fft=0.002, she_lags=0.003)
+    ratios = {r.variant: r.metrics["ratio_to_best"] for r in run_part("naps")}
+    assert ratios == pytest.approx({"she/auto": 0.5, "she/fft": 1.0, "she/lags": 1.5})
 
 
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"scale": "huge"}, "No scale is called 'huge'"),
-        ({"routes": ("mkl",)}, "No product route is called 'mkl'"),
-        ({"routes": ()}, "routes is empty"),
+        ({"part": "mixer"}, "Did you mean 'mixers'"),
+        ({"part": "mixers", "scale": "huge"}, "No scale is called 'huge'"),
     ],
 )
 def test_a_plan_that_cannot_be_measured_is_refused(options, words):
-    with pytest.raises(AttnlabError, match=words):
-        SpeedPlan(part="mixers", **options)
+    with pytest.raises(UnknownNameError, match=words):
+        SpeedPlan(**options)
 
 
-def test_too_few_rounds_are_refused_before_anything_is_recorded():
-    with pytest.raises(AttnlabError, match="repeats=3"):
-        run_part("prefill", repeats=3)
-    with pytest.raises(UnknownNameError, match="Did you mean 'mixers'"):
-        get_part("mixer")
+# What is timed
 
 
-def test_an_inexact_route_is_left_out(monkeypatch):
-    monkeypatch.setattr(core, "onednn_is_exact", lambda: False)
-    assert SpeedPlan(part="mixers").usable_routes == ("default",)
-    assert SpeedPlan(part="mixers", routes=("onednn",)).usable_routes == ("default",)
-    monkeypatch.setattr(core, "onednn_is_exact", lambda: True)
-    assert SpeedPlan(part="mixers").usable_routes == ("default", "onednn")
-    assert SpeedPlan(part="mixers", device="cuda").usable_routes == ("default",)
+def test_operations_of_a_layer_are_those_of_its_matrix_products():
+    batch, time, d = 3, 7, 8
+    sizes = {"batch": batch, "time": time, "d_model": d}
+    plan = SpeedPlan(part="mixers")
+    maps, scores = 4 * 2 * batch * time * d * d, 2 * 2 * batch * time * time * d
+    for work, factor in (("forward", 1), ("training", 3), ("inference", 1)):
+        entrant = clock.layer_entrant("attention", plan=plan, work=work, **sizes)
+        assert entrant.flops == factor * (maps + scores)
 
 
-def test_operations_of_a_layer_are_those_of_its_maps_and_its_sum():
-    batch, time, d = 3, 7, 5
-    attention = build_mixer("attention", d_model=d, context_len=time)
-    # four maps of 2 B T d^2, then scores and mixture of 2 B P d each, P = 7 * 8 / 2
-    forward = 4 * 2 * batch * time * d * d + 2 * 2 * batch * 28 * d
-    count = work.layer_flops
-    assert count(attention, batch=batch, time=time, work="forward") == forward
-    she = build_mixer("she", d_model=d, context_len=time, method="lags")
-    sizes = {"batch": batch, "time": time, "n_lags": time, "d_in": d}
-    core_flops = method_flops("lags", ndim=3, **sizes, training=True)
-    both = 3 * 2 * 2 * batch * time * d * d + core_flops
-    assert count(she, batch=batch, time=time, work="training") == both
-    identity = build_mixer("identity", d_model=d, context_len=time)
-    assert count(identity, batch=batch, time=time, work="forward") is None
+def test_backward_takes_two_products_for_each_of_the_forward_pass():
+    weight, x = torch.ones(5, 7, requires_grad=True), torch.ones(3, 5, requires_grad=True)
+    forward = clock.counted_flops(lambda: x @ weight)
+    assert forward == 2 * 3 * 5 * 7
+    assert clock.counted_flops(lambda: (x @ weight).sum().backward()) == 3 * forward
 
 
-def test_kept_transforms_are_not_counted_as_done():
-    she = build_mixer("she", d_model=4, context_len=8, method="fft")
-    assert work.layer_flops(she, batch=1, time=8, work="inference") is None
-    assert work.layer_flops(she, batch=1, time=8, work="forward") > 0
-    frozen = methods.Sum(extract="matrix", work="frozen", batch=1, time=8, d_model=4)
-    assert frozen.flops("staged") is None
-    assert frozen.flops("lags") > 0
-
-
-def test_passes_compute_what_they_are_called():
-    layer = build_mixer("he", d_model=4, context_len=6)
-    x = work.noise(2, 6, 4, seed=0, device="cpu")
-    assert work.forward_pass(layer, x)().requires_grad
-    gradients = work.training_pass(layer, x, weights=layer.parameters())()
-    assert [g.shape for g in gradients[1:]] == [w.shape for w in layer.parameters()]
-    assert not work.inference_pass(layer, x)().requires_grad
-    half = work.training_pass(work.in_precision(layer, "bf16"), x, weights=layer.parameters())()
-    torch.testing.assert_close(half[0], gradients[0], rtol=0.1, atol=0.1)
-    assert not torch.equal(half[0], gradients[0])
+def test_a_layer_runs_as_its_work_says():
+    plan, sizes = SpeedPlan(part="mixers"), {"batch": 2, "time": 4, "d_model": 4}
+    forward, training, inference = (
+        clock.layer_entrant("he", plan=plan, work=work, **sizes)
+        for work in ("forward", "training", "inference")
+    )
+    assert forward.call().requires_grad
+    assert not inference.call().requires_grad
+    gradients = training.call()
+    shapes = [weight.shape for weight in build_mixer("he", d_model=4, context_len=4).parameters()]
+    assert [g.shape for g in gradients] == [(2, 4, 4), *shapes]
+    assert training.memory["saved_mib"] > 0
 
 
 def test_a_training_step_trains():
     sizes = {"vocab_size": 11, "d_model": 8, "context_len": 5, "n_layers": 1}
-    model = work.build_model("she/lags", sizes=sizes, seed=0, device="cpu")
+    plan = SpeedPlan(part="training")
+    model = clock.build_model("she/lags", plan, **sizes)
     assert model.config == ModelConfig(mixer="she", mixer_options={"method": "lags"}, **sizes)
     before = model.head.weight.detach().clone()
-    work.training_step(model, batch=2, precision="fp32", seed=0, device="cpu")()
+    clock.training_step(model, plan, batch=2)()
     assert not torch.equal(before, model.head.weight)
 
 
 @pytest.mark.parametrize("name", ["attention", "she", "me"])
 def test_generation_is_timed_with_a_full_context(name):
-    layer = build_mixer(name, d_model=4, context_len=6)
-    state = generation.full_state(layer, batch=2, options={}, seed=0, device="cpu")
+    plan = SpeedPlan(part="generation")
+    entrant = clock.stream_entrant(name, plan=plan, batch=2, context_len=6, d_model=4)
+    state = entrant.call()
     parts = state if isinstance(state, tuple) else (state,)
-    assert all(part.n_seen == 6 for part in parts)
+    assert entrant.n_pieces == 6
+    assert all(part.n_seen == 6 + 6 for part in parts)
 
 
 def test_tiles_are_timed_over_a_whole_period():
-    layer = build_mixer("he", d_model=4, context_len=300)
-    options = {"streaming": "tiles"}
-    state = generation.full_state(layer, batch=1, options=options, seed=0, device="cpu")
-    assert generation.period_of(state, context_len=300) == state.tiling.largest
-    ring = generation.full_state(
-        layer, batch=1, options={"streaming": "ring"}, seed=0, device="cpu"
-    )
-    assert generation.period_of(ring, context_len=300) == generation.RING_TOKENS
+    plan, sizes = SpeedPlan(part="generation"), {"batch": 1, "context_len": 300, "d_model": 4}
+    tiles = clock.stream_entrant("he/tiles", plan=plan, **sizes)
+    assert tiles.n_pieces == tiles.call().tiling.largest
+    assert tiles.config == {"streaming": "tiles"}
+    ring = clock.stream_entrant("he/ring", plan=plan, **sizes)
+    assert (ring.n_pieces, ring.config["streaming"]) == (clock.RING_TOKENS, "ring")
 
 
-def test_a_model_stream_goes_on_after_its_context_is_full():
-    sizes = {"vocab_size": 11, "d_model": 8, "context_len": 5, "n_layers": 1}
-    model = work.build_model("attention", sizes=sizes, seed=0, device="cpu")
-    call = generation.stream(model, batch=2, plan=SpeedPlan(part="generation"))
-    call()
-    call()
+def test_methods_far_from_the_best_are_left_out():
+    large = Sum(extract="matrix", work="training", batch=16, time=2048, d_model=128)
+    assert "toeplitz" not in large.near_methods()
+    assert "staged" in large.near_methods()
+    assert "toeplitz" in large.race(SpeedPlan(part="methods")).sizes["left_out"].split(",")
+    small = Sum(extract="matrix", work="training", batch=1, time=8, d_model=4)
+    assert small.near_methods() == list(list_methods(3))
 
 
-def test_methods_far_from_the_best_are_left_out(monkeypatch):
-    for kind in ("training", "frozen"):
-        what = methods.Sum(extract="matrix", work=kind, batch=16, time=2048, d_model=128)
-        assert "conv1d" not in methods.near_in_operations(what)
-        assert "staged" in methods.near_in_operations(what)
-    small = methods.Sum(extract="matrix", work="training", batch=1, time=8, d_model=4)
-    assert methods.near_in_operations(small) == list(methods.list_methods(3))
-    seconds = {"fast": 1.0, "slow": 21.0, "fair": 19.0, "auto": 50.0}
-    monkeypatch.setattr(methods, "_second_call_seconds", lambda call: seconds[call])
-    assert methods.near_in_time({name: name for name in seconds}) == ["fast", "fair", "auto"]
+@pytest.mark.parametrize("variant", ["teacher", *clock.ARMS])
+def test_token_by_token_is_the_teacher_forced_pass_and_never_ends(variant):
+    model = clock.build_translator(TRANSLATION)
+    clock.substitute(model, clock.build_stand_ins(variant, model, seed=0))
+    source, _ = clock.random_pairs(TRANSLATION)
+    written = clock.write_greedily(model, source, n_tokens=5)
+    assert written.shape == (3, 5)
+    read = torch.cat([torch.full((3, 1), BOS), written[:, :-1]], 1)
+    with torch.no_grad():
+        logits = model(source, read)
+    logits[..., [PAD, BOS, EOS]] = -torch.inf
+    assert torch.equal(logits.argmax(-1), written)
 
 
-def choices(**ratios):
-    return pd.DataFrame(
-        {
-            "experiment": f"speed/smoke/methods/{point}/default-1-threads",
-            "variant": "she/auto",
-            "ratio_to_best": ratio,
-            "config.part": "methods",
-            "config.method": "lags",
-        }
-        for point, ratio in ratios.items()
-    )
+def test_a_sentence_is_written_to_its_full_length_though_its_end_is_likeliest():
+    model = clock.build_translator(TRANSLATION)
+    source, _ = clock.random_pairs(TRANSLATION)
+
+    def ends_at_once(token, state):
+        logits = torch.zeros(len(token), clock.translator_sizes("smoke")["vocab_size"])
+        logits[:, EOS] = 1.0
+        return logits, state
+
+    model.step = ends_at_once
+    written = clock.write_greedily(model, source, n_tokens=4)
+    assert written.shape == (3, 4)
+    assert not (written == EOS).any()
+
+
+def test_operations_of_the_teacher_are_those_of_the_closed_form():
+    sizes, time = clock.translator_sizes("smoke"), 5
+    d, d_ff, n = (sizes[name] for name in ("d_model", "d_ff", "n_layers"))
+    maps = n * (4 * d * d + 2 * d * d_ff) + n * (8 * d * d + 2 * d * d_ff)
+    products = time * (maps + d * sizes["vocab_size"]) + 3 * n * 2 * time * time * d
+    entrant = clock.sentence_entrant("teacher", plan=TRANSLATION, work="forced", batch=3)
+    assert entrant.flops == 2 * products
+
+
+def test_what_is_translated_is_as_large_as_in_the_study():
+    expected = {"vocab_size": 6004, "d_model": 128, "n_heads": 8, "n_layers": 3, "d_ff": 512}
+    assert clock.translator_sizes("paper") == {**expected, "max_len": 32}
+    pairs = itertools.pairwise(map(clock.translator_sizes, ("smoke", "classroom", "paper")))
+    assert all(small["d_model"] < large["d_model"] for small, large in pairs)
 
 
 def test_a_choice_over_the_tolerance_is_found():
-    slow = slow_choices(choices(a=1.25, b=1.26, c=0.9))
+    rows = [(f"speed/smoke/methods/{n}/default-1-threads", r) for n, r in
+            (("a", 1.25), ("b", 1.26), ("c", 0.9))]  # fmt: skip
+    table = pd.DataFrame(rows, columns=["experiment", "ratio_to_best"])
+    table = table.assign(variant="she/auto", **{"config.part": "methods"})
+    slow = clock.slow_choices(table)
     assert [e.split("/")[3] for e in slow["experiment"]] == ["b"]
     with pytest.raises(AttnlabError, match="run the part methods"):
-        slow_choices(choices(a=1.0).assign(variant="she/lags"))
+        clock.slow_choices(table.assign(variant="she/lags"))
 
 
-def row_of(config=None, **metrics):
-    """Return a record of SHE in part mixers as a table row; ``config`` says what is different."""
-    sizes = {"part": "mixers", "work": "training", "batch": 16, "time": 512, "d_model": 128}
-    sizes |= {"route": "default", "threads": 2} | (config or {})
-    values = {"variant": "she", "median_ms": 1.0, "ratio_to_attention": 1.0} | metrics
-    return values | {f"config.{name}": value for name, value in sizes.items()}
-
-
-def stream_of(context_len, **metrics):
-    config = {"part": "generation", "work": "layer", "context_len": context_len}
-    return row_of(config, **metrics)
-
-
-def sentences(*rows):
-    return target_sentences(judge_targets(pd.DataFrame(rows)))
-
-
-def test_a_target_is_told_as_reached_or_missed_with_both_numbers():
-    (words,) = sentences(row_of(ratio_to_attention=0.97))
-    assert "SHE forward and backward over attention's, T = 512, batch 16: reached (0.97" in words
-    assert "wanted at most 1;" in words
-    assert "threads 2" in words
-    (words,) = sentences(row_of(ratio_to_attention=1.44))
-    assert "missed (got 1.44, wanted at most 1" in words
-
-
-def test_a_speed_is_one_over_the_ratio_of_times():
-    words = sentences(stream_of(2048, ratio_to_attention=0.125))
-    assert any("tokens per second of SHE" in w and "reached (8," in w for w in words)
-
-
-def test_growth_divides_two_contexts_of_the_same_route():
-    rows = [stream_of(512, median_ms=1.0), stream_of(2048, median_ms=2.0)]
-    (growth,) = [w for w in sentences(*rows) if "context 2048 over 512" in w]
-    assert "missed (got 2, wanted at most 1.6" in growth
-    rows[0]["config.route"] = "onednn"
-    assert not [w for w in sentences(*rows) if "context 2048 over 512" in w]
-
-
-def test_the_route_that_suits_the_variant_and_the_last_series_count():
-    rows = [
-        row_of(median_ms=3.0, ratio_to_attention=3.0),
-        row_of(median_ms=2.0, ratio_to_attention=2.0),
-        row_of({"route": "onednn"}, ratio_to_attention=0.9),
-    ]
-    (words,) = sentences(*rows)
-    assert "reached (0.9" in words
-    assert "route onednn" in words
-    (words,) = sentences(*rows[:2])
-    assert "got 2" in words
-
-
-def test_what_was_not_measured_is_not_judged():
-    assert not len(judge_targets(pd.DataFrame([row_of({"time": 64})])))
-    assert not len(judge_targets(pd.DataFrame()))
-
-
-def test_every_target_can_be_found_in_records_that_measure_it():
-    for target in TARGETS:
-        assert (target.at_most is None) != (target.at_least is None)
-        assert target.part in PARTS
-        rows = []
-        for where in filter(None, (target.where, target.over)):
-            values = {f"config.{name}": value for name, value in where.items()}
-            row = {"config.part": target.part, "variant": target.variant, "median_ms": 1.0}
-            row |= {"config.route": "default", "config.threads": 1, target.metric: 1.0}
-            rows.append(row | values)
-        judged = judge_targets(pd.DataFrame(rows), targets=(target,))
-        assert judged["value"].tolist() == [1.0]
-
-
-def test_every_target_is_measured_at_the_largest_scale():
-    points = {
-        name: [race.sizes for race in part.races(SpeedPlan(part=name, scale="paper"))]
-        for name, part in PARTS.items()
-        if name != "methods"
-    }
-    for target in TARGETS:
-        for where in filter(None, (target.where, target.over)):
-            assert any(where.items() <= dict(sizes).items() for sizes in points[target.part])
-
-
-def test_a_limit_is_kept_on_its_own_side():
-    here = {"says": "x", "part": "mixers", "variant": "she", "where": {}}
-    assert Target(**here, at_most=2.0).is_kept(2.0)
-    assert not Target(**here, at_most=2.0).is_kept(2.1)
-    assert Target(**here, at_least=2.0).is_kept(2.0)
-    assert not Target(**here, at_least=2.0).is_kept(1.9)
+# The command
 
 
 @pytest.fixture
 def quick(monkeypatch):
     """Make the command's own measurements of the machine quick, and its numbers known."""
-    monkeypatch.setattr("attnlab.analysis.timing.machine_peaks", lambda **_: PEAKS)
-    monkeypatch.setattr("attnlab.training.speed.keep_pages", lambda: True)
+    monkeypatch.setattr(clock, "machine_peaks", lambda **_: PEAKS)
+    monkeypatch.setattr(clock, "keep_pages", lambda: True)
+
+
+def bench(*words):
+    return main(["bench", *words, "--scale", "smoke", "--threads", "1"])
 
 
 def test_bench_prints_ratios_with_spread_and_stores_nothing_unasked(
     capsys, quick, monkeypatch, tmp_path
 ):
-    monkeypatch.setattr("attnlab.records.RUNS", tmp_path)
-    assert main(["bench", "prefill", "--scale", "smoke", "--threads", "1"]) == 0
+    monkeypatch.setattr("attnlab.paths.RUNS", tmp_path)
+    assert bench("prefill") == 0
     text = capsys.readouterr().out
     assert "matrix products 100 GFLOP/s; copy 10 GB/s" in text
     assert "to attention" in text
-    assert re.search(r"she +\w+ +default +[\d.]+ +[\d.e-]+ to [\d.e-]+ +[\d.]+ \(", text)
+    assert re.search(r"she +\w+ +[\d.]+ +[\d.e-]+ to [\d.e-]+ +[\d.]+ \(", text)
     assert "appended" not in text
     assert not list(tmp_path.iterdir())
+    assert bench("prefill", "--record") == 0
+    assert [file.name for file in tmp_path.iterdir()] == ["speed.jsonl"]
 
 
 def test_bench_records_each_series_under_the_next_number(capsys, quick, tmp_path):
-    words = ["bench", "prefill", "--scale", "smoke", "--threads", "1", "--stock"]
     for _ in range(2):
-        assert main([*words, "--out", str(tmp_path)]) == 0
+        assert bench("prefill", "--out", str(tmp_path)) == 0
     table = load_runs("speed/smoke/prefill/", path=tmp_path / "speed.jsonl")
     assert sorted(table["seed"].unique()) == [0, 1]
-    assert not table["config.keeps_pages"].any()
-    assert set(table["config.route"]) == {"default"}
+    assert table["config.keeps_pages"].all()
     assert not table.duplicated(["experiment", "variant", "seed"]).any()
     assert f"{len(table) // 2} records appended" in capsys.readouterr().out
 
 
-def test_bench_record_goes_to_the_runs_of_the_workbook(quick, monkeypatch, tmp_path):
-    monkeypatch.setattr("attnlab.records.RUNS", tmp_path)
-    assert main(["bench", "prefill", "--scale", "smoke", "--threads", "1", "--record"]) == 0
-    assert (tmp_path / "speed.jsonl").exists()
+def test_bench_pins_its_threads_and_says_when_other_programs_are_running(
+    capsys, quick, naps, monkeypatch
+):
+    naps("attention", attention=1e-3)
+    before, seen, loads = torch.get_num_threads(), [], {0.1: False, 99.0: True, None: False}
+    for load, is_told in loads.items():
 
+        def load_average(load=load):
+            seen.append(torch.get_num_threads())
+            return load
 
-def test_bench_says_when_other_programs_are_running(capsys, quick, monkeypatch):
-    words = ["bench", "prefill", "--scale", "smoke", "--threads", "1", "--stock"]
-    for load, is_told in ((0.1, False), (99.0, True), (None, False)):
-        monkeypatch.setattr("attnlab.studies.speed.load_average", lambda load=load: load)
-        assert main(words) == 0
+        monkeypatch.setattr(clock, "load_average", load_average)
+        assert main(["bench", "naps", "--scale", "smoke", "--threads", str(before + 1)]) == 0
         assert ("Other programs are running" in capsys.readouterr().out) == is_told
+    assert set(seen) == {before + 1}
+    assert torch.get_num_threads() == before
 
 
-@pytest.mark.parametrize(("ratio", "code"), [(1.2, 0), (1.3, 1)])
-def test_check_fails_exactly_where_auto_is_too_slow(capsys, quick, naps, monkeypatch, ratio, code):
-    part = naps(attention=1e-3)
-
-    def judged(race, plan, *, peaks):
-        for record in run_race(race, plan, peaks=peaks):
-            names = ("ratio_to_best", "ratio_to_best_low", "ratio_to_best_high")
-            record.metrics.update(dict.fromkeys(names, ratio))
-            yield type(record)(**{**vars(record), "variant": "she/auto"})
-
-    monkeypatch.setattr("attnlab.studies.speed.run_race", judged)
-    monkeypatch.setattr("attnlab.studies.speed.get_part", lambda _: replace(part, name="methods"))
-    words = ["bench", "methods", "--scale", "smoke", "--threads", "1", "--check", "--stock"]
-    assert main(words) == code
+@pytest.mark.parametrize(("seconds", "code"), [(1.2e-3, 0), (1.3e-3, 1)])
+def test_check_fails_exactly_where_auto_is_too_slow(capsys, quick, naps, seconds, code):
+    naps(clock.BEST, name="methods", she_auto=seconds, she_lags=1e-3)
+    assert bench("methods", "--check") == code
     captured = capsys.readouterr()
     assert ("within 1.25 times" in captured.out) == (code == 0)
     assert ("1.30 times the best" in captured.err) == (code == 1)
@@ -544,9 +375,11 @@ def test_check_fails_exactly_where_auto_is_too_slow(capsys, quick, naps, monkeyp
         (["mixers", "--scale", "huge"], "No scale"),
         (["prefill", "--scale", "smoke", "--repeats", "2"], "repeats=2"),
         (["prefill", "--scale", "smoke", "--threads", "0"], "threads=0"),
+        (["prefill", "--device", "cuda"], "no graphics card"),
     ],
 )
-def test_bench_says_what_it_cannot_do(capsys, quick, words, answer):
+def test_bench_says_what_it_cannot_do(capsys, quick, monkeypatch, words, answer):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert main(["bench", *words]) == 1
     assert answer in capsys.readouterr().err
 
@@ -558,13 +391,10 @@ def test_bench_names_every_part(capsys):
     assert all(name in text for name in PARTS)
 
 
-def test_bench_needs_the_device_it_is_told_to_use(capsys, quick, monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert main(["bench", "prefill", "--device", "cuda"]) == 1
-    assert "no graphics card" in capsys.readouterr().err
-
-
 def test_on_cuda_every_layer_also_runs_compiled():
-    names = layers.variants(SpeedPlan(part="mixers", device="cuda"))
-    assert "she/compiled" in names
-    assert layers.variants(SpeedPlan(part="mixers")) == layers.MIXERS
+    names = {
+        device: set(clock.layer_race(plan, work="forward", batch=1, time=2, d_model=4).entrants)
+        for device in ("cpu", "cuda")
+        for plan in [SpeedPlan(part="mixers", device=device)]
+    }
+    assert names["cuda"] - names["cpu"] == {f"{mixer}/compiled" for mixer in clock.MIXERS}

@@ -166,7 +166,7 @@ def nothing_recorded(*_, **__):
 
 def test_without_records_it_is_measured_and_said_so(monkeypatch):
     monkeypatch.setattr(runs, "load_runs", nothing_recorded)
-    monkeypatch.setattr(runs, "STREAMS", ("attention", "she"))
+    monkeypatch.setattr("attnlab.studies.clock.STREAMS", ("attention", "she"))
     assert runs._recorded("generation", over="context_len", work="layer") is None
     race = runs.generation_race(batch=1, context_len=4, d_model=4)
     points = runs._live(iter([race]), part="generation", sizes="width 4")

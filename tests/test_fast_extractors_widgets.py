@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from attnlab.sources import tales
+from attnlab.studies.clock import STREAMS
 from attnlab.teaching import fast_extractors_runs as runs
 from attnlab.widgets import fast_extractors as widgets
 from attnlab.widgets.core import Explorer
@@ -88,10 +89,10 @@ def test_the_words_of_the_cost_explorer_name_the_sizes():
 
 def test_every_mixer_runs_once_a_round():
     laps = list(widgets.generation_laps(context_len=3, batch=2, d_model=4, rounds=2))
-    assert len(laps) == 2 * len(runs.STREAMS)
+    assert len(laps) == 2 * len(STREAMS)
     for number in (1, 2):
         names = {lap["variant"] for lap in laps if lap["round"] == number}
-        assert names == set(runs.STREAMS)
+        assert names == set(STREAMS)
     assert all(lap["tokens_per_s"] > 0 for lap in laps)
 
 
@@ -102,7 +103,7 @@ def test_the_board_shows_a_race_and_runs_another(monkeypatch, shown):
     for name, value in {"context_len": 32, "batch": 1, "d_model": 16}.items():
         board.controls[name].value = value
     asyncio.run(board.drive())
-    assert {lap["variant"] for lap in board.history} == set(runs.STREAMS)
+    assert {lap["variant"] for lap in board.history} == set(STREAMS)
     assert "Tokens per second" in board.status.value
 
 

@@ -1,6 +1,7 @@
 """The clock: turns in shuffled order, refusals, ratios of a round, peaks, memory."""
 
 import itertools
+import sys
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from attnlab.analysis.timing import (
     Timings,
     compare,
     gflop_per_s,
+    keep_pages,
     machine_peaks,
     peak_memory_mib,
     pinned_threads,
@@ -23,13 +25,14 @@ from attnlab.errors import AttnlabError, UnknownNameError
 
 
 class FakeTime:
-    """A clock that only moves when a candidate says it worked."""
+    """A clock that only moves when a candidate says it worked, and when it is read."""
 
-    def __init__(self):
-        self.now = 0.0
+    def __init__(self, reading=0.0):
+        self.now, self.reading = 0.0, reading
         self.calls = []
 
     def __call__(self):
+        self.now += self.reading
         return self.now
 
     def work(self, name, seconds):
@@ -45,12 +48,10 @@ class FakeTime:
 def test_every_round_runs_every_candidate_once_in_shuffled_order():
     clock = FakeTime()
     names = ["a", "b", "c", "d"]
-    timings = compare(
-        {n: clock.work(n, 0.01) for n in names}, repeats=9, warmup=2, clock=clock, seed=3
-    )
+    timings = compare({n: clock.work(n, 0.01) for n in names}, repeats=9, clock=clock, seed=3)
     assert all(sorted(turn) == names for turn in timings.order)
     assert len(set(timings.order)) > 3
-    n_before = len(names) * (2 + 1)  # warm-up, and one call to see how long it takes
+    n_before = len(names) * 2  # a call to see how long it takes, and a block as a warm-up
     played = clock.calls[n_before:]
     assert played == [name for turn in timings.order for name in turn]
 
@@ -66,10 +67,10 @@ def test_the_same_seed_gives_the_same_order():
 
 def test_median_and_quartiles_are_those_of_the_rounds():
     clock = FakeTime()
-    # two warm-up calls and the calibration take the first three
-    slow = clock.work("slow", [0.5, 0.5, 0.5, 0.010, 0.020, 0.030, 0.040, 0.050])
+    # the calibration and the warm-up take the first two
+    slow = clock.work("slow", [0.5, 0.5, 0.010, 0.020, 0.030, 0.040, 0.050])
     fast = clock.work("fast", 0.004)
-    timings = compare({"slow": slow, "fast": fast}, repeats=5, warmup=2, clock=clock)
+    timings = compare({"slow": slow, "fast": fast}, repeats=5, clock=clock)
     table = timings.table()
     assert list(table["name"]) == ["fast", "slow"]
     row = table.iloc[1]
@@ -78,13 +79,13 @@ def test_median_and_quartiles_are_those_of_the_rounds():
 
 
 @pytest.mark.parametrize("seconds", [3e-6, 1e-4, 7e-4, 2e-3])
-def test_short_calls_are_repeated_until_a_sample_fills_a_millisecond(seconds):
-    clock = FakeTime()
-    timings = compare({"x": clock.work("x", seconds)}, repeats=5, warmup=1, clock=clock)
+def test_short_calls_are_repeated_until_a_block_is_long_enough(seconds):
+    clock = FakeTime(reading=1e-6)
+    timings = compare({"x": clock.work("x", seconds)}, repeats=5, clock=clock)
     n = timings.n_calls["x"]
-    assert n * seconds >= timing.MIN_SAMPLE_S * (1 - 1e-9)
-    assert n == 1 or (n - 1) * seconds < 2 * timing.MIN_SAMPLE_S
-    assert timings.samples_ms["x"] == pytest.approx([1e3 * seconds] * 5)
+    assert n * seconds >= timing.BLOCK_S
+    assert n == 1 or n / 10 * seconds <= timing.BLOCK_S
+    assert timings.samples_ms["x"] == pytest.approx([1e3 * seconds] * 5, rel=3e-3)
 
 
 def test_a_clock_too_coarse_to_see_one_call_still_ends():
@@ -93,7 +94,7 @@ def test_a_clock_too_coarse_to_see_one_call_still_ends():
             return round(self.now, 2)
 
     clock = Coarse()
-    timings = compare({"x": clock.work("x", 1e-5)}, repeats=5, warmup=1, clock=clock)
+    timings = compare({"x": clock.work("x", 1e-5)}, repeats=5, clock=clock)
     assert timings.n_calls["x"] >= 100
 
 
@@ -111,7 +112,7 @@ def test_a_ratio_is_taken_within_each_round():
         "she": clock.work("she", [3 * d for d in (drift[0], drift[0], *drift[:7])]),
         "attention": clock.work("attention", [drift[0], drift[0], *drift[:7]]),
     }
-    ratio = compare(calls, repeats=7, warmup=1, clock=clock).ratio("she", to="attention")
+    ratio = compare(calls, repeats=7, clock=clock).ratio("she", to="attention")
     assert [ratio.low, ratio.median, ratio.high] == pytest.approx([3.0, 3.0, 3.0])
 
 
@@ -120,9 +121,6 @@ def timings_of(**samples):
         samples_ms={name: tuple(values) for name, values in samples.items()},
         order=(),
         n_calls={},
-        n_warmup=1,
-        n_threads=1,
-        device="cpu",
     )
 
 
@@ -159,16 +157,9 @@ def test_an_unknown_candidate_is_answered_with_those_there_are():
         timings_of(attention=[1.0] * 5).ratio("attention", to="attentoin")
 
 
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [
-        ({"repeats": 4}, "repeats=4 .* Use 5 or more"),
-        ({"warmup": 0}, "warmup=0: .* Use 1 or more"),
-    ],
-)
-def test_no_time_is_reported_without_spread_or_warm_up(options, words):
-    with pytest.raises(AttnlabError, match=words):
-        compare({"x": lambda: None}, **options)
+def test_no_time_is_reported_without_spread():
+    with pytest.raises(AttnlabError, match=r"repeats=4 .* Use 5 or more"):
+        compare({"x": lambda: None}, repeats=4)
     with pytest.raises(AttnlabError, match="at least one candidate"):
         compare({})
 
@@ -195,30 +186,17 @@ def test_a_candidate_runs_in_its_own_setting_outside_the_clock():
 
         return run
 
-    timings = compare({n: call(n) for n in "ab"}, repeats=5, warmup=1, clock=clock, setting=Setting)
+    timings = compare({n: call(n) for n in "ab"}, repeats=5, clock=clock, setting=Setting)
     assert timings.samples_ms["a"] == pytest.approx([10.0] * 5)
 
 
-def test_cuda_is_timed_by_events_after_synchronisation(monkeypatch):
+def test_the_clock_waits_for_the_graphics_card(monkeypatch):
     log = []
-
-    class Event:
-        def __init__(self, *, enable_timing):
-            assert enable_timing
-
-        def record(self):
-            log.append("record")
-
-        def elapsed_time(self, end):
-            assert isinstance(end, Event)
-            return 6.0  # milliseconds
-
-    monkeypatch.setattr(torch.cuda, "Event", Event)
-    monkeypatch.setattr(torch.cuda, "synchronize", lambda: log.append("synchronize"))
-    calls = {"x": lambda: log.append("call")}
-    timings = compare(calls, repeats=5, warmup=1, device="cuda")
-    assert timings.samples_ms["x"] == pytest.approx([6.0] * 5)
-    assert log[-5:] == ["synchronize", "record", "call", "record", "synchronize"]
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    monkeypatch.setattr(torch.accelerator, "synchronize", lambda: log.append("synchronize"))
+    compare({"x": lambda: log.append("call")}, repeats=5)
+    n = log[::-1].index("synchronize", 1)  # calls of the last sample
+    assert log[-n - 1 :] == ["synchronize", *["call"] * (n - 1), "synchronize"]
 
 
 def raise_in(n_threads, expected):
@@ -240,24 +218,16 @@ def test_the_collector_is_off_while_timing_and_on_again_after():
     import gc
 
     seen = []
-    compare({"x": lambda: seen.append(gc.isenabled())}, repeats=5, warmup=1)
+    compare({"x": lambda: seen.append(gc.isenabled())}, repeats=5)
     assert not any(seen)
     assert gc.isenabled()
 
 
-def test_the_share_of_the_roof_is_of_the_faster_route():
-    peaks = Peaks(
-        gemm_gflops=100.0,
-        gemm_onednn_gflops=200.0,
-        copy_gb_s=1.0,
-        rfft_gflops=1.0,
-        n_threads=1,
-    )
+def test_the_share_of_the_roof_is_of_matrix_products():
+    peaks = Peaks(gemm_gflops=200.0, copy_gb_s=1.0, rfft_gflops=1.0, n_threads=1)
     # 3 GFLOP in 30 ms are 100 GFLOP/s, half of 200
     assert gflop_per_s(3e9, ms=30.0) == pytest.approx(100.0)
     assert peaks.fraction(3e9, ms=30.0) == pytest.approx(0.5)
-    alone = Peaks(**{**vars(peaks), "gemm_onednn_gflops": None})
-    assert alone.fraction(3e9, ms=30.0) == pytest.approx(1.0)
 
 
 def test_peaks_of_this_machine_are_positive_and_leave_the_threads_alone():
@@ -266,7 +236,6 @@ def test_peaks_of_this_machine_are_positive_and_leave_the_threads_alone():
     assert torch.get_num_threads() == before
     assert peaks.n_threads == 1
     assert min(peaks.gemm_gflops, peaks.copy_gb_s, peaks.rfft_gflops) > 0
-    assert peaks.top_gemm_gflops >= peaks.gemm_gflops
 
 
 def test_saved_memory_counts_each_storage_once_and_no_weights():
@@ -329,3 +298,7 @@ def test_peak_memory_on_cuda_is_what_the_allocator_saw(monkeypatch):
     for name, answer in answers.items():
         monkeypatch.setattr(torch.cuda, name, lambda answer=answer: answer)
     assert peak_memory_mib(lambda: None, device="cuda") == pytest.approx(4.0)
+
+
+def test_pages_are_kept_where_the_system_can_be_told():
+    assert keep_pages() == sys.platform.startswith("linux")

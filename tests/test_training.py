@@ -31,7 +31,6 @@ from attnlab.training.checkpoint import (
     save_checkpoint,
 )
 from attnlab.training.evaluation import pool
-from attnlab.training.speed import keep_pages, onednn_is_exact, product_route
 
 CONFIG = ModelConfig(vocab_size=7, context_len=5, d_model=8, n_layers=1, n_heads=2)
 
@@ -272,14 +271,3 @@ def test_bf16_training_follows_fp32():
         logs = list(train_steps(model_for(mixer="she"), batches_for().starting_at(0), config=plan))
         losses.append(logs[-1].loss_nats)
     assert losses[0] == pytest.approx(losses[1], rel=0.05)
-
-
-def test_the_other_product_route_is_exact_or_not_taken():
-    a = torch.randn(300, 200, generator=torch.Generator().manual_seed(0))
-    truth = a.double() @ a.double().mT
-    plain = (a @ a.mT - truth).abs().max()
-    with product_route("onednn"):
-        routed = (a @ a.mT - truth).abs().max()
-    assert isinstance(onednn_is_exact(), bool)
-    assert routed <= 3 * plain
-    assert isinstance(keep_pages(), bool)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from math import comb
 from typing import Literal
 
@@ -14,6 +13,11 @@ import pandas as pd
 from attnlab.errors import AttnlabError
 
 HOLDS, FAILS, UNDECIDED = "holds here", "fails here", "not distinguishable at this budget"
+T_975 = (  # Student's t, 97.5 % point, 1 to 30 degrees of freedom
+    *(12.70620, 4.30265, 3.18245, 2.77645, 2.57058, 2.44691, 2.36462, 2.30600, 2.26216, 2.22814),
+    *(2.20099, 2.17881, 2.16037, 2.14479, 2.13145, 2.11991, 2.10982, 2.10092, 2.09302, 2.08596),
+    *(2.07961, 2.07387, 2.06866, 2.06390, 2.05954, 2.05553, 2.05183, 2.04841, 2.04523, 2.04227),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +36,18 @@ class Claim:
     baseline: str
     relation: Literal["lower", "close"] = "lower"
     tolerance_nats: float = 0.05
+
+    def verdict(self, one: pd.Series, other: pd.Series, *, low: float, high: float) -> str:
+        """Hold the claim against results by seed and the interval of their mean difference."""
+        if len(one) < 2:
+            return UNDECIDED
+        if self.relation == "close":
+            if -self.tolerance_nats <= low and high <= self.tolerance_nats:
+                return HOLDS
+            return FAILS if low > self.tolerance_nats or high < -self.tolerance_nats else UNDECIDED
+        if one.max() < other.min() and high < 0:
+            return HOLDS
+        return FAILS if one.min() > other.max() and low > 0 else UNDECIDED
 
 
 ORDERING = (
@@ -58,49 +74,43 @@ def latest_runs(runs: pd.DataFrame) -> pd.DataFrame:
     return runs.drop_duplicates(["variant", "seed"], keep="last").reset_index(drop=True)
 
 
-def paired_differences(
-    runs: pd.DataFrame, *, baseline: str, metric: str, level: float = 0.95
-) -> pd.DataFrame:
+def paired_differences(runs: pd.DataFrame, *, baseline: str, metric: str) -> pd.DataFrame:
     r"""Subtract the baseline's result from that of each variant, seed by seed.
 
     .. math:: \bar\Delta \pm t_{n-1} \frac{s_\Delta}{\sqrt{n}}
 
-    Seeds share batches and streams of chance, so what a lucky seed gives to both cancels.
+    Seeds share batches and streams of chance, so what a lucky seed gives to both cancels. The
+    interval covers 95 % under normal differences.
 
     Args:
         runs: Rows with ``variant``, ``seed`` and ``metric``.
         baseline: The variant that is subtracted.
         metric: Column to compare, for example ``test_loss_nats``.
-        level: Coverage of the interval, under normal differences.
 
     Returns:
         One row a variant, lowest mean first: ``variant``, ``n_pairs``, ``mean``, ``low``,
         ``high`` (NaN below two pairs), and ``has_one_sign``: whether all seeds agree.
     """
     wide = _by_seed(runs, metric)
-    _require_variant(wide, baseline)
+    if baseline not in wide.columns:
+        raise AttnlabError(
+            f"No run of the baseline {baseline!r}; there are {', '.join(wide.columns)}. "
+            "Choose one of these, or run it with attnlab study run."
+        )
     rows = []
     for variant in wide.columns.drop(baseline):
         differences = (wide[variant] - wide[baseline]).dropna().to_numpy()
         if len(differences):
-            rows.append({"variant": variant, **_interval(differences, level)})
-    table = pd.DataFrame(rows)
-    return table.sort_values("mean", kind="stable").reset_index(drop=True)
+            rows.append({"variant": variant, **_interval(differences)})
+    return pd.DataFrame(rows).sort_values("mean", kind="stable").reset_index(drop=True)
 
 
 def seed_ranges(runs: pd.DataFrame, *, metric: str) -> pd.DataFrame:
     """Return mean, lowest and highest result over the seeds of each variant, best first."""
     wide = _by_seed(runs, metric)
-    table = pd.DataFrame(
-        {
-            "n_seeds": wide.count(),
-            "mean": wide.mean(),
-            "lowest": wide.min(),
-            "highest": wide.max(),
-        }
-    )
-    table = table.rename_axis("variant").sort_values("mean", kind="stable")
-    return table.reset_index()
+    columns = {"n_seeds": "count", "mean": "mean", "lowest": "min", "highest": "max"}
+    table = pd.DataFrame({name: wide.agg(how) for name, how in columns.items()})
+    return table.rename_axis("variant").sort_values("mean", kind="stable").reset_index()
 
 
 def judge_claims(runs: pd.DataFrame, *, claims: Sequence[Claim], metric: str) -> pd.DataFrame:
@@ -116,6 +126,7 @@ def judge_claims(runs: pd.DataFrame, *, claims: Sequence[Claim], metric: str) ->
         ``n_pairs``, ``mean``, ``low``, ``high``. Claims about absent variants are left out.
     """
     wide = _by_seed(runs, metric)
+    told = ("says", "variant", "baseline", "relation")
     rows = []
     for claim in claims:
         if not {claim.variant, claim.baseline} <= set(wide.columns):
@@ -123,19 +134,11 @@ def judge_claims(runs: pd.DataFrame, *, claims: Sequence[Claim], metric: str) ->
         pairs = wide[[claim.variant, claim.baseline]].dropna()
         if not len(pairs):
             continue
-        interval = _interval((pairs[claim.variant] - pairs[claim.baseline]).to_numpy(), 0.95)
-        rows.append(
-            {
-                "says": claim.says,
-                "variant": claim.variant,
-                "baseline": claim.baseline,
-                "relation": claim.relation,
-                "verdict": _verdict(claim, pairs, interval),
-                **interval,
-            }
-        )
-    measured = ("n_pairs", "mean", "low", "high", "has_one_sign")
-    told = ("says", "variant", "baseline", "relation", "verdict")
+        one, other = pairs[claim.variant], pairs[claim.baseline]
+        interval = _interval((one - other).to_numpy())
+        verdict = claim.verdict(one, other, low=interval["low"], high=interval["high"])
+        rows.append({n: getattr(claim, n) for n in told} | {"verdict": verdict} | interval)
+    measured = ("verdict", "n_pairs", "mean", "low", "high", "has_one_sign")
     return pd.DataFrame(rows, columns=[*told, *measured])
 
 
@@ -147,26 +150,18 @@ def chance_of_separation(n_seeds: int) -> float:
     return 2 / comb(2 * n_seeds, n_seeds)
 
 
-@lru_cache(maxsize=64)
-def student_t_quantile(p: float, *, df: int) -> float:
-    r"""Return the quantile of Student's t with ``df`` degrees of freedom.
-
-    With :math:`t = \sqrt{\nu} \tan\theta` the density becomes :math:`\cos^{\nu-1}\theta`.
-    """
-    if df < 1 or not 0 < p < 1:
-        raise AttnlabError(f"p={p} must lie in (0, 1) and df={df} must be 1 or more.")
-    angle = np.linspace(-np.pi / 2, np.pi / 2, 200_001)
-    density = np.cos(angle) ** (df - 1)
-    mass = np.concatenate([[0.0], np.cumsum((density[1:] + density[:-1]) / 2)])
-    return float(np.sqrt(df) * np.tan(np.interp(p, mass / mass[-1], angle)))
+def student_t_975(df: int) -> float:
+    """Return the 97.5 % point of Student's t with ``df`` degrees of freedom, to four digits."""
+    if df < 1:
+        raise AttnlabError(f"df={df}: an interval needs two results, which is one degree.")
+    return T_975[df - 1] if df <= len(T_975) else 1.95996 + 2.3723 / df + 2.8226 / df**2
 
 
-def _interval(differences: np.ndarray, level: float) -> dict[str, float | int | bool]:
+def _interval(differences: np.ndarray) -> dict[str, float | int | bool]:
     n, mean = len(differences), float(differences.mean())
     half = float("nan")
     if n > 1:
-        spread = float(differences.std(ddof=1))
-        half = student_t_quantile((1 + level) / 2, df=n - 1) * spread / np.sqrt(n)
+        half = student_t_975(n - 1) * float(differences.std(ddof=1)) / np.sqrt(n)
     signs = set(np.sign(differences))
     return {
         "n_pairs": n,
@@ -175,20 +170,6 @@ def _interval(differences: np.ndarray, level: float) -> dict[str, float | int | 
         "high": mean + half,
         "has_one_sign": len(signs) == 1 and 0.0 not in signs,
     }
-
-
-def _verdict(claim: Claim, pairs: pd.DataFrame, interval: dict) -> str:
-    low, high, tolerance = interval["low"], interval["high"], claim.tolerance_nats
-    if interval["n_pairs"] < 2:
-        return UNDECIDED
-    if claim.relation == "close":
-        if -tolerance <= low and high <= tolerance:
-            return HOLDS
-        return FAILS if low > tolerance or high < -tolerance else UNDECIDED
-    one, other = pairs[claim.variant], pairs[claim.baseline]
-    if one.max() < other.min() and high < 0:
-        return HOLDS
-    return FAILS if one.min() > other.max() and low > 0 else UNDECIDED
 
 
 def _by_seed(runs: pd.DataFrame, metric: str) -> pd.DataFrame:
@@ -205,12 +186,4 @@ def _require_columns(runs: pd.DataFrame, *names: str) -> None:
         raise AttnlabError(
             f"The table of runs lacks the column {missing[0]!r}; it has "
             f"{', '.join(map(str, runs.columns))}. Load it with attnlab.records.load_runs."
-        )
-
-
-def _require_variant(wide: pd.DataFrame, variant: str) -> None:
-    if variant not in wide.columns:
-        raise AttnlabError(
-            f"No run of the baseline {variant!r}; there are {', '.join(wide.columns)}. "
-            "Choose one of these, or run it with attnlab study run."
         )

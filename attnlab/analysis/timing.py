@@ -7,28 +7,30 @@ compared is the ratio within a round. Peaks of the same machine say how near a p
 
 from __future__ import annotations
 
-import gc
+import ctypes
 import math
-import time
+import sys
+import timeit
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
+from torch.utils import benchmark
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from attnlab.errors import AttnlabError, UnknownNameError
 from attnlab.seeding import numpy_generator, torch_generator
-from attnlab.training.speed import onednn_is_exact, product_route
 
-MIN_REPEATS, MIN_WARMUP = 5, 1
-MIN_SAMPLE_S = 1e-3  # a sample repeats a short call until the clock can tell it from nothing
+MIN_REPEATS = 5
+BLOCK_S = 5e-4  # short calls are repeated until they take this long, up to ten times as long
 
 Call = Callable[[], object]
 Clock = Callable[[], float]
@@ -51,16 +53,11 @@ class Timings:
         samples_ms: By candidate, milliseconds a piece, one value a round.
         order: The candidates in the order in which each round ran them.
         n_calls: By candidate, how many calls one sample spans.
-        n_warmup: Calls of each candidate before the first sample.
-        n_threads: Threads that torch used.
     """
 
     samples_ms: Mapping[str, tuple[float, ...]]
     order: tuple[tuple[str, ...], ...]
     n_calls: Mapping[str, int]
-    n_warmup: int
-    n_threads: int
-    device: str
 
     def table(self) -> pd.DataFrame:
         """Return one row a candidate, fastest first: median, first and third quartile."""
@@ -103,62 +100,27 @@ def compare(
     candidates: Mapping[str, Call],
     *,
     repeats: int = 15,
-    warmup: int = 3,
-    device: str = "cpu",
     seed: int = 0,
     pieces: Mapping[str, int] | None = None,
     setting: Callable[[str], AbstractContextManager[object]] | None = None,
-    clock: Clock = time.perf_counter,
+    clock: Clock = benchmark.timer,
 ) -> Timings:
     """Time candidates in turns: every round runs all of them once, in a shuffled order.
+
+    Before the first round each runs at least twice, until caches are built and it is known how
+    many calls make a block that the clock can tell from nothing.
 
     Args:
         candidates: Programs without arguments, by name.
         repeats: Rounds, at least 5: fewer have no spread worth the name.
-        warmup: Calls of each before the first round, at least 1: the first ones build caches.
-        device: ``cpu``, or ``cuda`` for the device's own clock with synchronisation.
         seed: Of the stream that shuffles the rounds.
         pieces: How many equal pieces of work a call does, where not one; times are per piece.
         setting: From a name to the state of the process in which that candidate runs; entered
             outside the clock.
-        clock: Seconds, for the CPU.
+        clock: Seconds; torch's own waits until a graphics card has finished.
     Raises:
-        AttnlabError: No candidate, too few repeats or no warm-up.
+        AttnlabError: No candidate, or too few repeats.
     """
-    _require_enough(candidates, repeats, warmup)
-    around = setting or (lambda _: nullcontext())
-    generator = numpy_generator(seed, "order")
-    names, rounds = list(candidates), []
-    samples: dict[str, list[float]] = {name: [] for name in names}
-    with _no_collection():
-        n_calls = {}
-        for name, call in candidates.items():
-            with around(name):
-                n_calls[name] = _warmed_up(call, warmup, device=device, clock=clock)
-        for _ in range(repeats):
-            rounds.append(tuple(names[i] for i in generator.permutation(len(names))))
-            for name in rounds[-1]:
-                with around(name):
-                    taken = _seconds(candidates[name], n_calls[name], device=device, clock=clock)
-                samples[name].append(1e3 * taken / n_calls[name] / (pieces or {}).get(name, 1))
-    return Timings(
-        samples_ms={name: tuple(values) for name, values in samples.items()},
-        order=tuple(rounds),
-        n_calls=n_calls,
-        n_warmup=warmup,
-        n_threads=torch.get_num_threads(),
-        device=device,
-    )
-
-
-def _warmed_up(call: Call, n_calls: int, *, device: str, clock: Clock) -> int:
-    """Call often enough to build caches, then return how many calls make a sample."""
-    for _ in range(n_calls):
-        call()
-    return _calls_per_sample(call, device=device, clock=clock)
-
-
-def _require_enough(candidates: Mapping[str, Call], repeats: int, warmup: int) -> None:
     if not candidates:
         raise AttnlabError("There is nothing to time: give at least one candidate.")
     if repeats < MIN_REPEATS:
@@ -166,53 +128,33 @@ def _require_enough(candidates: Mapping[str, Call], repeats: int, warmup: int) -
             f"repeats={repeats} shows no spread, and a time without spread is not reported. "
             f"Use {MIN_REPEATS} or more."
         )
-    if warmup < MIN_WARMUP:
-        raise AttnlabError(
-            f"warmup={warmup}: the first call pays for caches and memory that later ones find "
-            f"ready. Use {MIN_WARMUP} or more."
-        )
+    around = setting or (lambda _: nullcontext())
+    names, n_calls = list(candidates), {}
+    for name, call in candidates.items():
+        with around(name):
+            n_calls[name] = _in_blocks(call, seconds=BLOCK_S, clock=clock).number_per_run
+    generator = numpy_generator(seed, "order")
+    order = [tuple(names[i] for i in generator.permutation(len(names))) for _ in range(repeats)]
+    samples: dict[str, list[float]] = {name: [] for name in names}
+    for turn in order:
+        for name in turn:
+            with around(name):
+                taken = timeit.Timer(candidates[name], timer=clock).timeit(n_calls[name])
+            samples[name].append(1e3 * taken / n_calls[name] / (pieces or {}).get(name, 1))
+    return Timings(
+        samples_ms={name: tuple(values) for name, values in samples.items()},
+        order=tuple(order),
+        n_calls=n_calls,
+    )
 
 
-def _calls_per_sample(call: Call, *, device: str, clock: Clock) -> int:
-    """Return how many calls it takes to fill a millisecond."""
-    n = 1
-    while (taken := _seconds(call, n, device=device, clock=clock)) < MIN_SAMPLE_S:
-        wanted = math.ceil(1.2 * n * MIN_SAMPLE_S / taken) if taken > 0 else 100 * n
-        n = min(max(wanted, n + 1), 100 * n)
-    return n
-
-
-def _seconds(call: Call, n_calls: int, *, device: str, clock: Clock) -> float:
-    if device.startswith("cuda"):
-        return _seconds_on_device(call, n_calls)
-    started = clock()
-    for _ in range(n_calls):
-        call()
-    return clock() - started
-
-
-def _seconds_on_device(call: Call, n_calls: int) -> float:
-    """Time by events in the device's own queue: the CPU only submits, and returns too early."""
-    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    torch.cuda.synchronize()
-    start.record()
-    for _ in range(n_calls):
-        call()
-    end.record()
-    torch.cuda.synchronize()
-    return start.elapsed_time(end) / 1e3
-
-
-@contextmanager
-def _no_collection() -> Iterator[None]:
-    """Keep Python's garbage collector out of the samples."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
+def _in_blocks(
+    call: Call, *, seconds: float, clock: Clock = benchmark.timer
+) -> benchmark.Measurement:
+    """Run a program for so long, after a warm-up, on the threads that torch has."""
+    threads = torch.get_num_threads()
+    timer = benchmark.Timer("call()", globals={"call": call}, timer=clock, num_threads=threads)
+    return timer.blocked_autorange(min_run_time=seconds)
 
 
 @contextmanager
@@ -236,20 +178,14 @@ class Peaks:
     of n real numbers counts 2.5 n log2 n.
     """
 
-    gemm_gflops: float
-    gemm_onednn_gflops: float | None  # None where that route is not exact, or there is none
+    gemm_gflops: float  # the roof that a program is held against
     copy_gb_s: float  # read and written, from memory
     rfft_gflops: float
     n_threads: int
 
-    @property
-    def top_gemm_gflops(self) -> float:
-        """The faster of the two routes: the roof that a program is held against."""
-        return max(self.gemm_gflops, self.gemm_onednn_gflops or 0.0)
-
     def fraction(self, flops: float, *, ms: float) -> float:
         """Return the share of the roof that ``flops`` operations in ``ms`` reach."""
-        return gflop_per_s(flops, ms=ms) / self.top_gemm_gflops
+        return gflop_per_s(flops, ms=ms) / self.gemm_gflops
 
 
 def gflop_per_s(flops: float, *, ms: float) -> float:
@@ -261,62 +197,48 @@ def machine_peaks(*, threads: int, device: str = "cpu", seconds: float = 0.4) ->
     """Measure the peaks of this machine: products of matrices, copying, real transforms.
 
     Args:
-        seconds: Spent on each of five measurements; the best call counts.
+        seconds: Spent on each of four measurements; the best block counts.
     """
+
+    def fastest(call: Call) -> float:
+        return min(_in_blocks(call, seconds=seconds).times)
+
+    def noise(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=torch_generator(0, "peaks")).to(device)
+
     with pinned_threads(threads):
-        default = _gemm_peak(device, seconds, "default")
-        has_other = device == "cpu" and onednn_is_exact()
-        return Peaks(
-            gemm_gflops=default,
-            gemm_onednn_gflops=_gemm_peak(device, seconds, "onednn") if has_other else None,
-            copy_gb_s=_copy_peak(device, seconds),
-            rfft_gflops=_rfft_peak(device, seconds),
-            n_threads=threads,
-        )
+        gemm = 0.0
+        for m, k, n in ((2048, 512, 512), (1024, 1024, 1024)):
+            a, b, out = noise(m, k), noise(k, n), noise(m, n)
+            taken = fastest(partial(torch.mm, a, b, out=out))
+            gemm = max(gemm, gflop_per_s(2 * m * k * n, ms=1e3 * taken))
+        source = noise(1 << 12, 1 << 12)  # 64 MiB: more than a share of the cache
+        copied = fastest(partial(torch.empty_like(source).copy_, source))
+        x = noise(512, 1024)
+        transformed = fastest(partial(torch.fft.rfft, x))
+    return Peaks(
+        gemm_gflops=gemm,
+        copy_gb_s=2 * source.nbytes / copied / 1e9,
+        rfft_gflops=gflop_per_s(2.5 * x.numel() * math.log2(x.shape[1]), ms=1e3 * transformed),
+        n_threads=threads,
+    )
 
 
-def _gemm_peak(device: str, seconds: float, route: str) -> float:
-    best = 0.0
-    with product_route(route):
-        for rows, inner, columns in ((2048, 512, 512), (1024, 1024, 1024)):
-            a, b = _noise(rows, inner, device=device), _noise(inner, columns, device=device)
-            result = torch.empty(rows, columns, device=device)
-            call = _product_into(result, a, b)
-            taken = _fastest(call, device=device, seconds=seconds / 2)
-            best = max(best, gflop_per_s(2 * rows * inner * columns, ms=1e3 * taken))
-    return best
+def keep_pages() -> bool:
+    """Tell the allocator to keep freed pages; return whether it could be told.
 
-
-def _product_into(result: Tensor, a: Tensor, b: Tensor) -> Call:
-    return lambda: torch.mm(a, b, out=result)
-
-
-def _copy_peak(device: str, seconds: float) -> float:
-    source = torch.zeros(1 << 24, device=device)  # 64 MiB: more than a share of the cache
-    target = torch.zeros_like(source)
-    taken = _fastest(lambda: target.copy_(source), device=device, seconds=seconds)
-    return 2 * source.nbytes / taken / 1e9
-
-
-def _rfft_peak(device: str, seconds: float) -> float:
-    rows, n = 512, 1024
-    x = _noise(rows, n, device=device)
-    taken = _fastest(lambda: torch.fft.rfft(x), device=device, seconds=seconds)
-    return gflop_per_s(2.5 * rows * n * math.log2(n), ms=1e3 * taken)
-
-
-def _noise(*shape: int, device: str) -> Tensor:
-    return torch.randn(*shape, generator=torch_generator(0, "peaks")).to(device)
-
-
-def _fastest(call: Call, *, device: str, seconds: float) -> float:
-    """Return the seconds of the fastest call; the first one does not count."""
-    call()
-    taken = []
-    end = time.perf_counter() + seconds
-    while len(taken) < MIN_REPEATS or time.perf_counter() < end:
-        taken.append(_seconds(call, 1, device=device, clock=time.perf_counter))
-    return min(taken)
+    By default glibc hands every large freed block back to the system and asks for zeroed
+    pages again at the next step, which can take longer than the arithmetic. The price is
+    that the process stays as large as its peak.
+    """
+    if not sys.platform.startswith("linux"):
+        return False
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError):
+        return False
+    trim_threshold, mmap_threshold, large = -1, -3, 1 << 30  # names of glibc's malloc.h
+    return bool(mallopt(mmap_threshold, large) and mallopt(trim_threshold, large))
 
 
 def saved_for_backward_mib(

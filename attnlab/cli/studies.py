@@ -136,8 +136,8 @@ def _prepare_process(options: argparse.Namespace) -> str:
     """Set threads and memory of this process; return the device to compute on."""
     import torch
 
+    from attnlab.analysis.timing import keep_pages
     from attnlab.errors import AttnlabError
-    from attnlab.training.speed import keep_pages
 
     if options.device == "cuda" and not torch.cuda.is_available():
         raise AttnlabError("--device cuda: torch finds no graphics card here. Use --device cpu.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -24,19 +24,21 @@ from attnlab.records import load_runs
 from attnlab.seeding import numpy_generator, torch_generator
 from attnlab.show.style import look
 from attnlab.sources import tales
-from attnlab.studies.speed import SpeedPlan, as_table
-from attnlab.studies.speed.core import Race, run_race
-from attnlab.studies.speed.generation import layer_entrant
-from attnlab.studies.speed.layers import build_entrant
-from attnlab.studies.speed.methods import Sum, method_call, method_entrant
-from attnlab.studies.speed.work import noise, training_pass
+from attnlab.studies.clock import (
+    Race,
+    SpeedPlan,
+    Sum,
+    as_table,
+    layer_race,
+    run_race,
+    stream_race,
+    training_pass,
+)
 from attnlab.teaching.live import held_out_nats
 from attnlab.training import WindowBatches, train_steps
 
 SCALES = ("paper", "classroom")  # of recorded races, the larger first
 REPEATS = 9
-MIXERS = ("attention", "she", "he", "we", "me")
-STREAMS = (*MIXERS, "she/ring")
 METHODS = ("she/lags", "she/toeplitz", "she/fft", "she/planes", "she/staged")
 LagSum = Callable[[Tensor, Tensor], Tensor]
 
@@ -56,24 +58,10 @@ def method_points() -> Points:
     points = _recorded("methods", over="time", **sizes, d_model=128)
     if points is not None:
         return replace(points, table=points.table[points.table["variant"].isin(METHODS)])
-    races = (_method_race(Sum(**sizes, d_model=32, time=time)) for time in (8, 32, 128))
+    plan, methods = _plan("methods"), [name.removeprefix("she/") for name in METHODS]
+    sums = (Sum(**sizes, d_model=32, time=time) for time in (8, 32, 128))
+    races = (each.race(plan, methods=methods) for each in sums)
     return _live(races, part="methods", sizes="width 32, batch 16")
-
-
-def _method_race(what: Sum) -> Race:
-    x, weight = what.operands(seed=0, device="cpu")
-    entrants = {}
-    for variant in METHODS:
-        name = variant.removeprefix("she/")
-        call = method_call(name, what, x, weight)
-        entrants[variant] = partial(method_entrant, name, what=what, x=x, weight=weight, call=call)
-    return Race(
-        point=what.point,
-        sizes=vars(what),
-        entrants=entrants,
-        opponents=(),
-        n_tokens=what.batch * what.time,
-    )
 
 
 def layer_points() -> Points:
@@ -81,7 +69,7 @@ def layer_points() -> Points:
     found = _recorded("mixers", over="time", work="training", batch=16, d_model=128)
     sizes = {"work": "training", "batch": 4, "d_model": 32}
     return found or _live(
-        (_layer_race(time=time, **sizes) for time in (32, 128, 512)),
+        (layer_race(_plan("mixers"), time=time, **sizes) for time in (32, 128, 512)),
         part="mixers",
         sizes="width 32, batch 4",
     )
@@ -101,13 +89,7 @@ def generation_points() -> Points:
 def generation_race(*, batch: int, context_len: int, d_model: int) -> Race:
     """Return the race of all mixers for the next token, the context full."""
     sizes = {"batch": batch, "context_len": context_len, "d_model": d_model}
-    build = partial(layer_entrant, plan=_plan("generation"), **sizes)
-    return Race(
-        point=f"layer-b{batch}-c{context_len}-d{d_model}",
-        sizes={"work": "layer", **sizes},
-        entrants={name: partial(build, name) for name in STREAMS},
-        n_tokens=batch,
-    )
+    return stream_race(_plan("generation"), **sizes)
 
 
 def streaming_words(table: pd.DataFrame) -> str:
@@ -134,17 +116,6 @@ def streaming_words(table: pd.DataFrame) -> str:
 def _contexts(lengths: Sequence[float]) -> str:
     words = [f"{length:.0f}" for length in lengths]
     return f"context {', '.join(words)}" if words else "no context"
-
-
-def _layer_race(*, work: str, batch: int, time: int, d_model: int) -> Race:
-    sizes = {"work": work, "batch": batch, "time": time, "d_model": d_model}
-    build = partial(build_entrant, plan=_plan("mixers"), **sizes)
-    return Race(
-        point=f"{work}-b{batch}-t{time}-d{d_model}",
-        sizes=sizes,
-        entrants={name: partial(build, name) for name in MIXERS},
-        n_tokens=batch * time,
-    )
 
 
 def _recorded(part: str, *, over: str, **sizes: Any) -> Points | None:
@@ -191,7 +162,7 @@ def _peaks(n_threads: int) -> Peaks:
 
 def _plan(part: str) -> SpeedPlan:
     threads = torch.get_num_threads()
-    return SpeedPlan(part=part, n_threads=threads, routes=("default",), repeats=REPEATS)
+    return SpeedPlan(part=part, n_threads=threads, repeats=REPEATS)
 
 
 def gpu_words(*, path: Any = None) -> str:
@@ -228,12 +199,12 @@ def time_sums(
     """
     parts = []
     for length in lengths:
-        x = noise(batch, length, d_model, seed=0, device="cpu")
+        x = _plan("mixers").noise(batch, length, d_model)
         attention = build_mixer("attention", d_model=d_model, context_len=length, n_heads=4)
         calls = {"Attention": training_pass(attention, x, weights=list(attention.parameters()))}
         for label, lag_sum in sums.items():
             calls[label] = _she_pass(lag_sum, x)
-        table = compare(calls, repeats=REPEATS, warmup=1).table()
+        table = compare(calls, repeats=REPEATS).table()
         parts.append(table.rename(columns={"name": "label"}).assign(length=length))
     table = pd.concat(parts, ignore_index=True)
     return table.assign(name=np.where(table["label"] == "Attention", "attention", "she"))
@@ -242,8 +213,9 @@ def time_sums(
 def _she_pass(lag_sum: LagSum, x: Tensor) -> Callable[[], object]:
     """Return forward and backward of SHE with this sum: gradients of x and of all weights."""
     _, time, d = x.shape
-    W = noise(time, d, d, seed=1, device="cpu") / (time * d) ** 0.5
-    W_adj, W_out = (noise(d, d, seed=seed, device="cpu") / d**0.5 for seed in (2, 3))
+    noise = _plan("mixers").noise
+    W = noise(time, d, d, stream=1) / (time * d) ** 0.5
+    W_adj, W_out = (noise(d, d, stream=stream) / d**0.5 for stream in (2, 3))
     weights = [weight.requires_grad_() for weight in (W, W_adj, W_out)]
     return training_pass(lambda x: (lag_sum(x, W) * (x @ W_adj)) @ W_out, x, weights=weights)
 

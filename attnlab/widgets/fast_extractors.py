@@ -25,7 +25,8 @@ from attnlab.plots.fast_extractors_diagrams import (
 from attnlab.seeding import numpy_generator, torch_generator
 from attnlab.show.style import look
 from attnlab.sources import Source
-from attnlab.teaching.fast_extractors_runs import STREAMS, generation_race
+from attnlab.studies.clock import STREAMS
+from attnlab.teaching.fast_extractors_runs import generation_race
 from attnlab.widgets.board import RunBoard, show_run_board
 from attnlab.widgets.core import Explorer, choice, show_explorer, show_playground, slider
 

@@ -269,7 +269,7 @@ from attnlab.analysis import compare
 
 D = np.array([-0.02, -0.03, -0.01, -0.02, -0.02])  # five made-up differences
 n = len(D)
-t = compare.student_t_quantile(0.975, df=n - 1)
+t = compare.student_t_975(n - 1)
 half = t * D.std(ddof=1) / np.sqrt(n)  # eq. (4.4)
 print(f"mean {D.mean():.3f}, t = {t:.3f}, interval {D.mean() - half:.4f} to {D.mean() + half:.4f}")
 for seeds in (2, 5):

@@ -7,11 +7,8 @@ import pytest
 import torch
 
 from attnlab.mixers.convolution import list_methods
-from attnlab.studies.speed import SpeedPlan
-from attnlab.studies.speed.generation import layer_entrant
-from attnlab.studies.speed.layers import MIXERS, build_entrant
-from attnlab.studies.speed.methods import Sum, method_call
-from attnlab.studies.speed.work import build_model, training_step
+from attnlab.studies import clock
+from attnlab.studies.clock import MIXERS, SpeedPlan, Sum
 
 SMALL = {"d_model": 32, "context_len": 32, "n_layers": 1, "vocab_size": 100}
 
@@ -19,8 +16,8 @@ SMALL = {"d_model": 32, "context_len": 32, "n_layers": 1, "vocab_size": 100}
 @pytest.mark.parametrize("work", ["forward", "training", "inference"])
 @pytest.mark.parametrize("mixer", MIXERS)
 def test_a_layer(benchmark, mixer, work):
-    plan = SpeedPlan(part="mixers")
-    benchmark(build_entrant(mixer, plan=plan, work=work, batch=4, time=64, d_model=32).call)
+    plan, sizes = SpeedPlan(part="mixers"), {"batch": 4, "time": 64, "d_model": 32}
+    benchmark(clock.layer_entrant(mixer, plan=plan, work=work, **sizes).call)
 
 
 @pytest.mark.parametrize(
@@ -29,18 +26,18 @@ def test_a_layer(benchmark, mixer, work):
 )
 def test_a_convolution_with_its_gradients(benchmark, extract, method):
     what = Sum(extract=extract, work="training", batch=4, time=64, d_model=32)
-    x, weight = what.operands(seed=0, device="cpu")
-    benchmark(method_call(method, what, x, weight))
+    benchmark(what.entrant(method, plan=SpeedPlan(part="methods")).call)
 
 
 @pytest.mark.parametrize("mixer", MIXERS)
 def test_a_training_step(benchmark, mixer):
-    model = build_model(mixer, sizes=SMALL, seed=0, device="cpu")
-    step = benchmark(training_step(model, batch=4, precision="fp32", seed=0, device="cpu"))
+    plan = SpeedPlan(part="training")
+    model = clock.build_model(mixer, plan, **SMALL)
+    step = benchmark(clock.training_step(model, plan, batch=4))
     assert torch.isfinite(torch.tensor(step.loss_nats))
 
 
 @pytest.mark.parametrize("mixer", MIXERS)
 def test_a_period_of_generation(benchmark, mixer):
-    plan = SpeedPlan(part="generation")
-    benchmark(layer_entrant(mixer, plan=plan, batch=1, context_len=32, d_model=32).call)
+    plan, sizes = SpeedPlan(part="generation"), {"batch": 1, "context_len": 32, "d_model": 32}
+    benchmark(clock.stream_entrant(mixer, plan=plan, **sizes).call)

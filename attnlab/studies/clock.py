@@ -1,0 +1,795 @@
+"""Study ``speed``: mixers, methods, training, generation and translation against the clock.
+
+A *race* is one point of a grid with the programs that run there in turns; a *part* is a named
+series of races. ``run_race`` makes a record of every program, ``bench`` runs parts and tells.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import product, repeat
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from attnlab.analysis.timing import (
+    Peaks,
+    Timings,
+    compare,
+    gflop_per_s,
+    keep_pages,
+    machine_peaks,
+    peak_memory_mib,
+    pinned_threads,
+    saved_for_backward_mib,
+)
+from attnlab.config import BOS, EOS, N_SPECIAL, ModelConfig, TrainConfig, TranslatorConfig
+from attnlab.distillation import StudentSpec, build_students, substitute
+from attnlab.errors import AttnlabError, UnknownNameError
+from attnlab.mixers import TokenMixer, build_mixer, convolution
+from attnlab.mixers.extractor import Extractor
+from attnlab.mixers.streaming import TiledStream
+from attnlab.models import LanguageModel, Translator
+from attnlab.models.search import greedy_search
+from attnlab.paths import RUNS
+from attnlab.records import RunRecord, commit, environment, read_records
+from attnlab.seeding import torch_generator
+from attnlab.sources import translation_source
+from attnlab.studies.attentionless.arm_job import count_replaced
+from attnlab.studies.attentionless.arms import get_arm
+from attnlab.studies.attentionless.budgets import CLASSROOM, PAPER, SMOKE
+from attnlab.training import train_steps
+
+STUDY = "speed"
+REPEATS = {"smoke": 5, "classroom": 7, "paper": 11}
+BEST = "best"  # instead of an opponent's name: the fastest of all that choose nothing
+TOLERANCE = 1.25  # how many times the best method's time is still fine for ``auto``
+MIXERS = ("attention", "she", "he", "we", "me")
+N_HEADS = 4
+
+Call = Callable[[], object]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpeedPlan:
+    """What is measured, and how: enough to ask for the same records again.
+
+    Args:
+        part: One of ``PARTS``.
+        repeats: Rounds of each race; None takes those of the scale.
+        seed: Number of the series; it decides the order within rounds, and the noise.
+        keeps_pages: What ``timing.keep_pages`` said of this process.
+    """
+
+    part: str
+    scale: str = "smoke"
+    n_threads: int = 1
+    device: str = "cpu"
+    repeats: int | None = None
+    seed: int = 0
+    keeps_pages: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse a part or a scale that there is not."""
+        if self.part not in PARTS:
+            step = "Leave it out to run all parts."
+            raise UnknownNameError("part of the bench", self.part, PARTS, next_step=step)
+        if self.scale not in REPEATS:
+            step = "smoke takes seconds, classroom minutes, paper longer."
+            raise UnknownNameError("scale", self.scale, REPEATS, next_step=step)
+
+    @property
+    def n_rounds(self) -> int:
+        """Rounds of each race."""
+        return REPEATS[self.scale] if self.repeats is None else self.repeats
+
+    def noise(self, *shape: int, stream: int = 0) -> Tensor:
+        """Return normal numbers of the series' own stream."""
+        generator = torch_generator(self.seed + stream, "bench")
+        return torch.randn(*shape, generator=generator).to(self.device)
+
+    def tokens(self, *shape: int, vocab_size: int) -> Tensor:
+        """Return token ids of the series' own stream."""
+        generator = torch_generator(self.seed, "bench")
+        return torch.randint(vocab_size, shape, generator=generator).to(self.device)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entrant:
+    """One program of a race.
+
+    Args:
+        call: Does the work once; what it returns is dropped.
+        n_pieces: Equal pieces of work in a call, for example tokens; times are per piece.
+        flops: Floating-point operations of a piece that the program really does, if known.
+        memory: Further metrics that need no clock, for example ``saved_mib``.
+        config: What distinguishes this program, for example the method it runs.
+    """
+
+    call: Call
+    n_pieces: int = 1
+    flops: int | None = None
+    memory: Mapping[str, float] = field(default_factory=dict)
+    config: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Race:
+    """One point of a grid and the programs that run there.
+
+    Args:
+        point: Its name in the records, for example ``training-b16-t512-d128``.
+        sizes: The same as numbers and words, for the configuration of the records.
+        entrants: Builders by variant; built together when the race starts.
+        opponents: Variants, or ``BEST``, that every time is divided by.
+        n_tokens: Tokens that a piece of work reads or writes, for tokens per second.
+    """
+
+    point: str
+    sizes: Mapping[str, Any]
+    entrants: Mapping[str, Callable[[], Entrant]]
+    opponents: tuple[str, ...] = ("attention",)
+    n_tokens: int
+
+
+def run_race(race: Race, plan: SpeedPlan, *, peaks: Peaks) -> Iterator[RunRecord]:
+    """Run all entrants in interleaved rounds; yield a record for each."""
+    commit()  # of the code that was loaded, not of what is there at the end
+    entrants = {variant: build() for variant, build in race.entrants.items()}
+    timings = compare(
+        {variant: entrant.call for variant, entrant in entrants.items()},
+        repeats=plan.n_rounds,
+        seed=plan.seed,
+        pieces={variant: entrant.n_pieces for variant, entrant in entrants.items()},
+    )
+    given = {"part": plan.part, "scale": plan.scale, **race.sizes, "precision": "fp32"}
+    how = {"route": "default", "threads": plan.n_threads, "device": plan.device}
+    how |= {"keeps_pages": plan.keeps_pages, "repeats": plan.n_rounds}
+    point = f"{STUDY}/{plan.scale}/{plan.part}/{race.point}"
+    for variant, entrant in entrants.items():
+        n_calls, samples_ms = timings.n_calls[variant], timings.samples_ms[variant]
+        metrics = _metrics(variant, entrant, race=race, timings=timings, peaks=peaks)
+        yield RunRecord(
+            experiment=f"{point}/default-{plan.n_threads}-threads",
+            variant=variant,
+            seed=plan.seed,
+            config={**given, **entrant.config, **how},
+            metrics={name: _rounded(value) for name, value in metrics.items()},
+            details={
+                "samples_ms": [_rounded(sample) for sample in samples_ms],
+                "calls_a_sample": n_calls,
+                "turns": [turn.index(variant) for turn in timings.order],
+                "load_average": load_average(),
+            },
+            seconds=n_calls * entrant.n_pieces * sum(samples_ms) / 1e3,
+            environment=environment(device=plan.device),
+        )
+
+
+def _rounded(value: float) -> float:
+    """Return six significant digits: more than any clock here can stand by."""
+    return float(f"{value:.6g}")
+
+
+def _metrics(
+    variant: str, entrant: Entrant, *, race: Race, timings: Timings, peaks: Peaks
+) -> dict[str, float]:
+    table = timings.table().set_index("name")
+    metrics = {n: float(table.loc[variant, n]) for n in ("median_ms", "low_ms", "high_ms")}
+    ms = metrics["median_ms"]
+    metrics["tokens_per_s"] = 1e3 * race.n_tokens / ms
+    for opponent in race.opponents:
+        name = opponent
+        if opponent == BEST:
+            name = next(n for n in table.index if not n.endswith("/auto"))
+        if name in table.index:
+            ratio, to = timings.ratio(variant, to=name), "ratio_to_" + opponent.rpartition("/")[2]
+            metrics |= {to: ratio.median, f"{to}_low": ratio.low, f"{to}_high": ratio.high}
+    if entrant.flops is not None:
+        metrics["work_gflop"] = entrant.flops / 1e9
+        metrics["gflop_per_s"] = gflop_per_s(entrant.flops, ms=ms)
+        metrics["roofline_fraction"] = peaks.fraction(entrant.flops, ms=ms)
+    machine = {f"machine_{n}": value for n, value in vars(peaks).items() if n != "n_threads"}
+    machine["machine_top_gemm_gflops"] = peaks.gemm_gflops
+    return metrics | dict(entrant.memory) | machine
+
+
+def as_table(records: Iterable[RunRecord]) -> pd.DataFrame:
+    """Return records as ``records.load_runs`` would: one row each, sizes as ``config.time``."""
+    rows = []
+    for record in records:
+        row = {"experiment": record.experiment, "variant": record.variant, "seed": record.seed}
+        row |= record.metrics
+        rows.append(row | {f"config.{name}": value for name, value in record.config.items()})
+    return pd.DataFrame(rows)
+
+
+def load_average() -> float | None:
+    """Return how many programs wanted to run in the last minute, on systems that say so."""
+    return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
+
+
+# What is timed
+
+
+def build_layer(variant: str, plan: SpeedPlan, *, d_model: int, context_len: int) -> TokenMixer:
+    """Build one mixer by the name of a variant: ``she``, or ``she/planes`` for a method."""
+    name, options = _mixer_and_options(variant)
+    return build_mixer(name, d_model=d_model, context_len=context_len, **options).to(plan.device)
+
+
+def build_model(variant: str, plan: SpeedPlan, **sizes: int) -> LanguageModel:
+    """Build a language model by the name of a variant; ``sizes`` are fields of its config."""
+    name, options = _mixer_and_options(variant)
+    config = ModelConfig(mixer=name, mixer_options=options, n_heads=N_HEADS, **sizes)
+    return LanguageModel(config, generator=torch_generator(plan.seed, "init")).to(plan.device)
+
+
+def _mixer_and_options(variant: str) -> tuple[str, dict[str, Any]]:
+    name, _, method = variant.partition("/")
+    options: dict[str, Any] = {"n_heads": N_HEADS} if name == "attention" else {}
+    return name, options | ({"method": method} if method else {})
+
+
+def training_pass(
+    function: Callable[[Tensor], Tensor], x: Tensor, *, weights: Iterable[Tensor]
+) -> Call:
+    """Return forward and backward: gradients of the input and of every weight."""
+    x = x.detach().requires_grad_()
+    inputs = (x, *weights)
+    error = torch.ones_like(function(x).detach())
+    return lambda: torch.autograd.grad(function(x), inputs, error)
+
+
+def training_step(model: LanguageModel, plan: SpeedPlan, *, batch: int) -> Call:
+    """Return one whole step as ``training.train_steps`` does it, on the same batch each time."""
+    config = model.config
+    tokens = plan.tokens(batch, config.context_len + 1, vocab_size=config.vocab_size)
+    endless = TrainConfig(n_steps=10**9, lr=1e-5)
+    steps = train_steps(model, repeat((tokens[:, :-1], tokens[:, 1:])), config=endless)
+    return lambda: next(steps)
+
+
+def counted_flops(call: Call) -> int:
+    """Return the operations of matrix products in a call, as they happen.
+
+    For the count attention runs as plain products, because fused kernels hide theirs on a CPU.
+    So every pair of positions counts, also those that causality hides. Nothing else counts: no
+    norm, no softmax, no table, no transform of the library.
+    """
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        call()
+    return counter.get_total_flops()
+
+
+def chosen_method(mixer: nn.Module, *, batch: int, time: int, work: str) -> str | None:
+    """Return how an Extractor sums its past at these sizes; None for a mixer that is none."""
+    if not isinstance(mixer, Extractor):
+        return None
+    if mixer.method != "auto":
+        return mixer.method
+    x = mixer.lag_weight.detach().new_zeros(()).expand(batch, time, mixer.d_model)
+    is_frozen = work == "inference"
+    with torch.set_grad_enabled(not is_frozen):
+        x = x if is_frozen else x.requires_grad_()
+        return convolution.choose_method(x, mixer.lag_weight, is_frozen=is_frozen)
+
+
+# Parts ``mixers`` and ``prefill``: one layer at a time, every mixer beside attention
+
+LAYER_GRIDS = {  # scale: (d_model, times, batches)
+    "smoke": (8, (7, 16), (2,)),
+    "classroom": (128, (32, 128, 512), (1, 16)),
+    "paper": (128, (32, 128, 512, 2048), (1, 16)),
+}
+
+
+def layer_races(plan: SpeedPlan, *, works: tuple[str, ...]) -> Iterator[Race]:
+    """Yield one race for each kind of work, batch and length."""
+    d_model, times, batches = LAYER_GRIDS[plan.scale]
+    for work, batch, time in product(works, batches, times):
+        yield layer_race(plan, work=work, batch=batch, time=time, d_model=d_model)
+
+
+def layer_race(plan: SpeedPlan, *, work: str, batch: int, time: int, d_model: int) -> Race:
+    """Return the race of all mixers; on CUDA each runs a second time through ``torch.compile``."""
+    compiled = tuple(f"{m}/compiled" for m in MIXERS if plan.device.startswith("cuda"))
+    sizes = {"work": work, "batch": batch, "time": time, "d_model": d_model}
+    build = partial(layer_entrant, plan=plan, **sizes)
+    return Race(
+        point=f"{work}-b{batch}-t{time}-d{d_model}",
+        sizes=sizes,
+        entrants={name: partial(build, name) for name in MIXERS + compiled},
+        n_tokens=batch * time,
+    )
+
+
+def layer_entrant(
+    variant: str, *, plan: SpeedPlan, work: str, batch: int, time: int, d_model: int
+) -> Entrant:
+    """Build one layer and the pass through it that is timed.
+
+    Args:
+        work: ``forward`` as in training, ``training`` (with backward) or ``inference``.
+    """
+    name = variant.removesuffix("/compiled")
+    layer = build_layer(name, plan, d_model=d_model, context_len=time)
+    weights, x = list(layer.parameters()), plan.noise(batch, time, d_model)
+    method = chosen_method(layer, batch=batch, time=time, work=work)
+    program = layer if name == variant else torch.compile(layer)
+    memory: dict[str, float] = {}
+    if work == "inference":
+        layer.eval().requires_grad_(False)
+        call = torch.no_grad()(lambda: program(x))
+    else:
+        x.requires_grad_()  # all that backward needs is kept
+        call = partial(program, x)
+    if work == "training":
+        memory = {"saved_mib": saved_for_backward_mib(call, parameters=weights)}
+        call = training_pass(program, x, weights=weights)
+    with torch.no_grad():  # backward takes two products for each of these
+        flops = counted_flops(partial(layer, x)) * (3 if work == "training" else 1)
+    return Entrant(call=call, flops=flops, memory=memory, config={"method": method})
+
+
+# Part ``methods``: every way to evaluate the causal convolution, and whether auto chooses well
+
+NDIM = {"matrix": 3, "diag": 2, "scalar": 1}  # axes of the lag weights
+WHOSE = {"matrix": "she", "diag": "we", "scalar": "extractor"}  # sum it is
+SUM_GRIDS = {  # scale: (batch, time, d_model)
+    "smoke": ((2, 17, 8),),
+    "classroom": ((1, 32, 64), (16, 32, 64), (1, 128, 128), (16, 128, 128), (4, 512, 64)),
+    "paper": (
+        *((batch, time, d) for time in (8, 32, 128, 512) for d in (64, 128) for batch in (1, 16)),
+        *((1, 2048, 128), (16, 2048, 128)),
+    ),
+}
+FAR, LONG_GFLOP = 40, 100  # so many times the operations, and so many: left out
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sum:
+    """One causal convolution that all methods evaluate.
+
+    Args:
+        extract: ``matrix``, ``diag`` or ``scalar``: what a lag's weight is.
+        work: ``forward``, or ``training`` (with backward).
+    """
+
+    extract: str
+    work: str
+    batch: int
+    time: int
+    d_model: int
+
+    def flops(self, method: str) -> int:
+        """Return the operations of a method."""
+        sizes = {"batch": self.batch, "time": self.time, "n_lags": self.time, "d_in": self.d_model}
+        ndim, is_training = NDIM[self.extract], self.work == "training"
+        return convolution.method_flops(method, ndim=ndim, training=is_training, **sizes)
+
+    def near_methods(self) -> list[str]:
+        """Return the methods of which one call is worth the wait."""
+        flops = {name: self.flops(name) for name in convolution.list_methods(NDIM[self.extract])}
+        limit = max(LONG_GFLOP * 1e9, FAR * min(flops.values()))
+        return [name for name in flops if flops[name] <= limit]
+
+    def race(self, plan: SpeedPlan, *, methods: Sequence[str] | None = None) -> Race:
+        """Return the race of these methods; by default of all but the hopeless, and ``auto``."""
+        methods = methods or (*self.near_methods(), "auto")
+        every = convolution.list_methods(NDIM[self.extract])
+        build, whose = partial(self.entrant, plan=plan), WHOSE[self.extract]
+        return Race(
+            point=f"{self.extract}-{self.work}-b{self.batch}-t{self.time}-d{self.d_model}",
+            sizes={**vars(self), "left_out": ",".join(n for n in every if n not in methods)},
+            entrants={f"{whose}/{method}": partial(build, method) for method in methods},
+            opponents=(BEST,),
+            n_tokens=self.batch * self.time,
+        )
+
+    def entrant(self, method: str, *, plan: SpeedPlan) -> Entrant:
+        """Return a method on weights that keep the input's size; ``auto`` with what it takes."""
+        is_training = self.work == "training"
+        wide = (self.time, self.d_model, self.d_model)[: NDIM[self.extract]]
+        x = plan.noise(self.batch, self.time, self.d_model)
+        weight = plan.noise(*wide, stream=1) / (self.time * self.d_model) ** 0.5
+        weight.requires_grad_(is_training)
+
+        def convolve(x: Tensor) -> Tensor:
+            return convolution.causal_convolution(x, weight, method=method)
+
+        call: Call = torch.no_grad()(lambda: convolve(x))
+        if is_training:
+            call = training_pass(convolve, x, weights=[weight])
+        if method == "auto":
+            with torch.set_grad_enabled(is_training):
+                method = convolution.choose_method(x, weight)
+        return Entrant(call=call, flops=self.flops(method), config={"method": method})
+
+
+def sum_races(plan: SpeedPlan) -> Iterator[Race]:
+    """Yield one race for each size, kind of weight and work: all methods by name, and auto."""
+    for (batch, time, d_model), extract, work in product(
+        SUM_GRIDS[plan.scale], NDIM, ("forward", "training")
+    ):
+        sizes = {"batch": batch, "time": time, "d_model": d_model}
+        yield Sum(extract=extract, work=work, **sizes).race(plan)
+
+
+def slow_choices(table: pd.DataFrame, *, tolerance: float = TOLERANCE) -> pd.DataFrame:
+    """Return the points at which ``auto`` takes longer than the best method allows.
+
+    Args:
+        table: Records of the part ``methods`` as a table.
+        tolerance: How many times the best method's time is still fine.
+    Raises:
+        AttnlabError: The table has no record of ``auto``.
+    """
+    is_auto = table["variant"].str.endswith("/auto") & (table["config.part"] == "methods")
+    if not is_auto.any():
+        raise AttnlabError("No record of method='auto' to judge: run the part methods.")
+    return table[is_auto & (table["ratio_to_best"] > tolerance)]
+
+
+# Part ``training``: whole training steps of a language model, every mixer in the same model
+
+STEP_SIZES = {  # scale: (batch, the model)
+    "smoke": (2, {"vocab_size": 50, "d_model": 16, "context_len": 16, "n_layers": 1}),
+    "classroom": (32, {"vocab_size": 1000, "d_model": 64, "context_len": 64, "n_layers": 2}),
+    "paper": (64, {"vocab_size": 5000, "d_model": 128, "context_len": 128, "n_layers": 6}),
+}
+
+
+def step_races(plan: SpeedPlan) -> Iterator[Race]:
+    """Yield the one race of a scale."""
+    batch, sizes = STEP_SIZES[plan.scale]
+    time = sizes["context_len"]
+    variants = ("attention", "she", "she/lags", "he", "we", "me")
+    yield Race(
+        point=f"step-b{batch}-t{time}-d{sizes['d_model']}-n{sizes['n_layers']}",
+        sizes={"work": "step", "batch": batch, "time": time, **sizes},
+        entrants={v: partial(step_entrant, v, plan, batch=batch, **sizes) for v in variants},
+        opponents=("attention", "she/lags"),
+        n_tokens=batch * time,
+    )
+
+
+def step_entrant(variant: str, plan: SpeedPlan, *, batch: int, **sizes: int) -> Entrant:
+    """Build a model and its training step."""
+    model = build_model(variant, plan, **sizes)
+    step = training_step(model, plan, batch=batch)
+    step()  # the optimiser's own state is made once and stays
+    mixer = model.get_submodule("blocks.0.mixer")
+    method = chosen_method(mixer, batch=batch, time=sizes["context_len"], work="training")
+    memory = {"peak_mib": peak_memory_mib(step, device=plan.device), "n_weights": n_weights(model)}
+    return Entrant(call=step, memory=memory, config={"method": method})
+
+
+def n_weights(module: nn.Module) -> int:
+    """Return the number of trainable numbers, each once."""
+    return sum(weight.numel() for weight in module.parameters())
+
+
+# Part ``generation``: one token after the other, with the context full
+
+STREAM_GRIDS = {  # scale: (d_model, contexts, batches)
+    "smoke": (8, (8,), (1, 2)),
+    "classroom": (128, (128, 512), (1, 16)),
+    "paper": (128, (128, 512, 2048), (1, 16)),
+}
+STREAMS = (*MIXERS, "she/ring")
+RING_TOKENS = 32  # with a ring every token costs the same
+
+
+def stream_races(plan: SpeedPlan) -> Iterator[Race]:
+    """Yield a race for each batch and context."""
+    d_model, contexts, batches = STREAM_GRIDS[plan.scale]
+    for batch, context_len in product(batches, contexts):
+        yield stream_race(plan, batch=batch, context_len=context_len, d_model=d_model)
+
+
+def stream_race(plan: SpeedPlan, *, batch: int, context_len: int, d_model: int) -> Race:
+    """Return the race of single layers for the next token, the context full."""
+    sizes = {"batch": batch, "context_len": context_len, "d_model": d_model}
+    build = partial(stream_entrant, plan=plan, **sizes)
+    return Race(
+        point=f"layer-b{batch}-c{context_len}-d{d_model}",
+        sizes={"work": "layer", **sizes},
+        entrants={name: partial(build, name) for name in STREAMS},
+        n_tokens=batch,
+    )
+
+
+def stream_entrant(
+    variant: str, *, plan: SpeedPlan, batch: int, context_len: int, d_model: int
+) -> Entrant:
+    """Return one layer that goes on with a stream whose context is full.
+
+    A large tile falls due rarely and then costs much, so a whole period of tokens is timed.
+    """
+    name, _, streaming = variant.partition("/")
+    layer = build_layer(name, plan, d_model=d_model, context_len=context_len)
+    layer.eval().requires_grad_(False)
+    tokens = plan.noise(batch, d_model)
+    state = layer.initial_state(batch, **({"streaming": streaming} if streaming else {}))
+    with torch.no_grad():
+        state = layer.prefill(plan.noise(batch, context_len, d_model, stream=1), state)[1]
+    is_tiled = isinstance(state, TiledStream)
+    n_tokens = state.tiling.largest if is_tiled else min(RING_TOKENS, context_len)
+
+    @torch.no_grad()
+    def call() -> Any:
+        nonlocal state
+        for _ in range(n_tokens):
+            _, state = layer.step(tokens, state)
+        return state
+
+    kind = "tiles" if is_tiled else "ring"
+    return Entrant(call=call, n_pieces=n_tokens, config={"streaming": kind})
+
+
+# Part ``translation``: what a sentence costs, with attention and with students in its place
+
+TEACHER = "teacher"
+ARMS = (
+    *("encoder_self/alr/m", "encoder_self/alr/l", "decoder_self/alr/m", "self/alr/m"),
+    *("cross/per_query/m", "cross/per_query/l", "cross/low_rank/l", "cross/truncated/m"),
+    *("all/per_query/l", "all/low_rank/l"),
+)
+BUDGETS = {  # scale: (sizes of the study, tokens of a mean sentence, sentences of a batch)
+    "smoke": (SMOKE, 5, 3),
+    "classroom": (CLASSROOM, 8, 32),
+    "paper": (PAPER, 16, 32),
+}
+
+
+def translator_sizes(scale: str) -> dict[str, int]:
+    """Return the sizes of a translator: the toy languages, or captions as subwords."""
+    budget = BUDGETS[scale][0]
+    is_text = scale == "paper"
+    n_words = budget.vocab_size + N_SPECIAL if is_text else translation_source().vocab_size
+    names = ("d_model", "n_heads", "n_layers", "d_ff", "max_len")
+    return {"vocab_size": n_words, **{name: getattr(budget, name) for name in names}}
+
+
+def translation_races(plan: SpeedPlan) -> Iterator[Race]:
+    """Yield the teacher-forced pass, then greedy translation of a batch and of one sentence."""
+    sizes, (_, n_tokens, n_sentences) = translator_sizes(plan.scale), BUDGETS[plan.scale]
+    for work, batch in (("forced", n_sentences), ("greedy", n_sentences), ("greedy", 1)):
+        build = partial(sentence_entrant, plan=plan, work=work, batch=batch)
+        yield Race(
+            point=f"{work}-b{batch}-t{n_tokens}-d{sizes['d_model']}",
+            sizes={"work": work, "batch": batch, "time": n_tokens, **sizes},
+            entrants={variant: partial(build, variant) for variant in (TEACHER, *ARMS)},
+            opponents=(TEACHER,),
+            n_tokens=n_tokens,
+        )
+
+
+def sentence_entrant(variant: str, *, plan: SpeedPlan, work: str, batch: int) -> Entrant:
+    """Build the teacher, put the students of an arm in, and return the pass that is timed.
+
+    Times are those of a sentence. ``work_gflop`` is the teacher-forced pass of a batch by the
+    count of ``counted_flops``, over its sentences, whatever is timed: what a batch does once,
+    such as folding a norm into the weights, is shared by its sentences.
+    """
+    model = build_translator(plan)
+    stand_ins = build_stand_ins(variant, model, seed=plan.seed)
+    n_replaced = count_replaced(model, stand_ins)
+    substitute(model, stand_ins)
+    source, target = random_pairs(plan)
+    forced = torch.no_grad()(lambda n: model(source[:n], target[:n]))
+    flops = counted_flops(lambda: forced(len(source))) // len(source)
+    is_forced = work == "forced"
+    written = partial(write_greedily, model, source[:batch], n_tokens=source.shape[1])
+    return Entrant(
+        call=partial(forced, batch) if is_forced else written,
+        n_pieces=batch,
+        flops=flops if is_forced else None,
+        memory={
+            "work_gflop": flops / 1e9,
+            "n_weights": n_weights(model),
+            "n_stand_in_weights": sum(map(n_weights, stand_ins.values())),
+            "n_replaced_weights": n_replaced,
+        },
+    )
+
+
+def build_translator(plan: SpeedPlan) -> Translator:
+    """Build an untrained translator, as fast as a trained one, both sides of the same size."""
+    sizes = translator_sizes(plan.scale)
+    n_layers, n_words = sizes.pop("n_layers"), sizes.pop("vocab_size")
+    both = {f"{side}_vocab_size": n_words for side in ("source", "target")}
+    both |= {f"n_{side}_layers": n_layers for side in ("encoder", "decoder")}
+    config = TranslatorConfig(**both, **sizes)  # type: ignore[arg-type]
+    translator = Translator(config, generator=torch_generator(plan.seed, "init"))
+    return translator.eval().requires_grad_(False).to(plan.device)
+
+
+def build_stand_ins(variant: str, model: Translator, *, seed: int) -> dict[Any, nn.Module]:
+    """Return untrained students for an arm of the study ``attentionless``; none for the teacher."""
+    parts = {} if variant == TEACHER else get_arm(variant).parts
+    stand_ins: dict[Any, nn.Module] = {}
+    for part in parts.values():
+        if isinstance(part, StudentSpec):
+            stand_ins |= build_students(model, spec=part, seed=seed)
+    return stand_ins
+
+
+def random_pairs(plan: SpeedPlan) -> tuple[Tensor, Tensor]:
+    """Return sources of random words, and targets that begin with ``BOS``, of the same length."""
+    _, n_tokens, n_sentences = BUDGETS[plan.scale]
+    n_words = translator_sizes(plan.scale)["vocab_size"] - N_SPECIAL
+    words = N_SPECIAL + plan.tokens(2, n_sentences, n_tokens, vocab_size=n_words)
+    words[1, :, 0] = BOS
+    return words[0], words[1]
+
+
+@torch.no_grad()
+def write_greedily(model: Translator, source: Tensor, *, n_tokens: int) -> Tensor:
+    """Translate with greedy search that writes exactly so many tokens, each from the last state.
+
+    No sentence ends by itself, so that it does not matter what the weights have learnt. The
+    paper's layout would have to be run on every prefix anew; its sums over slots make that one
+    more slot a token.
+    """
+
+    def endless(token: Tensor, state: Any) -> tuple[Tensor, Any]:
+        logits, state = model.step(token, state)
+        logits[:, EOS] = -torch.inf
+        return logits, state
+
+    state = model.initial_state(model.encode(source))
+    return greedy_search(endless, state, n_rows=len(source), max_len=n_tokens, device=model.device)
+
+
+PARTS: dict[str, tuple[str, Callable[[SpeedPlan], Iterator[Race]]]] = {
+    "mixers": (
+        "one layer, forward and forward with backward, beside attention with 4 heads",
+        partial(layer_races, works=("forward", "training")),
+    ),
+    "methods": (
+        "every method of the causal convolution by name, and what auto chooses",
+        sum_races,
+    ),
+    "training": (
+        "a whole training step of a language model: loss, backward, clipping, AdamW",
+        step_races,
+    ),
+    "prefill": (
+        "one layer with frozen weights over a whole sequence, no gradients",
+        partial(layer_races, works=("inference",)),
+    ),
+    "generation": ("one token after the other at full context: a layer's step", stream_races),
+    "translation": (
+        "a sentence by the teacher and by students in its place: all at once, token by token",
+        translation_races,
+    ),
+}
+
+
+# The command
+
+
+def bench(
+    parts: Sequence[str] = (),
+    *,
+    scale: str = "classroom",
+    threads: int | None = None,
+    repeats: int | None = None,
+    device: str = "cpu",
+    file: Path | None = None,
+    is_checked: bool = False,
+) -> Iterator[str]:
+    """Run parts of the bench, all by default; yield line by line what there is to tell.
+
+    Args:
+        threads: Of torch; None leaves them as installed.
+        repeats: Rounds of each race, at least 5; None takes those of the scale.
+        file: Records are appended to it; None stores nothing.
+        is_checked: Whether to raise in the end where ``method="auto"`` chose badly.
+    Raises:
+        AttnlabError: An unknown part or scale, no such device, or a bad choice of ``auto``.
+    """
+    parts = tuple(parts) or tuple(PARTS)
+    if is_checked and "methods" not in parts:
+        raise AttnlabError("--check is about method=auto: add the part methods.")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise AttnlabError("--device cuda: torch finds no graphics card here. Use --device cpu.")
+    n_threads = torch.get_num_threads() if threads is None else threads
+    how = {"scale": scale, "n_threads": n_threads, "device": device, "repeats": repeats}
+    how["keeps_pages"] = keep_pages()
+    plans = [SpeedPlan(part=p, seed=_next_series(file, scale, p), **how) for p in parts]
+    records: list[RunRecord] = []
+    with pinned_threads(n_threads):
+        seconds = 0.04 if scale == "smoke" else 0.4
+        peaks = machine_peaks(threads=n_threads, device=device, seconds=seconds)
+        yield from _peak_lines(peaks)
+        for plan in plans:
+            summary, races = PARTS[plan.part]
+            yield f"\n{plan.part}: {summary}"
+            for race in races(plan):
+                group = list(run_race(race, plan, peaks=peaks))
+                for record in group if file else ():
+                    record.append_to(file)
+                yield f"\n  {race.point}\n{_race_table(group)}"
+                if race.sizes.get("left_out"):
+                    yield f"    far more operations, left out: {race.sizes['left_out']}"
+                records += group
+    if file:
+        yield f"\n{len(records)} records appended to {file}"
+    if is_checked:
+        yield _check(as_table(records))
+
+
+def run_file(folder: Path = RUNS) -> Path:
+    """Return the file that records of this study are appended to."""
+    return folder / f"{STUDY}.jsonl"
+
+
+def _next_series(file: Path | None, scale: str, part: str) -> int:
+    """Return the number of the series: one more than the last one in the file."""
+    rows = read_records(file) if file and file.exists() else []
+    before = f"{STUDY}/{scale}/{part}/"
+    return max((r["seed"] for r in rows if r["experiment"].startswith(before)), default=-1) + 1
+
+
+def _peak_lines(peaks: Peaks) -> Iterator[str]:
+    yield (
+        f"This machine, threads {peaks.n_threads}: matrix products {peaks.gemm_gflops:.0f} "
+        f"GFLOP/s; copy {peaks.copy_gb_s:.0f} GB/s; real transform {peaks.rfft_gflops:.0f} GFLOP/s."
+    )
+    load, n_processors = load_average(), os.cpu_count() or 1
+    if load is not None and load > 0.5 * n_processors:
+        yield (
+            f"Other programs are running (load average {load}, processors {n_processors}): ratios "
+            "within a round still mean something; times and shares of the peak mean less."
+        )
+
+
+def _race_table(group: Iterable[RunRecord]) -> str:
+    """Return one race as text, the fastest first; columns with nothing in them are left out."""
+    rows = []
+    for record in sorted(group, key=lambda record: record.metrics["median_ms"]):
+        m, config = record.metrics, record.config
+        row = {
+            "variant": record.variant,
+            "method": config.get("method") or config.get("streaming"),
+            "ms": f"{m['median_ms']:.3g}",
+            "quartiles": f"{m['low_ms']:.3g} to {m['high_ms']:.3g}",
+        }
+        for name in m:
+            if name.startswith("ratio_") and f"{name}_low" in m:
+                low, high = m[f"{name}_low"], m[f"{name}_high"]
+                heading = name.removeprefix("ratio_").replace("_", " ")
+                row[heading] = f"{m[name]:.2f} ({low:.2f} to {high:.2f})"
+        row["tokens/s"] = f"{m['tokens_per_s']:,.0f}"
+        if "gflop_per_s" in m:
+            row["GFLOP/s (of peak)"] = f"{m['gflop_per_s']:.0f} ({m['roofline_fraction']:.0%})"
+        row |= {f"{n} MiB": f"{m[f'{n}_mib']:.3g}" for n in ("saved", "peak") if f"{n}_mib" in m}
+        rows.append(row)
+    table = pd.DataFrame(rows).fillna("")
+    return table.loc[:, (table != "").any()].to_string(index=False)
+
+
+def _check(table: pd.DataFrame) -> str:
+    slow = slow_choices(table)
+    if not len(slow):
+        return f"\nmethod=auto is within {TOLERANCE} times the best method at every point."
+    points = "; ".join(
+        f"{row['experiment'].split('/', 3)[3]} chose {row['config.method']}, "
+        f"{row['ratio_to_best']:.2f} times the best"
+        for row in slow.to_dict("records")
+    )
+    raise AttnlabError(
+        f"method=auto takes over {TOLERANCE} times the best method's time at {len(slow)} "
+        f"points: {points}. Measure again on a quiet machine, then correct the table of choices."
+    )
