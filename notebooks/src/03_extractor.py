@@ -37,13 +37,11 @@
 # %% tags=["setup"]
 import numpy as np
 import torch
-from torch.nn import functional as F
 
-from attnlab import plots, widgets
+from attnlab.chapters.extractor import checks, pictures
 from attnlab.mixers import build_mixer
-from attnlab.runmode import banner, is_fast
-from attnlab.seeding import numpy_generator, torch_generator
-from attnlab.widgets import show_still
+from attnlab.runmode import banner
+from attnlab.show import explore, show
 
 banner(minutes=60)
 
@@ -137,12 +135,10 @@ for method in list_methods(3):
 print("hand = loop = matrix = library, which has it in these forms:", ", ".join(list_methods(3)))
 
 # %% tags=["nbval-ignore-output"]
-from attnlab.plots.extractor import describe_block_toeplitz, plot_block_toeplitz
+from attnlab.seeding import numpy_generator
 
 W_random = numpy_generator(0, "picture").normal(size=(4, 3, 3))
-with plots.style():
-    ax = plot_block_toeplitz(W_random, n_tokens=6)
-show_still(ax.figure, describe_block_toeplitz(W_random, n_tokens=6))
+show(pictures.block_toeplitz(W_random, n_tokens=6))
 
 # %% [markdown] tags=["exercise"]
 # **Takeaway.** One matrix per lag and a sum turn any prefix into $d$ numbers that still know the
@@ -173,9 +169,7 @@ def extract(x, W):
 
 
 # %% tags=["nbval-check-output"]
-from attnlab.teaching.extractor import check_extract
-
-check_extract(extract)
+checks.check_extract(extract)
 
 # %% [markdown]
 # ## 2  How the newest token knows the length   *(10 min)*
@@ -186,7 +180,9 @@ check_extract(extract)
 # size of about 1. What of their sum? Guess first:
 
 # %% tags=["widget", "nbval-ignore-output"]
-guess = widgets.predict_first(
+from attnlab.show import predict_first
+
+guess = predict_first(
     "A prefix grows from 1 token to 64. How much larger does the size of e get?",
     options={"64 times": 64, "8 times": 8, "it stays": 1},
 )
@@ -205,7 +201,7 @@ guess = widgets.predict_first(
 # $1/\sqrt{t}$ still keep the size?
 
 # %% tags=["widget", "nbval-ignore-output"]
-from attnlab.widgets.extractor import show_growth_explorer
+from functools import partial
 
 draw = numpy_generator(0, "size").normal
 x_many, W_many = draw(size=(200, 64, 32)), draw(size=(64, 32, 32)) / 32**0.5
@@ -216,7 +212,10 @@ for t in (1, 4, 16, 64):
     assert abs(size / t**0.5 - 1) < 0.1
     print(f"t = {t:2d}: size of e {size:.2f}; eq. (3.5) says {t**0.5:.2f}")
 print(guess.verdict(truth=8))
-show_growth_explorer()
+for weights, shared, scale in (("own", 0.0, "none"), ("own", 0.0, "1/√t"), ("same", 0.5, "1/√t")):
+    show(pictures.growth(weights=weights, shared=shared, scale=scale))
+with_answer = partial(pictures.growth, has_answer=True)  # the stills leave it to you
+explore(with_answer, presets=(), **pictures.GROWTH_DIALS)
 
 # %% [markdown]
 # <details><summary>Answer</summary>
@@ -272,6 +271,8 @@ print("means", y[:, 0].tolist())
 # of the matrix in the equation.)
 
 # %% tags=["agreement", "nbval-check-output"]
+from attnlab.seeding import torch_generator
+
 mixer = build_mixer("she", d_model=5, context_len=7).double()
 x = torch.randn(7, 5, generator=torch_generator(0, "data"), dtype=torch.float64)
 x.requires_grad_()
@@ -311,9 +312,7 @@ def she(x, W, W_adj, W_out):
 
 
 # %% tags=["nbval-check-output"]
-from attnlab.teaching.extractor import check_she
-
-check_she(she)
+checks.check_she(she)
 
 # %% [markdown]
 # ## 3  Take away one thing at a time: HE, WE, ME   *(11 min)*
@@ -334,11 +333,7 @@ check_she(she)
 # $$ y_t = \Bigl(\sum_{j=0}^{t-1} x_{t-j} \odot w_j\Bigr) \odot (x_t \odot w_\mathrm{adj}) \tag{3.10} $$
 
 # %% tags=["nbval-ignore-output"]
-from attnlab.plots.extractor_diagrams import describe_sublayers, draw_sublayers
-
-with plots.style():
-    fig = draw_sublayers()
-show_still(fig, describe_sublayers())
+show(pictures.sublayers())
 
 
 # %%
@@ -400,13 +395,26 @@ for name in ("attention", "she", "he", "we", "me"):
     assert counted == formula
     print(f"{name:10s} counted {counted:6,}  formula {formula:6,}   {ratio:5.2f}")
 
+
 # %% tags=["nbval-check-output"]
-from attnlab.teaching.extractor import count_multiplications
+class Tally:
+    """A number that notices when it is multiplied; its value does not matter."""
+
+    n_multiplications = 0
+
+    def __mul__(self, other):
+        Tally.n_multiplications += 1
+        return self
+
+    def __add__(self, other):
+        return self
+
+    __radd__ = __add__
+
 
 T, d = 5, 3
-tokens, lags, maps, square, vector = (
-    np.ones(shape) for shape in ((T, d), (T, d), (T, d, d), (d, d), (d,))
-)
+shapes = (T, d), (T, d), (T, d, d), (d, d), (d,)
+tokens, lags, maps, square, vector = (np.full(shape, Tally()) for shape in shapes)
 arguments = {
     "she": (she_rows, tokens, maps, square, square),
     "he": (he_rows, tokens, square, lags, square, square),
@@ -414,14 +422,19 @@ arguments = {
     "me": (me_rows, tokens, lags, vector),
 }
 for name, (rows, *arrays) in arguments.items():
-    counted = count_multiplications(rows, *arrays)
+    Tally.n_multiplications = 0
+    rows(*arrays)
     formula = expected_multiplications(name, d_model=d, time=T)
-    print(f"{name:4s} T = 5, d = 3: counted {counted:4d}, formula {formula:4d}")
+    print(f"{name:4s} T = 5, d = 3: counted {Tally.n_multiplications:4d}, formula {formula:4d}")
 
 # %% tags=["widget", "nbval-ignore-output"]
-from attnlab.widgets.extractor import show_family_explorer
-
-show_family_explorer()
+members = [
+    {},  # SHE, then HE, WE and ME
+    {"extract": "value_diag"},
+    {"extract": "diag", "finish": "matrix"},
+    {"extract": "diag", "finish": "diag"},
+]
+explore(pictures.member, presets=members, **pictures.MEMBER_DIALS)
 
 # %% [markdown] tags=["exercise"]
 # <details><summary>Answer</summary>
@@ -457,9 +470,7 @@ def count_weights(name, d, ell):
 
 
 # %% tags=["nbval-check-output"]
-from attnlab.teaching.extractor import check_weight_count
-
-check_weight_count(count_weights)
+checks.check_weight_count(count_weights)
 
 # %% [markdown]
 # ## 4  What is published, what is ours   *(5 min)*
@@ -505,10 +516,9 @@ for name, (weights, path) in candidates.items():
 # That supports our skeleton of SHE; it does not prove it, and says little of HE, WE, ME.
 
 # %% tags=["widget", "nbval-ignore-output"]
-from attnlab.teaching.extractor import QUESTIONS
-from attnlab.teaching.quiz import show_quiz
+from attnlab.teach import show_quiz
 
-show_quiz(QUESTIONS)
+show_quiz("extractor")
 
 # %% [markdown]
 # ## 5  What the tokens themselves may decide   *(8 min)*
@@ -526,9 +536,7 @@ show_quiz(QUESTIONS)
 # $W_\mathrm{out} = \begin{pmatrix}1&0\\1&1\end{pmatrix}$ (by hand: $g_3 = (1, 3)$ for the first):
 
 # %% tags=["agreement", "nbval-check-output"]
-from attnlab.teaching.extractor import page_numbers
-
-x, W, W_adj, W_out = page_numbers()
+x, W, W_adj, W_out = checks.page_numbers()
 
 
 def e_3(x):
@@ -560,13 +568,11 @@ for x_3 in torch.tensor([[1, 2], [2, 0]], dtype=x.dtype):
 # sum, $e_t = e_{t-1} + x_t W_t$, with $d$ numbers of memory. What does it lose?
 
 # %% tags=["nbval-ignore-output"]
-from attnlab.plots.extractor import describe_index_maps, draw_index_maps
-
-with plots.style():
-    fig = draw_index_maps(n_tokens=6)
-show_still(fig, describe_index_maps(n_tokens=6))
+show(pictures.index_maps(n_tokens=6))
 
 # %% tags=["agreement", "nbval-check-output"]
+from torch.nn import functional as F
+
 generator = torch_generator(1, "data")
 x = torch.randn(1, 5, 3, generator=generator, dtype=torch.float64)
 late = F.pad(x, (0, 0, 4, 0))  # the same phrase, four positions later
@@ -615,16 +621,84 @@ for n, layers in enumerate((stack[:1], stack[:2], stack), start=1):
 # only), and reach the true source with both: $h = 0.325$ nats in the long run, 0.318 on our test
 # tokens. **Predict:** what if a channel mixer (FFN) follows the extraction?
 
-# %% tags=["nbval-ignore-output"]
-from attnlab.plots.extractor import describe_ablation, plot_ablation
-from attnlab.teaching.extractor_runs import product_ablation, product_floors
+# %%
+from itertools import product
 
-seeds = (0, 1, 2) if is_fast() else range(10)
-losses, readers = product_ablation(seeds=seeds)
-floors = product_floors()
-with plots.style():
-    ax = plot_ablation(losses, floors=floors, quantity="Held-out loss")
-show_still(ax.figure, describe_ablation(losses, floors=floors))
+from attnlab.sources import variable_length_chain
+
+laws = {}  # of the next sign, by the last four, the oldest first
+for past in product("+-", repeat=4):
+    right, other = "+-" if past[0] == past[3] else "-+"  # eq. (3.12)
+    laws["".join(past)] = {right: 0.9, other: 0.1}
+signs = variable_length_chain(laws, symbols=["+", "-"])
+assert np.isclose(signs.best_loss_nats(context_len=3), np.log(2))  # three signs say nothing
+assert np.isclose(signs.best_loss_nats(context_len=4), signs.entropy_rate_nats)  # four say all
+
+
+def windows(n, seed, stream):
+    tokens = signs.sample(n * 9, generator=numpy_generator(seed, stream))
+    return torch.from_numpy(tokens).view(n, 9)
+
+
+class BareModel(torch.nn.Module):
+    """Embedding, a mixer, a linear read-out: no norm, no residual, FFN only if asked for."""
+
+    def __init__(self, mixer, *, has_ffn=False, context_len=8, d=8, **options):
+        super().__init__()
+        self.embedding = torch.nn.Embedding(2, d)
+        self.position = torch.nn.Parameter(torch.randn(8, d) * d**-0.5)
+        self.mixer = build_mixer(mixer, d_model=d, context_len=context_len, **options)
+        inner, outer = torch.nn.Linear(d, 4 * d), torch.nn.Linear(4 * d, d)
+        ffn = torch.nn.Sequential(inner, torch.nn.GELU(), outer)
+        self.ffn = ffn if has_ffn else torch.nn.Identity()
+        self.head = torch.nn.Linear(d, 2)
+
+    def forward(self, tokens):
+        x = self.embedding(tokens) + self.position
+        return self.head(self.ffn(self.mixer(x)))
+
+
+# %%
+def loss_of(model, tokens):  # from the fourth sign on the product can be known
+    logits = model(tokens[:, :-1])[:, 3:]
+    return F.cross_entropy(logits.flatten(0, 1), tokens[:, 4:].flatten())
+
+
+def train(seed, **parts):
+    with torch.random.fork_rng(devices=[]):
+        torch.set_rng_state(torch_generator(seed, "init").get_state())
+        model = BareModel(**parts)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.03)
+    for tokens in windows(150 * 128, seed, "data").split(128):
+        optimizer.zero_grad()
+        loss_of(model, tokens).backward()
+        optimizer.step()
+    return model.eval()
+
+
+# %% tags=["nbval-ignore-output"]
+import pandas as pd
+
+from attnlab.runmode import is_fast
+
+no_gate = {"mixer": "she", "adjust": "none"}
+variants = {
+    "identity": ("neither", {"mixer": "identity"}),
+    "she/adjustment_only": ("adjustment only", {"mixer": "she", "context_len": 1}),
+    "she/extraction_only": ("extraction only", no_gate),
+    "she": ("both: SHE", {"mixer": "she"}),
+    "she/extraction_and_mlp": ("extraction only, then FFN", {**no_gate, "has_ffn": True}),
+}
+test, rows, readers = windows(4000, 0, "test"), [], {}
+for variant, (label, parts) in variants.items():
+    for seed in (0, 1, 2) if is_fast() else range(10):
+        readers[variant] = train(seed, **parts)
+        with torch.no_grad():
+            rows.append((variant, label, seed, loss_of(readers[variant], test).item()))
+losses = pd.DataFrame(rows, columns=["variant", "label", "seed", "loss_nats"])
+truth = signs.oracle_nats(test.numpy(), per_token=True)[:, 3:].mean()
+floors = {"true source": truth, "blind to products, log 2": np.log(2)}
+show(pictures.ablation(losses, floors=floors))
 by_variant = losses.groupby("variant")["loss_nats"]
 for variant in ("identity", "she/adjustment_only", "she/extraction_only"):
     assert by_variant.min()[variant] > 0.68, "one part alone learned a product"
@@ -648,9 +722,7 @@ runs = load_runs("extractor-ablation/classroom/tales", variants=list(VARIANTS))
 runs["label"] = runs["variant"].map({name: variant.label for name, variant in VARIANTS.items()})
 runs["loss_nats"] = runs["test_loss_nats"]
 floors = {"true source": runs["oracle_nats"].iloc[0]}
-with plots.style():
-    ax = plot_ablation(runs, floors=floors, quantity="Held-out loss", cut=0.9)
-show_still(ax.figure, describe_ablation(runs, floors=floors))
+show(pictures.ablation(runs, floors=floors, cut=0.9))
 
 # %% tags=["nbval-check-output"]
 table = runs.pivot_table(index="seed", columns="variant", values="test_loss_nats")
@@ -693,15 +765,17 @@ print(f"extraction only {late['she/extraction_only']:.3f}")
 # **Play, then answer:** do far lags look learned?
 
 # %% tags=["widget", "nbval-ignore-output"]
-from attnlab.teaching.extractor_runs import load_or_train
-from attnlab.widgets.extractor import show_lag_kernel_viewer
+from attnlab.show import lag_profile
+from attnlab.studies.stored import load_or_train
 
-sign_task = plots.lag_profile(readers["she"].mixer.lag_weight.detach().numpy())
+sign_task = lag_profile(readers["she"].mixer.lag_weight.detach().numpy())
 assert sign_task.argmax() == 3
 trained = load_or_train(("she", "he", "we", "me"), n_steps=150 if is_fast() else 1000)
 print("Sign task: lag 3 weighs most. Models below, SHE for one:", trained["she"].origin)
 kernels = {name: one.kernels for name, one in trained.items()}
-show_lag_kernel_viewer(kernels, presets=[{"mixer": "she"}, {"mixer": "he"}, {"mixer": "me"}])
+dials = pictures.kernel_dials(kernels)
+presets = [{"mixer": name} for name in ("she", "he", "me")]
+explore(partial(pictures.kernel, kernels), presets=presets, **dials)
 
 # %% [markdown]
 # <details><summary>Answer</summary>

@@ -52,10 +52,10 @@ from attnlab.plots import speed, style
 from attnlab.runmode import banner, is_fast
 from attnlab.seeding import torch_generator
 from attnlab.sources import tales
+from attnlab.studies.stored import load_or_train
 from attnlab.teach import show_notation
 from attnlab.teaching import fast_extractors as teaching
 from attnlab.teaching import fast_extractors_runs as runs
-from attnlab.teaching.extractor_runs import load_or_train
 from attnlab.teaching.quiz import show_quiz
 from attnlab.widgets import fast_extractors as widgets
 from attnlab.widgets import predict_first, show_still
