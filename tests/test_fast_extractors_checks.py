@@ -9,11 +9,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from attnlab.config import ModelConfig
 from attnlab.errors import AttnlabError, UnknownNameError
 from attnlab.mixers.convolution import causal_convolution
+from attnlab.models import LanguageModel
+from attnlab.sources import tales
 from attnlab.teaching import fast_extractors as teaching
 from attnlab.teaching import fast_extractors_runs as runs
 from attnlab.teaching.core import CheckFailed, unseen_mistakes
+from attnlab.training import evaluate
 
 few = settings(deadline=None, max_examples=25)
 TINY = runs.Lesson(context_len=5, d_model=4, n_steps=2, batch_size=2)
@@ -263,3 +267,22 @@ def test_reading_again_is_what_generation_does():
                 logits, state = model.step(tokens[:, t], state)
             losses.append(torch.nn.functional.cross_entropy(logits, tokens[:, t + 1]).item())
     np.testing.assert_allclose(runs.losses_read_again(model, windows), losses, rtol=1e-4)
+
+
+def test_a_slip_is_the_first_word_the_source_cannot_write():
+    source = tales("small")
+    tale = source.encode(source.decode(source.sample(600)).split("\n")[1])  # the first whole one
+    assert runs.tokens_before_slip(source, tale, prompt_len=4) is None
+    spoilt = tale.copy()
+    spoilt[9] = spoilt[8]  # no word of the tales stands twice in a row
+    assert runs.tokens_before_slip(source, spoilt, prompt_len=4) == 5
+
+
+def test_losses_by_position_average_to_the_evaluated_loss():
+    config = ModelConfig(mixer="we", vocab_size=5, context_len=8, d_model=8, n_layers=1, n_heads=2)
+    model = LanguageModel(config).eval()
+    text = np.random.default_rng(0).integers(0, 5, 6 * 8 + 1)
+    windows = np.stack([text[s : s + 9] for s in range(0, 48, 8)])
+    losses = runs.losses_by_position(model, windows)
+    assert losses.shape == (6, 8)
+    assert losses.mean() == pytest.approx(evaluate(model, text).nats_per_token, rel=1e-5)

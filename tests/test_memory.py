@@ -1,4 +1,4 @@
-"""The channel mixer as a memory, and the race that trains the models to look into."""
+"""The channel mixer read as a memory."""
 
 import numpy as np
 import pytest
@@ -6,13 +6,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from attnlab.analysis import memory, race
-from attnlab.config import ModelConfig, TrainConfig
+from attnlab.analysis import memory
+from attnlab.config import ModelConfig
 from attnlab.errors import AttnlabError
 from attnlab.models import LanguageModel
 from attnlab.seeding import torch_generator
-from attnlab.sources import EXAMPLE_TREES, kl_per_state, tales, variable_length_chain
-from attnlab.training import evaluate
+from attnlab.sources import EXAMPLE_TREES, kl_per_state, variable_length_chain
 
 TREE = EXAMPLE_TREES["one_long_branch"]
 
@@ -141,53 +140,3 @@ def test_the_glossary_names_words(model, windows):
     rows = memory.key_glossary(model, windows, symbols=list("abc"), n_keys=2, n_examples=3)
     assert len(rows) == 2
     assert all(set(row["writes"]) == set("abc") for row in rows)
-
-
-@pytest.fixture(scope="module")
-def heat():
-    base = ModelConfig(context_len=8, d_model=8, n_layers=1, n_heads=2)
-    train = TrainConfig(n_steps=3, batch_size=4, lr=0.01, warmup_steps=1)
-    return race.Race(tales("small"), variants=["attention", "we", "mean"], base=base, train=train)
-
-
-def test_racers_take_turns_and_read_the_same_tokens(heat):
-    laps = list(heat.laps())
-    assert [lap.variant for lap in laps] == ["attention", "we", "mean"] * 3
-    assert len(laps) == heat.n_laps
-    assert [lap.tokens_seen for lap in laps[-3:]] == [3 * 4 * 8] * 3
-
-
-def test_a_race_repeats_to_the_bit():
-    def run():
-        base = ModelConfig(context_len=5, d_model=8, n_layers=1, n_heads=2)
-        train = TrainConfig(n_steps=2, batch_size=3, lr=0.01)
-        heat = race.Race(
-            tales("small"), variants=["she", "attention_1_head"], base=base, train=train
-        )
-        return list(heat.laps())
-
-    assert run() == run()
-
-
-def test_losses_by_position_average_to_the_evaluated_loss(heat):
-    windows = heat.held_out(6)
-    losses = race.losses_by_position(heat.models["we"], windows)
-    text = np.concatenate([windows[:, :-1].ravel(), windows[-1, -1:]])
-    assert losses.shape == (6, 8)
-    assert losses.mean() == pytest.approx(
-        evaluate(heat.models["we"], text).nats_per_token, rel=1e-5
-    )
-
-
-@pytest.mark.parametrize(("loss", "k"), [(9.0, 0), (2.0, 1), (1.5, 2), (0.9, None)])
-def test_context_used_is_the_first_stair_not_above_the_loss(loss, k):
-    assert race.context_used(loss, [3.0, 2.0, 1.0]) == k
-
-
-def test_a_slip_is_the_first_word_the_source_cannot_write():
-    source = tales("small")
-    tale = source.encode(source.decode(source.sample(600)).split("\n")[1])  # the first whole one
-    assert race.tokens_before_slip(source, tale, prompt_len=4) is None
-    spoilt = tale.copy()
-    spoilt[9] = spoilt[8]  # no word of the tales stands twice in a row
-    assert race.tokens_before_slip(source, spoilt, prompt_len=4) == 5

@@ -13,7 +13,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from attnlab.analysis.race import losses_by_position
 from attnlab.analysis.timing import Peaks, compare, machine_peaks
 from attnlab.config import ModelConfig, TrainConfig
 from attnlab.errors import AttnlabError, UnknownNameError
@@ -23,7 +22,7 @@ from attnlab.plots.speed import select_points
 from attnlab.records import load_runs
 from attnlab.seeding import numpy_generator, torch_generator
 from attnlab.show.style import look
-from attnlab.sources import tales
+from attnlab.sources import Source, tales
 from attnlab.studies.clock import (
     Race,
     SpeedPlan,
@@ -362,3 +361,24 @@ def losses_read_again(model: LanguageModel, windows: NDArray[np.int64]) -> NDArr
         losses[n_done:stop] = piece[half - 1 :]
         n_done = stop
     return losses
+
+
+@torch.no_grad()
+def losses_by_position(model: LanguageModel, windows: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return the loss of every predicted token in nats: ``(n_windows, context_len)``.
+
+    Column i has i + 1 tokens of context.
+    """
+    tokens = torch.from_numpy(windows)
+    return model.loss(tokens[:, :-1], tokens[:, 1:], reduction="none").double().numpy()
+
+
+def tokens_before_slip(source: Source, text: NDArray[np.int64], *, prompt_len: int) -> int | None:
+    """Return how many generated tokens the true source could have written; None if all.
+
+    Shapes:
+        text: ``(n_tokens,)``, prompt first.
+    """
+    surprise = np.asarray(source.oracle_nats(text, per_token=True))[prompt_len - 1 :]
+    slips = np.flatnonzero(~np.isfinite(surprise))
+    return int(slips[0]) if len(slips) else None

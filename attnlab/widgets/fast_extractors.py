@@ -11,7 +11,6 @@ import pandas as pd
 import torch
 from matplotlib.figure import Figure
 
-from attnlab.analysis.race import tokens_before_slip
 from attnlab.analysis.theory import causal_pairs
 from attnlab.mixers.convolution import method_flops
 from attnlab.models import LanguageModel
@@ -26,7 +25,7 @@ from attnlab.seeding import numpy_generator, torch_generator
 from attnlab.show.style import look
 from attnlab.sources import Source
 from attnlab.studies.clock import STREAMS
-from attnlab.teaching.fast_extractors_runs import generation_race
+from attnlab.teaching.fast_extractors_runs import generation_race, tokens_before_slip
 from attnlab.widgets.board import RunBoard, show_run_board
 from attnlab.widgets.core import Explorer, choice, show_explorer, show_playground, slider
 
