@@ -17,11 +17,12 @@ from attnlab.studies.attentionless import (
     list_committed,
     load_committed,
     load_teacher,
-    prepare_pairs,
     scratch,
     substitutes,
 )
-from attnlab.studies.attentionless.data import SHORT
+from attnlab.studies.engine import work_file
+from attnlab.tasks import TranslationTask, prepare_pairs
+from attnlab.tasks.translation import SHORT
 from attnlab.training import evaluate_forced
 
 SMOKE = {"study": "attentionless", "scale": "smoke", "corpus": "toy"}
@@ -74,7 +75,7 @@ def test_trained_students_are_kept_and_load_again(done):
 
 def test_tuning_moves_students_and_leaves_the_teacher_as_it_was(done):
     before = load_teacher(teacher_job(), done).state_dict()
-    path = teacher_job().weights(done)
+    path = work_file(teacher_job(), done, "model")
     assert path.exists()
     after = load_teacher(teacher_job(), done).state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before)
@@ -154,14 +155,14 @@ def test_a_run_from_scratch_learns_all_weights_with_the_teachers_recipe(schooled
 def test_a_quiet_start_silences_what_is_replaced(monkeypatch, tmp_path):
     silent = []
 
-    def look(job, translator, *_, **__):
+    def look(job, task, translator, *_, **__):
         sites = [m for m in translator.modules() if isinstance(m, ReplacedSite)]
         loudness = sum(float(site.out.weight.detach().abs().sum()) for site in sites)
         silent.append((len(sites), loudness))
         raise AttnlabError("seen enough")
         yield
 
-    monkeypatch.setattr(scratch, "train_translator", look)
+    monkeypatch.setattr(scratch, "train_job", look)
     for variant in ("all/per_query/l/scratch", "all/per_query/l/scratch_quiet"):
         job = get_study("attentionless").jobs(Plan(**SMOKE, variants=(variant,)))[0]
         with pytest.raises(AttnlabError, match="seen enough"):
@@ -270,7 +271,7 @@ def test_committed_students_translate_as_their_record_says(variant):
     teacher, students, facts = load_committed("toy", variant)
     data = prepare_pairs("toy", vocab_size=0, max_len=24, n_train_pairs=1)
     with substitute(teacher, students):
-        score = data.score(teacher)
+        score = TranslationTask(data=data, max_tokens=1).translate(teacher)
     records = load_runs("attentionless/classroom/toy")
     record = records[records["config.job"] == facts["job"]].iloc[-1]
     assert record["variant"] == variant

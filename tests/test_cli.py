@@ -12,9 +12,9 @@ from attnlab.__main__ import main
 @pytest.fixture
 def here(tmp_path, monkeypatch):
     """Run studies in a folder of the test's own."""
-    from attnlab.studies import core
+    from attnlab.studies import Folders
 
-    monkeypatch.setattr(core.Folders, "__init__", _init_in(tmp_path))
+    monkeypatch.setattr(Folders, "__init__", _init_in(tmp_path))
     return tmp_path
 
 

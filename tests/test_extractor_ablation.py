@@ -3,17 +3,22 @@
 import pytest
 import torch
 
+from attnlab.seeding import torch_generator
 from attnlab.studies import Folders, Plan, get_study, run_plan
-from attnlab.studies.extractor_ablation import (
+from attnlab.studies.ablation import (
     SIZES,
     VARIANTS,
-    ablation_jobs,
-    build_ablated,
-    held_out,
+    ablation_task,
+    held_out_windows,
+    jobs,
 )
 
 PLAN = Plan(study="extractor-ablation", scale="smoke", seeds=(0,))
-JOBS = {job.variant: job for job in ablation_jobs(PLAN)}
+JOBS = {job.variant: job for job in jobs(PLAN)}
+
+
+def build_ablated(job):
+    return ablation_task(job).build(job.model, generator=torch_generator(job.train.seed, "init"))
 
 
 def test_every_variant_has_a_job_and_a_digest_of_its_own():
@@ -55,7 +60,7 @@ def test_a_run_leaves_a_record_with_losses_by_position(tmp_path):
 
     path = folders.run_file(PLAN.study)
     row = load_runs("extractor-ablation/smoke/tales", path=path).iloc[0]
-    assert row["oracle_nats"] == held_out()[1] < row["test_loss_nats"]
+    assert row["oracle_nats"] == held_out_windows()[1] < row["test_loss_nats"]
     by_position = load_details("extractor-ablation/smoke/tales", "by_position", path=path)
     assert len(by_position) == SIZES["context_len"]
     assert by_position["loss_nats"].mean() == pytest.approx(row["test_loss_nats"])

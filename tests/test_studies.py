@@ -11,11 +11,10 @@ import pytest
 
 from attnlab.errors import AttnlabError, DivergenceError, UnknownNameError
 from attnlab.records import load_curves, load_runs, read_records
-from attnlab.studies import Folders, Plan, list_studies, run_plan, unfinished_plans
-from attnlab.studies.core import export_models
-from attnlab.studies.datasets import prepare_dataset
-from attnlab.studies.language_model import VARIANTS, curve_steps
-from attnlab.training import load_model, train_steps
+from attnlab.studies import Folders, Plan, export_models, list_studies, run_plan, unfinished_plans
+from attnlab.studies.mixers import VARIANTS
+from attnlab.tasks import oracle_on_windows, prepare_dataset
+from attnlab.training import engine, load_model, steps_dense_early, train_steps
 from attnlab.training.evaluation import windows
 
 ROOT = Path(__file__).parents[1]
@@ -23,8 +22,9 @@ ROOT = Path(__file__).parents[1]
 SCRIPT = """
 import sys, time
 from pathlib import Path
-from attnlab.studies import Folders, Plan, language_model, run_plan
-language_model.CHECKPOINT_EVERY_S = 0.0
+from attnlab.studies import Folders, Plan, run_plan
+from attnlab.training import engine
+engine.CHECKPOINT_EVERY_S = 0.0
 folders = Folders(runs=Path(sys.argv[1]), work=Path(sys.argv[2]))
 plan = Plan(study="language-model", variants=("she", "attention"))
 for progress in run_plan(plan, folders=folders):
@@ -135,14 +135,12 @@ def test_a_plan_that_cannot_be_is_not_remembered(folders):
 
 
 def test_a_job_that_diverges_does_not_stop_the_others(folders, monkeypatch):
-    from attnlab.studies import language_model
-
     def steps(model, batches, *, config, **rest):
         if model.config.mixer == "she":
             raise DivergenceError("loss nan")
         return train_steps(model, batches, config=config, **rest)
 
-    monkeypatch.setattr(language_model, "train_steps", steps)
+    monkeypatch.setattr(engine, "train_steps", steps)
     with pytest.raises(AttnlabError, match=r"1 of 2 jobs diverged.*she seed 0: loss nan"):
         run(Plan(study="language-model", variants=("she", "mean")), folders)
     assert [r["variant"] for r in read_records(folders.runs)] == ["mean"]
@@ -150,12 +148,11 @@ def test_a_job_that_diverges_does_not_stop_the_others(folders, monkeypatch):
 
 def test_a_process_that_dies_while_recording_keeps_its_checkpoint(folders, monkeypatch):
     from attnlab.records import RunRecord
-    from attnlab.studies import language_model
 
     def full(self, path):
         raise OSError("the disk is full")
 
-    monkeypatch.setattr(language_model, "CHECKPOINT_EVERY_S", 0.0)
+    monkeypatch.setattr(engine, "CHECKPOINT_EVERY_S", 0.0)
     monkeypatch.setattr(RunRecord, "append_to", full)
     with pytest.raises(OSError, match="full"):
         run(Plan(study="language-model", variants=("mean",)), folders)
@@ -167,22 +164,18 @@ def test_a_process_that_dies_while_recording_keeps_its_checkpoint(folders, monke
 
 
 def test_a_run_is_not_resumed_with_other_threads(folders, monkeypatch):
-    from attnlab.studies import core, language_model
-
-    monkeypatch.setattr(language_model, "CHECKPOINT_EVERY_S", 0.0)
+    monkeypatch.setattr(engine, "CHECKPOINT_EVERY_S", 0.0)
     plan = Plan(study="language-model", variants=("mean",))
     begun = run_plan(plan, folders=folders)
     for _ in range(3):
         next(begun)
     begun.close()
-    monkeypatch.setattr(core.torch, "get_num_threads", lambda: 7)
+    monkeypatch.setattr(engine.torch, "get_num_threads", lambda: 7)
     with pytest.raises(AttnlabError, match=r"begun with --threads 1, and this process has 7"):
         run(plan, folders)
 
 
 def test_the_oracle_is_measured_on_the_tokens_the_model_is_measured_on():
-    from attnlab.studies.language_model import oracle_on_windows
-
     data = prepare_dataset("tales", vocab_size=0, n_train_tokens=100)
     pieces = list(windows(data.test[0], 60))
     assert sum(targets.numel() for _, targets in pieces) == len(data.test[0]) - 1
@@ -193,8 +186,8 @@ def test_the_oracle_is_measured_on_the_tokens_the_model_is_measured_on():
 
 @pytest.mark.parametrize("n_steps", [1, 2, 8, 930])
 def test_a_curve_ends_with_the_last_step(n_steps):
-    assert max(curve_steps(n_steps)) == n_steps
-    assert min(curve_steps(n_steps)) == 1
+    assert max(steps_dense_early(n_steps)) == n_steps
+    assert min(steps_dense_early(n_steps)) == 1
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from attnlab.analysis.theory import (
 from attnlab.config import ModelConfig
 from attnlab.errors import AttnlabError
 from attnlab.mixers import list_mixers
-from attnlab.studies.language_model import variant_config
+from attnlab.studies.mixers import variant_config
 
 
 def counted(name, d, time, n_heads=1):

@@ -37,11 +37,9 @@ def _train(options: argparse.Namespace) -> None:
     from tqdm import tqdm
 
     from attnlab.config import ModelConfig, TrainConfig
-    from attnlab.models import LanguageModel
     from attnlab.seeding import torch_generator
-    from attnlab.studies.datasets import prepare_dataset
-    from attnlab.training import WindowBatches, evaluate_documents, save_model, train_steps
-    from attnlab.training.evaluation import pool
+    from attnlab.tasks import LanguageTask, prepare_dataset
+    from attnlab.training import save_model, train_model
 
     n_tokens = options.steps * options.batch_size * options.context_len + 1
     data = prepare_dataset(options.corpus, vocab_size=options.vocab_size, n_train_tokens=n_tokens)
@@ -60,38 +58,27 @@ def _train(options: argparse.Namespace) -> None:
         warmup_steps=max(1, options.steps // 20),
         seed=options.seed,
     )
-    model = LanguageModel(config, generator=torch_generator(options.seed, "init"))
-    batches = WindowBatches(
-        data.train,
-        context_len=options.context_len,
-        batch_size=options.batch_size,
-        seed=options.seed,
-    )
+    task = LanguageTask(data=data)
+    model = task.build(config, generator=torch_generator(options.seed, "init"))
     n_weights = sum(p.numel() for p in model.parameters())
     say(f"{options.mixer} on {options.corpus}: {n_weights:,} weights")
     with tqdm(total=options.steps, unit="step") as bar:
-        for log in train_steps(model, batches.starting_at(0), config=plan):
-            bar.set_postfix_str(f"{log.loss_nats:.3f} nats", refresh=False)
+        for state in train_model(task, model, plan):
+            bar.set_postfix_str(f"{state.loss_nats:.3f} nats", refresh=False)
             bar.update()
-    score = pool(evaluate_documents(model, data.test, token_lengths=data.token_lengths))
-    say(f"Held-out loss: {score.nats_per_token:.4f} nats per token")
-    _say_reference(data, options.context_len, score)
+    metrics, _ = task.score(model)
+    say(f"Held-out loss: {metrics['test_loss_nats']:.4f} nats per token")
+    if "oracle_nats" in metrics:
+        oracle, gap = metrics["oracle_nats"], metrics["test_gap_nats"]
+        say(f"True source, same tokens: {oracle:.4f}; gap {gap:+.4f}")
+    if "test_bits_per_byte" in metrics:
+        say(f"That is {metrics['test_bits_per_byte']:.3f} bits per byte")
     _say_sample(model, data, options.seed)
     if options.out:
         save_model(options.out / "model.safetensors", model=model, corpus=options.corpus)
         if data.tokenizer is not None:
             data.tokenizer.save(options.out / "tokenizer.json")
         say(f"Saved in {options.out}")
-
-
-def _say_reference(data: Any, context_len: int, score: Any) -> None:
-    from attnlab.studies.language_model import oracle_on_windows
-
-    if data.oracle_nats is not None:
-        oracle = oracle_on_windows(data, context_len)
-        say(f"True source, same tokens: {oracle:.4f}; gap {score.nats_per_token - oracle:+.4f}")
-    if score.n_bytes:
-        say(f"That is {score.bits_per_byte:.3f} bits per byte")
 
 
 def _say_sample(model: Any, data: Any, seed: int) -> None:

@@ -1,10 +1,9 @@
 """Studies: named experiments that turn configurations into run records."""
 
-from attnlab.studies import attentionless, extractor_ablation, language_model, n_grams
-from attnlab.studies.core import (
-    Folders,
+from attnlab.studies import ablation, attentionless, mixers, n_grams
+from attnlab.studies.engine import Folders, Job, Progress
+from attnlab.studies.study import (
     Plan,
-    Progress,
     Study,
     export_models,
     get_study,
@@ -15,15 +14,16 @@ from attnlab.studies.core import (
 
 __all__ = [
     "Folders",
+    "Job",
     "Plan",
     "Progress",
     "Study",
+    "ablation",
     "attentionless",
     "export_models",
-    "extractor_ablation",
     "get_study",
-    "language_model",
     "list_studies",
+    "mixers",
     "n_grams",
     "run_plan",
     "unfinished_plans",

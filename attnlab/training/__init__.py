@@ -3,6 +3,7 @@
 from attnlab.training.batches import WindowBatches
 from attnlab.training.bleu import Bleu, LengthBleu, bleu, bleu_by_hand, bleu_by_length
 from attnlab.training.checkpoint import load_model, save_model
+from attnlab.training.engine import State, steps_dense_early, steps_every, train_model
 from attnlab.training.evaluation import Score, evaluate, evaluate_documents
 from attnlab.training.loop import StepLog, build_optimizer, learning_rate, train_steps
 from attnlab.training.pair_batches import PairBatches, collate_pairs, pad_sentences
@@ -23,6 +24,7 @@ __all__ = [
     "LengthBleu",
     "PairBatches",
     "Score",
+    "State",
     "StepLog",
     "TranslationScore",
     "WindowBatches",
@@ -41,6 +43,9 @@ __all__ = [
     "pad_sentences",
     "save_model",
     "sentence_of",
+    "steps_dense_early",
+    "steps_every",
+    "train_model",
     "train_steps",
     "translate_all",
     "translation_steps",

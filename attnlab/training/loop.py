@@ -164,8 +164,9 @@ def _grouped(batches: Iterable[tuple[Tensor, Tensor]], size: int) -> Iterator[li
 @contextmanager
 def _dropout_stream(model: LanguageModel | Translator, seed: int, step: int) -> Iterator[None]:
     """Make dropout a function of seed and step, so that a resumed run drops the same."""
-    options = getattr(model.config, "mixer_options", {})
-    if model.config.dropout == 0 and not options.get("dropout"):
+    config = getattr(model, "config", None)
+    options = getattr(config, "mixer_options", {})
+    if not getattr(config, "dropout", 0) and not options.get("dropout"):
         yield
         return
     devices = [model.device] if model.device.type == "cuda" else []

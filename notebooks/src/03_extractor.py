@@ -716,7 +716,7 @@ for variant in ("she", "she/extraction_and_mlp"):
 
 # %% tags=["nbval-ignore-output"]
 from attnlab.records import load_details, load_runs
-from attnlab.studies.extractor_ablation import VARIANTS
+from attnlab.studies.ablation import VARIANTS
 
 runs = load_runs("extractor-ablation/classroom/tales", variants=list(VARIANTS))
 runs["label"] = runs["variant"].map({name: variant.label for name, variant in VARIANTS.items()})

@@ -14,30 +14,28 @@ from attnlab.studies.attentionless.committed import (
     list_committed,
     load_committed,
 )
-from attnlab.studies.attentionless.data import list_pair_datasets, prepare_pairs
 from attnlab.studies.attentionless.substitutes import load_teacher, run_arm
-from attnlab.studies.attentionless.teacher import STUDY, TeacherJob, run_teacher
-from attnlab.studies.core import Folders, Progress, Study, register_study
+from attnlab.studies.attentionless.teacher import STUDY
+from attnlab.studies.engine import Folders, Job, Progress, run_job
+from attnlab.studies.study import Study, register_study
+from attnlab.tasks import list_pair_datasets
 
 __all__ = [
     "ARMS",
     "Arm",
     "ArmJob",
-    "TeacherJob",
     "committed_teacher",
     "get_arm",
     "list_committed",
-    "list_pair_datasets",
     "load_committed",
     "load_teacher",
-    "prepare_pairs",
     "study_jobs",
     "teacher_jobs",
 ]
 
 
-def _run(job: TeacherJob | ArmJob, folders: Folders) -> Generator[Progress, None, RunRecord]:
-    run = run_teacher(job, folders) if isinstance(job, TeacherJob) else run_arm(job, folders)
+def _run(job: Job | ArmJob, folders: Folders) -> Generator[Progress, None, RunRecord]:
+    run = run_job(job, folders) if isinstance(job, Job) else run_arm(job, folders)
     return (yield from run)
 
 

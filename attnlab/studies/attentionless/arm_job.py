@@ -13,13 +13,9 @@ from attnlab.distillation import StudentSpec
 from attnlab.models import Translator
 from attnlab.records import RunRecord, environment
 from attnlab.studies.attentionless.arms import Arm, get_arm
-from attnlab.studies.attentionless.teacher import (
-    TeacherJob,
-    bleu_facts,
-    length_table,
-    score_metrics,
-)
-from attnlab.studies.core import Folders
+from attnlab.studies.engine import Folders, Job
+from attnlab.tasks import describe_score
+from attnlab.training import steps_every
 from attnlab.training.translation import TranslationScore
 
 Key = tuple[str, int]
@@ -36,7 +32,7 @@ class ArmJob:
     """
 
     variant: str
-    teacher: TeacherJob
+    teacher: Job
     fit: TrainConfig
     n_lessons: int
     n_tuning_steps: int
@@ -63,6 +59,12 @@ class ArmJob:
         return replace(
             teachers, n_steps=arm.n_times * teachers.n_steps, lr=arm.lr_factor * teachers.lr
         )
+
+    @property
+    def points(self) -> set[int]:
+        """Steps of the curve of a run from scratch."""
+        n_steps = self.train.n_steps
+        return steps_every(max(1, n_steps // 20), n_steps)
 
     @property
     def digest(self) -> str:
@@ -106,6 +108,7 @@ def arm_record(
         facts: What ``RunRecord`` takes besides: ``seconds``, ``curve``.
     """
     learning = job.arm.unusual()
+    found, tables = describe_score(score)
     n_weights = sum(p.numel() for module in stand_ins.values() for p in module.parameters())
     return RunRecord(
         experiment=job.experiment,
@@ -113,12 +116,12 @@ def arm_record(
         seed=job.fit.seed,
         config={
             "job": job.digest,
-            "corpus": job.teacher.corpus,
+            "corpus": job.teacher.task["corpus"],
             **({"learning": learning} if learning else {}),
             **config,
         },
-        metrics={"n_stand_in_weights": n_weights, **metrics, **score_metrics(score)},
-        details={**details, "by_length": length_table(score), "bleu": bleu_facts(score)},
+        metrics={"n_stand_in_weights": n_weights, **metrics, **found},
+        details={**details, **tables},
         environment=environment(device=folders.device),
         **facts,
     )

@@ -8,10 +8,12 @@ from attnlab.config import TrainConfig, TranslatorConfig
 from attnlab.distillation import FIT
 from attnlab.studies.attentionless.arm_job import ArmJob
 from attnlab.studies.attentionless.arms import ARMS
-from attnlab.studies.attentionless.data import TOY, TOY_SHORT, TOY_SMALL, prepare_pairs
-from attnlab.studies.attentionless.teacher import TeacherJob
-from attnlab.studies.core import Plan
-from attnlab.training import PairBatches
+from attnlab.studies.attentionless.teacher import translation_task
+from attnlab.studies.engine import Job, grid
+from attnlab.studies.study import Plan
+from attnlab.tasks import prepare_pairs
+from attnlab.tasks.translation import TOY, TOY_SHORT, TOY_SMALL
+from attnlab.training import PairBatches, steps_every
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +97,7 @@ BUDGETS = {
 }
 
 
-def study_jobs(plan: Plan) -> list[TeacherJob | ArmJob]:
+def study_jobs(plan: Plan) -> list[Job | ArmJob]:
     """Return the jobs of a plan, teacher first, then its arms, seed by seed."""
     wanted = plan.variants or ("teacher", *ARMS)
     budget = budget_of(plan)
@@ -105,7 +107,7 @@ def study_jobs(plan: Plan) -> list[TeacherJob | ArmJob]:
         warmup_steps=budget.n_fit_steps // 20,
         batch_size=budget.fit_batch,
     )
-    jobs: list[TeacherJob | ArmJob] = []
+    jobs: list[Job | ArmJob] = []
     for teacher in teacher_jobs(plan):
         if "teacher" in wanted:
             jobs.append(teacher)
@@ -129,7 +131,7 @@ def budget_of(plan: Plan) -> Budget:
     return BUDGETS.get((plan.scale, plan.corpus)) or BUDGETS[plan.scale, None]
 
 
-def teacher_jobs(plan: Plan) -> list[TeacherJob]:
+def teacher_jobs(plan: Plan) -> list[Job]:
     """Return the teachers of a plan, one a seed."""
     budget = budget_of(plan)
     data = prepare_pairs(
@@ -157,15 +159,16 @@ def teacher_jobs(plan: Plan) -> list[TeacherJob]:
         warmup_steps=budget.warmup_steps,
         label_smoothing=budget.label_smoothing,
     )
-    return [
-        TeacherJob(
-            experiment=plan.name,
-            corpus=plan.corpus,
-            vocab_size=budget.vocab_size,
-            n_train_pairs=budget.n_train_pairs,
-            max_tokens=budget.max_tokens,
-            model=model,
-            train=replace(train, seed=seed),
-        )
-        for seed in plan.seeds
-    ]
+    return grid(
+        replace(plan, variants=()),
+        variants={"teacher": model},
+        train=train,
+        task={
+            "corpus": plan.corpus,
+            "vocab_size": budget.vocab_size,
+            "n_train_pairs": budget.n_train_pairs,
+            "max_tokens": budget.max_tokens,
+        },
+        make_task=translation_task,
+        points=steps_every(max(1, train.n_steps // 20), train.n_steps),
+    )

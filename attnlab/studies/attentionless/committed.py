@@ -13,16 +13,16 @@ from attnlab.errors import UnknownNameError
 from attnlab.models import Translator
 from attnlab.paths import MODELS
 from attnlab.studies.attentionless.arm_job import ArmJob, Key
-from attnlab.studies.attentionless.teacher import TeacherJob
-from attnlab.studies.core import Folders, export_model, export_name, work_of
+from attnlab.studies.engine import Folders, Job
+from attnlab.studies.study import export_model, export_name, work_of
 from attnlab.training import load_translator
 
 TEACHER = "teacher"
 
 
-def committed_teacher(job: TeacherJob, *, folder: Path = MODELS) -> Translator | None:
+def committed_teacher(job: Job, *, folder: Path = MODELS) -> Translator | None:
     """Return the teacher of exactly this job if it came with the workbook, rounded to bfloat16."""
-    path = _place(job.corpus, folder) / export_name(TEACHER)
+    path = _place(job.task["corpus"], folder) / export_name(TEACHER)
     if not path.exists():
         return None
     teacher, facts = load_translator(path)
@@ -52,9 +52,9 @@ def load_committed(
     return teacher, *load_students(path)
 
 
-def export_job(job: TeacherJob | ArmJob, folders: Folders, to: Path) -> Iterator[Path]:
+def export_job(job: Job | ArmJob, folders: Folders, to: Path) -> Iterator[Path]:
     """Copy what a finished job trained, in bfloat16: a teacher, or students."""
-    if isinstance(job, TeacherJob):
+    if isinstance(job, Job):
         yield from export_model(job, folders, to)
         return
     students, facts = load_students(work_of(job, folders, kind="students"))

@@ -8,13 +8,13 @@ from torch import nn
 
 from attnlab.distillation import ReplacedSite, StudentSpec, build_students, substitute
 from attnlab.errors import AttnlabError
-from attnlab.models import Translator
 from attnlab.records import RunRecord
 from attnlab.seeding import torch_generator
 from attnlab.studies.attentionless.arm_job import ArmJob, Key, arm_record, count_replaced
 from attnlab.studies.attentionless.arms import PART
-from attnlab.studies.attentionless.teacher import train_translator, training_metrics
-from attnlab.studies.core import Folders, Progress
+from attnlab.studies.attentionless.teacher import translation_task
+from attnlab.studies.engine import Folders, Progress, train_job, training_metrics
+from attnlab.training import evaluate_forced
 
 
 def run_from_scratch(job: ArmJob, folders: Folders) -> Generator[Progress, None, RunRecord]:
@@ -23,8 +23,8 @@ def run_from_scratch(job: ArmJob, folders: Folders) -> Generator[Progress, None,
     Raises:
         AttnlabError: The arm has a control, which has nothing to learn.
     """
-    data, seed = job.teacher.dataset(), job.fit.seed
-    translator = Translator(job.teacher.model, generator=torch_generator(seed, "init"))
+    task, seed = translation_task(job.teacher), job.fit.seed
+    translator = task.build(job.teacher.model, generator=torch_generator(seed, "init"))
     stand_ins: dict[Key, nn.Module] = {}
     for part in job.arm.parts.values():
         stand_ins |= build_students(translator, spec=_student(part), seed=seed)
@@ -35,18 +35,18 @@ def run_from_scratch(job: ArmJob, folders: Folders) -> Generator[Progress, None,
             if isinstance(module, ReplacedSite):
                 nn.init.zeros_(module.out.weight)
     translator.to(folders.device)
-    max_tokens = job.teacher.max_tokens
-    state = yield from train_translator(job, translator, data, folders, max_tokens=max_tokens)
+    state = yield from train_job(job, task, translator, folders)
+    validation = evaluate_forced(translator, task.data.validation).loss_nats
     return arm_record(
         job,
-        data.score(translator),
+        task.translate(translator),
         folders,
         stand_ins=stand_ins,
-        config={"max_tokens": max_tokens, "train": job.train.to_dict()},
+        config={"max_tokens": task.max_tokens, "train": job.train.to_dict()},
         metrics={
-            "n_weights": sum(p.numel() for p in translator.parameters()),
+            **training_metrics(translator, state),
             "n_replaced_weights": n_replaced,
-            **training_metrics(state, translator, data),
+            "validation_loss_nats": validation,
         },
         details={},
         curve=state.curve,

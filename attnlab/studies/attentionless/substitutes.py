@@ -24,7 +24,6 @@ from attnlab.records import RunRecord
 from attnlab.studies.attentionless.arm_job import ArmJob, Key, arm_record, count_replaced
 from attnlab.studies.attentionless.arms import PART, Arm
 from attnlab.studies.attentionless.committed import committed_teacher
-from attnlab.studies.attentionless.data import PairDataset
 from attnlab.studies.attentionless.scratch import run_from_scratch
 from attnlab.studies.attentionless.taught import (
     Taught,
@@ -32,19 +31,10 @@ from attnlab.studies.attentionless.taught import (
     teach,
     teacher_weights,
 )
-from attnlab.studies.attentionless.teacher import (
-    STUDY,
-    TeacherJob,
-    run_teacher,
-    share_metrics,
-)
-from attnlab.studies.core import Folders, Progress
-from attnlab.training import (
-    PairBatches,
-    build_optimizer,
-    load_translator,
-    translation_steps,
-)
+from attnlab.studies.attentionless.teacher import translation_task
+from attnlab.studies.engine import Folders, Job, Progress, run_job, work_file
+from attnlab.tasks import PairDataset, TranslationTask
+from attnlab.training import load_translator, train_model
 
 
 def run_arm(job: ArmJob, folders: Folders) -> Generator[Progress, None, RunRecord]:
@@ -56,10 +46,11 @@ def run_arm(job: ArmJob, folders: Folders) -> Generator[Progress, None, RunRecor
     if job.arm.begins == "scratch":
         return (yield from run_from_scratch(job, folders))
     if not has_teacher(job.teacher, folders):
-        yield from run_teacher(job.teacher, folders)
+        yield from run_job(job.teacher, folders)
     started = time.perf_counter()
     precision = teacher_weights(job.teacher, folders)  # another process may change it meanwhile
-    teacher, data = load_teacher(job.teacher, folders), job.teacher.dataset()
+    teacher, task = load_teacher(job.teacher, folders), translation_task(job.teacher)
+    data = task.data
     baseline = copy.deepcopy(teacher)
     found: dict[str, Taught] = {}
     for site, part in job.arm.parts.items():
@@ -69,12 +60,12 @@ def run_arm(job: ArmJob, folders: Folders) -> Generator[Progress, None, RunRecor
     n_replaced = count_replaced(teacher, stand_ins)
     with substitute(teacher, stand_ins):
         n_tuned = job.n_tuning_steps if job.arm.is_tuned else 0
-        for step in _tune(job, teacher, stand_ins, data, n_steps=n_tuned):
+        for step in _tune(job, teacher, stand_ins, task, n_steps=n_tuned):
             yield Progress(job=job.name, step=step, n_steps=n_tuned, message="tuning")
-        score = data.score(teacher)
-    share = data.share(score, baseline)
+        score = task.translate(teacher)
+    share = task.share(score, baseline)
     if _can_be_kept(job.arm):
-        file = folders.work_file(STUDY, f"{job.digest}.students.safetensors")
+        file = work_file(job, folders, "students")
         save_students(file, students=stand_ins, job=job.digest, variant=job.variant)
     facts = _learning_facts(found)
     return arm_record(
@@ -92,7 +83,15 @@ def run_arm(job: ArmJob, folders: Folders) -> Generator[Progress, None, RunRecor
         },
         metrics={
             "n_replaced_weights": n_replaced,
-            **share_metrics(share),
+            **(
+                {}
+                if share is None
+                else {
+                    "bleu_share": share.value,
+                    "bleu_share_low": share.low,
+                    "bleu_share_high": share.high,
+                }
+            ),
             **facts.metrics,
         },
         details=facts.details,
@@ -124,18 +123,18 @@ def _learning_facts(found: Mapping[str, Taught]) -> _Facts:
     )
 
 
-def has_teacher(job: TeacherJob, folders: Folders) -> bool:
+def has_teacher(job: Job, folders: Folders) -> bool:
     """Say whether a teacher's weights are here: trained here, or committed."""
-    return job.weights(folders).exists() or committed_teacher(job) is not None
+    return work_file(job, folders, "model").exists() or committed_teacher(job) is not None
 
 
-def load_teacher(job: TeacherJob, folders: Folders) -> Translator:
+def load_teacher(job: Job, folders: Folders) -> Translator:
     """Return the trained teacher of a job: as trained here, or as committed, in bfloat16.
 
     Raises:
         AttnlabError: It is neither trained here nor committed.
     """
-    path = job.weights(folders)
+    path = work_file(job, folders, "model")
     teacher = load_translator(path)[0] if path.exists() else committed_teacher(job)
     if teacher is None:
         raise AttnlabError(
@@ -181,7 +180,7 @@ def _tune(
     job: ArmJob,
     teacher: Translator,
     stand_ins: Mapping[Key, nn.Module],
-    data: PairDataset,
+    task: TranslationTask,
     *,
     n_steps: int,
 ) -> Generator[int, None, None]:
@@ -192,11 +191,5 @@ def _tune(
     for student in stand_ins.values():
         student.requires_grad_(True)
     config = replace(job.fit, n_steps=n_steps)
-    batches = PairBatches(
-        data.train, max_tokens=job.teacher.max_tokens, seed=job.fit.seed, device=teacher.device
-    )
-    optimizer = build_optimizer(teacher, config)
-    for log in translation_steps(
-        teacher, batches.starting_at(0), config=config, optimizer=optimizer
-    ):
-        yield log.step
+    for state in train_model(task, teacher, config):
+        yield state.step

@@ -21,9 +21,9 @@ from attnlab.distillation import (
 from attnlab.models import Translator
 from attnlab.records import commit
 from attnlab.studies.attentionless.arm_job import ArmJob, Key
-from attnlab.studies.attentionless.data import PairDataset
-from attnlab.studies.attentionless.teacher import STUDY, TeacherJob
-from attnlab.studies.core import Folders
+from attnlab.studies.attentionless.teacher import STUDY
+from attnlab.studies.engine import Folders, Job, work_file
+from attnlab.tasks import PairDataset
 from attnlab.training import collate_pairs
 
 LESSON_PAIRS = 256  # sentences that the teacher reads at a time
@@ -98,9 +98,9 @@ def collect_lessons(
     return collect_activations(teacher, batches, spec=kind)
 
 
-def teacher_weights(job: TeacherJob, folders: Folders) -> str:
+def teacher_weights(job: Job, folders: Folders) -> str:
     """Return the precision of the teacher that is here: trained here, or committed."""
-    return "float32" if job.weights(folders).exists() else "bfloat16"
+    return "float32" if work_file(job, folders, "model").exists() else "bfloat16"
 
 
 def _kept(

@@ -11,24 +11,15 @@ from typing import Any
 import torch
 from filelock import FileLock, Timeout
 
-from attnlab.config import ModelConfig, TrainConfig, TranslatorConfig, digest_of
+from attnlab.config import TranslatorConfig, digest_of
 from attnlab.corpora import Tokenizer, load_tokenizer
 from attnlab.errors import AttnlabError, DivergenceError, UnknownNameError
-from attnlab.paths import RUNS, WORK, write_whole
+from attnlab.paths import write_whole
 from attnlab.records import RunRecord, commit, read_records
+from attnlab.studies.engine import Folders, Progress, run_job, work_file
 from attnlab.training import load_model, load_translator, save_model
 
 SCALES = ("smoke", "classroom", "paper")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Progress:
-    """What a running job says from time to time."""
-
-    job: str
-    step: int
-    n_steps: int
-    message: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,54 +52,13 @@ class Plan:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Folders:
-    """Where a study computes and writes: records to keep, and work that can be thrown away."""
-
-    runs: Path = RUNS
-    work: Path = WORK
-    device: str = "cpu"
-
-    def run_file(self, study: str) -> Path:
-        """Return the JSON lines file of a study."""
-        return self.runs / f"{study}.jsonl"
-
-    def work_file(self, study: str, name: str) -> Path:
-        """Return a file for unfinished work of a study."""
-        folder = self.work / study
-        folder.mkdir(parents=True, exist_ok=True)
-        return folder / name
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainingJob:
-    """One training of a study: a variant, a seed, and everything that decides its numbers."""
-
-    experiment: str
-    variant: str
-    model: ModelConfig
-    train: TrainConfig
-
-    @property
-    def name(self) -> str:
-        """What a progress bar shows."""
-        return f"{self.experiment} {self.variant} seed {self.train.seed}"
-
-    @property
-    def digest(self) -> str:
-        """Twelve hex digits that name this exact job."""
-        resolved = {"model": self.model.to_dict(), "train": self.train.to_dict()}
-        return digest_of({**asdict(self), **resolved})
-
-
-@dataclass(frozen=True, kw_only=True)
 class Study:
-    """A study: how a plan becomes jobs, and how a job becomes a record.
+    """A study: how a plan becomes jobs, and, where that is not by training, a job a record.
 
     Args:
         jobs: From a plan to jobs; each job has ``name`` and ``digest``.
         run: From a job and its folders to progress reports; returns the record at its end.
-        export: From a job, its folders and a target folder to the files it writes there; None:
-            as ``export_model``.
+        export: From a job, its folders and a target folder to the files it writes there.
     """
 
     name: str
@@ -116,8 +66,8 @@ class Study:
     variants: tuple[str, ...]
     corpora: tuple[str, ...]
     jobs: Callable[[Plan], Sequence[Any]]
-    run: Callable[[Any, Folders], Any]
-    export: Callable[[Any, Folders, Path], Iterator[Path]] | None = None
+    run: Callable[[Any, Folders], Any] = run_job
+    export: Callable[[Any, Folders, Path], Iterator[Path]] | None = None  # as ``export_model``
 
 
 _STUDIES: dict[str, Study] = {}
@@ -154,23 +104,16 @@ def run_plan(plan: Plan, *, folders: Folders | None = None) -> Iterator[Progress
     """
     commit()  # of the code that was loaded, not of what is there when a job ends
     folders = folders or Folders()
-    study = get_study(plan.study)
-    for kind, wanted, known in (
-        ("variant", plan.variants, study.variants),
-        ("data set", [plan.corpus], study.corpora),
-    ):
-        for name in wanted:
-            if name not in known:
-                step = f"See what {study.name} knows with: attnlab study list."
-                raise UnknownNameError(kind, name, known, next_step=step)
+    study = _checked(plan)
     jobs = study.jobs(plan)
-    _remember(plan, folders)
+    plan_file = folders.work_file(plan.study, f"plan-{digest_of(asdict(plan))}.json")
+    write_whole(plan_file, json.dumps(asdict(plan)))  # so that ``resume`` can ask for it again
     failed = []
     for job in jobs:
         lock = FileLock(folders.work_file(plan.study, f"{job.digest}.lock"))
         try:
             with lock.acquire(timeout=0):
-                yield from _run_job(study, job, folders)
+                yield from _run(study, job, folders)
         except Timeout:
             yield Progress(job=job.name, step=0, n_steps=1, message="another process has it")
         except DivergenceError as error:
@@ -180,39 +123,41 @@ def run_plan(plan: Plan, *, folders: Folders | None = None) -> Iterator[Progress
         raise AttnlabError(f"{len(failed)} of {len(jobs)} jobs diverged. " + " ".join(failed))
 
 
-def _run_job(study: Study, job: Any, folders: Folders) -> Iterator[Progress]:
+def _checked(plan: Plan) -> Study:
+    study = get_study(plan.study)
+    wanted = [("variant", name, study.variants) for name in plan.variants]
+    for kind, name, known in [*wanted, ("data set", plan.corpus, study.corpora)]:
+        if name not in known:
+            step = f"See what {study.name} knows with: attnlab study list."
+            raise UnknownNameError(kind, name, known, next_step=step)
+    return study
+
+
+def _run(study: Study, job: Any, folders: Folders) -> Iterator[Progress]:
     if job.digest in finished_digests(study.name, folders):
         yield Progress(job=job.name, step=1, n_steps=1, message="recorded before")
         return
     record: RunRecord = yield from study.run(job, folders)
     record.append_to(folders.run_file(study.name))
-    checkpoint_file(job, folders, study=study.name).unlink(missing_ok=True)
+    work_file(job, folders, "checkpoint").unlink(missing_ok=True)
 
 
-def checkpoint_file(job: Any, folders: Folders, *, study: str) -> Path:
-    """Return where an unfinished job keeps its checkpoint."""
-    return folders.work_file(study, f"{job.digest}.checkpoint.safetensors")
+def finished_digests(study: str, folders: Folders) -> set[str]:
+    """Return the digests of the jobs of a study that have a record."""
+    path = folders.run_file(study)
+    return {each["config"]["job"] for each in read_records(path)} if path.exists() else set()
 
 
-def machine_facts(folders: Folders) -> dict[str, Any]:
-    """Return what must not change over an interruption for the numbers to be bit-equal."""
-    return {"threads": torch.get_num_threads(), "device": folders.device}
-
-
-def same_machine(facts: dict[str, Any], folders: Folders) -> dict[str, Any]:
-    """Return a checkpoint's facts without ``machine_facts``, if this process computes alike.
-
-    Raises:
-        AttnlabError: The run was begun with other threads or on another device.
-    """
-    for name, here in machine_facts(folders).items():
-        before = facts[name]
-        if before != here:
-            raise AttnlabError(
-                f"The run was begun with --{name} {before}, and this process has {here}: its "
-                f"numbers would differ. Go on with --{name} {before}, or delete its checkpoint."
-            )
-    return {name: fact for name, fact in facts.items() if name not in machine_facts(folders)}
+def unfinished_plans(*, folders: Folders | None = None) -> list[Plan]:
+    """Return the plans begun here that still lack a record."""
+    folders = folders or Folders()
+    plans = []
+    for file in sorted(folders.work.glob("*/plan-*.json")):
+        plan = Plan(**json.loads(file.read_text(encoding="utf-8")))
+        finished = finished_digests(plan.study, folders)
+        if any(job.digest not in finished for job in get_study(plan.study).jobs(plan)):
+            plans.append(plan)
+    return plans
 
 
 def export_models(plan: Plan, *, to: Path, folders: Folders | None = None) -> Iterator[Path]:
@@ -236,8 +181,9 @@ def export_models(plan: Plan, *, to: Path, folders: Folders | None = None) -> It
 def export_model(job: Any, folders: Folders, to: Path) -> Iterator[Path]:
     """Copy the trained model of one job, and its tokenizer where there is one."""
     source = work_of(job, folders, kind="model")
-    tokenizer = getattr(job.dataset(), "tokenizer", None)  # of texts that may be passed on
-    yield from _export_tokenizer(tokenizer, to / "tokenizer.json")
+    tokenizer = getattr(job.make_task(job), "tokenizer", None)  # of texts that may be passed on
+    if tokenizer is not None:
+        yield from _export_tokenizer(tokenizer, to / "tokenizer.json")
     load = load_translator if isinstance(job.model, TranslatorConfig) else load_model
     model, facts = load(source)
     del facts["config"]
@@ -252,16 +198,12 @@ def export_name(variant: str) -> str:
 
 
 def work_of(job: Any, folders: Folders, *, kind: str) -> Path:
-    """Return the file of weights that a finished job left here.
-
-    Args:
-        kind: ``model`` or ``students``.
+    """Return the ``model`` or ``students`` that a finished job left here.
 
     Raises:
-        AttnlabError: There is none.
+        AttnlabError: There are none.
     """
-    study = job.experiment.partition("/")[0]
-    path = folders.work_file(study, f"{job.digest}.{kind}.safetensors")
+    path, study = work_file(job, folders, kind), job.experiment.partition("/")[0]
     if not path.exists():
         raise AttnlabError(
             f"{job.name} has no trained {kind} here: it was not run on this machine, or its "
@@ -270,38 +212,9 @@ def work_of(job: Any, folders: Folders, *, kind: str) -> Path:
     return path
 
 
-def _export_tokenizer(tokenizer: Tokenizer | None, path: Path) -> Iterator[Path]:
-    if tokenizer is None:
-        return
-    if path.exists():
-        if load_tokenizer(path).digest != tokenizer.digest:
-            raise AttnlabError(f"{path} is of another tokenizer; export to an empty folder.")
-        return
-    tokenizer.save(path)
-    yield path
-
-
-def unfinished_plans(*, folders: Folders | None = None) -> list[Plan]:
-    """Return the plans begun here that still lack a record."""
-    folders = folders or Folders()
-    plans = []
-    for file in sorted(folders.work.glob("*/plan-*.json")):
-        plan = Plan(**json.loads(file.read_text(encoding="utf-8")))
-        finished = finished_digests(plan.study, folders)
-        if any(job.digest not in finished for job in get_study(plan.study).jobs(plan)):
-            plans.append(plan)
-    return plans
-
-
-def finished_digests(study: str, folders: Folders) -> set[str]:
-    """Return the digests of the jobs of a study that have a record."""
-    path = folders.run_file(study)
+def _export_tokenizer(tokenizer: Tokenizer, path: Path) -> Iterator[Path]:
     if not path.exists():
-        return set()
-    return {record["config"]["job"] for record in read_records(path)}
-
-
-def _remember(plan: Plan, folders: Folders) -> None:
-    """Write the plan down, so that ``resume`` can ask for exactly it again."""
-    file = folders.work_file(plan.study, f"plan-{digest_of(asdict(plan))}.json")
-    write_whole(file, json.dumps(asdict(plan)))
+        tokenizer.save(path)
+        yield path
+    elif load_tokenizer(path).digest != tokenizer.digest:
+        raise AttnlabError(f"{path} is of another tokenizer; export to an empty folder.")

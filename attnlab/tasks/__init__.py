@@ -1,0 +1,35 @@
+"""Tasks: what a model can be trained on. Each is one class; see ``base.Task``."""
+
+from attnlab.tasks.base import Task
+from attnlab.tasks.language import (
+    Dataset,
+    LanguageTask,
+    StreamTask,
+    held_out_nats,
+    list_datasets,
+    oracle_on_windows,
+    prepare_dataset,
+)
+from attnlab.tasks.translation import (
+    PairDataset,
+    TranslationTask,
+    describe_score,
+    list_pair_datasets,
+    prepare_pairs,
+)
+
+__all__ = [
+    "Dataset",
+    "LanguageTask",
+    "PairDataset",
+    "StreamTask",
+    "Task",
+    "TranslationTask",
+    "describe_score",
+    "held_out_nats",
+    "list_datasets",
+    "list_pair_datasets",
+    "oracle_on_windows",
+    "prepare_dataset",
+    "prepare_pairs",
+]

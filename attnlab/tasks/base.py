@@ -1,0 +1,35 @@
+"""A task: data, the model that reads it, what to minimise, and how to judge the result."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+from attnlab.corpora import Tokenizer, load_tokenizer, train_bpe
+from attnlab.paths import cache_folder
+from attnlab.training.engine import Lessons
+
+
+class Task(Lessons, Protocol):
+    """What a study trains a model on: the lessons of the engine, a start and an end."""
+
+    facts: dict[str, Any]  # what a record says about the data
+
+    def build(self, config: Any, *, generator: torch.Generator) -> nn.Module:
+        """Return an untrained model."""
+
+    def score(self, model: nn.Module) -> tuple[dict[str, float], dict[str, Any]]:
+        """Return the metrics of a trained model on held-out data, and tables of details."""
+
+
+def cached_tokenizer(key: str, texts: Iterable[str], *, vocab_size: int) -> Tokenizer:
+    """Return the BPE tokenizer of these texts, trained once and kept in the cache."""
+    path = cache_folder() / "tokenizers" / f"{key.replace('/', '_')}-{vocab_size}.json"
+    if path.exists():
+        return load_tokenizer(path)
+    tokenizer = train_bpe(texts, vocab_size=vocab_size)
+    tokenizer.save(path)
+    return tokenizer

@@ -1,0 +1,216 @@
+"""Translation: sentence pairs in, next tokens right and BLEU out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import lru_cache, partial
+from typing import Any
+
+import torch
+
+from attnlab.config import TrainConfig, TranslatorConfig
+from attnlab.corpora import (
+    SPLITS,
+    SubwordVocabulary,
+    Vocabulary,
+    encode_pairs,
+    list_corpora,
+    load_corpus,
+)
+from attnlab.errors import UnknownNameError
+from attnlab.models import Translator
+from attnlab.sources import translation_source
+from attnlab.tasks.base import cached_tokenizer
+from attnlab.training import PairBatches, evaluate_forced, evaluate_translation, translate_all
+from attnlab.training.bleu import LENGTH_EDGES, BleuShare, ZeroBaselineError, bleu_share
+from attnlab.training.pair_batches import Pairs
+from attnlab.training.translation import TranslationScore, count_predictions
+
+TOY = "toy"
+TOY_SMALL = "toy_small"  # the same languages, few sentences to learn from
+TOY_SHORT = "toy_short"  # short sentences to learn from, all lengths to be tested on
+TOYS = (TOY, TOY_SMALL, TOY_SHORT)
+N_HELD_OUT = 500  # toy pairs of validation, and of test
+N_LONG_TEST = 1000  # where the test is told apart by length
+SHORT = 7  # words, at most, of both sentences of a short pair
+LONGER = (SHORT, SHORT + 2, SHORT + 4)  # edges of the lengths that are told apart beyond it
+N_CURVE_PAIRS = 200  # validation pairs behind a point of the curve
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)  # one object, one data set
+class PairDataset:
+    """Pairs of token ids in three splits.
+
+    Args:
+        vocabulary: Of the target; writes and reads its sentences.
+        facts: What a record should say about the data: name, licence, what was left out.
+        length_edges: Longest sentence of each bucket but the last, in words of the reference.
+    """
+
+    name: str
+    source_vocabulary: Vocabulary
+    vocabulary: Vocabulary
+    train: Pairs
+    validation: Pairs
+    test: Pairs
+    facts: dict[str, Any] = field(default_factory=dict)
+    length_edges: tuple[int, ...] = LENGTH_EDGES
+
+
+def list_pair_datasets() -> tuple[str, ...]:
+    """Return the names that ``prepare_pairs`` takes."""
+    return (*TOYS, *list_corpora(kind="pairs"))
+
+
+@lru_cache(maxsize=2)
+def prepare_pairs(name: str, *, vocab_size: int, max_len: int, n_train_pairs: int) -> PairDataset:
+    """Return pairs ready for training.
+
+    Args:
+        vocab_size: Pieces of the subword vocabulary that both languages share, learnt on the
+            training split; the toy languages have their own words.
+        max_len: Longest sentence that is kept, in tokens; a target has one fewer, for ``BOS``.
+        n_train_pairs: Size of the toy training set; real corpora come whole.
+    """
+    if name in TOYS:
+        return _toy_pairs(name, n_train_pairs)
+    if name not in list_pair_datasets():
+        step = "See them with: attnlab data list."
+        raise UnknownNameError("set of sentence pairs", name, list_pair_datasets(), next_step=step)
+    return _real_pairs(name, vocab_size, max_len)
+
+
+def _toy_pairs(name: str, n_train_pairs: int) -> PairDataset:
+    """Sample the toy languages; ``toy_short`` keeps the short ones of what is learnt from."""
+    source, is_short = translation_source(), name == TOY_SHORT
+    n_test = N_LONG_TEST if is_short else N_HELD_OUT
+    train, validation, test = (
+        source.sample_pairs(n, seed=0, stream=stream)
+        for stream, n in (("data", n_train_pairs), ("validation", N_HELD_OUT), ("test", n_test))
+    )
+    if is_short:
+        train, validation = (
+            [pair for pair in pairs if max(map(len, pair)) <= SHORT]
+            for pairs in (train, validation)
+        )
+    facts = {"name": name, "train": len(train), "test": len(test)}
+    return PairDataset(
+        name=name,
+        source_vocabulary=source,
+        vocabulary=source,
+        train=train,
+        validation=validation,
+        test=test,
+        facts=facts | ({"longest_train": SHORT} if is_short else {}),
+        length_edges=LONGER if is_short else LENGTH_EDGES,
+    )
+
+
+def _real_pairs(name: str, vocab_size: int, max_len: int) -> PairDataset:
+    corpus = load_corpus(name)
+    texts = (text for pair in corpus.train for text in (pair.source, pair.target))
+    key = f"{name}-{corpus.fingerprint}-joint"
+    vocabulary = SubwordVocabulary(cached_tokenizer(key, texts, vocab_size=vocab_size))
+    both = {"source_vocabulary": vocabulary, "target_vocabulary": vocabulary}
+    encoded = {
+        split: encode_pairs(getattr(corpus, split), **both, max_len=max_len - 1) for split in SPLITS
+    }
+    facts = {
+        "name": name,
+        "fingerprint": corpus.fingerprint,
+        "licence": corpus.licence,
+        "vocabulary": vocabulary.digest,
+        **{split: len(pairs) for split, pairs in encoded.items()},
+        **{f"{split}_too_long": pairs.n_too_long for split, pairs in encoded.items()},
+    }
+    return PairDataset(
+        name=name, source_vocabulary=vocabulary, vocabulary=vocabulary, facts=facts, **encoded
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TranslationTask:
+    """Write a sentence given another one, in batches of as many tokens each."""
+
+    data: PairDataset
+    max_tokens: int  # of one side of a batch
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What a record says about the data."""
+        return self.data.facts
+
+    def build(self, config: TranslatorConfig, *, generator: torch.Generator) -> Translator:
+        """Return an untrained translator."""
+        return Translator(config, generator=generator)
+
+    def batches(self, model: Translator, train: TrainConfig) -> PairBatches:
+        """Return training pairs of like length together."""
+        how = {"max_tokens": self.max_tokens, "seed": train.seed, "device": model.device}
+        return PairBatches(self.data.train, **how)
+
+    def train_options(self, model: Translator, train: TrainConfig) -> dict[str, Any]:
+        """Return the smoothed loss, and how many tokens it is the mean of."""
+        loss = partial(model.loss, label_smoothing=train.label_smoothing)
+        return {"loss": loss, "count": count_predictions}
+
+    def validate(self, model: Translator) -> dict[str, float]:
+        """Return the loss on the first validation pairs, every earlier token given."""
+        return {"loss_nats": evaluate_forced(model, self.data.validation[:N_CURVE_PAIRS]).loss_nats}
+
+    def score(self, model: Translator) -> tuple[dict[str, float], dict[str, Any]]:
+        """Return loss and accuracy, earlier tokens given, and BLEU of what is written freely."""
+        validation = evaluate_forced(model, self.data.validation).loss_nats
+        metrics, details = describe_score(self.translate(model))
+        return {"validation_loss_nats": validation, **metrics}, details
+
+    def translate(self, model: Translator) -> TranslationScore:
+        """Return what a translator makes of the test split, by greedy search."""
+        return evaluate_translation(
+            model.eval(),
+            self.data.test,
+            vocabulary=self.data.vocabulary,
+            length_edges=self.data.length_edges,
+        )
+
+    def share(self, score: TranslationScore, teacher: Translator) -> BleuShare | None:
+        """Return the BLEU of a score on the test split as a share of a teacher's.
+
+        None where the teacher gets nothing right.
+        """
+        decode, test = self.data.vocabulary.decode, self.data.test
+        found = translate_all(teacher.eval(), [source for source, _ in test])
+        references = [decode(target) for _, target in test]
+        try:
+            return bleu_share(score.hypotheses, [decode(tokens) for tokens in found], references)
+        except ZeroBaselineError:
+            return None
+
+
+def describe_score(score: TranslationScore) -> tuple[dict[str, float], dict[str, Any]]:
+    """Return a score as the metrics and details of a record: with what BLEU can be compared by."""
+    forced, bleu = score.forced, score.bleu
+    metrics = {
+        "test_loss_nats": forced.loss_nats,
+        "test_accuracy": forced.accuracy,
+        "bleu": bleu.score,
+        "bleu_low": bleu.low,
+        "bleu_high": bleu.high,
+        "exact_match": score.exact_match,
+    }
+    buckets = score.by_length
+    by_length = {
+        "shortest": [bucket.shortest for bucket in buckets],
+        "longest": [bucket.longest for bucket in buckets],
+        "bleu": [bucket.bleu.score for bucket in buckets],
+        "bleu_low": [bucket.bleu.low for bucket in buckets],
+        "bleu_high": [bucket.bleu.high for bucket in buckets],
+        "n_sentences": [bucket.bleu.n_sentences for bucket in buckets],
+    }
+    facts = {
+        "signature": bleu.signature,
+        "precisions": list(bleu.precisions),
+        "brevity_penalty": bleu.brevity_penalty,
+        "n_sentences": bleu.n_sentences,
+    }
+    return metrics, {"by_length": by_length, "bleu": facts}

@@ -1,0 +1,170 @@
+"""The one engine: train a model on a task, keep its curve, stop and go on at any step.
+
+Studies, ``attnlab train``, teachers, students and the live cells of notebooks all train here.
+A study gives it a file for checkpoints; nothing else needs a folder::
+
+    task = StreamTask(train=tokens, held_out=windows)       # attnlab.tasks
+    config, plan = ModelConfig(mixer="she", vocab_size=12), TrainConfig(n_steps=400, seed=0)
+    model = task.build(config, generator=torch_generator(plan.seed, "init"))
+    for state in train_model(task, model, plan, points=steps_every(20, plan.n_steps)):
+        print(state.step, state.loss_nats)                  # or a board, a bar, a test
+    pd.DataFrame(state.curve)                               # tokens_seen, train_loss_nats, ...
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import nn
+
+from attnlab.config import TrainConfig
+from attnlab.errors import AttnlabError
+from attnlab.training.checkpoint import load_checkpoint, save_checkpoint
+from attnlab.training.loop import StepLog, build_optimizer, train_steps
+
+CHECKPOINT_EVERY_S = 60.0
+
+
+class Lessons(Protocol):
+    """What a model learns from, and what tells how far it has come."""
+
+    def batches(self, model: nn.Module, train: TrainConfig) -> Any:
+        """Return batches in the order of the seed; ``starting_at(i)`` yields them from i on."""
+
+    def train_options(self, model: nn.Module, train: TrainConfig) -> Mapping[str, Any]:
+        """Return what ``train_steps`` takes besides: ``loss`` and ``count``, if not the usual."""
+
+    def validate(self, model: nn.Module) -> Mapping[str, float]:
+        """Return the columns of a point of the curve; the first is better when it is lower."""
+
+
+@dataclass
+class State:
+    """Where a training stands; with weights and moments, all it needs to go on."""
+
+    step: int = 0
+    tokens_seen: int = 0
+    seconds: float = 0.0  # over all attempts
+    loss_nats: float = math.nan  # of the last step
+    loss_sum: float = 0.0  # over all steps
+    recent: list[float] = field(default_factory=list)  # losses since the last point of the curve
+    best: float = math.inf  # first column of validation at the best point
+    curve: dict[str, list[float]] = field(default_factory=dict)  # columns of equal length
+
+    def note(self, log: StepLog) -> None:
+        """Count a step and its loss."""
+        self.step, self.tokens_seen, self.loss_nats = log.step, log.tokens_seen, log.loss_nats
+        self.loss_sum += log.loss_nats
+        self.recent.append(log.loss_nats)
+
+    def add_point(self, validation: Mapping[str, float]) -> None:
+        """Close the stretch since the last point of the curve."""
+        mean = sum(self.recent) / len(self.recent) if self.recent else math.nan
+        point = {"tokens_seen": self.tokens_seen, "train_loss_nats": mean, **validation}
+        for name, value in point.items():
+            self.curve.setdefault(name, []).append(value)
+        self.recent = []
+
+
+def train_model(
+    task: Lessons,
+    model: nn.Module,
+    train: TrainConfig,
+    *,
+    points: Collection[int] = (),
+    state: State | None = None,
+    checkpoint: Path | None = None,
+    keeps_best: bool = False,
+) -> Iterator[State]:
+    """Train a model in place, and hand control back after each step.
+
+    Batches, loss and validation are the task's. Same seed, same bits, also over interruptions.
+
+    Args:
+        points: Steps after which a point is added to the curve. With 0 among them the untrained
+            model is the first point, and its state is handed back too.
+        state: Filled as training goes on and yielded each time; None makes one.
+        checkpoint: Written once a minute; if it is there, training goes on from it.
+        keeps_best: Whether the model ends with the weights of its best point, not the last.
+
+    Raises:
+        DivergenceError: The loss or the gradient is not finite.
+        AttnlabError: The checkpoint was written with other threads or on another device.
+    """
+    state = State() if state is None else state
+    optimizer = build_optimizer(model, train)
+    best = copy.deepcopy(model).requires_grad_(False) if keeps_best else None
+    whole = model if best is None else nn.ModuleDict({"model": model, "best": best})
+    if checkpoint is not None and checkpoint.exists():
+        facts = load_checkpoint(checkpoint, model=whole, optimizer=optimizer)
+        vars(state).update(_same_machine(facts, model))
+    elif 0 in points:
+        state.add_point(task.validate(model))
+        yield state
+    batches = task.batches(model, train).starting_at(state.step * train.accumulation_steps)
+    started = time.perf_counter() - state.seconds
+    saved = time.perf_counter()
+    try:
+        for log in train_steps(
+            model,
+            batches,
+            config=train,
+            optimizer=optimizer,
+            first_step=state.step,
+            tokens_seen=state.tokens_seen,
+            **task.train_options(model, train),
+        ):
+            state.note(log)
+            state.seconds = time.perf_counter() - started
+            if log.step in points:
+                found = task.validate(model)
+                state.add_point(found)
+                if best is not None and next(iter(found.values())) < state.best:
+                    state.best = next(iter(found.values()))
+                    best.load_state_dict(model.state_dict())
+            yield state
+            if checkpoint is not None and time.perf_counter() - saved > CHECKPOINT_EVERY_S:
+                facts = {**asdict(state), **_machine(model)}
+                save_checkpoint(checkpoint, model=whole, optimizer=optimizer, facts=facts)
+                saved = time.perf_counter()
+    finally:
+        if best is not None and math.isfinite(state.best):
+            model.load_state_dict(best.state_dict())
+
+
+def steps_every(n: int, n_steps: int) -> set[int]:
+    """Return each n-th step, and the last."""
+    return {*range(n, n_steps + 1, n), n_steps}
+
+
+def steps_dense_early(n_steps: int, *, n_points: int = 25) -> set[int]:
+    """Return steps at even ratios and as many at even distances, up to the last step."""
+    spaced = np.geomspace(1, n_steps, n_points // 2).round()
+    even = np.linspace(0, n_steps, n_points // 2 + 1).round()[1:]
+    return {int(step) for step in (*spaced, *even) if step > 0}
+
+
+def _machine(model: nn.Module) -> dict[str, Any]:
+    """Return what must not change over an interruption for the numbers to be bit-equal."""
+    device = next(model.parameters()).device.type
+    return {"threads": torch.get_num_threads(), "device": device}
+
+
+def _same_machine(facts: dict[str, Any], model: nn.Module) -> dict[str, Any]:
+    """Return a checkpoint's facts without those of the machine, if this one computes alike."""
+    for name, here in _machine(model).items():
+        before = facts.pop(name)
+        if before != here:
+            raise AttnlabError(
+                f"The run was begun with --{name} {before}, and this process has {here}: its "
+                f"numbers would differ. Go on with --{name} {before}, or delete its checkpoint."
+            )
+    return facts
