@@ -33,7 +33,6 @@ from attnlab.studies.clock import (
     stream_race,
     training_pass,
 )
-from attnlab.teaching.live import held_out_nats
 from attnlab.training import WindowBatches, train_steps
 
 SCALES = ("paper", "classroom")  # of recorded races, the larger first
@@ -267,7 +266,10 @@ def train_starts(
                     lesson, seed=seed, mixer_options={**options, "init_std": init_std}
                 )
                 key = {"start": start, "cure": cure, "seed": seed}
-                ends.append(key | {"loss_nats": held_out_nats(model, held_out(lesson))})
+                tokens = torch.from_numpy(held_out(lesson))
+                with torch.no_grad():
+                    loss = model.eval().loss(tokens[:, :-1], tokens[:, 1:])
+                ends.append(key | {"loss_nats": float(loss)})
                 steps = np.arange(1, len(losses) + 1)
                 curves.append(pd.DataFrame(key | {"step": steps, "loss_nats": losses}))
     return pd.DataFrame(ends), pd.concat(curves, ignore_index=True)

@@ -26,6 +26,25 @@
 # Next: [01 Text as a Markov chain](01_markov_framing.ipynb)
 
 # %% [markdown]
+# ## 1  The question   *(3 min)*
+#
+# A language model reads a prefix of a text and says how likely each next token is. A Transformer
+# does this in layers of two parts: a **token mixer**, which moves information between positions,
+# and a **channel mixer**, which works at each position alone. The token mixer of a Transformer is
+# **self-attention**: each position looks at all earlier ones and decides, from their content, whom
+# to listen to.
+#
+# Two papers take attention out. One puts the *Extractor* in its place: learned weights that
+# depend on how far back a token lies (as we read it) and not on what it says. The other fits small
+# feed-forward networks to what attention computes. Is that enough?
+
+# %% tags=["hide-input", "nbval-ignore-output"]
+from attnlab.chapters.start_here import pictures
+from attnlab.show import show
+
+show(pictures.two_mixers())
+
+# %% [markdown]
 # **Learning goals.** After this page you can
 #
 # - state the question of the workbook and what would count as an answer,
@@ -34,43 +53,25 @@
 # - decide from a loss curve how much a model has still to learn,
 # - name what is published, what is reconstructed, and what is measured here.
 
-# %% tags=["setup"]
+# %% [markdown]
+# **Running cells.** Shift and Enter run a cell and go on to the next one. Run them from the top, since
+# later cells use what earlier ones made; the first one prints the settings that all numbers below depend
+# on. Every result is on the page already, so you may also just read.
+
+# %% jupyter={"source_hidden": true} tags=["setup"]
 import numpy as np
 import pandas as pd
-import torch
 
-from attnlab.analysis.theory import expected_mixer_weights
-from attnlab.config import ModelConfig, TrainConfig
-from attnlab.plots import describe_loss_curves, plot_loss_curves, style
-from attnlab.runmode import banner, is_fast
-from attnlab.sources import tales
-from attnlab.teach import show_notation
-from attnlab.teaching.live import train_live
-from attnlab.teaching.markov import check_nats_to_bits, check_perplexity
-from attnlab.teaching.questions import SELF_CHECK
-from attnlab.teaching.quiz import Option, Question, show_quiz
-from attnlab.widgets import predict_first, show_still
-from attnlab.widgets.chains import show_loss_units
+from attnlab.chapters.start_here import checks
+from attnlab.runmode import banner
+from attnlab.show import explore, predict_first
+from attnlab.teach import show_quiz
 
 banner(minutes=20)
 
 # %% [markdown]
-# ## 1  The question   *(3 min)*
-#
-# A language model reads a prefix of a text and says how likely each next token is. A **token** is
-# a word, a piece of a word or a letter. A Transformer does this in layers of two parts: a **token
-# mixer**, which moves information between positions, and a **channel mixer**, which works at each
-# position alone. The token mixer of a Transformer is **self-attention**: each position looks at
-# all earlier ones and decides, from their content, whom to listen to.
-#
-# %% [markdown]
-# Two papers take attention out. One puts the *Extractor* in its place: learned weights that
-# depend on how far back a token lies (as we read it) and not on what it says. The other fits small
-# feed-forward networks to what attention computes; it has no notebook yet. Is that enough?
-
-# %% [markdown]
-# To answer, we need a number. Let $v_1 \dots v_T$ be the tokens of a text, $s_t = v_1 \dots v_t$ the
-# prefix at position $t$, and $Q(\cdot \mid s_t)$ the chances that a model gives to the next token.
+# To answer, we need a number. A **token** is a word, a piece of a word or a letter. Let $v_1 \dots v_T$
+# be the tokens of a text, $s_t = v_1 \dots v_t$ the prefix at position $t$, and $Q(\cdot \mid s_t)$ the chances that a model gives to the next token.
 # The **loss** is the mean surprise at what really came:
 #
 # $$ L = -\frac{1}{T-1} \sum_{t=1}^{T-1} \log Q(v_{t+1} \mid s_t) \quad \text{(nats per token)}
@@ -111,6 +112,8 @@ assert 1 / 3 * 1 / 3 * 1 / 3 > 1 / 2 * 1 / 4 * 1 / 4
 # text. No model does better than that on average. It is the floor under the curve.
 
 # %% tags=["nbval-check-output"]
+from attnlab.sources import tales
+
 source = tales("small")
 print(source.decode(source.sample(160, seed=4, stream="test")).splitlines()[1])
 print(
@@ -125,6 +128,8 @@ print(
 # not "equally large":
 
 # %% tags=["nbval-check-output"]
+from attnlab.analysis.theory import expected_mixer_weights
+
 d, ell = 32, 32
 weights = {m: expected_mixer_weights(m, d_model=d, context_len=ell) for m in ("attention", "she")}
 assert weights == {"attention": 4 * d**2, "she": ell * d**2 + 2 * d**2}
@@ -140,29 +145,47 @@ guess = predict_first(
 )
 
 # %% tags=["nbval-ignore-output"]
+import torch
+
+from attnlab.config import ModelConfig, TrainConfig
+from attnlab.models import LanguageModel
+from attnlab.runmode import is_fast
+from attnlab.seeding import torch_generator
+from attnlab.training import WindowBatches, train_steps
+
 train = source.sample(60_000, seed=0)
-held_out = source.sample_windows(128, window_len=ell + 1, seed=0, stream="validation")
-h_hat = source.oracle_nats(held_out)  # the true source's own loss on these very tokens
-n_steps = 240 if is_fast() else 1200
-recipe = TrainConfig(n_steps=n_steps, batch_size=16, lr=5e-3, seed=0)
-models, curves = {}, []
-for mixer in ("attention", "she"):
-    config = ModelConfig(mixer=mixer, vocab_size=source.vocab_size, context_len=ell, d_model=d)
-    models[mixer], curve = train_live(
-        config, train=train, held_out=held_out, recipe=recipe, every=20
-    )
-    curves.append(curve)
-curves = pd.concat(curves)
+windows = source.sample_windows(128, window_len=ell + 1, seed=0, stream="validation")
+held_out = torch.from_numpy(windows)
+recipe = TrainConfig(n_steps=240 if is_fast() else 1200, batch_size=16, lr=5e-3, seed=0)
+batches = WindowBatches([train], context_len=ell, batch_size=16, seed=0)  # the same for both
+
+
+@torch.no_grad()
+def held_out_loss(model: LanguageModel) -> float:
+    return float(model.eval().loss(held_out[:, :-1], held_out[:, 1:]))
+
+
+models, points = {}, []
+for name in ("attention", "she"):
+    config = ModelConfig(mixer=name, vocab_size=source.vocab_size, context_len=ell, d_model=d)
+    model = models[name] = LanguageModel(config, generator=torch_generator(0, "init"))
+    points.append((name, 0, 0, held_out_loss(model)))
+    for log in train_steps(model, batches.starting_at(0), config=recipe):
+        if log.step % 20 == 0:
+            points.append((name, 0, log.tokens_seen, held_out_loss(model)))
+curves = pd.DataFrame(points, columns=["name", "seed", "tokens_seen", "loss_nats"])
 last = curves.groupby("name")["loss_nats"].last()
 print(guess.verdict(truth=last.idxmin()))
 
 # %% tags=["nbval-ignore-output"]
+from attnlab.show import loss_curves
+
+h_hat = source.oracle_nats(windows)  # the true source's own loss on these very tokens
 h_1 = source.best_loss_nats(context_len=1)
 floors = {"Best with the last token alone": h_1}
-with style():
-    ax = plot_loss_curves(curves, oracle_nats=h_hat, floors=floors, quantity="Held-out loss")
-    ax.set_ylim(0, None)
-show_still(ax.figure, describe_loss_curves(curves, oracle_nats=h_hat, floors=floors))
+one = loss_curves(curves, oracle_nats=h_hat, floors=floors, quantity="Held-out loss")
+one.ax.set_ylim(0, None)
+show(one)
 
 # %% [markdown]
 # Both curves fall towards the dotted line. (It lies above 0.3832: in a window of 33 tokens the true
@@ -249,7 +272,11 @@ assert np.isclose(np.exp(np.log(6)), 6), "a fair die: six equal choices"
 # In which does the perplexity fall by the larger factor?
 
 # %% tags=["widget", "nbval-ignore-output"]
-show_loss_units(presets=[{"loss_nats": float(np.log(2))}, {"loss_nats": 3.0}])
+explore(
+    pictures.loss_units,
+    presets=[{"loss_nats": float(np.log(2))}, {"loss_nats": 3.0}],
+    **pictures.UNITS_DIALS,
+)
 
 # %% [markdown]
 # <details><summary>Answer</summary>
@@ -276,7 +303,7 @@ def nats_to_bits(loss_nats: float) -> float:
 
 
 # %% tags=["nbval-check-output"]
-check_nats_to_bits(nats_to_bits)
+checks.check_nats_to_bits(nats_to_bits)
 
 # %% [markdown] tags=["exercise"]
 # **Exercise 0.2** (difficulty 2, 3 min; builds on eqs. (0.1) and (0.2)). Compute the perplexity of a
@@ -297,7 +324,7 @@ def perplexity_of(losses_nats: np.ndarray) -> float:
 
 
 # %% tags=["nbval-check-output"]
-check_perplexity(perplexity_of)
+checks.check_perplexity(perplexity_of)
 
 # %% [markdown]
 # **Takeaway.** Nats for sums and differences, bits for files, perplexity for intuition: one number in
@@ -310,7 +337,7 @@ check_perplexity(perplexity_of)
 # reasons say which notebook has the full story; two of the questions belong to parts that are not written yet.
 
 # %% tags=["widget", "nbval-ignore-output"]
-show_quiz(SELF_CHECK)
+show_quiz("start_here", part="What do you know already?")
 
 # %% [markdown]
 # **Takeaway.** A wrong answer here is a good reason to read on, and the reason tells you where.
@@ -330,14 +357,7 @@ show_quiz(SELF_CHECK)
 # | **Measured** | every loss, count and time in this workbook | our runs; larger ones in `data/runs` |
 
 # %% tags=["widget", "nbval-ignore-output"]
-show_quiz([
-    Question("HE trains to a lower loss than attention in one of our runs. What follows?", [
-        Option("The paper's claim about HE is confirmed.",
-               "We ran our reconstruction of HE on our data; the paper's HE may differ."),
-        Option("Our HE beat our attention, on this text, at this size, with this seed.",
-               "That, and with more seeds and sizes perhaps more.", is_right=True),
-    ]),
-])  # fmt: skip
+show_quiz("start_here", part="Published, reconstructed, measured")
 
 # %% [markdown]
 # **Takeaway.** A result here speaks about the models we wrote down; each sentence says which.
@@ -370,6 +390,8 @@ show_quiz([
 # the paper's letter where we know it.
 
 # %% tags=["nbval-check-output"]
+from attnlab.teach import show_notation
+
 show_notation()
 
 # %% [markdown]

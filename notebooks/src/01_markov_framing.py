@@ -35,58 +35,13 @@
 # - explain, state by state, where a trained model differs from the true table.
 
 # %% tags=["setup"]
-import itertools
-from fractions import Fraction
-
 import numpy as np
 import pandas as pd
 
-from attnlab.config import ModelConfig, TrainConfig
-from attnlab.plots import (
-    describe_loss_curves,
-    plot_loss_curves,
-    style,
-)
-from attnlab.plots.chains import (
-    describe_batch_losses,
-    describe_kl_per_state,
-    describe_loss_parts,
-    describe_order_losses,
-    describe_state_counts,
-    plot_batch_losses,
-    plot_kl_per_state,
-    plot_loss_parts,
-    plot_order_losses,
-    plot_state_counts,
-)
-from attnlab.runmode import banner, is_fast
-from attnlab.sources import (
-    entropy_rate,
-    fit_table,
-    kl_per_state,
-    markov_chain,
-    ring_chain,
-    stationary,
-    variable_length_chain,
-)
-from attnlab.teach import show_notation
-from attnlab.teaching.live import (
-    kl_table,
-    mean_rows,
-    next_token_rows,
-    states_of,
-    table_rows,
-    train_live,
-)
-from attnlab.teaching.markov import check_entropy_rate, check_fit_bigram, check_oracle_loss
-from attnlab.teaching.quiz import Option, Question, show_quiz
-from attnlab.widgets import predict_first, show_still
-from attnlab.widgets.chains import (
-    draw_transition,
-    show_chain_explorer,
-    show_row_explorer,
-    show_staircase_explorer,
-)
+from attnlab.chapters.markov_framing import checks, pictures
+from attnlab.runmode import banner
+from attnlab.show import explore, show
+from attnlab.teach import show_quiz
 
 banner(minutes=60)
 
@@ -104,6 +59,8 @@ banner(minutes=60)
 # $$ V + V^2 + \dots + V^{\ell} = \frac{V^{\ell+1} - V}{V - 1} \quad \text{rows.} \tag{1.2} $$
 
 # %% tags=["agreement", "nbval-check-output"]
+import itertools
+
 V, ell = 3, 3
 prefixes = [s for t in range(1, ell + 1) for s in itertools.product("abc", repeat=t)]
 assert len(prefixes) == (V ** (ell + 1) - V) // (V - 1)  # eq. (1.2), listed one by one
@@ -116,20 +73,10 @@ assert n_rows > 10**473
 print(f"V = {V}, context {ell}: a number of {len(str(n_rows))} digits, {str(n_rows)[:4]}...")
 
 # %% tags=["nbval-ignore-output"]
-with style():
-    ax = plot_state_counts([2, 50, 5000], longest=128)
-show_still(ax.figure, describe_state_counts([2, 50, 5000], longest=128))
+show(pictures.state_counts([2, 50, 5000], longest=128))
 
 # %% tags=["widget", "nbval-ignore-output"]
-show_quiz([
-    Question("English is full of long-range agreement. Is it then wrong to call text Markov?", [
-        Option("Yes: the next word depends on far more than the last one.",
-               "That refutes a chain whose state is one word, not one whose state is the prefix."),
-        Option("No: with the prefix as the state it is Markov by definition.",
-               "The framing is empty of claims until the state is made small. That a vector of "
-               "constant length can stand for the prefix: this is the claim.", is_right=True),
-    ]),
-])  # fmt: skip
+show_quiz("markov_framing", part="A prefix is a state")
 
 # %% [markdown]
 # **Takeaway.** A language model is a lookup in a table of more than $10^{473}$ rows (for 5000 tokens
@@ -146,15 +93,16 @@ show_quiz([
 # $$ P_{ij} = \text{chance that } j \text{ follows } i, \qquad \sum_j P_{ij} = 1 \tag{1.3} $$
 
 # %% tags=["nbval-ignore-output"]
+from attnlab.sources import markov_chain, stationary
+
 weather = markov_chain("weather")
 P, names = weather.transition, weather.symbols
 days = weather.sample(10_000, seed=1)
 print(f"60 of the sampled days: {weather.decode(days[:60])}")
 shares = np.bincount(days) / len(days)
-with style():
-    fig = draw_transition(P, shares=shares, names=names)
-show_still(fig, "Left: the rows of P for sunny, cloudy, rainy. Right: shares of the three states in "
-                "10,000 sampled days; sunny days are the most frequent.")  # fmt: skip
+one = pictures.transition(P, names=names, shares=shares)
+show(one.saying("Left: the rows of P for sunny, cloudy, rainy. Right: shares of the three states in "
+                "10,000 sampled days; sunny days are the most frequent."))  # fmt: skip
 
 # %% [markdown]
 # In the long run the chain spends a share $\pi_i$ of its time in state $i$: the **stationary law**. The
@@ -169,6 +117,8 @@ show_still(fig, "Left: the rows of P for sunny, cloudy, rainy. Right: shares of 
 # - then $s = 2 r$, and $r = 3$ gives $6 : 4 : 3$, so $\pi = (6, 4, 3) / 13$.
 
 # %% tags=["agreement", "nbval-check-output"]
+from fractions import Fraction
+
 by_hand = np.array([6, 4, 3]) / 13
 
 pi = np.array([1.0, 0.0, 0.0])  # by loop: start in the sun and let many days pass
@@ -190,6 +140,8 @@ print("pi =", ", ".join(f"{Fraction(share).limit_denominator(20)} {name}"
 # before you run the next cell.
 
 # %% tags=["check", "nbval-check-output"]
+from attnlab.sources import ring_chain
+
 ring, law = ring_chain(4, stay=0.0), np.array([1.0, 0.0, 0.0, 0.0])
 for _ in range(60):
     law = law @ ring
@@ -213,6 +165,8 @@ assert np.allclose((law + law @ ring) / 2, stationary(ring))
 # where $0 \log 0$ counts as 0: what never happens surprises nobody.
 
 # %% tags=["agreement", "nbval-check-output"]
+from attnlab.sources import entropy_rate
+
 H = [-sum(P[i, j] * np.log(P[i, j]) for j in range(3)) for i in range(3)]  # each row
 h = sum(pi[i] * H[i] for i in range(3))  # eq. (1.5)
 print("entropy of each row:", ", ".join(f"{n} {x:.4f}" for n, x in zip(names, H, strict=True)))
@@ -225,7 +179,11 @@ assert np.isclose(h, weather.entropy_rate_nats)
 # $1/2$? Does staying change the long-run shares of a random chain?
 
 # %% tags=["widget", "nbval-ignore-output"]
-show_chain_explorer(presets=[{"stay": 0.35}, {"stay": 0.9}, {"kind": "random", "n_states": 5}])
+explore(
+    pictures.chain,
+    presets=[{"stay": 0.35}, {"stay": 0.9}, {"kind": "random", "n_states": 5}],
+    **pictures.CHAIN_DIALS,
+)
 
 # %% [markdown]
 # <details><summary>Answer</summary>
@@ -256,7 +214,7 @@ def entropy_rate_of(P: np.ndarray) -> float:
 
 
 # %% tags=["nbval-check-output"]
-check_entropy_rate(entropy_rate_of)
+checks.check_entropy_rate(entropy_rate_of)
 
 # %% [markdown]
 # **Takeaway.** The entropy rate is a property of the source alone, and it can be computed before any model
@@ -277,6 +235,8 @@ check_entropy_rate(entropy_rate_of)
 # $-D_i = \sum_j P_{ij} \log \tfrac{Q_{ij}}{P_{ij}} \le \sum_j (Q_{ij} - P_{ij}) = 0$.
 
 # %% tags=["agreement", "nbval-check-output"]
+from attnlab.sources import kl_per_state
+
 predictors = {
     "true rows": P,
     "sticky: same as today": 0.9 * np.eye(3) + 0.1 / 3,
@@ -293,9 +253,7 @@ for name, Q in predictors.items():
     print(f"{name:22s} L = {L:.4f} = {h:.4f} + {pi @ D:.4f}")
 
 # %% tags=["nbval-ignore-output"]
-with style():
-    ax = plot_loss_parts(pd.DataFrame(parts))
-show_still(ax.figure, describe_loss_parts(pd.DataFrame(parts)))
+show(pictures.loss_parts(pd.DataFrame(parts)))
 
 # %% [markdown]
 # **A floor on average.** Training shows us the loss on one batch of tokens, and a batch can be lucky. So we
@@ -309,24 +267,13 @@ show_still(ax.figure, describe_loss_parts(pd.DataFrame(parts)))
 # %% tags=["nbval-check-output"]
 batches = weather.sample_windows(1000, window_len=65, seed=0)
 h_hat = np.array([weather.oracle_nats(batch) for batch in batches])  # eq. (1.7)
-with style():
-    ax = plot_batch_losses(h_hat, entropy_rate_nats=h)
-show_still(ax.figure, describe_batch_losses(h_hat, entropy_rate_nats=h))
+show(pictures.batch_losses(h_hat, entropy_rate_nats=h))
 print(
     f"{np.sum(h_hat < h)} of 1000 batches lie below h = {h:.4f}; their mean is {h_hat.mean():.3f}"
 )
 
 # %% tags=["widget", "nbval-ignore-output"]
-show_quiz([
-    Question("A model shows 0.90 nats on a batch of weather; h is 0.9486. What do you say?", [
-        Option("It has overfitted.", "It may never have seen these tokens. A lucky batch does it."),
-        Option("There is a bug: nothing can be below h.",
-               "Nothing can be below h on average. One batch can, even for the oracle."),
-        Option("Show me the oracle's loss on the same batch.",
-               "The difference has far less noise, and its expectation cannot be negative.",
-               is_right=True),
-    ]),
-])  # fmt: skip
+show_quiz("markov_framing", part="A floor on average")
 
 # %% [markdown] tags=["exercise"]
 # **Exercise 1.2** (difficulty 2, 5 min; builds on eq. (1.7)). Write `oracle_loss(tokens, P)` for
@@ -346,7 +293,7 @@ def oracle_loss(tokens: np.ndarray, P: np.ndarray) -> float:
 
 
 # %% tags=["nbval-check-output"]
-check_oracle_loss(oracle_loss)
+checks.check_oracle_loss(oracle_loss)
 
 # %% [markdown]
 # **Takeaway.** Loss = entropy rate + divergence. Only the second part belongs to the model, and only the
@@ -366,6 +313,8 @@ check_oracle_loss(oracle_loss)
 # where $P(w)$ is the long-run share of the $k$ tokens $w$.
 
 # %% tags=["agreement", "nbval-check-output"]
+from attnlab.sources import variable_length_chain
+
 tree = variable_length_chain("one_long_branch")
 stairs = [tree.best_loss_nats(context_len=k) for k in range(7)]
 print("h_0, h_1, ... =", ", ".join(f"{step:.4f}" for step in stairs))
@@ -381,11 +330,15 @@ assert np.isclose(weather.best_loss_nats(context_len=1), h)
 # one much? Why does the stair of *tales* not reach its entropy rate?
 
 # %% tags=["widget", "nbval-ignore-output"]
-show_staircase_explorer(presets=[
-    {"source": "one_long_branch", "longest": 6},
-    {"source": "count_to_three", "longest": 6},
-    {"source": "tales", "longest": 10},
-])  # fmt: skip
+explore(
+    pictures.stairs,
+    presets=[
+        {"source": "one_long_branch", "longest": 6},
+        {"source": "count_to_three", "longest": 6},
+        {"source": "tales", "longest": 10},
+    ],
+    **pictures.STAIRS_DIALS,
+)
 
 # %% [markdown]
 # <details><summary>Answer</summary>
@@ -410,6 +363,8 @@ show_staircase_explorer(presets=[
 # frequencies), but a continuation never seen costs $-\log 0 = \infty$ on fresh text. A small $a$, here 0.1, repairs that.
 
 # %% tags=["widget", "nbval-ignore-output"]
+from attnlab.show import predict_first
+
 guess = predict_first(
     "The tree source looks back up to 4 tokens. We have 1,000 tokens to count. Which order k is best "
     "on fresh text?",
@@ -417,6 +372,8 @@ guess = predict_first(
 )
 
 # %% tags=["nbval-check-output"]
+from attnlab.sources import fit_table
+
 seen, fresh = tree.sample(1000, seed=0), tree.sample(5000, seed=0, stream="test")
 tables = [fit_table(seen, order=k, vocab_size=3, pseudo_count=0.1) for k in range(8)]
 losses = pd.DataFrame([
@@ -424,9 +381,7 @@ losses = pd.DataFrame([
     for table in tables
     for split, tokens in (("training", seen), ("held-out", fresh))
 ])  # fmt: skip
-with style():
-    ax = plot_order_losses(losses, oracle_nats=tree.oracle_nats(fresh))
-show_still(ax.figure, describe_order_losses(losses, oracle_nats=tree.oracle_nats(fresh)))
+show(pictures.order_losses(losses, oracle_nats=tree.oracle_nats(fresh)))
 held_out = losses[losses["split"] == "held-out"].set_index("order")["loss_nats"]
 print(guess.verdict(truth=int(held_out.idxmin())))
 print(f"order 7 has {3**7} rows for 1,000 tokens; it met {tables[7].n_contexts} of them")
@@ -454,7 +409,7 @@ def fit_bigram(tokens: np.ndarray, n_states: int) -> np.ndarray:
 
 
 # %% tags=["nbval-check-output"]
-check_fit_bigram(fit_bigram)
+checks.check_fit_bigram(fit_bigram)
 
 # %% [markdown]
 # **Takeaway.** A table of high order memorises: its training loss falls below the true source's. With a fixed
@@ -469,27 +424,47 @@ check_fit_bigram(fit_bigram)
 # only, so its own floor is the second stair, $h_1$, where a good table of order 1 stands.
 
 # %% tags=["nbval-ignore-output"]
+import torch
+
+from attnlab.config import ModelConfig, TrainConfig
+from attnlab.models import LanguageModel
+from attnlab.runmode import is_fast
+from attnlab.seeding import torch_generator
+from attnlab.training import WindowBatches, train_steps
+
 train = tree.sample(40_000, seed=0)
 windows = tree.sample_windows(400, window_len=17, seed=0, stream="validation")
-oracle = tree.oracle_nats(windows)  # on the very tokens that score the models
-n_steps = 250 if is_fast() else 1000
-recipe = TrainConfig(n_steps=n_steps, batch_size=24, lr=6e-3, seed=0)
-models, curves = {}, []
-for mixer in ("attention", "she", "identity"):
+held_out = torch.from_numpy(windows)
+recipe = TrainConfig(n_steps=250 if is_fast() else 1000, batch_size=24, lr=6e-3, seed=0)
+batches = WindowBatches([train], context_len=16, batch_size=24, seed=0)  # the same for all
+
+
+@torch.no_grad()
+def held_out_loss(model: LanguageModel) -> float:
+    return float(model.eval().loss(held_out[:, :-1], held_out[:, 1:]))
+
+
+models, points = {}, []
+for name in ("attention", "she", "identity"):
     config = ModelConfig(
-        mixer=mixer, vocab_size=3, context_len=16, d_model=16, n_layers=1, n_heads=2
+        mixer=name, vocab_size=3, context_len=16, d_model=16, n_layers=1, n_heads=2
     )
-    models[mixer], curve = train_live(config, train=train, held_out=windows, recipe=recipe)
-    curves.append(curve)
-curves = pd.concat(curves)
+    model = models[name] = LanguageModel(config, generator=torch_generator(0, "init"))
+    points.append((name, 0, 0, held_out_loss(model)))
+    for log in train_steps(model, batches.starting_at(0), config=recipe):
+        if log.step % 20 == 0 or log.step == recipe.n_steps:
+            points.append((name, 0, log.tokens_seen, held_out_loss(model)))
+curves = pd.DataFrame(points, columns=["name", "seed", "tokens_seen", "loss_nats"])
 
 # %% tags=["nbval-ignore-output"]
+from attnlab.show import loss_curves
+
+oracle = tree.oracle_nats(windows)  # on the very tokens that score the models
 bigram = fit_table(train, order=1, vocab_size=3)  # 40,000 tokens: as good as h_1
 floors = {"Table of order 1": bigram.loss_nats(windows)}
-with style():
-    ax = plot_loss_curves(curves, oracle_nats=oracle, floors=floors, quantity="Held-out loss")
-    ax.set_ylim(0.8, 1.25)
-show_still(ax.figure, describe_loss_curves(curves, oracle_nats=oracle, floors=floors))
+one = loss_curves(curves, oracle_nats=oracle, floors=floors, quantity="Held-out loss")
+one.ax.set_ylim(0.8, 1.25)
+show(one)
 
 # %% tags=["agreement"]
 gap = curves.groupby("name")["loss_nats"].last() - oracle
@@ -508,16 +483,26 @@ assert gap["attention"] < gap["identity"], "attention looks further back than on
 # Two tables, of order 1 and 4, counted on the same 40,000 tokens, stand beside the networks.
 
 # %% tags=["nbval-ignore-output"]
-rows = {name: next_token_rows(model, windows[:, :-1]) for name, model in models.items()}
+prefixes = [window[:t] for window in windows for t in range(tree.depth, 17)]
+truth = np.array([tree.predict(prefix) for prefix in prefixes])  # P, a row for each prefix
+state_names = [tree.decode(context) for context in tree.contexts]
+ends = [tree.decode(prefix[-tree.depth :]) for prefix in prefixes]
+states = [next(name for name in state_names if end.endswith(name)) for end in ends]
+
+rows = {}  # Q, a row for each prefix
+with torch.no_grad():
+    for name, model in models.items():
+        chances = model.eval()(held_out[:, :-1]).double().softmax(-1)  # after each prefix
+        rows[name] = chances[:, tree.depth - 1 :].reshape(-1, 3).numpy()
 for k in (1, 4):
     table = fit_table(train, order=k, vocab_size=3, pseudo_count=0.1)
-    rows[f"order_{k}"] = table_rows(table, windows[:, :-1])
-states = states_of(tree, windows[:, :-1])  # (400, 16), an index into tree.contexts
-state_names = [tree.decode(context) for context in tree.contexts]
-kl = kl_table(rows, truth=tree.emission, states=states, names=state_names)
-with style():
-    ax = plot_kl_per_state(kl, named=["bab", "cab"])
-show_still(ax.figure, describe_kl_per_state(kl))
+    rows[f"order_{k}"] = np.array([table.predict(prefix) for prefix in prefixes])
+
+D = [pd.DataFrame({"name": name, "state": states, "kl_nats": kl_per_state(truth, Q)})
+     for name, Q in rows.items()]  # fmt: skip
+kl = pd.concat(D).groupby(["name", "state"], sort=False)["kl_nats"]
+kl = kl.agg(kl_nats="mean", share=lambda D_i: len(D_i) / len(prefixes)).reset_index()  # eq. (1.10)
+show(pictures.kl_by_state(kl, named=["bab", "cab"]))
 networks = kl[kl["name"].isin(["attention", "she"])]
 mean_kl = networks.groupby(networks["share"] < 0.01)["kl_nats"].mean()
 assert mean_kl[True] > mean_kl[False], "these two err more in rare states"
@@ -529,15 +514,17 @@ assert mean_kl[True] > mean_kl[False], "these two err more in rare states"
 # counted: so the numbers differ a little from those above.)
 
 # %% tags=["widget", "nbval-ignore-output"]
-tables = {"oracle": tree.emission}
+from functools import partial
+
+tables = {"oracle": dict(zip(state_names, tree.emission, strict=True))}
 for name in ("order_4", "identity", "attention", "she"):
-    tables[name] = mean_rows(rows[name], states, n_states=len(state_names))
-show_row_explorer(
-    tables,
-    states=state_names,
-    shares=tree.stationary,
-    symbols=tree.symbols,
+    means = pd.DataFrame(rows[name]).groupby(states).mean()
+    tables[name] = {state: means.loc[state].to_numpy() for state in state_names}
+shares = dict(zip(state_names, tree.stationary, strict=True))
+explore(
+    partial(pictures.next_token, rows=tables, shares=shares, symbols=tree.symbols),
     presets=[{"state": "bab"}, {"state": "cab"}, {"state": "aaab"}],
+    state=("Last tokens", state_names, "The state, oldest token first"),
 )
 
 # %% [markdown]
@@ -575,6 +562,8 @@ show_row_explorer(
 # ## Notation used here
 
 # %% tags=["nbval-check-output"]
+from attnlab.teach import show_notation
+
 show_notation([
     "time", "context_len", "vocab_size", "tokens", "prefix", "states", "n_states", "transition",
     "stationary", "counts", "model_rows", "entropy_rate_nats", "oracle_nats", "loss_nats",

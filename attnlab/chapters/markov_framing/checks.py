@@ -1,0 +1,133 @@
+"""Exercises of chapter 01: entropy rate, oracle loss, a table from counts."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from attnlab.sources import (
+    entropy_nats,
+    entropy_rate,
+    fit_table,
+    markov_chain,
+    random_chain,
+    ring_chain,
+    stationary,
+    surprise_nats,
+)
+from attnlab.teach import Exercise
+
+WEATHER = markov_chain("weather").transition
+RANDOM = random_chain(5, concentration=0.6, seed=4)
+CYCLE = np.roll(np.eye(3), 1, axis=1)  # a, b, c, a, ...: nothing surprises
+LAZY_CYCLE = np.array([[0.0, 1.0, 0.0], [0.0, 0.5, 0.5], [1.0, 0.0, 0.0]])
+
+
+# Exercise 1.1: the entropy rate -----------------------------------------------------------------
+
+
+def naive_log_rate(P):
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return stationary(P) @ -np.sum(P * np.log(P), axis=1)
+
+
+check_entropy_rate = Exercise(
+    entropy_rate,
+    [
+        ("a fair coin", np.full((2, 2), 0.5)),
+        ("weather", WEATHER),
+        ("a lazy cycle, with zeros", LAZY_CYCLE),
+        ("a cycle without chance", CYCLE),
+        ("a ring of 5", ring_chain(5, stay=0.3)),
+        ("a random chain of 7", random_chain(7, concentration=0.4, seed=3)),
+    ],
+    {
+        lambda P: entropy_rate(P) / np.log(2): "It is in bits: you used log2. The exercise asks for nats, the natural logarithm.",
+        lambda P: entropy_nats(P).mean(): "Every row has the same weight here. Weight row i by the share of time pi_i that the chain spends in state i (pi P = pi, a left eigenvector).",
+        lambda P: entropy_nats(P).sum(): "The rows are added without weights; weight row i by pi_i.",
+        naive_log_rate: "0 * log 0 is NaN for NumPy and 0 for us: replace the zeros inside the logarithm by 1, as in np.log(np.where(P > 0, P, 1)).",
+        lambda P: entropy_nats(stationary(P)): "That is the entropy of pi: the surprise of a reader who has forgotten the last token. Take the entropy of each row of P.",
+        lambda P: entropy_nats(stationary(P)[:, None] * P).sum(): "You put pi inside the logarithm: that is the surprise of two tokens at once. Only P is inside.",
+        lambda P: -entropy_rate(P): "The sign is missing: logarithms of chances are negative, surprise is not.",
+    },
+)  # fmt: skip
+
+
+# Exercise 1.2: the oracle loss ------------------------------------------------------------------
+
+
+def surprises(tokens, P):
+    return surprise_nats(P[tokens[:-1], tokens[1:]])
+
+
+def oracle_loss(tokens, P):
+    return markov_chain(P).oracle_nats(tokens)
+
+
+def with_first(tokens, P):
+    return np.append(surprises(tokens, P), surprise_nats(stationary(P)[tokens[0]])).mean()
+
+
+check_oracle_loss = Exercise(
+    oracle_loss,
+    [
+        ("two sunny days", np.array([0, 0]), WEATHER),
+        ("sun, clouds, rain, sun", np.array([0, 1, 2, 0]), WEATHER),
+        ("30 tokens of a random chain", markov_chain(RANDOM).sample(30, seed=6), RANDOM),
+    ],
+    {
+        lambda tokens, P: surprises(tokens, P).mean() / np.log(2): "It is in bits: you used log2. Use the natural logarithm.",
+        lambda tokens, P: entropy_rate(P): "That is the entropy rate: the average over all texts. The oracle loss is for these very tokens; look up P[v_t, v_{t+1}] for each of them.",
+        lambda tokens, P: surprises(tokens, P).sum() / len(tokens): "T tokens make T - 1 predictions: the first token has nothing before it.",
+        with_first: "You scored the first token by pi. It has no token before it, so it is not predicted here.",
+        lambda tokens, P: surprises(tokens[::-1], P).mean(): "You looked up P[next, current]. The row is the current token, the column the next one.",
+        lambda tokens, P: surprises(tokens, P).sum(): "That is the surprise of the whole text; a loss is the mean over its predictions.",
+    },
+)  # fmt: skip
+
+
+# Exercise 1.3: a table from counts --------------------------------------------------------------
+
+
+def fit_bigram(tokens, n_states):
+    return fit_table(tokens, order=1, vocab_size=n_states).rows
+
+
+def counted(tokens, n):
+    counts = np.zeros((n, n))
+    np.add.at(counts, (tokens[:-1], tokens[1:]), 1)
+    return counts
+
+
+def counted_once(tokens, n):
+    counts = np.zeros((n, n))
+    counts[tokens[:-1], tokens[1:]] += 1
+    return counts
+
+
+def shared(counts, totals=None, *, empty=None):
+    """Divide rows by their sums, or by ``totals``; an empty row is even, or filled with ``empty``."""
+    totals = counts.sum(1) if totals is None else totals
+    even = 1 / len(counts) if empty is None else empty
+    return np.where(totals[:, None] > 0, counts / np.maximum(totals, 1)[:, None], even)
+
+
+check_fit_bigram = Exercise(
+    fit_bigram,
+    [
+        ("six tokens of two kinds", np.array([0, 0, 1, 0, 0, 1]), 2),
+        ("eight tokens of three kinds", np.array([0, 1, 1, 2, 1, 0, 1, 0]), 3),
+        ("a state that never occurs", np.array([0, 1, 0, 0, 1, 0]), 3),
+        ("200 tokens of weather", markov_chain(WEATHER).sample(200, seed=5), 3),
+    ],
+    {
+        lambda tokens, n: shared(counted(tokens, n).T): "Rows and columns are exchanged: this says what came BEFORE each token. Row i counts what follows token i: counts[tokens[:-1], tokens[1:]].",
+        lambda tokens, n: shared(counted(tokens, n).T).T: "You divided by the column sums (axis 0). A row is a distribution: divide by the row sums, axis 1 with keepdims=True.",
+        counted: "These are the counts; divide each row by its sum.",
+        lambda tokens, n: counted(tokens, n) / (len(tokens) - 1): "You divided by the number of all pairs, so the whole table sums to one. Each row has to.",
+        lambda tokens, n: shared(counted_once(tokens, n)): "Each pair was counted once, however often it occurs: counts[a, b] += 1 with arrays of indices does not add repeats. Use np.add.at, or a loop.",
+        lambda tokens, n: shared(counted(tokens, n), np.bincount(tokens, minlength=n)): "A row sums to less than one: the last token of the text has no successor, so it must not be counted in its row's total.",
+        lambda tokens, n: shared(counted(tokens, n) + 1): "You added one to every count. That is a good habit (smoothing), but the exercise asks for plain frequencies.",
+        lambda tokens, n: shared(counted(tokens, n), empty=np.nan): "0 / 0 is NaN: a state without successors needs a row of its own. Give it 1 / n_states everywhere.",
+        lambda tokens, n: shared(counted(tokens, n), empty=0.0): "A state without successors has a row of zeros, which sums to 0. Give it 1 / n_states everywhere.",
+    },
+)  # fmt: skip

@@ -1,0 +1,58 @@
+"""Exercises of chapter 00: units of a loss."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from attnlab.teach import Exercise
+
+# Exercise 0.1: a loss in bits
+
+
+def nats_to_bits(loss_nats):
+    return loss_nats / np.log(2)
+
+
+def logarithm_of_the_loss(loss_nats):
+    with np.errstate(divide="ignore"):
+        return np.log(np.float64(loss_nats)) / np.log(2)
+
+
+check_nats_to_bits = Exercise(
+    nats_to_bits,
+    [
+        ("a fair coin, log 2 nats", float(np.log(2))),
+        ("one nat", 1.0),
+        ("nothing surprises", 0.0),
+        ("a loss of 2.5", 2.5),
+    ],
+    {
+        lambda loss_nats: loss_nats * np.log(2): "You multiplied by log 2. A bit is the smaller unit (log 2 = 0.693 nats), so the number of bits is the larger one.",
+        logarithm_of_the_loss: "You took the logarithm of the loss. The loss is a logarithm already; only its unit changes.",
+        lambda loss_nats: loss_nats / np.log(10): "You divided by log 10, which gives decimal digits (bans). A bit has two sides.",
+        lambda loss_nats: np.exp(loss_nats): "That is the perplexity. Bits are another unit of the same logarithm.",
+    },
+)  # fmt: skip
+
+
+# Exercise 0.2: the perplexity of losses ``(n_tokens,)`` in nats
+
+
+def perplexity(losses_nats):
+    return np.exp(np.mean(losses_nats))
+
+
+check_perplexity = Exercise(
+    perplexity,
+    [
+        ("one token with chance 1/4", np.log([4.0])),
+        ("chances 1/2 and 1/8", np.log([2.0, 8.0])),
+        ("seven tokens", np.array([0.1, 0.7, 2.3, 0.0, 1.1, 0.4, 3.0])),
+    ],
+    {
+        lambda losses_nats: np.mean(np.exp(losses_nats)): "You averaged the perplexities of single tokens. Average the logarithms first; the exponential comes last.",
+        lambda losses_nats: 2 ** np.mean(losses_nats): "You raised 2 to a number of nats. 2 goes with bits, e goes with nats.",
+        lambda losses_nats: np.exp(np.sum(losses_nats)): "You did not divide by the number of tokens: this is one over the chance of the whole text.",
+        lambda losses_nats: np.mean(losses_nats): "That is the mean loss in nats; perplexity is its exponential.",
+    },
+)  # fmt: skip
