@@ -106,14 +106,8 @@ class Extractor(TokenMixer):
         outputs = []
         for t in range(x.shape[1]):
             e_t = self._defined_sum(x, t)
-            place = min(t, self.context_len - 1)
-            gates = {
-                "matrix": lambda x_t: self.adjust(x_t),
-                "diag": lambda x_t: x_t * self.adjust_weight,
-                "identity": lambda x_t: x_t,
-                "position_only": lambda x_t, place=place: self.adjust_weight[place].expand_as(x_t),
-            }
-            a_t = e_t if self.gate == "none" else e_t * gates[self.gate](x[:, t])
+            g_t = self._defined_gate(x[:, t], min(t, self.context_len - 1))
+            a_t = e_t if g_t is None else e_t * g_t
             outputs.append(a_t if self.out is None else self.out(a_t))
         return torch.stack(outputs, 1)
 
@@ -127,13 +121,18 @@ class Extractor(TokenMixer):
                 e_t = e_t + sum((token * weight).split(self.d_model, dim=-1))
             else:
                 e_t = e_t + (token @ weight if self.extract == "matrix" else token * weight)
-        scales = {
-            "rsqrt_t": n_summed**-0.5,
-            "inv_t": 1 / n_summed,
-            "rsqrt_l": self.context_len**-0.5,
-        }
-        e_t = e_t * scales.get(self.scale, 1.0)
+        n = self.context_len if self.scale == "rsqrt_l" else n_summed
+        e_t = e_t * {"none": 1.0, "inv_t": 1 / n}.get(self.scale, n**-0.5)
         return e_t if self.extract_bias is None else e_t + self.extract_bias
+
+    def _defined_gate(self, x_t: Tensor, position: int) -> Tensor | None:
+        gates = {
+            "matrix": lambda: self.adjust(x_t),
+            "diag": lambda: x_t * self.adjust_weight,
+            "identity": lambda: x_t,
+            "position_only": lambda: self.adjust_weight[position].expand_as(x_t),
+        }
+        return gates.get(self.gate, lambda: None)()
 
     def train(self, mode: bool = True) -> "Extractor":
         """Change the mode; weights that are trained again need no kept transforms."""
@@ -144,27 +143,25 @@ class Extractor(TokenMixer):
 
     def mix(self, x: Tensor) -> Tensor:
         """Extract from all prefixes at once, adjust, map out."""
-        time = x.shape[1]
-        self._require_fit(time)
-        if self.index == "absolute":
-            extracted = self._absolute_sum(x)
-        else:
-            extracted = self._over_ranks(self._lag_sum(self._source(x)))
-        return self._finish(extracted, x, self._places(x, first=0))
+        self._require_fit(x.shape[1])
+        extracted = (
+            self._prefix_sum(x) if self.index == "absolute" else self._lag_sum(self._source(x))
+        )
+        return self._finish(extracted, x, self._places(x))
 
     def _lag_sum(self, source: Tensor) -> Tensor:
         spectra = None if self.training else self._spectra
-        return causal_convolution(source, self.lag_weight, method=self.method, spectra=spectra)
+        options = {"method": self.method, "spectra": spectra}
+        return self._over_ranks(causal_convolution(source, self.lag_weight, **options))
 
-    def _absolute_sum(self, x: Tensor, *, first: int = 0) -> Tensor:
-        return self._weighted(x, slice(first, first + x.shape[1])).cumsum(1)
-
-    def _weighted(self, x: Tensor, positions: slice) -> Tensor:
-        """Return ``x_i W_i`` for these positions, the terms of the prefix sum."""
-        weight = self.lag_weight[positions]
+    def _prefix_sum(self, x: Tensor, *, first: int = 0) -> Tensor:
+        """Return the running sum of ``x_i W_i`` from position ``first`` on."""
+        weight = self.lag_weight[first : first + x.shape[1]]
         if weight.ndim == 3:
-            return torch.bmm(x.transpose(0, 1), weight).transpose(0, 1)
-        return self._over_ranks(self._source(x) * (weight[:, None] if weight.ndim == 1 else weight))
+            terms = torch.bmm(x.transpose(0, 1), weight).transpose(0, 1)
+        else:
+            terms = self._over_ranks(self._source(x) * _as_vectors(weight))
+        return terms.cumsum(1)
 
     def _source(self, x: Tensor) -> Tensor:
         """Return what is summed over lags: the tokens, or their values."""
@@ -173,38 +170,28 @@ class Extractor(TokenMixer):
     def _over_ranks(self, extracted: Tensor) -> Tensor:
         return extracted if self.rank is None else extracted.unflatten(-1, (self.rank, -1)).sum(-2)
 
-    def _places(self, x: Tensor, *, first: int) -> Tensor:
-        """Return the positions from 0 to ``context_len - 1``, where they stay, one a token."""
-        places = torch.arange(first, first + x.shape[1], device=x.device)
-        return places.clamp(max=self.context_len - 1)
-
-    def _finish(self, extracted: Tensor, x: Tensor, place: Tensor | int) -> Tensor:
-        extracted = self._scaled(extracted, place)
+    def _finish(self, extracted: Tensor, x: Tensor, places: Tensor) -> Tensor:
+        """Scale, adjust and map out the sums at these places."""
+        if self.scale == "rsqrt_l":
+            extracted = extracted * self.context_len**-0.5
+        elif self.scale != "none":
+            n_summed = (places + 1)[..., None].to(extracted.dtype)
+            extracted = extracted / (n_summed if self.scale == "inv_t" else n_summed**0.5)
         if self.extract_bias is not None:
             extracted = extracted + self.extract_bias
-        adjusted = extracted if self.gate == "none" else extracted * self._gate(x, place)
+        if self.gate == "position_only":
+            adjusted = extracted * self.adjust_weight[places]
+        elif self.gate != "none":
+            gate = x if self.adjust is None else self.adjust(x)
+            adjusted = extracted * (gate if self.adjust_weight is None else x * self.adjust_weight)
+        else:
+            adjusted = extracted
         return adjusted if self.out is None else self.out(adjusted)
 
-    def _scaled(self, extracted: Tensor, place: Tensor | int) -> Tensor:
-        if self.scale == "none":
-            return extracted
-        if self.scale == "rsqrt_l":
-            return extracted * self.context_len**-0.5
-        n_summed = place + 1
-        if isinstance(n_summed, Tensor):
-            n_summed = n_summed[:, None].to(extracted.dtype)
-        return extracted / (n_summed if self.scale == "inv_t" else n_summed**0.5)
-
-    def _gate(self, x: Tensor, place: Tensor | int) -> Tensor:
-        if self.adjust is not None:
-            return self.adjust(x)
-        if self.adjust_weight is None:
-            return x
-        return (
-            x * self.adjust_weight
-            if self.gate == "diag"
-            else self.adjust_weight[place].expand_as(x)
-        )
+    def _places(self, x: Tensor, first: int = 0) -> Tensor:
+        """Return the positions from ``first`` on; beyond the context they stay at its end."""
+        places = torch.arange(first, first + x.shape[1], device=x.device)
+        return places.clamp(max=self.context_len - 1)
 
     def initial_state(self, batch_size: int, *, streaming: str = "auto") -> Ring | TiledStream:
         """Return the state before the first token.
@@ -233,35 +220,24 @@ class Extractor(TokenMixer):
 
     def step(self, x_t: Tensor, state: Ring | TiledStream) -> tuple[Tensor, Ring | TiledStream]:
         """Extract from the past and the new token."""
-        position = state.n_seen
-        self._require_fit(position + 1)
         if self.index == "absolute":
-            extracted, state = self._absolute_step(x_t[:, None], state)
-            extracted = extracted[:, 0]
-        else:
-            extracted, state = self._lag_step(self._source(x_t), state)
-            extracted = self._over_ranks(extracted)
-        return self._finish(extracted, x_t, min(position, self.context_len - 1)), state
-
-    def _lag_step(
-        self, source: Tensor, state: Ring | TiledStream
-    ) -> tuple[Tensor, Ring | TiledStream]:
-        if isinstance(state, TiledStream):
-            if not torch.is_grad_enabled():
-                return state.push(source, self.lag_weight, self._kernels), state
+            y, state = self.prefill(x_t[:, None], state)
+            return y[:, 0], state
+        first, source = state.n_seen, self._source(x_t)
+        if isinstance(state, TiledStream) and torch.is_grad_enabled():
             state = state.ring  # what is recorded must not be written over
-        state = state.push(source)
-        past = state.newest_first()  # (B, J, D)
-        weight = self.lag_weight[: past.shape[1]]
-        if weight.ndim == 3:
-            return past.flatten(1) @ weight.flatten(0, 1), state
-        return (past * (weight[:, None] if weight.ndim == 1 else weight)).sum(1), state
-
-    def _absolute_step(self, x: Tensor, state: Ring) -> tuple[Tensor, Ring]:
-        extracted = self._absolute_sum(x, first=state.n_seen)
-        if state.n_seen:
-            extracted = extracted + state.newest(1)
-        return extracted, state.extend(extracted)
+        if isinstance(state, TiledStream):
+            extracted = state.push(source, self.lag_weight, self._kernels)
+        else:
+            state = state.push(source)
+            past = state.newest_first()  # (B, J, D)
+            weight = self.lag_weight[: past.shape[1]]
+            if weight.ndim == 3:
+                extracted = past.flatten(1) @ weight.flatten(0, 1)
+            else:
+                extracted = (past * _as_vectors(weight)).sum(1)
+        place = self._places(x_t[:, None], first)[0]
+        return self._finish(self._over_ranks(extracted), x_t, place), state
 
     def prefill(
         self, x: Tensor, state: Ring | TiledStream | None = None
@@ -269,24 +245,19 @@ class Extractor(TokenMixer):
         """Mix a whole prefix at once; return its outputs and the state after it."""
         require_features(x, d_model=self.d_model, where=type(self).__name__)
         state = self.initial_state(x.shape[0]) if state is None else state
-        first, time = state.n_seen, x.shape[1]
-        self._require_fit(first + time)
-        if self.index == "absolute":
-            extracted, state = self._absolute_step(x, state)
-        else:
-            extracted, state = self._lag_prefill(self._source(x), state)
-            extracted = self._over_ranks(extracted)
-        return self._finish(extracted, x, self._places(x, first=first)), state
-
-    def _lag_prefill(
-        self, source: Tensor, state: Ring | TiledStream
-    ) -> tuple[Tensor, Ring | TiledStream]:
+        first = state.n_seen
+        self._require_fit(first + x.shape[1])
         ring = state.ring if isinstance(state, TiledStream) else state
-        past = ring.newest(min(ring.n_kept, self.context_len - 1)).flip(1)
-        extracted = self._lag_sum(torch.cat([past, source], 1))[:, past.shape[1] :]
-        ring = ring.extend(source)
-        is_tiled = isinstance(state, TiledStream)
-        return extracted, TiledStream(ring, state.tiling) if is_tiled else ring
+        if self.index == "absolute":
+            extracted = self._prefix_sum(x, first=first)
+            extracted = extracted + ring.newest(1) if first else extracted
+            ring = ring.extend(extracted)
+        else:
+            past, source = ring.newest(min(ring.n_kept, self.context_len - 1)), self._source(x)
+            summed = self._lag_sum(torch.cat([past.flip(1), source], 1))
+            extracted, ring = summed[:, past.shape[1] :], ring.extend(source)
+        state = TiledStream(ring, state.tiling) if isinstance(state, TiledStream) else ring
+        return self._finish(extracted, x, self._places(x, first)), state
 
     def _require_fit(self, time: int) -> None:
         if self.index == "absolute" and time > self.context_len:
@@ -298,6 +269,10 @@ class Extractor(TokenMixer):
     def extra_repr(self) -> str:
         """Show the options that make this member of the family."""
         return f"extract={self.extract}, index={self.index}, adjust={self.gate}, scale={self.scale}"
+
+
+def _as_vectors(weight: Tensor) -> Tensor:
+    return weight[:, None] if weight.ndim == 1 else weight
 
 
 def _linear(d_model: int, bias: bool, *, n_maps: int = 1) -> nn.Linear:
