@@ -11,11 +11,11 @@ from attnlab.studies.report import (
     CLOCK,
     CLOCKED_ON,
     END,
+    GROWTH,
     clock_table,
     growth_sentence,
     mean_and_range,
     replace_block,
-    replacement_parts,
     replacement_table,
     results_block,
     results_table,
@@ -45,8 +45,8 @@ def test_a_table_is_ordered_by_its_first_column_and_counts_its_seeds():
 
 def clock_runs(*, ratio, seed, **other):
     rows = []
-    for part, sizes in CLOCK.values():
-        config = {**CLOCKED_ON, "part": part, **sizes, **other}
+    for sizes in CLOCK.values():
+        config = {**CLOCKED_ON, **sizes, **other}
         for mixer in ("she", "he", "we", "me"):
             row = {"variant": mixer, "seed": seed}
             row |= {f"ratio_to_attention{end}": ratio for end in ("", "_low", "_high")}
@@ -76,9 +76,7 @@ def test_the_power_of_the_growth_is_the_slope_on_log_scales():
             "seed": 0,
             "median_ms": 0.01 * time**power,
             "config.time": time,
-            "config.work": "training",
-            "config.batch": 16,
-            **{f"config.{name}": value for name, value in CLOCKED_ON.items()},
+            **{f"config.{name}": value for name, value in {**CLOCKED_ON, **GROWTH}.items()},
         }
         for mixer, power in powers.items()
         for time in (32, 128, 512, 2048)
@@ -89,10 +87,8 @@ def test_the_power_of_the_growth_is_the_slope_on_log_scales():
     assert "over 3 lengths" in words
 
 
-def replaced(variant, bleu, *, seed=0, experiment="attentionless/classroom/toy"):
-    interval = {"bleu_low": bleu - 1, "bleu_high": bleu + 1}
-    return {"experiment": experiment, "variant": variant, "seed": seed, "bleu": bleu,
-            "test_accuracy": 0.5, **interval}  # fmt: skip
+def replaced(variant, bleu, *, seed=0):
+    return {"variant": variant, "seed": seed, "bleu": bleu, "test_accuracy": 0.5}
 
 
 def test_arms_that_are_not_recorded_are_left_out_of_the_table():
@@ -101,21 +97,6 @@ def test_arms_that_are_not_recorded_are_left_out_of_the_table():
     lines = replacement_table(pd.DataFrame(rows), variants=variants).splitlines()
     assert lines[2:] == ["| cross: published net L | 21.0 (20.0 to 22.0) | 0.500 (0.500 to 0.500) "
                          "| 2 |"]  # fmt: skip
-
-
-def test_sets_of_pairs_are_told_apart():
-    rows = [replaced("teacher", 90.0)]
-    for name, bleu in (("classroom/toy_small", 30.0), ("paper/multi30k/de-en", 20.0)):
-        rows.append(replaced("teacher", bleu, experiment=f"attentionless/{name}"))
-        rows.append(replaced("self/alr/m", bleu, experiment=f"attentionless/{name}"))
-    _, toy, _, _, captions, _, talks, _, claims = replacement_parts(pd.DataFrame(rows))
-    assert toy.splitlines()[2:] == ["| teacher | 90.0 | 0.500 | 1 |"]
-    assert captions.count("| 20.0 |") == 2
-    assert len(talks.splitlines()) == 2  # its head alone: nothing is recorded
-    (both,) = [line for line in claims.splitlines() if "both at once" in line]
-    cells = both.split(" | ")
-    assert "96.7 to 103.3%" in cells[1]
-    assert "95.0 to 105.0%" in cells[2]
 
 
 def test_one_value_stands_without_a_range():

@@ -17,92 +17,48 @@ from attnlab.records import load_details, load_runs
 from attnlab.studies.attentionless.verdicts import AIM, claims_table
 from attnlab.studies.attentionless.words import arm_words
 
-REPLACED = {  # experiment: rows of its table of replacements
-    "attentionless/classroom/toy": (
-        "teacher",
-        "encoder_self/gaussian",
-        "encoder_self/alr/m",
-        "encoder_self/alrr/m",
-        "encoder_self/alrr/m/linear_skip",
-        "encoder_self/elr/m",
-        "decoder_self/uniform",
-        "decoder_self/alr/m",
-        "cross/gaussian",
-        "cross/paper/l",
-        "cross/truncated/l",
-        "cross/per_query/l",
-        "cross/per_query/l/tuned",
-        "cross/low_rank/l",
-        "all/per_query/l/tuned",
-        "all/per_query/l/scratch",
-        "all/low_rank/l",
-        "all/low_rank/l/tuned",
-    ),
-    "attentionless/paper/multi30k/de-en": (
-        "teacher",
-        "encoder_self/identity/tuned_all",
-        "encoder_self/gaussian",
-        "encoder_self/alr/m",
-        "encoder_self/alrr/m",
-        "encoder_self/elr/m",
-        "decoder_self/gaussian",
-        "decoder_self/alr/m",
-        "self/alr/m",
-        "self/alr/m/tuned",
-        "cross/gaussian",
-        "cross/gaussian/tuned",
-        "cross/paper/m",
-        "cross/truncated/m",
-        "cross/truncated/m/tuned",
-        "cross/per_query/m",
-        "cross/per_query/m/tuned",
-        "cross/low_rank/l",
-        "cross/low_rank/l/tuned",
-        "cross/low_rank/l/tuned_all",
-        "all/low_rank/l",
-        "all/low_rank/l/tuned",
-    ),
-    "attentionless/classroom/ted_iwslt/fr-en": (
-        "teacher",
-        "encoder_self/alr/m",
-        "decoder_self/alr/m",
-        "cross/gaussian",
-        "cross/paper/m",
-        "cross/per_query/m",
-        "cross/low_rank/l",
-        "cross/low_rank/l/tuned",
-        "all/low_rank/l/tuned",
-    ),
-}
-CLAIMED_ON = {  # experiment: words for its pairs, where the claims are held against records
-    "attentionless/classroom/toy": "toy languages",
-    "attentionless/classroom/toy_small": "toy languages, few pairs",
-    "attentionless/paper/multi30k/de-en": "captions",
-    "attentionless/classroom/ted_iwslt/fr-en": "TED talks",
-}
-CLOCK = {  # kind of work: part of the bench, and sizes of the point that stands for it
-    "training step of a whole model, 6 layers, T = 128, batch 64": (
-        "training",
-        {"work": "step", "batch": 64, "time": 128},
-    ),
-    "forward and backward, T = 512, batch 16": (
-        "mixers",
-        {"work": "training", "batch": 16, "time": 512},
-    ),
-    "reading a prompt, T = 512, batch 16": ("prefill", {"batch": 16, "time": 512}),
-    "one more token, context 2048, batch 16": (
-        "generation",
-        {"work": "layer", "batch": 16, "context_len": 2048},
-    ),
-    "one more token, context 2048, batch 1": (
-        "generation",
-        {"work": "layer", "batch": 1, "context_len": 2048},
-    ),
-}
-
-CLOCKED_ON = {"route": "default", "precision": "fp32", "device": "cpu", "threads": 1}
-
+TEMPLATE = Path(__file__).with_name("report.md")
 BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
+
+TOY = "attentionless/classroom/toy"
+CAPTIONS = "attentionless/paper/multi30k/de-en"
+TALKS = "attentionless/classroom/ted_iwslt/fr-en"
+_ROWS = {  # experiment: rows of its table of replacements
+    TOY: """teacher encoder_self/gaussian encoder_self/alr/m encoder_self/alrr/m
+        encoder_self/alrr/m/linear_skip encoder_self/elr/m decoder_self/uniform decoder_self/alr/m
+        cross/gaussian cross/paper/l cross/truncated/l cross/per_query/l cross/per_query/l/tuned
+        cross/low_rank/l all/per_query/l/tuned all/per_query/l/scratch all/low_rank/l
+        all/low_rank/l/tuned""",
+    CAPTIONS: """teacher encoder_self/identity/tuned_all encoder_self/gaussian encoder_self/alr/m
+        encoder_self/alrr/m encoder_self/elr/m decoder_self/gaussian decoder_self/alr/m self/alr/m
+        self/alr/m/tuned cross/gaussian cross/gaussian/tuned cross/paper/m cross/truncated/m
+        cross/truncated/m/tuned cross/per_query/m cross/per_query/m/tuned cross/low_rank/l
+        cross/low_rank/l/tuned cross/low_rank/l/tuned_all all/low_rank/l
+        all/low_rank/l/tuned""",
+    TALKS: """teacher encoder_self/alr/m decoder_self/alr/m cross/gaussian cross/paper/m
+        cross/per_query/m cross/low_rank/l cross/low_rank/l/tuned all/low_rank/l/tuned""",
+}
+REPLACED = {name: tuple(rows.split()) for name, rows in _ROWS.items()}
+CLAIMED_ON = {  # experiment: words for its pairs, where the claims are held against records
+    TOY: "toy languages",
+    "attentionless/classroom/toy_small": "toy languages, few pairs",
+    CAPTIONS: "captions",
+    TALKS: "TED talks",
+}
+
+CLOCK = {  # kind of work: sizes of the point that stands for it
+    "training step of a whole model, 6 layers, T = 128, batch 64":
+        {"part": "training", "work": "step", "batch": 64, "time": 128},
+    "forward and backward, T = 512, batch 16":
+        {"part": "mixers", "work": "training", "batch": 16, "time": 512},
+    "reading a prompt, T = 512, batch 16": {"part": "prefill", "batch": 16, "time": 512},
+    "one more token, context 2048, batch 16":
+        {"part": "generation", "work": "layer", "batch": 16, "context_len": 2048},
+    "one more token, context 2048, batch 1":
+        {"part": "generation", "work": "layer", "batch": 1, "context_len": 2048},
+}  # fmt: skip
+GROWTH = {"part": "mixers", "work": "training", "batch": 16}
+CLOCKED_ON = {"route": "default", "precision": "fp32", "device": "cpu", "threads": 1}
 
 NAMES = {
     "attention": "attention, 4 heads",
@@ -119,51 +75,43 @@ NAMES = {
 
 
 def results_block(*, path: Path = RUNS) -> str:
-    """Return the results section of the README: one table an experiment, best first.
+    """Return the results section of the README: ``report.md`` with tables from the records.
 
-    Every number is a mean with its range over seeds, straight from ``data/runs``.
+    Tables are ordered best first; a number is a mean with its range over seeds.
     """
     tales = load_runs("language-model/classroom/tales", path=path)
     books = load_runs("language-model/paper/children", path=path)
-    counted = load_runs("n-grams/paper/children", path=path).iloc[-1]
-    n_unseen = load_details("language-model/paper/children", "books", path=path)["book"].nunique()
-    passes = f"{books['tokens_seen'].max() / 1e6:.1f} M tokens"
-    parts = [
-        BEGIN,
-        "**Tales** (synthetic, so the floor is known): how far above the true source each mixer "
-        "ends. Records: `language-model/classroom/tales`.",
-        results_table(tales, columns={"test_gap_nats": "gap to the true source (nats per token)"}),
-        f"**Children's books** (one pass of {passes}; tested on {n_unseen} books no model saw). "
-        "Records: `language-model/paper/children`.",
-        results_table(
-            books,
-            columns={
-                "test_loss_nats": "unseen books (nats per token)",
-                "test_bits_per_byte": "bits per byte",
-                "train_loss_nats": "training cost at the end (nats per token)",
-            },
+    unseen = load_details("language-model/paper/children", "books", path=path)
+    clock = load_runs("speed/paper/", path=path)
+    replaced = {name: load_runs(name, path=path) for name in (*REPLACED, *CLAIMED_ON)}
+    evidence = {
+        "tales, held-out loss": (tales, "test_loss_nats"),
+        "books, training cost": (books, "train_loss_nats"),
+        "books, unseen": (books, "test_loss_nats"),
+    }
+    columns = {
+        "test_loss_nats": "unseen books (nats per token)",
+        "test_bits_per_byte": "bits per byte",
+        "train_loss_nats": "training cost at the end (nats per token)",
+    }
+    words = TEMPLATE.read_text(encoding="utf-8").rstrip("\n")
+    return words.format(
+        tales=results_table(
+            tales, columns={"test_gap_nats": "gap to the true source (nats per token)"}
         ),
-        f"For scale: counting {counted['best_order']:.0f}-grams on the same text (Kneser-Ney) "
-        f"reaches {counted['test_loss_nats']:.3f} nats per token on the unseen books "
-        "(`n-grams/paper/children`). Matrix products ran in bfloat16, the Extractors' convolutions "
-        "in float32.",
-        "**The order that the paper reports**, held against these runs:",
-        verdict_list(
-            {
-                "tales, held-out loss": (tales, "test_loss_nats"),
-                "books, training cost": (books, "train_loss_nats"),
-                "books, unseen": (books, "test_loss_nats"),
-            }
-        ),
-        "**The clock**: time over attention's, below 1 is faster; medians with 95 % intervals from "
-        "interleaved rounds, width 128, float32, one CPU thread, torch's default products. "
-        "Records: `speed/paper`.",
-        clock_table(load_runs("speed/paper/", path=path)),
-        growth_sentence(load_runs("speed/paper/mixers/", path=path)),
-        *replacement_parts(load_runs("attentionless/", path=path)),
-        END,
-    ]
-    return "\n\n".join(parts)
+        books=results_table(books, columns=columns),
+        n_tokens=books["tokens_seen"].max() / 1e6,
+        n_books=unseen["book"].nunique(),
+        counted=load_runs("n-grams/paper/children", path=path).iloc[-1],
+        order=verdict_list(evidence),
+        clock=clock_table(clock),
+        growth=growth_sentence(clock),
+        toy=replacement_table(replaced[TOY], variants=REPLACED[TOY]),
+        captions=replacement_table(replaced[CAPTIONS], variants=REPLACED[CAPTIONS]),
+        talks=replacement_table(replaced[TALKS], variants=REPLACED[TALKS]),
+        aim=AIM,
+        claims=claims_table({words: replaced[name] for name, words in CLAIMED_ON.items()}),
+    )
 
 
 def results_table(runs: pd.DataFrame, *, columns: dict[str, str]) -> str:
@@ -173,16 +121,14 @@ def results_table(runs: pd.DataFrame, *, columns: dict[str, str]) -> str:
         runs: Rows of one experiment with ``variant``, ``seed``, ``n_weights`` and the columns.
         columns: Metric to heading.
     """
-    head = ["mixer", "weights", *columns.values(), "seeds"]
-    runs = latest_runs(runs)
-    ordered = runs.groupby("variant")[next(iter(columns))].mean().sort_values().index
+    variants = latest_runs(runs).groupby("variant")
     rows = []
-    for variant in ordered:
-        mine = runs[runs["variant"] == variant]
+    for variant in variants[next(iter(columns))].mean().sort_values().index:
+        mine = variants.get_group(variant)
         weights = f"{mine['n_weights'].iloc[0] / 1e6:.2f} M"
         cells = [mean_and_range(mine[metric].tolist()) for metric in columns]
-        rows.append([NAMES.get(str(variant), str(variant)), weights, *cells, str(len(mine))])
-    return markdown_table(head, rows)
+        rows.append([NAMES.get(str(variant), variant), weights, *cells, len(mine)])
+    return markdown_table(["mixer", "weights", *columns.values(), "seeds"], rows)
 
 
 def clock_table(runs: pd.DataFrame) -> str:
@@ -191,17 +137,20 @@ def clock_table(runs: pd.DataFrame) -> str:
     Args:
         runs: Records of ``attnlab bench``; the newest series on one CPU thread counts.
     """
-    mixers = ("she", "he", "we", "me")
-    rows = []
-    for says, (part, sizes) in CLOCK.items():
-        points = runs
-        for name, value in {**CLOCKED_ON, "part": part, **sizes}.items():
-            points = points[points[f"config.{name}"] == value]
-        if not len(points):
-            raise AttnlabError(f"No record of {says!r}; measure it with: attnlab bench {part}.")
-        points = points[points["seed"] == points["seed"].max()].set_index("variant")
+    mixers, rows = ("she", "he", "we", "me"), []
+    for says, sizes in CLOCK.items():
+        points = _newest(runs, **sizes).set_index("variant")
         rows.append([says, *(_ratio(points.loc[mixer]) for mixer in mixers)])
     return markdown_table(["work", *(NAMES[mixer] for mixer in mixers)], rows)
+
+
+def _newest(runs: pd.DataFrame, **sizes: object) -> pd.DataFrame:
+    """Return the points of these sizes in the newest series on one CPU thread."""
+    for name, value in {**CLOCKED_ON, **sizes}.items():
+        runs = runs[runs[f"config.{name}"] == value]
+    if runs.empty:
+        raise AttnlabError(f"No record of {sizes}; measure it with: attnlab bench {sizes['part']}.")
+    return runs[runs["seed"] == runs["seed"].max()]
 
 
 def _ratio(point: pd.Series) -> str:
@@ -214,12 +163,8 @@ def growth_sentence(runs: pd.DataFrame) -> str:
 
     Least squares on log scales over the recorded lengths from 128 tokens on, at batch 16.
     """
-    sizes = {"work": "training", "batch": 16, "route": "default", "precision": "fp32"}
-    points = runs
-    for name, value in {**sizes, **CLOCKED_ON}.items():
-        points = points[points[f"config.{name}"] == value]
-    points = points[(points["seed"] == points["seed"].max()) & (points["config.time"] >= 128)]
-    parts = []
+    points = _newest(runs, **GROWTH)
+    points, parts = points[points["config.time"] >= 128], []
     for mixer in ("attention", "she", "he", "we", "me"):
         mine = points[points["variant"] == mixer]
         slope = np.polyfit(np.log(mine["config.time"]), np.log(mine["median_ms"]), 1)[0]
@@ -231,36 +176,6 @@ def growth_sentence(runs: pd.DataFrame) -> str:
     )
 
 
-def replacement_parts(runs: pd.DataFrame) -> list[str]:
-    """Return what the records say of replaced attention: two tables, and the claims.
-
-    Args:
-        runs: All records of the study ``attentionless``; arms that are not there are left out.
-    """
-    toy, captions, talks = REPLACED
-    by_name = {name: runs[runs["experiment"] == name] for name in {**REPLACED, **CLAIMED_ON}}
-    return [
-        "**Attention replaced by nets that learnt from it**, in a small translator of two toy "
-        f"languages; greedy BLEU on held-out sentences. Records: `{toy}`.",
-        replacement_table(by_name[toy], variants=REPLACED[toy]),
-        "The *published net* reads all of both sentences at once; the *cut net* is the same, "
-        "taught on targets that end at a random place; the *net per query* reads the source and "
-        "one query. Linear attention has no softmax over positions. *Tuned*: the nets learnt on "
-        "from the translations after the swap. Averages match nothing: the best control of "
-        "each site. Where all sites go, ALR of size M stands at the self sites.",
-        f"**The same on captions**, German to English, 3 + 3 layers. Records: `{captions}`.",
-        replacement_table(by_name[captions], variants=REPLACED[captions]),
-        "**And on TED talks**, French to English, 2 + 2 layers, a small and weak teacher. "
-        f"Records: `{talks}`.",
-        replacement_table(by_name[talks], variants=REPLACED[talks]),
-        f"**What the second paper claims**, held against these runs. To replace means to keep "
-        f"{AIM:.0%} of the teacher's BLEU; in brackets the best arm, and its share with 95 % "
-        "intervals over resampled test sets, of all its seeds. It was chosen among many on the "
-        "same sentences, which flatters it.",
-        claims_table({words: by_name[name] for name, words in CLAIMED_ON.items()}),
-    ]
-
-
 def replacement_table(runs: pd.DataFrame, *, variants: Sequence[str]) -> str:
     """Return what stands in for attention, and what is left of BLEU, as Markdown.
 
@@ -268,16 +183,13 @@ def replacement_table(runs: pd.DataFrame, *, variants: Sequence[str]) -> str:
         runs: Records of the study ``attentionless`` on one set of pairs.
         variants: Rows in order; those that are not recorded are left out.
     """
-    runs = latest_runs(runs)
-    head = ["what stands there", "greedy BLEU", "accuracy, teacher-forced", "seeds"]
-    rows = []
-    for variant in variants:
-        mine = runs[runs["variant"] == variant]
-        if mine.empty:
-            continue
+    recorded, rows = latest_runs(runs).groupby("variant"), []
+    for variant in (name for name in variants if name in recorded.groups):
+        mine = recorded.get_group(variant)
         bleu = mean_and_range(mine["bleu"].tolist(), digits=1)
         accuracy = mean_and_range(mine["test_accuracy"].tolist())
         rows.append([arm_words(variant), bleu, accuracy, len(mine)])
+    head = ["what stands there", "greedy BLEU", "accuracy, teacher-forced", "seeds"]
     return markdown_table(head, rows)
 
 
@@ -299,9 +211,8 @@ def verdict_list(evidence: dict[str, tuple[pd.DataFrame, str]]) -> str:
 
 def mean_and_range(values: Sequence[float], *, digits: int = 3) -> str:
     """Return ``mean (lowest to highest)``; one value stands alone."""
-    mean, low, high = (
-        f"{value:.{digits}f}" for value in (sum(values) / len(values), min(values), max(values))
-    )
+    three = (sum(values) / len(values), min(values), max(values))
+    mean, low, high = (f"{value:.{digits}f}" for value in three)
     return mean if len(values) == 1 else f"{mean} ({low} to {high})"
 
 
