@@ -59,10 +59,10 @@ def test_the_reference_net_is_the_package_s():
     student = build_student(StudentSpec(width=5), max_len=5, d_model=3, n_heads=1).double()
     slots = student.net
     weights = {
-        "gain": slots.norm_gain[0].flatten(), "shift": slots.norm_shift[0].flatten(),
-        "w_1": slots.first_weight[0].flatten(0, 1), "b_1": slots.first_bias[0],
-        "hidden_gain": slots.hidden_gain[0, 0], "hidden_shift": slots.hidden_shift[0, 0],
-        "w_2": slots.second_weight[0].flatten(1), "b_2": slots.second_bias[0].flatten(),
+        "gain": slots.norm_gain.flatten(), "shift": slots.norm_shift.flatten(),
+        "w_1": slots.first_weight.flatten(0, 1), "b_1": slots.first_bias,
+        "hidden_gain": slots.hidden_gain[0], "hidden_shift": slots.hidden_shift[0],
+        "w_2": slots.second_weight.flatten(1), "b_2": slots.second_bias.flatten(),
     }  # fmt: skip
     x = torch.randn(5, 3, generator=torch_generator(0, "data"), dtype=torch.float64)
     padding = torch.arange(5) >= 3
@@ -160,7 +160,7 @@ def test_no_student_is_better_than_its_floor(width, seed):
     sizes = {"max_len": 3, "d_model": 4, "n_heads": 1}
     student = build_student(spec, **sizes, generator=torch_generator(seed, "init")).double()
     with torch.no_grad():  # the best second map for these hidden units: least squares
-        h = student.net.hidden(student.net.read(x[None]))[0]
+        h = student.net.hidden(student.net.read(x), student.net.fold())
         ones = torch.ones(len(h), 1, dtype=h.dtype)
         best = torch.linalg.lstsq(torch.cat([h, ones], 1), y.flatten(1), driver="gelsd").solution
         student.net.second_weight.copy_(best[:-1].view_as(student.net.second_weight))
@@ -174,7 +174,7 @@ def test_one_length_holds_the_sentences_of_that_length(teacher):
     x, y = runs.same_length(lessons, layer=0, length=length)
     assert x.shape == y.shape == (int((lessons.lengths == length).sum()), length, 8)
     student = build_students(teacher, spec=StudentSpec())
-    assert measure_errors(student, held_out=lessons).update.shape == (2,)
+    assert measure_errors(student, held_out=lessons).shape == (2,)
 
 
 # Records

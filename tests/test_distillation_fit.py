@@ -3,157 +3,110 @@
 import dataclasses
 import itertools
 
-import numpy as np
 import pytest
 import torch
+from small_teacher import (
+    CROSS,
+    DECODER,
+    ENCODER,
+    EVERYWHERE,
+    PAPER,
+    RICH,
+    label,
+    lessons_for,
+    logits_of,
+    some_batches,
+    some_pairs,
+    teacher_for,
+    weights_of,
+)
 
-from attnlab.config import BOS, EOS, N_SPECIAL, PAD, TrainConfig, TranslatorConfig
+from attnlab.config import BOS, EOS, PAD, TrainConfig
 from attnlab.distillation import (
     Fitted,
-    LiveActivations,
     StudentSpec,
     build_controls,
     build_students,
     capture,
-    choose_lr,
     collect_activations,
-    fit_arms,
+    cut_targets,
     fit_steps,
     fit_students,
     measure_errors,
     substitute,
 )
-from attnlab.distillation.steps import cut_targets
-from attnlab.errors import AttnlabError, CheckpointError, DivergenceError
-from attnlab.models import Translator
-from attnlab.seeding import torch_generator
+from attnlab.errors import AttnlabError, DivergenceError
 from attnlab.training import PairBatches, collate_pairs
 
-CONFIG = TranslatorConfig(
-    source_vocab_size=13,
-    target_vocab_size=11,
-    d_model=12,
-    n_heads=3,
-    n_encoder_layers=3,
-    n_decoder_layers=2,
-    d_ff=17,
-    dropout=0.1,
-    max_len=7,
-)
 SHORT = TrainConfig(n_steps=12, batch_size=8, lr=1e-2, warmup_steps=2, weight_decay=0.01)
-SPECS = [
-    StudentSpec(method="alr", size="s"),
-    StudentSpec(method="aslr", size="s"),
-    StudentSpec(method="alrr", size="s", skip="linear"),
-    StudentSpec(method="elr", size="s"),
-    StudentSpec(site="decoder_self", size="s"),
-    StudentSpec(site="cross", size="s"),
-    StudentSpec(site="cross", size="s", layout="truncated"),
-    StudentSpec(site="cross", size="s", layout="prefix"),
-    StudentSpec(site="cross", size="s", layout="per_query", gate=True, learned_head=True, depth=2),
-    StudentSpec(site="cross", size="s", layout="low_rank"),
-    StudentSpec(site="cross", size="s", layout="extractor"),
-]
+everywhere = pytest.mark.parametrize("spec", [*EVERYWHERE, *RICH], ids=label)
 
 
-def label(spec):
-    return spec.label
+def fitted(teacher, spec, *, layers=None, eval_every=100, **settings):
+    """Fit students on three batches, measured on a fourth; return them, logs and exam."""
+    lessons, exam = (lessons_for(teacher, spec, s, n, layers=layers) for s, n in ((0, 3), (50, 1)))
+    students = build_students(teacher, spec=spec, layers=layers)
+    config = dataclasses.replace(SHORT, **settings)
+    steps = fit_steps(students, lessons, held_out=exam, config=config, eval_every=eval_every)
+    return students, list(steps), exam
 
 
-def teacher_for(dtype=torch.float64, **changes):
-    config = dataclasses.replace(CONFIG, **changes)
-    return Translator(config, generator=torch_generator(0, "init")).to(dtype)
-
-
-def some_pairs(n=10, seed=0):
-    random = np.random.default_rng(seed)
-
-    def sentence(vocab_size, longest):
-        return random.integers(N_SPECIAL, vocab_size, random.integers(1, longest + 1)).tolist()
-
-    return [(sentence(13, 7), sentence(11, 6)) for _ in range(n)]
-
-
-def some_batches(n=3, seed=0):
-    return [collate_pairs(some_pairs(10, seed + i)) for i in range(n)]
-
-
-def lessons_for(teacher, spec, seed=0, n=3, **options):
-    return collect_activations(teacher, some_batches(n, seed), spec=spec, **options)
-
-
-def fitted_weights(students):
-    return [weight for student in students.values() for weight in student.parameters()]
+def differ(a, b):
+    return {key for key in a if not torch.equal(a[key], b[key])}
 
 
 # capture
 
 
-class Hooks:
-    """What a forward hook on every attention sees: its inputs, and how its last map is called."""
-
-    def __init__(self, teacher):
-        self.seen = {}
-        self.handles = []
-        for site, layers in (("encoder_self", teacher.encoder), ("decoder_self", teacher.decoder)):
-            for i, layer in enumerate(layers):
-                self.watch((site, i), layer.self_attention)
-                if site == "decoder_self":
-                    self.watch(("cross", i), layer.cross_attention)
-
-    def watch(self, key, site):
-        def note(module, args, kwargs, output):
-            self.seen[key] = [*args, module.heads(*args, **kwargs), output]
-
-        self.handles.append(site.register_forward_hook(note, with_kwargs=True))
-
-
 @pytest.mark.parametrize("norm", ["pre", "post"])
 def test_capture_equals_what_a_forward_hook_sees(norm):
-    teacher = teacher_for(norm=norm).eval()
-    source, target = some_batches()[0]
-    hooks = Hooks(teacher)
+    teacher, (source, target) = teacher_for(norm=norm), some_batches()[0]
+    layers = [("encoder_self", teacher.encoder, "self_attention"),
+              ("decoder_self", teacher.decoder, "self_attention"),
+              ("cross", teacher.decoder, "cross_attention")]  # fmt: skip
+    sites = {(s, i): getattr(m, name) for s, stack, name in layers for i, m in enumerate(stack)}
+    seen, handles = {}, []
+    for key, site in sites.items():
+
+        def note(module, args, kwargs, output, key=key):
+            seen[key] = [*args, module.heads(*args, **kwargs)]
+
+        handles.append(site.register_forward_hook(note, with_kwargs=True))
     with torch.no_grad():
         teacher.predictions(source, target)
-    for handle in hooks.handles:
+    for handle in handles:
         handle.remove()
     found = capture(teacher, (source, target))
-    assert set(found) == set(hooks.seen)
-    for (site, layer), lesson in found.items():
-        x, *memory, heads, _ = hooks.seen[site, layer]
+    assert set(found) == set(seen)
+    for key, lesson in found.items():
+        x, *memory, heads = seen[key]
         assert torch.equal(lesson.inputs, x)
         assert torch.equal(lesson.targets, heads)
-        if site == "cross":
-            assert torch.equal(lesson.memory, memory[0])
-        else:
-            assert lesson.memory is None
+        assert (lesson.memory is not None) == (key[0] == "cross")
+        assert all(torch.equal(lesson.memory, m) for m in memory)
 
 
 @pytest.mark.parametrize("norm", ["pre", "post"])
+@torch.no_grad()
 def test_capture_of_larger_parts_equals_the_equations(norm):
-    teacher = teacher_for(norm=norm).eval()
-    source, target = some_batches()[0]
-    mask = source == PAD
-    sublayers = capture(teacher, (source, target), method="alrr")
-    layers = capture(teacher, (source, target), method="elr")
+    teacher, (source, target) = teacher_for(norm=norm), some_batches()[0]
+    sublayers, layers = (capture(teacher, (source, target), method=m) for m in ("alrr", "elr"))
     assert list(sublayers) == list(layers) == [("encoder_self", i) for i in range(3)]
     for i, layer in enumerate(teacher.encoder):
-        x, y, _, _, _ = sublayers["encoder_self", i]
-        norm_of, attend = layer.self_attention_norm, layer.self_attention
-        with torch.no_grad():
-            if norm == "pre":
-                expected = x + attend(norm_of(x), source_padding=mask)
-            else:
-                expected = norm_of(x + attend(x, source_padding=mask))
-            torch.testing.assert_close(y, expected)
-            whole = layers["encoder_self", i]
-            assert torch.equal(whole.inputs, x)
-            torch.testing.assert_close(whole.targets, layer(x, source_padding=mask))
+        x, y = sublayers["encoder_self", i][:2]
+        norm_of, attend, mask = layer.self_attention_norm, layer.self_attention, source == PAD
+        if norm == "pre":
+            expected = x + attend(norm_of(x), source_padding=mask)
+        else:
+            expected = norm_of(x + attend(x, source_padding=mask))
+        torch.testing.assert_close(y, expected)
+        assert torch.equal(layers["encoder_self", i].inputs, x)
+        whole = layer(x, source_padding=mask)
+        torch.testing.assert_close(layers["encoder_self", i].targets, whole)
 
 
 def test_capture_leaves_the_teacher_as_it_was():
-    teacher = teacher_for()
-    assert teacher.training
+    teacher = teacher_for().train()
     first = capture(teacher, some_batches()[0])
     assert teacher.training
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in teacher.modules())
@@ -174,21 +127,20 @@ def test_capture_takes_the_sites_and_layers_that_it_is_asked_for():
 
 
 def test_the_decoder_reads_no_end_of_sentence():
-    pairs = [([5], [6, 7, 8]), ([5, 6], [7])]
-    source, target = collate_pairs(pairs)
+    source, target = collate_pairs([([5], [6, 7, 8]), ([5, 6], [7])])
     assert target.tolist() == [[BOS, 6, 7, 8, EOS], [BOS, 7, EOS, PAD, PAD]]
     lesson = capture(teacher_for(), (source, target))["decoder_self", 0]
     assert lesson.padding.tolist() == [[False] * 4, [False, False, True, True]]
 
 
-@pytest.mark.parametrize("spec", SPECS, ids=label)
+@everywhere
 def test_kept_lessons_are_the_captured_ones_without_padding(spec):
     teacher, batches = teacher_for(), some_batches(2)
     lessons = collect_activations(teacher, batches, spec=spec)
-    assert lessons.n_sentences == 20
     rows = [13, 4, 19]
     kept = lessons.batch(rows)
     captured = [capture(teacher, batch, method=spec.method, sites=[spec.site]) for batch in batches]
+    assert lessons.n_sentences == 20
     for layer, (place, row) in itertools.product(lessons.layers, enumerate(rows)):
         lesson = captured[row // 10][spec.site, layer]
         is_real = ~lesson.padding[row % 10]
@@ -196,223 +148,158 @@ def test_kept_lessons_are_the_captured_ones_without_padding(spec):
         assert torch.equal(kept.inputs[layer, place, :n], lesson.inputs[row % 10][is_real])
         assert torch.equal(kept.targets[layer, place, :n], lesson.targets[row % 10][is_real])
         assert (kept.inputs[layer, place, n:] == 0).all()
-        assert kept.padding[place].tolist() == [False] * n + [True] * (kept.padding.shape[1] - n)
+        assert kept.padding[place].tolist() == [i >= n for i in range(kept.padding.shape[1])]
         if spec.site == "cross":
             is_read = ~lesson.source_padding[row % 10]
             memory = lesson.memory[row % 10][is_read]
-            assert torch.equal(kept.memory[0, place, : len(memory)], memory)
-            assert kept.source_padding[place].logical_not().sum() == len(memory)
-
-
-def test_lessons_in_half_the_bytes_come_out_as_the_teacher_computes():
-    teacher, spec = teacher_for(torch.float32), StudentSpec()
-    whole, half = lessons_for(teacher, spec), lessons_for(teacher, spec, dtype=torch.bfloat16)
-    assert half.mib == whole.mib / 2
-    batch = half.batch([0, 1])
-    assert batch.inputs.dtype == torch.float32
-    torch.testing.assert_close(batch.inputs, whole.batch([0, 1]).inputs, rtol=1e-2, atol=1e-2)
+            assert torch.equal(kept.memory[place, : len(memory)], memory)
+            assert (~kept.source_padding[place]).sum() == len(memory)
 
 
 def test_lessons_that_do_not_fit_or_are_none_are_refused():
     teacher, spec = teacher_for(), StudentSpec()
-    with pytest.raises(AttnlabError, match=r"more than max_mib=0.*bfloat16"):
+    with pytest.raises(AttnlabError, match=r"more than max_mib=0.*fewer batches"):
         lessons_for(teacher, spec, max_mib=0.01)
-    with pytest.raises(AttnlabError, match="no sentence to learn from"):
-        collect_activations(teacher, [], spec=spec)
-    with pytest.raises(AttnlabError, match="no sentence to learn from"):
-        collect_activations(teacher, [collate_pairs([([], [5])])], spec=spec)
+    for batches in ([], [collate_pairs([([], [5])])]):
+        with pytest.raises(AttnlabError, match="no sentence to learn from"):
+            collect_activations(teacher, batches, spec=spec)
 
 
-def test_empty_sentences_among_others_teach_nothing_and_break_nothing():
-    teacher = teacher_for()
+@pytest.mark.parametrize("spec", [ENCODER[0], DECODER, PAPER, CROSS[3]], ids=label)
+def test_empty_sentences_among_others_teach_nothing_and_break_nothing(spec):
     batches = [collate_pairs([([], []), ([5, 6], [7]), ([], [8])])] * 2
-    for spec in (SPECS[0], SPECS[4], SPECS[5], SPECS[9]):
-        lessons = collect_activations(teacher, batches, spec=spec)
-        plan = dataclasses.replace(SHORT, batch_size=1, n_steps=8)
-        students = build_students(teacher, spec=spec)
-        logs = list(fit_steps({"a": students}, lessons, held_out=lessons, config=plan))
-        assert len(logs) == 8
+    plan = dataclasses.replace(SHORT, batch_size=1, n_steps=8)
+    lessons = collect_activations(teacher_for(), batches, spec=spec)
+    students = build_students(teacher_for(), spec=spec)
+    assert len(list(fit_steps(students, lessons, held_out=lessons, config=plan))) == 8
 
 
-def test_a_pass_reads_every_sentence_once_and_passes_differ():
+def test_a_pass_reads_every_sentence_once_and_passes_and_seeds_differ():
     lessons = lessons_for(teacher_for(), StudentSpec(), n=2)
-    marked = dataclasses.replace(
-        lessons,
-        inputs=torch.arange(20.0).repeat_interleave(lessons.lengths)[None, :, None],
-    )
-    passes = [
-        [
-            marked.training_batch(4 * p + i, batch_size=5, seed=0).inputs[0, :, 0, 0]
-            for i in range(4)
-        ]
-        for p in range(2)
-    ]
-    orders = [torch.cat(batches).tolist() for batches in passes]
-    assert sorted(orders[0]) == sorted(orders[1]) == list(range(20))
-    assert orders[0] != orders[1] != list(range(20))
+    marks = torch.arange(20.0).repeat_interleave(lessons.lengths)[None, :, None]
+    marked = dataclasses.replace(lessons, inputs=marks, targets=marks)
 
+    def order(n_pass, seed=0):
+        steps = range(4 * n_pass, 4 * n_pass + 4)
+        batches = [marked.training_batch(i, batch_size=5, seed=seed) for i in steps]
+        return torch.cat([batch.inputs[0, :, 0, 0] for batch in batches]).tolist()
 
-def test_live_lessons_are_the_kept_ones():
-    teacher, spec = teacher_for(), StudentSpec(site="cross")
-    batches = some_batches(2)
-    live = LiveActivations(teacher=teacher, batches=batches, spec=spec, layers=(0, 1))
-    kept = collect_activations(teacher, batches, spec=spec)
-    for step in range(3):
-        found = live.training_batch(step)
-        expected = kept.batch(range(10 * (step % 2), 10 * (step % 2) + 10))
-        for a, b in zip(found, expected, strict=True):
-            torch.testing.assert_close(a, b, rtol=0, atol=0)
+    orders = [order(0), order(1), order(0, seed=1)]
+    assert all(sorted(one) == list(range(20)) for one in orders)
+    assert all(a != b for a, b in itertools.combinations([*orders, list(range(20))], 2))
 
 
 # fit
 
 
-@pytest.mark.parametrize("spec", SPECS, ids=label)
+@pytest.mark.parametrize("spec", [ENCODER[1], RICH[1], DECODER, CROSS[0], RICH[5]], ids=label)
 def test_all_layers_together_learn_what_each_learns_alone(spec):
+    teacher = teacher_for(torch.float64)
+    together, logs, _ = fitted(teacher, spec, eval_every=3)
+    alone, losses = {}, torch.zeros(len(logs))
+    for _, layer in together:
+        own, own_logs, _ = fitted(teacher, spec, eval_every=3, layers=[layer])
+        alone |= own
+        losses += torch.tensor([log.loss for log in own_logs])
+    torch.testing.assert_close(torch.tensor([log.loss for log in logs]), losses)
+    torch.testing.assert_close(weights_of(together), weights_of(alone), rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"lr": 5e-3}, {"weight_decay": 0.1}, {"beta_1": 0.5}, {"beta_2": 0.5}, {"batch_size": 5},
+     {"seed": 1}, {"warmup_steps": 0}, {"schedule": "inverse_sqrt"}, {"precision": "bf16"}],
+)  # fmt: skip
+def test_every_setting_changes_what_is_learnt(change):
+    plain, changed = (
+        weights_of(fitted(teacher_for(), CROSS[0], **settings)[0]) for settings in ({}, change)
+    )
+    assert {name for *_, name in differ(plain, changed)} == {name for *_, name in plain}
+
+
+def test_gradients_are_not_clipped_and_maps_alone_decay():
+    plain, clipped, decayed = (
+        weights_of(fitted(teacher_for(), ENCODER[0], n_steps=1, **how)[0])
+        for how in ({}, {"max_grad_norm": 1e-9}, {"weight_decay": 0.5})
+    )
+    assert not differ(plain, clipped)
+    moved = {name for *_, name in differ(plain, decayed)}
+    assert moved == {"net.first_weight", "net.second_weight"}
+
+
+def test_a_student_keeps_its_best_weights_and_measuring_changes_no_lesson():
+    plan = {"n_steps": 60, "batch_size": 10, "schedule": "inverse_sqrt", "lr": 3e-2}
     teacher = teacher_for()
-    lessons, exam = lessons_for(teacher, spec), lessons_for(teacher, spec, seed=50, n=1)
-    together = build_students(teacher, spec=spec)
-    options = {"config": SHORT, "eval_every": 3, "patience": 2}
-    logs = list(fit_steps({"a": together}, lessons, held_out=exam, **options))
-    for i, layer in enumerate(lessons.layers):
-        alone = build_students(teacher, spec=spec, layers=[layer])
-        own = collect_activations(teacher, some_batches(), spec=spec, layers=[layer])
-        test = collect_activations(teacher, some_batches(1, 50), spec=spec, layers=[layer])
-        own_logs = list(fit_steps({"a": alone}, own, held_out=test, **options))
-        for log, own_log in zip(logs, own_logs, strict=False):
-            assert log.losses["a"][i] == pytest.approx(own_log.losses["a"][0], rel=1e-6)
-        key = spec.site, layer
-        torch.testing.assert_close(
-            dict(together[key].named_parameters()), dict(alone[key].named_parameters()),
-            rtol=1e-5, atol=1e-8,
-        )  # fmt: skip
-
-
-def test_several_arms_learn_what_each_learns_alone():
-    teacher = teacher_for()
-    arms = {"s": SPECS[0], "m": StudentSpec(size="m"), "heads": SPECS[1]}
-    held_out = some_batches(1, 50)
-    lrs = {"m": 3e-3}
-    options = {"held_out": held_out, "config": SHORT, "eval_every": 4}
-    together = fit_arms(teacher, some_batches(), arms=arms, lrs=lrs, **options)
-    for name, spec in arms.items():
-        alone = fit_arms(teacher, some_batches(), arms={name: spec}, lrs=lrs, **options)[name]
-        assert together[name].errors == pytest.approx(alone.errors)
-        pairs = zip(
-            fitted_weights(together[name].students), fitted_weights(alone.students), strict=True
-        )
-        for a, b in pairs:
-            torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-9)
-
-
-@pytest.mark.parametrize("spec", [SPECS[0], SPECS[6]], ids=label)
-def test_a_fit_that_was_broken_off_goes_on_to_the_same_bits(spec, tmp_path):
-    teacher = teacher_for(torch.float32)
-    lessons, exam = lessons_for(teacher, spec), lessons_for(teacher, spec, seed=50, n=1)
-    options = {"held_out": exam, "config": SHORT, "eval_every": 5}
-    whole = build_students(teacher, spec=spec)
-    straight = list(fit_steps({"a": whole}, lessons, **options))
-    path = tmp_path / "fit.safetensors"
-    broken = build_students(teacher, spec=spec)
-    steps = fit_steps({"a": broken}, lessons, **options, checkpoint=path)
-    assert list(itertools.islice(steps, 7)) == straight[:7]
-    steps.close()
-    again = build_students(teacher, spec=spec, seed=9)  # overwritten by the checkpoint
-    rest = list(fit_steps({"a": again}, lessons, **options, checkpoint=path))
-    assert rest == straight[5:]  # from the last measurement on
-    for a, b in zip(fitted_weights(whole), fitted_weights(again), strict=True):
-        assert torch.equal(a, b)
-    after = build_students(teacher, spec=spec, seed=9)
-    assert list(fit_steps({"a": after}, lessons, **options, checkpoint=path)) == []
-    assert torch.equal(fitted_weights(after)[0], fitted_weights(whole)[0])
-
-
-def test_a_checkpoint_of_another_fit_is_refused(tmp_path):
-    teacher, spec = teacher_for(), SPECS[0]
-    lessons, path = lessons_for(teacher, spec), tmp_path / "fit.safetensors"
-    options = {"held_out": lessons, "checkpoint": path}
-    list(fit_steps({"a": build_students(teacher, spec=spec)}, lessons, config=SHORT, **options))
-    other = dataclasses.replace(SHORT, lr=1e-3)
-    with pytest.raises(CheckpointError, match="belongs to another fit"):
-        list(fit_steps({"a": build_students(teacher, spec=spec)}, lessons, config=other, **options))
-    wider = build_students(teacher, spec=StudentSpec(size="m"))
-    with pytest.raises(CheckpointError, match="belongs to another model"):
-        list(fit_steps({"a": wider}, lessons, config=SHORT, **options))
-
-
-def test_a_student_keeps_its_best_weights_and_stops_when_it_gets_worse():
-    teacher, spec = teacher_for(), StudentSpec(size="l")
-    lessons, exam = lessons_for(teacher, spec, n=1), lessons_for(teacher, spec, seed=50, n=1)
-    plan = dataclasses.replace(SHORT, n_steps=300, batch_size=10, schedule="inverse_sqrt", lr=3e-2)
-    students = build_students(teacher, spec=spec)
-    options = {"held_out": exam, "config": plan, "eval_every": 5, "patience": 2}
-    logs = list(fit_steps({"a": students}, lessons, **options))
-    assert len(logs) < 300  # ten sentences are soon known by heart
-    measured = torch.tensor([log.errors["a"] for log in logs if log.errors])
-    found = measure_errors(students, held_out=exam).update
+    students, logs, exam = fitted(teacher, StudentSpec(size="l"), eval_every=5, **plan)
+    measured = torch.tensor([log.errors for log in logs if log.errors])
+    assert len(measured) == 12
+    assert (measured[-1] > measured.amin(0)).any()  # the last are not the best
+    found = measure_errors(students, held_out=exam, batch_size=10)
     torch.testing.assert_close(found, measured.double().amin(0))
+    rarely = fitted(teacher, StudentSpec(size="l"), eval_every=60, **plan)[1]
+    assert [log.loss for log in rarely] == [log.loss for log in logs]
+    assert [log.step for log in rarely if log.errors] == [60]
 
 
 def test_students_beat_the_mean_of_what_they_imitate():
-    teacher = teacher_for(torch.float32, dropout=0.0)
-    batches = some_batches(40)
+    teacher = teacher_for(dropout=0.0)
     plan = TrainConfig(n_steps=150, batch_size=64, lr=1e-2, min_lr_fraction=0.0, weight_decay=0.0)
-    found = fit_students(teacher, batches, site="decoder_self", size="l", config=plan)
+    found = fit_students(teacher, some_batches(40), site="decoder_self", size="l", config=plan)
     assert isinstance(found, Fitted)
-    assert found.error < 0.5 < 1.0  # a constant has 1
-    assert list(found.students) == [("decoder_self", 0), ("decoder_self", 1)]
-    assert [len(heads) for heads in found.head_errors.values()] == [3, 3]
-    assert (
-        found.logs[-1].losses["decoder_self-alr-l"][0]
-        < 0.5 * found.logs[0].losses["decoder_self-alr-l"][0]
-    )
+    assert found.error < 0.5  # a constant has 1
+    assert list(found.students) == list(found.errors) == [("decoder_self", 0), ("decoder_self", 1)]
+    assert found.logs[-1].loss < 0.5 * found.logs[0].loss
     with substitute(teacher, found.students):
         assert len(teacher.translate(some_batches()[0][0])) == 10
 
 
-def test_the_best_constant_has_an_error_of_one_and_a_perfect_student_of_zero():
-    teacher = teacher_for()
-    for spec in SPECS[:6]:
-        lessons = lessons_for(teacher, spec)
-        students = build_students(teacher, spec=spec)
+def test_every_tenth_batch_is_held_out_and_not_learnt_from():
+    teacher, batches = teacher_for(), some_batches(11)
+    options = {"size": "s", "config": SHORT, "seed": 1}
+    found = fit_students(teacher, batches, **options)
+    learnt = [batch for i, batch in enumerate(batches) if i != 9]
+    asked = fit_students(teacher, learnt, held_out=[batches[9]], **options)
+    assert found.errors == asked.errors
+    assert not differ(weights_of(found.students), weights_of(asked.students))
+    elsewhere = fit_students(teacher, batches, held_out=[batches[9]], **options)
+    assert differ(weights_of(found.students), weights_of(elsewhere.students))
+
+
+def test_batches_of_pairs_teach_one_pass():
+    pairs = PairBatches(some_pairs(60), max_tokens=60, seed=0)
+    listed = [pairs[i] for i in range(pairs.n_batches)]
+    first, second = (
+        fit_students(teacher_for(), batches, size="s", depth=2, config=SHORT).errors
+        for batches in (pairs, listed)
+    )
+    assert first == second
+
+
+@pytest.mark.parametrize("spec", [*ENCODER, DECODER, PAPER], ids=label)
+@torch.no_grad()
+def test_the_best_constant_has_an_error_of_one_and_a_perfect_student_of_zero(spec):
+    teacher = teacher_for(torch.float64)
+    lessons = lessons_for(teacher, spec)
+    students = build_students(teacher, spec=spec)
+    if spec.replaces_heads:
         for i, student in enumerate(students.values()):
-            with torch.no_grad():
-                for weight in student.parameters():
-                    weight.zero_()
-                if spec.replaces_heads:
-                    net, mean = student.net, lessons.targets[i].mean(0)
-                    net.second_bias.copy_(_as_bias(mean, net.second_bias))
-        if spec.replaces_heads:
-            errors = measure_errors(students, held_out=lessons)
-            torch.testing.assert_close(errors.update, torch.ones_like(errors.update))
-            torch.testing.assert_close(errors.heads, torch.ones_like(errors.heads))
-        perfect = _Echo(lessons)
-        found = measure_errors(perfect, held_out=lessons).update
-        torch.testing.assert_close(found, torch.zeros_like(found))
-
-
-class _Echo(torch.nn.Module):
-    """Answers with the target itself; what a student would be that knew everything."""
-
-    def __init__(self, lessons):
-        super().__init__()
-        self.lessons, self.sentences = lessons, iter(lessons.in_order(batch_size=64))
-
-    def run(self, x, **context):
-        return next(self.sentences).targets
-
-
-def _as_bias(mean, bias):
-    """Return a mean over tokens ``(d_model,)`` as the bias of every output position."""
-    n_nets, n_out, d_out = bias.shape
-    return mean.view(n_nets, 1, d_out).expand(n_nets, n_out, d_out)
+            for weight in student.parameters():
+                weight.zero_()
+            bias = student.net.second_bias  # the mean at every output position, head by head
+            heads = lessons.targets[i].mean(0).view(*bias.shape[:-2], 1, bias.shape[-1])
+            bias.copy_(heads.expand_as(bias))
+        errors = measure_errors(students, held_out=lessons)
+        torch.testing.assert_close(errors, torch.ones_like(errors))
+    for i, layer in enumerate(lessons.layers):  # answers with the targets, batch after batch
+        answers = (lesson.targets[i] for lesson in lessons.in_order(batch_size=7))
+        own = lessons_for(teacher, spec, layers=[layer])
+        perfect = [lambda x, a=answers, **_: next(a)]
+        assert measure_errors(perfect, held_out=own, batch_size=7).tolist() == [0.0]
 
 
 def test_errors_are_those_of_the_update_not_of_the_stream():
-    teacher = teacher_for()
-    spec = StudentSpec(method="alrr", size="s", skip="identity")
-    lessons = lessons_for(teacher, spec)
-    students = build_students(teacher, spec=spec)
+    teacher, spec = teacher_for(torch.float64), RICH[0]
+    lessons, students = lessons_for(teacher, spec), build_students(teacher, spec=spec)
     for student in students.values():  # the stream goes through unchanged: no update at all
         with torch.no_grad():
             student.net.second_weight.zero_()
@@ -420,22 +307,50 @@ def test_errors_are_those_of_the_update_not_of_the_stream():
     update = lessons.targets - lessons.inputs
     centred = update - update.mean(1, keepdim=True)
     expected = update.square().sum((1, 2)) / centred.square().sum((1, 2))
-    torch.testing.assert_close(measure_errors(students, held_out=lessons).update, expected)
+    torch.testing.assert_close(measure_errors(students, held_out=lessons), expected)
     assert (expected >= 1).all()
 
 
+def test_a_loss_is_a_share_of_the_variance_of_what_is_predicted():
+    teacher = teacher_for(torch.float64)
+    for spec in (ENCODER[0], ENCODER[2]):
+        _, logs, exam = fitted(teacher, spec, n_steps=1)
+        lesson = lessons_for(teacher, spec).training_batch(0, batch_size=8, seed=0)
+        start, expected = build_students(teacher, spec=spec), 0.0
+        for i, student in enumerate(start.values()):
+            wrong = student(lesson.inputs[i], source_padding=lesson.padding) - lesson.targets[i]
+            predicted = exam.targets[i] - (0 if spec.replaces_heads else exam.inputs[i])
+            spread = (predicted - predicted.mean(0)).square().mean()
+            expected += wrong[~lesson.padding].square().mean() / spread
+        assert logs[0].loss == pytest.approx(expected.item())
+
+
 def test_the_paper_net_is_examined_with_the_whole_target_and_others_as_they_are_used():
-    teacher, spec = teacher_for(), StudentSpec(site="cross", size="s")
-    lessons = lessons_for(teacher, spec)
-    students = build_students(teacher, spec=spec)
-    with_future = measure_errors(students, held_out=lessons).update
+    teacher = teacher_for(torch.float64)
+    lessons, students = lessons_for(teacher, PAPER), build_students(teacher, spec=PAPER)
+    with_future = measure_errors(students, held_out=lessons)
     for student in students.values():
         student.sees_future = False
-    without = measure_errors(students, held_out=lessons).update
+    without = measure_errors(students, held_out=lessons)
     assert not torch.allclose(with_future, without)
-    prefix = dataclasses.replace(spec, layout="prefix")
-    same = build_students(teacher, spec=prefix)
-    torch.testing.assert_close(measure_errors(same, held_out=lessons).update, without)
+    for layout in CROSS[:2]:
+        same = build_students(teacher, spec=layout)
+        assert torch.equal(measure_errors(same, held_out=lessons), without)
+
+
+def test_cut_lessons_are_read_to_their_end():
+    teacher = teacher_for()
+    nets = [PAPER, *CROSS[:2]]
+    losses = {spec.layout: fitted(teacher, spec, n_steps=1)[1][0].loss for spec in nets}
+    lesson = lessons_for(teacher, PAPER).training_batch(0, batch_size=8, seed=0)
+    cut = cut_targets(lesson.padding, seed=0, step=0)
+    exam, expected = lessons_for(teacher, PAPER, 50, 1), 0.0
+    for i, student in enumerate(build_students(teacher, spec=PAPER).values()):
+        masks = {"source_padding": lesson.source_padding, "target_padding": cut}
+        wrong = (student(lesson.inputs[i], lesson.memory, **masks) - lesson.targets[i])[~cut]
+        expected += (wrong.square().mean() / exam.variance[i]).item()
+    assert losses["truncated"] == pytest.approx(expected, rel=1e-5)
+    assert len({round(loss, 4) for loss in losses.values()}) == 3
 
 
 def test_targets_are_cut_to_at_least_one_token_and_at_most_all():
@@ -443,54 +358,25 @@ def test_targets_are_cut_to_at_least_one_token_and_at_most_all():
     kept = []
     for step in range(200):
         cut = cut_targets(mask, seed=0, step=step)
-        assert (cut | ~mask | cut).all()
         assert (cut >= mask).all()  # padding stays padding
         assert (cut[:, 1:] >= cut[:, :-1]).all()  # only an end is cut off
+        assert torch.equal(cut, cut_targets(mask, seed=0, step=step))
         kept.append((~cut).sum(1))
-    kept = torch.stack(kept)
-    assert kept.amin(0).tolist() == [1, 1, 1, 0]
-    assert kept.amax(0).tolist() == [6, 3, 1, 0]
-    again = cut_targets(mask, seed=0, step=7)
-    assert torch.equal(again, cut_targets(mask, seed=0, step=7))
+    assert torch.stack(kept).amin(0).tolist() == [1, 1, 1, 0]
+    assert torch.stack(kept).amax(0).tolist() == [6, 3, 1, 0]
+    other = [(~cut_targets(mask, seed=1, step=step)).sum(1) for step in range(200)]
+    assert not torch.equal(torch.stack(kept), torch.stack(other))
 
 
-def test_a_rate_is_chosen_by_its_held_out_error_with_the_same_budget_for_each():
-    teacher = teacher_for(torch.float32)
-    plan = dataclasses.replace(SHORT, n_steps=30)
-    lr, errors = choose_lr(teacher, some_batches(6), spec=SPECS[0], lrs=(1e-7, 1e-2), config=plan)
-    assert lr == 1e-2
-    assert errors[1e-2] < errors[1e-7]
-
-
-@pytest.mark.parametrize("spec", [SPECS[0], SPECS[4], SPECS[7]], ids=label)
+@pytest.mark.parametrize("spec", [ENCODER[0], DECODER, CROSS[1]], ids=label)
 def test_students_learn_in_bfloat16_too(spec):
-    teacher = teacher_for(torch.float32)
-    errors = {}
-    for precision in ("fp32", "bf16"):
-        plan = dataclasses.replace(SHORT, n_steps=30, precision=precision)
-        options = {"arms": {"a": spec}, "held_out": some_batches(2, 50), "config": plan}
-        errors[precision] = fit_arms(teacher, some_batches(4), **options)["a"].error
-    assert errors["bf16"] == pytest.approx(errors["fp32"], rel=0.05)
-
-
-def test_live_lessons_teach_too():
-    teacher = teacher_for(torch.float32)
-    batches = PairBatches(some_pairs(60), max_tokens=60, seed=0)
-    logs = []
-    found = fit_students(
-        teacher,
-        batches,
-        size="s",
-        held_out=some_batches(1),
-        config=SHORT,
-        is_live=True,
-        watch=logs.append,
-        options={"depth": 2},
+    spec = dataclasses.replace(spec, size="m")
+    errors, rounded = (
+        fitted(teacher_for(), spec, n_steps=30, precision=precision)[1][-1].errors
+        for precision in ("fp32", "bf16")
     )
-    assert found.students["encoder_self", 0].spec.depth == 2
-    assert tuple(logs) == found.logs
-    assert [log.step for log in logs] == list(range(1, 13))
-    assert logs[-1].sentences_seen > 12
+    assert rounded != errors
+    assert sum(rounded) == pytest.approx(sum(errors), rel=0.05)
 
 
 def test_settings_that_cannot_work_are_refused_in_words():
@@ -500,45 +386,39 @@ def test_settings_that_cannot_work_are_refused_in_words():
         fit_students(teacher, some_batches(1), config=SHORT)
     with pytest.raises(AttnlabError, match="need held_out lessons beside them"):
         fit_students(teacher, lessons, config=SHORT)
-    with pytest.raises(AttnlabError, match="need different lessons"):
-        fit_arms(teacher, some_batches(), arms={"a": SPECS[0], "b": SPECS[3]}, config=SHORT)
-    with pytest.raises(AttnlabError, match="at least one arm"):
-        fit_arms(teacher, some_batches(), arms={}, config=SHORT)
+    students = build_students(teacher, spec=ENCODER[0])
     some = lessons_for(teacher, StudentSpec(), layers=[0])
     with pytest.raises(AttnlabError, match="Collect both with the same layers"):
-        next(fit_steps({"a": build_students(teacher, spec=SPECS[0])}, some, held_out=lessons))
+        next(fit_steps(students, some, held_out=lessons))
 
 
 def test_a_loss_that_is_not_finite_stops_the_fit():
-    teacher, spec = teacher_for(), StudentSpec(size="s")
-    lessons = lessons_for(teacher, spec)
-    students = build_students(teacher, spec=spec)
+    teacher, spec = teacher_for(), ENCODER[0]
+    lessons, students = lessons_for(teacher, spec), build_students(teacher, spec=spec)
     with torch.no_grad():
         students["encoder_self", 1].net.second_bias.fill_(torch.inf)
-    with pytest.raises(DivergenceError, match=r"students of a diverged at step 1.*Lower lr=0.01"):
-        next(fit_steps({"a": students}, lessons, held_out=lessons, config=SHORT))
+    with pytest.raises(DivergenceError, match=r"diverged at step 1.*\b1\.net"):
+        next(fit_steps(students, lessons, held_out=lessons, config=SHORT))
 
 
+@torch.no_grad()
 def test_later_layers_can_be_taught_behind_students():
-    teacher = teacher_for().eval()
-    students = build_students(teacher, spec=SPECS[0], layers=[0])
+    teacher = teacher_for()
+    students = build_students(teacher, spec=ENCODER[0], layers=[0])
     plain = capture(teacher, some_batches()[0], sites=["encoder_self"], layers=[2])
     with substitute(teacher, students):
         behind = capture(teacher, some_batches()[0], sites=["encoder_self"], layers=[2])
-        site = teacher.encoder[2].self_attention
         lesson = behind["encoder_self", 2]
-        with torch.no_grad():
-            heads = site.heads(lesson.inputs, source_padding=lesson.padding)
+        site = teacher.encoder[2].self_attention
+        heads = site.heads(lesson.inputs, source_padding=lesson.padding)
     torch.testing.assert_close(lesson.targets, heads)
     assert not torch.allclose(lesson.inputs, plain["encoder_self", 2].inputs)
 
 
-def test_a_control_in_place_of_a_student_is_measured_by_its_loss_alone():
-    teacher = teacher_for(torch.float32).eval()
-    lessons = lessons_for(teacher, StudentSpec())
-    batch = some_batches()[0]
-    before = teacher.loss(*batch).item()
+def test_a_control_in_place_of_a_student_moves_the_teacher_and_is_taken_back():
+    teacher = teacher_for()
+    lessons, before = lessons_for(teacher, StudentSpec()), logits_of(teacher)
     mean = build_controls("mean", teacher=teacher, site="encoder_self", activations=lessons)
     with substitute(teacher, mean):
-        assert teacher.loss(*batch).item() != before
-    assert teacher.loss(*batch).item() == before
+        assert not torch.equal(logits_of(teacher), before)
+    assert torch.equal(logits_of(teacher), before)

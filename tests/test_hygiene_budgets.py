@@ -40,7 +40,7 @@ CEILINGS = {
     "cli": 900,
     "ground": 900,
     "corpora": 2_150,
-    "distillation": 3_150,
+    "distillation": 2_210,
     "figures": 200,
     "mixers": 2_800,
     "models": 1_450,

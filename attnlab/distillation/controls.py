@@ -12,9 +12,9 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
-from attnlab.distillation.capture import Activations, chosen_layers
+from attnlab.distillation.capture import Activations
 from attnlab.distillation.nets import mask_out
-from attnlab.distillation.sites import Key, StudentSpec, find_site
+from attnlab.distillation.sites import Key, StudentSpec, chosen_layers, find_site
 from attnlab.distillation.students import build_students
 from attnlab.errors import AttnlabError, UnknownNameError
 from attnlab.models import Translator
@@ -117,8 +117,8 @@ class FixedAttention(nn.Module):
     ) -> Tensor:
         """Return the head outputs: fixed averages of the values of ``memory``, or of ``x``."""
         padding = target_padding if self.is_causal else source_padding
-        state = FixedState(*self._read(x if memory is None else memory, padding), 0)
-        return self._average(state, n_positions=x.shape[1])
+        values = mask_out(self.value(x if memory is None else memory), padding)
+        return self._average(FixedState(values, padding, 0), n_positions=x.shape[1])
 
     def initial_state(
         self, memory: Tensor | int, *, source_padding: Tensor | None = None
@@ -127,7 +127,7 @@ class FixedAttention(nn.Module):
         if isinstance(memory, int):
             nothing = self.value.weight.new_zeros(memory, 0, self.value.out_features)
             return FixedState(nothing, None, 0)
-        return FixedState(*self._read(memory, source_padding), 0)
+        return FixedState(mask_out(self.value(memory), source_padding), source_padding, 0)
 
     def step(self, x_t: Tensor, state: FixedState) -> tuple[Tensor, FixedState]:
         """Return the head outputs at one more token ``(batch, d_model)`` and the next state."""
@@ -137,22 +137,15 @@ class FixedAttention(nn.Module):
         y_t = self._average(state, n_positions=1)[:, 0]
         return y_t, state._replace(position=state.position + 1)
 
-    def weights(
-        self,
-        *,
-        first: int,
-        n_positions: int,
-        n_places: int,
-        padding: Tensor | None = None,
-    ) -> Tensor:
-        """Return ``(batch or 1, heads, n_positions, n_places)``; rows sum to one.
+    def weights(self, state: FixedState, *, n_positions: int) -> Tensor:
+        """Return ``(batch or 1, heads, n_positions, time)``; rows sum to one.
 
         A row that may see nothing has equal weights.
         """
-        device = self.value.weight.device
-        times = torch.arange(first, first + n_positions, device=device)[:, None]
-        places = torch.arange(n_places, device=device)
-        scores = torch.zeros(1, self.n_heads, n_positions, n_places, device=device)
+        device = state.values.device
+        times = torch.arange(state.position, state.position + n_positions, device=device)[:, None]
+        places = torch.arange(state.values.shape[1], device=device)
+        scores = torch.zeros(1, self.n_heads, n_positions, len(places), device=device)
         if self.width is not None:
             offsets = torch.tensor(self.offsets, device=device)[:, None, None]
             distance = places - self.ratio * times - offsets
@@ -160,22 +153,14 @@ class FixedAttention(nn.Module):
         never = torch.finfo(scores.dtype).min
         if self.is_causal:
             scores = scores.masked_fill(places > times, never)
-        if padding is not None:
-            scores = scores.masked_fill(padding[:, None, None], never)
+        if state.padding is not None:
+            scores = scores.masked_fill(state.padding[:, None, None], never)
         return scores.softmax(-1)
-
-    def _read(self, memory: Tensor, padding: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        return mask_out(self.value(memory), padding), padding
 
     def _average(self, state: FixedState, *, n_positions: int) -> Tensor:
         values = state.values.unflatten(-1, (self.n_heads, -1)).transpose(1, 2)  # (B, H, S, K)
-        weights = self.weights(
-            first=state.position,
-            n_positions=n_positions,
-            n_places=values.shape[2],
-            padding=state.padding,
-        )
-        return (weights.to(values) @ values).transpose(1, 2).flatten(2)
+        weights = self.weights(state, n_positions=n_positions).to(values)
+        return (weights @ values).transpose(1, 2).flatten(2)
 
 
 def build_controls(
@@ -207,22 +192,22 @@ def build_controls(
     """
     if name not in CONTROLS:
         raise UnknownNameError("control", name, CONTROLS, next_step="Choose one of these.")
-    layers = chosen_layers(teacher, StudentSpec(site=site), layers)
+    layers = chosen_layers(teacher, site=site, layers=layers)
     if name == "random":
-        spec = StudentSpec(site=site) if spec is None else spec
+        spec = spec or StudentSpec(site=site)
         return dict(build_students(teacher, spec=spec, seed=seed, layers=layers))
-    sites = {layer: find_site(teacher, site=site, layer=layer) for layer in layers}
-    options: dict[str, Any] = {"is_causal": site == "decoder_self"}
+    if name in ("mean", "zero"):
+        nothing = teacher.head.weight.new_zeros(teacher.config.d_model)
+        values = _means(activations, site) if name == "mean" else dict.fromkeys(layers, nothing)
+        return {(site, layer): Constant(values[layer]) for layer in layers}
+    look_ups = {(site, layer): find_site(teacher, site=site, layer=layer) for layer in layers}
+    if name == "identity":
+        return {key: Identity(look_up) for key, look_up in look_ups.items()}
+    how: dict[str, Any] = {"is_causal": site == "decoder_self"}
     if name == "gaussian":
         offsets = {"encoder_self": (-1, 0, 1), "decoder_self": (-1, 0), "cross": (0,)}[site]
-        options |= {"width": width, "offsets": offsets}
-        options |= {"ratio": ratio} if site == "cross" else {}
-    if name in ("mean", "zero"):
-        values = _means(activations, site, layers) if name == "mean" else _zeros(teacher, layers)
-        return {(site, layer): Constant(value) for layer, value in values.items()}
-    if name == "identity":
-        return {(site, layer): Identity(module) for layer, module in sites.items()}
-    return {(site, layer): FixedAttention(module, **options) for layer, module in sites.items()}
+        how |= {"width": width, "offsets": offsets, "ratio": ratio if site == "cross" else 1.0}
+    return {key: FixedAttention(look_up, **how) for key, look_up in look_ups.items()}
 
 
 def length_ratio(pairs: Sequence[tuple[Any, Any]]) -> float:
@@ -230,17 +215,10 @@ def length_ratio(pairs: Sequence[tuple[Any, Any]]) -> float:
     return sum(len(source) for source, _ in pairs) / max(1, sum(len(target) for _, target in pairs))
 
 
-def _means(activations: Activations | None, site: str, layers: Sequence[int]) -> dict[int, Tensor]:
+def _means(activations: Activations | None, site: str) -> dict[int, Tensor]:
     if activations is None or activations.spec.site != site or not activations.spec.replaces_heads:
         raise AttnlabError(
             f"The mean control at {site} needs captured head outputs. Give activations="
             f"collect_activations(teacher, batches, spec=StudentSpec(site={site!r}))."
         )
-    means = activations.targets.to(activations.dtype).mean(1)
-    of_layer = dict(zip(activations.layers, means, strict=True))
-    return {layer: of_layer[layer] for layer in layers}
-
-
-def _zeros(teacher: Translator, layers: Sequence[int]) -> dict[int, Tensor]:
-    zeros = teacher.head.weight.new_zeros(teacher.config.d_model)
-    return dict.fromkeys(layers, zeros)
+    return dict(zip(activations.layers, activations.targets.mean(1), strict=True))

@@ -1,32 +1,47 @@
-"""Teach students of all layers at once, from what a teacher's attention read and wrote."""
+"""Teach students of all layers, from what a teacher's attention read and wrote."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+import copy
+import itertools
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from attnlab.config import TrainConfig
-from attnlab.distillation.base import Student
 from attnlab.distillation.capture import (
     Activations,
-    LiveActivations,
+    Captured,
     TokenBatch,
-    chosen_layers,
     collect_activations,
     one_pass,
 )
-from attnlab.distillation.measure import Lessons, Students, measure_errors
+from attnlab.distillation.nets import Student, mask_out
 from attnlab.distillation.sites import Key, StudentSpec
-from attnlab.distillation.steps import FIT, FitLog, fit_steps
 from attnlab.distillation.students import build_students
 from attnlab.errors import AttnlabError
 from attnlab.models import Translator
+from attnlab.seeding import torch_generator
+from attnlab.training.loop import train_steps
 
+FIT = TrainConfig(n_steps=600, batch_size=64, lr=1e-3, min_lr_fraction=0.0, weight_decay=0.0)
 LRS = (3e-4, 1e-3, 3e-3)  # the candidates that every method is given
 HELD_OUT_EVERY = 10
+UNCLIPPED = 1e30  # gradients of students are used as they are
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FitLog:
+    """What one step did; layers in order."""
+
+    step: int  # counted from 1
+    loss: float  # relative, before the step, summed over the layers
+    errors: tuple[float, ...] | None  # on the steps that measure them, see ``measure_errors``
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +50,6 @@ class Fitted:
 
     students: dict[Key, Student]
     errors: dict[Key, float]  # of held-out sentences, of the weights that were kept
-    head_errors: dict[Key, tuple[float, ...]] = field(default_factory=dict)
     logs: tuple[FitLog, ...] = ()
 
     @property
@@ -48,145 +62,187 @@ def fit_students(
     teacher: Translator,
     batches: Iterable[TokenBatch] | Activations,
     *,
-    site: str = "encoder_self",
-    method: str = "alr",
-    size: str = "m",
+    held_out: Iterable[TokenBatch] | Activations | None = None,
+    config: TrainConfig = FIT,
+    layers: Sequence[int] | None = None,
     seed: int = 0,
-    lr: float | None = None,
-    options: Mapping[str, Any] | None = None,
-    **how: Any,
+    eval_every: int = 100,
+    **options: Any,
 ) -> Fitted:
-    """Train one student for every layer of a site, all of them side by side.
+    """Train one student for every layer of a site.
 
     Args:
         teacher: Gives the lessons; it is not changed.
         batches: Source and target tokens as ``collate_pairs`` makes them, ``PairBatches``, or
             lessons from ``collect_activations``.
-        site: ``encoder_self``, ``decoder_self`` or ``cross``.
-        method: ``alr``, ``aslr``, ``alrr`` or ``elr``.
-        size: ``xs`` to ``xl``.
+        held_out: What errors are measured on; None: every tenth batch, which is then not learnt
+            from.
+        layers: None: all.
         seed: Of the students' initial weights; the order of the lessons has ``config.seed``.
-        lr: Peak of the schedule; None: of ``config``.
-        options: What else ``StudentSpec`` takes, such as ``layout``.
-        how: What ``fit_arms`` takes besides: ``held_out``, ``config``, ``layers``, ``patience``,
-            ``checkpoint``, ...
+        config, eval_every: See ``fit_steps``.
+        options: What ``StudentSpec`` takes: ``site``, ``method``, ``size``, ``layout``, ...
 
     Raises:
         DivergenceError: A loss is not finite.
     """
-    spec = StudentSpec(site=site, method=method, size=size, **(options or {}))
-    name = spec.label
-    lrs = None if lr is None else {name: lr}
-    return fit_arms(teacher, batches, arms={name: spec}, seeds={name: seed}, lrs=lrs, **how)[name]
-
-
-def fit_arms(
-    teacher: Translator,
-    batches: Iterable[TokenBatch] | Activations,
-    *,
-    arms: Mapping[str, StudentSpec],
-    held_out: Iterable[TokenBatch] | Activations | None = None,
-    config: TrainConfig = FIT,
-    layers: Sequence[int] | None = None,
-    seeds: Mapping[str, int] | None = None,
-    lrs: Mapping[str, float] | None = None,
-    dtype: torch.dtype | None = None,
-    is_live: bool = False,
-    watch: Callable[[FitLog], object] | None = None,
-    **how: Any,
-) -> dict[str, Fitted]:
-    """Train several kinds of students on the same lessons: sizes, methods, layouts or rates.
-
-    Args:
-        arms: What to train, by a name of your own; one site, and either ``alr`` and ``aslr`` or
-            one of the others, because these are given other lessons.
-        held_out: None: every tenth batch, which is then not learnt from.
-        layers: None: all.
-        seeds: Of the initial weights of an arm; 0 where none is given.
-        lrs: Peak rate of an arm; of ``config`` where none is given.
-        dtype: Of the lessons in memory; ``torch.bfloat16`` halves them.
-        is_live: Run the teacher at every step instead of keeping its lessons; ``batches`` are
-            then indexed, and ``config.batch_size`` is not used.
-        watch: Is handed every log.
-        how: What ``fit_steps`` takes besides: ``eval_every``, ``patience``, ``checkpoint``.
-    """
-    first = _common_lessons(arms)
-    chosen = chosen_layers(teacher, first, layers)
-    lessons, exam = _lessons(teacher, batches, held_out, first, chosen, dtype, is_live)
-    students = {
-        name: build_students(teacher, spec=spec, seed=(seeds or {}).get(name, 0), layers=chosen)
-        for name, spec in arms.items()
-    }
-    logs = []
-    for log in fit_steps(students, lessons, held_out=exam, config=config, lrs=lrs, **how):
-        logs.append(log)
-        if watch is not None:
-            watch(log)
-    return {name: _fitted(arm, exam, config, tuple(logs)) for name, arm in students.items()}
-
-
-def choose_lr(
-    teacher: Translator,
-    batches: Iterable[TokenBatch] | Activations,
-    *,
-    spec: StudentSpec,
-    lrs: Sequence[float] = LRS,
-    config: TrainConfig = FIT,
-    **how: Any,
-) -> tuple[float, dict[float, float]]:
-    """Try each rate on the same lessons; return the best one and the held-out error of each.
-
-    The budget is ``len(lrs) * config.n_steps`` steps for any method and size, so that no method
-    is tuned more than another.
-
-    Args:
-        spec: What to train.
-        how: What ``fit_arms`` takes besides.
-    """
-    names = {f"{lr:g}": lr for lr in lrs}
-    arms = dict.fromkeys(names, spec)
-    fitted = fit_arms(teacher, batches, arms=arms, lrs=names, config=config, **how)
-    errors = {names[name]: arm.error for name, arm in fitted.items()}
-    return min(errors, key=lambda lr: errors[lr]), errors
-
-
-def _common_lessons(arms: Mapping[str, StudentSpec]) -> StudentSpec:
-    """Return what the lessons of all arms are, or say that they need different ones."""
-    if not arms:
-        raise AttnlabError("There is nothing to train; give at least one arm.")
-    first = next(iter(arms.values()))
-    kinds = {(s.site, "heads" if s.replaces_heads else s.method) for s in arms.values()}
-    if len(kinds) > 1:
-        raise AttnlabError(
-            f"These arms need different lessons: {', '.join(map(str, sorted(kinds)))}. Fit them "
-            "in calls of their own."
-        )
-    return StudentSpec(site=first.site, method=first.method)
-
-
-def _lessons(
-    teacher: Translator,
-    batches: Iterable[TokenBatch] | Activations,
-    held_out: Iterable[TokenBatch] | Activations | None,
-    spec: StudentSpec,
-    layers: tuple[int, ...],
-    dtype: torch.dtype | None,
-    is_live: bool,
-) -> tuple[Lessons, Activations]:
+    spec = StudentSpec(**options)
     if held_out is None:
         batches, held_out = _split(batches)
-    options: dict[str, Any] = {"spec": spec, "layers": layers, "dtype": dtype}
-    exam = held_out
-    if not isinstance(exam, Activations):
-        exam = collect_activations(teacher, exam, **options)
-    if isinstance(batches, Activations):
-        return batches, exam
-    if is_live:
-        return LiveActivations(teacher=teacher, batches=batches, spec=spec, layers=layers), exam
-    return collect_activations(teacher, batches, **options), exam
+    lessons, exam = (
+        part
+        if isinstance(part, Activations)
+        else collect_activations(teacher, part, spec=spec, layers=layers)
+        for part in (batches, held_out)
+    )
+    students = build_students(teacher, spec=spec, seed=seed, layers=lessons.layers)
+    steps = fit_steps(students, lessons, held_out=exam, config=config, eval_every=eval_every)
+    logs = tuple(steps)
+    errors = measure_errors(students, held_out=exam, batch_size=config.batch_size).tolist()
+    return Fitted(students=students, errors=dict(zip(students, errors, strict=True)), logs=logs)
+
+
+def fit_steps(
+    students: Mapping[Key, Student],
+    lessons: Activations,
+    *,
+    held_out: Activations,
+    config: TrainConfig = FIT,
+    eval_every: int = 100,
+) -> Iterator[FitLog]:
+    """Train students of one kind in place, and hand control back after each step.
+
+    Nothing but the lessons is shared between them, so the result is that of training one after
+    another. At every measurement each student is given the best weights it has had.
+
+    Args:
+        students: By ``(site, layer)`` for the layers of the lessons.
+        held_out: What errors are measured on.
+        config: ``n_steps``, ``batch_size`` (sentences), ``lr``, schedule, ``weight_decay`` (of
+            matrices), the betas, ``precision`` and ``seed`` (order of the sentences) are used.
+            Gradients are not clipped.
+        eval_every: Steps between measurements.
+
+    Raises:
+        DivergenceError: A loss is not finite.
+    """
+    if lessons.layers != held_out.layers:
+        raise AttnlabError(
+            f"The lessons are of layers {lessons.layers}, the held-out ones of "
+            f"{held_out.layers}. Collect both with the same layers."
+        )
+    kept = [students[lessons.spec.site, layer] for layer in lessons.layers]
+    learners, best = nn.ModuleList(copy.deepcopy(kept)), [math.inf] * len(kept)
+
+    spec, variance = kept[0].spec, held_out.variance
+    how = {"sees_future": True} if spec.layout == "truncated" else {}
+
+    def loss(lesson: Captured, _: Tensor) -> Tensor:
+        return relative_losses(learners, lesson, variance=variance, **how).sum()
+
+    for log in train_steps(
+        learners,
+        _batches(spec, lessons, config),
+        config=replace(config, max_grad_norm=UNCLIPPED),
+        optimizer=_optimizer(learners, config),
+        loss=loss,
+        count=len,
+    ):
+        errors = None
+        if log.step % eval_every == 0 or log.step == config.n_steps:
+            measured = measure_errors(learners, held_out=held_out, batch_size=config.batch_size)
+            errors = tuple(measured.tolist())
+            for i, error in enumerate(errors):
+                if error < best[i]:
+                    best[i] = error
+                    kept[i].load_state_dict(learners[i].state_dict())
+        yield FitLog(step=log.step, loss=log.loss_nats, errors=errors)
+
+
+def relative_losses(
+    students: Iterable[nn.Module], lesson: Captured, *, variance: Tensor, **how: Any
+) -> Tensor:
+    """Return the loss of each layer's student: mean squared error over ``variance``.
+
+    Shapes:
+        variance: ``(n_layers,)``, as the result. The targets are zero at padding.
+    Args:
+        how: What students are called with besides what the lesson says.
+    """
+    n_numbers = (~lesson.padding).sum().clamp(min=1) * lesson.inputs.shape[-1]
+    losses = []
+    for student, x, y in zip(students, lesson.inputs, lesson.targets, strict=True):
+        found = student(x, **lesson.context, **how)  # zero at padding
+        losses.append(F.mse_loss(found.to(y.dtype), y, reduction="sum"))
+    return torch.stack(losses) / n_numbers / variance
+
+
+@torch.no_grad()
+def measure_errors(
+    students: Mapping[Key, Student] | Iterable[nn.Module],
+    *,
+    held_out: Activations,
+    batch_size: int = 64,
+) -> Tensor:
+    """Return how far students are from the teacher, ``(n_layers,)``; a constant has 1.
+
+    Relative squared errors of what is added to the residual stream, so that methods compare. A
+    causal cross net is measured as it is used, prefix by prefix; the paper's with the whole
+    target before it, as it is trained. ``student.sees_future`` changes that.
+
+    Args:
+        students: By ``(site, layer)``, or those of the layers of the lessons in order.
+    """
+    if isinstance(students, Mapping):
+        students = [students[held_out.spec.site, layer] for layer in held_out.layers]
+    wrong = torch.zeros_like(held_out.update_spread)
+    for lesson in held_out.in_order(batch_size=batch_size):
+        for i, student in enumerate(students):
+            found = mask_out(student(lesson.inputs[i], **lesson.context), lesson.padding)
+            moved = held_out.in_stream(i, found - lesson.targets[i])
+            wrong[i] += moved.double().square().sum()
+    return (wrong / held_out.update_spread).cpu()
+
+
+def cut_targets(target_padding: Tensor, *, seed: int, step: int) -> Tensor:
+    """Return the mask of targets cut at random, each to at least one of its tokens.
+
+    Shapes:
+        target_padding: ``(batch, time)``, true at padding; returns the same.
+    """
+    n_real = (~target_padding).sum(1).cpu()
+    chance = torch.rand(len(n_real), generator=torch_generator(seed, f"truncate/{step}"))
+    n_kept = 1 + (chance * n_real).long().clamp(max=n_real - 1)
+    time = torch.arange(target_padding.shape[1])
+    return target_padding | (time >= n_kept[:, None]).to(target_padding.device)
+
+
+def _batches(
+    spec: StudentSpec, lessons: Activations, config: TrainConfig
+) -> Iterator[tuple[Captured, Tensor]]:
+    for step in itertools.count():
+        size, seed = config.batch_size, config.seed
+        lesson = lessons.training_batch(step, batch_size=size, seed=seed)
+        if spec.layout == "truncated":
+            cut = cut_targets(lesson.padding, seed=seed, step=step)
+            lesson = lesson._replace(target_padding=cut, targets=mask_out(lesson.targets, cut))
+        yield lesson, lesson.targets
+
+
+def _optimizer(learners: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
+    """Return AdamW that decays maps, not gains and shifts, whatever their shape."""
+    groups = [
+        {
+            "params": [w for n, w in learners.named_parameters() if n.endswith("weight") == is_map],
+            "weight_decay": config.weight_decay if is_map else 0.0,
+        }
+        for is_map in (True, False)
+    ]
+    betas = (config.beta_1, config.beta_2)
+    return torch.optim.AdamW(groups, lr=config.lr, betas=betas, fused=True)
 
 
 def _split(batches: Iterable[TokenBatch] | Activations) -> tuple[list, list]:
+    """Return the batches to learn from, and every tenth, to measure errors on."""
     if isinstance(batches, Activations):
         raise AttnlabError("Lessons that were collected before need held_out lessons beside them.")
     listed = list(one_pass(batches))
@@ -197,17 +253,3 @@ def _split(batches: Iterable[TokenBatch] | Activations) -> tuple[list, list]:
         )
     kept = [batch for i, batch in enumerate(listed) if (i + 1) % every]
     return kept, listed[every - 1 :: every]
-
-
-def _fitted(
-    students: Students, exam: Activations, config: TrainConfig, logs: tuple[FitLog, ...]
-) -> Fitted:
-    errors = measure_errors(students, held_out=exam, batch_size=config.batch_size)
-    keys = [(exam.spec.site, layer) for layer in exam.layers]
-    heads = {} if errors.heads is None else dict(zip(keys, errors.heads.tolist(), strict=True))
-    return Fitted(
-        students={key: students[key] for key in keys},
-        errors=dict(zip(keys, errors.update.tolist(), strict=True)),
-        head_errors={key: tuple(values) for key, values in heads.items()},
-        logs=logs,
-    )

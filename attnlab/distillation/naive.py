@@ -12,9 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from attnlab.distillation.base import Student
 from attnlab.distillation.cross import PaperCross, PerQueryCross
-from attnlab.distillation.nets import EPS, SLOPE, SlotNet
+from attnlab.distillation.nets import EPS, SLOPE, SlotNet, Student
 from attnlab.distillation.students import DecoderStudent, EncoderStudent
 
 
@@ -24,12 +23,13 @@ def encoder_naive(
     """Return what ``student(x)`` returns, by the paper's recipe: pad, flatten, net, unflatten."""
     real = _is_real(x, source_padding)
     slots = _slots(x, real, student.max_len)
-    heads = [_net(student.net, i, slots) for i in range(student.n_parts)]
-    y = torch.cat([h.unflatten(-1, (student.max_len, -1)) for h in heads], -1)[:, : x.shape[1]]
+    parts = range(student.n_heads) if student.spec.method == "aslr" else [None]
+    heads = [_net(student.net, slots, i).unflatten(-1, (student.max_len, -1)) for i in parts]
+    y = torch.cat(heads, -1)[:, : x.shape[1]]
     if student.spec.skip == "identity":
         y = y + x
     if student.spec.skip == "linear":
-        y = y + x @ student.skip_weight[0]
+        y = y + x @ student.skip_weight
     return torch.where(real[..., None], y, 0.0)
 
 
@@ -40,7 +40,8 @@ def decoder_naive(
     real = _is_real(x, target_padding)
     slots = _slots(x, real, student.max_len)
     places = torch.arange(student.max_len, device=x.device)
-    outputs = [_net(student.net, 0, slots * (places <= i)[:, None]) for i in range(student.max_len)]
+    prefixes = [slots * (places <= i)[:, None] for i in range(student.max_len)]
+    outputs = [_net(student.net, prefix) for prefix in prefixes]
     y = torch.stack(outputs, 1)[:, : x.shape[1]]
     return torch.where(real[..., None], y, 0.0)
 
@@ -61,7 +62,7 @@ def paper_cross_naive(
     columns = []
     for i in range(x.shape[1]):
         seen = target if student.sees_future else target * (places <= i)[:, None]
-        y = _net(student.net, 0, torch.cat([source, seen], 1))
+        y = _net(student.net, torch.cat([source, seen], 1))
         columns.append(y.unflatten(-1, (student.max_len, -1))[:, i])
     return torch.where(real[..., None], torch.stack(columns, 1), 0.0)
 
@@ -81,8 +82,8 @@ def per_query_naive(
     x = torch.where(real[..., None], x, 0.0)
     columns = []
     for query in x.unbind(1):
-        gate = 1 + query @ student.gate_weight[0] if student.spec.gate else None
-        y = _net(student.net, 0, torch.cat([source, query[:, None]], 1), gate=gate)
+        gate = 1 + query @ student.gate_weight if student.spec.gate else None
+        y = _net(student.net, torch.cat([source, query[:, None]], 1), gate=gate)
         if student.spec.learned_head:
             y = y + _one_head(student, query, source[:, : memory.shape[1]], real_source)
         columns.append(y)
@@ -100,25 +101,28 @@ def student_naive(student: Student, x: Tensor, *memory: Tensor, **masks: Tensor 
     return per_query_naive(cast(PerQueryCross, student), x, *memory, **masks)
 
 
-def _net(net: SlotNet, i: int, slots: Tensor, *, gate: Tensor | None = None) -> Tensor:
-    """Return net i of ``slots`` ``(batch, n_slots, d_in)``: ``(batch, n_out * d_out)``."""
+def _net(
+    nets: SlotNet, slots: Tensor, i: int | None = None, *, gate: Tensor | None = None
+) -> Tensor:
+    """Return the (or the i-th) net of ``(batch, n_slots, d_in)``: ``(batch, n_out * d_out)``."""
+    net = {name: w if i is None else w[i] for name, w in nets.named_parameters()}
     z = slots.flatten(1)
-    z = F.layer_norm(z, z.shape[1:], net.norm_gain[i].flatten(), net.norm_shift[i].flatten(), EPS)
-    h = F.leaky_relu(z @ net.first_weight[i].flatten(0, 1) + net.first_bias[i], SLOPE)
+    z = F.layer_norm(z, z.shape[1:], net["norm_gain"].flatten(), net["norm_shift"].flatten(), EPS)
+    h = F.leaky_relu(z @ net["first_weight"].flatten(0, 1) + net["first_bias"], SLOPE)
     h = h if gate is None else h * gate
-    for k in range(net.depth):
+    for k in range(len(net["hidden_gain"])):
         if k > 0:
-            h = h @ net.deeper_weight[i, k - 1] + net.deeper_bias[i, k - 1]
+            h = h @ net["deeper_weight"][k - 1] + net["deeper_bias"][k - 1]
             h = F.leaky_relu(h, SLOPE)
-        h = F.layer_norm(h, h.shape[1:], net.hidden_gain[i, k], net.hidden_shift[i, k], EPS)
-    return h @ net.second_weight[i].flatten(1) + net.second_bias[i].flatten()
+        h = F.layer_norm(h, h.shape[1:], net["hidden_gain"][k], net["hidden_shift"][k], EPS)
+    return h @ net["second_weight"].flatten(1) + net["second_bias"].flatten()
 
 
 def _one_head(student: PerQueryCross, query: Tensor, source: Tensor, is_real: Tensor) -> Tensor:
-    q = query @ student.query_weight[0]
-    scores = torch.einsum("bk,bsk->bs", q, source @ student.key_weight[0]) * q.shape[-1] ** -0.5
+    q = query @ student.query_weight
+    scores = torch.einsum("bk,bsk->bs", q, source @ student.key_weight) * q.shape[-1] ** -0.5
     scores = scores.masked_fill(~is_real, torch.finfo(scores.dtype).min)
-    return torch.einsum("bs,bsd->bd", scores.softmax(-1), source @ student.value_weight[0])
+    return torch.einsum("bs,bsd->bd", scores.softmax(-1), source @ student.value_weight)
 
 
 def _slots(x: Tensor, real: Tensor, max_len: int) -> Tensor:

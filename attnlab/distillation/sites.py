@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from fractions import Fraction
-from typing import Any, Self
+from typing import Any
 
 from torch import nn
 
@@ -13,19 +13,14 @@ from attnlab.errors import AttnlabError, UnknownNameError
 from attnlab.models import Translator
 
 SITES = ("encoder_self", "decoder_self", "cross")
-METHODS = ("alr", "aslr", "alrr", "elr")
+METHODS = ("alr", "aslr", "alrr", "elr")  # Attention Layer Replacement; with Separate heads; with
+# Residual; Encoder Layer Replacement
 SIZES = ("xs", "s", "m", "l", "xl")
 LAYOUTS = ("paper", "truncated", "prefix", "per_query", "low_rank", "extractor")
 SKIPS = ("none", "identity", "linear")
 
 Key = tuple[str, int]  # a site and a layer
 
-METHOD_NAMES = {
-    "alr": "Attention Layer Replacement",
-    "aslr": "Attention Separate heads Layer Replacement",
-    "alrr": "Attention Layer with Residual Replacement",
-    "elr": "Encoder Layer Replacement",
-}
 REPLACES = {
     "alr": "queries, keys, values and the softmax of all heads, by one net",
     "aslr": "queries, keys, values and the softmax, by one net a head",
@@ -41,17 +36,9 @@ KEEPS = {
 METHODS_AT = {"encoder_self": METHODS, "decoder_self": ("alr",), "cross": ("alr",)}
 
 # Hidden width over max_len * d_model. A head of ASLR has nets of its own; cross nets read twice.
-ONE_NET: dict[str, Fraction] = {
-    size: Fraction(share)
-    for size, share in zip(SIZES, ("1/256", "1/128", "1/8", "1/2", "2"), strict=True)
-}
-A_HEAD: dict[str, Fraction] = {
-    size: Fraction(share)
-    for size, share in zip(SIZES, ("1/32", "1/16", "1/8", "1/4", "1/4"), strict=True)
-}
-COUNT: dict[str, int] = dict(
-    zip(SIZES, (1, 2, 4, 8, 16), strict=True)
-)  # of extractions; features are 4 times it
+ONE_NET = dict(zip(SIZES, map(Fraction, ("1/256", "1/128", "1/8", "1/2", "2")), strict=True))
+A_HEAD = dict(zip(SIZES, map(Fraction, ("1/32", "1/16", "1/8", "1/4", "1/4")), strict=True))
+COUNT = dict(zip(SIZES, (1, 2, 4, 8, 16), strict=True))  # of extractions; features: 4 times it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +73,7 @@ class StudentSpec:
 
     def __post_init__(self) -> None:
         """Refuse what does not exist, and name what does."""
-        for name in ("method", "size"):
+        for name in ("method", "size"):  # may be written in capitals
             object.__setattr__(self, name, str(getattr(self, name)).lower())
         for name, known in _CHOICES.items():
             if getattr(self, name) not in known:
@@ -102,9 +89,16 @@ class StudentSpec:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise AttnlabError(f"{name}={value} must be a whole number, 1 or more.")
-        for name, applies in self._applies().items():
-            usual = next(f.default for f in fields(self) if f.name == name)
-            if getattr(self, name) != usual and not applies:
+        is_cross, is_per_query = self.site == "cross", self.layout == "per_query"
+        applies = {
+            "layout": is_cross,
+            "depth": not is_cross or self.layout not in ("low_rank", "extractor"),
+            "gate": is_cross and is_per_query,
+            "learned_head": is_cross and is_per_query,
+            "skip": not self.replaces_heads,
+        }
+        for name, does_apply in applies.items():
+            if getattr(self, name) != getattr(type(self), name) and not does_apply:
                 raise AttnlabError(
                     f"{name}={getattr(self, name)!r} does not apply to {self.label}. Leave it out."
                 )
@@ -126,24 +120,8 @@ class StudentSpec:
         return "-".join(parts)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON types that ``from_dict`` reads back."""
+        """Return plain JSON types, the arguments it is built with."""
         return asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Self:
-        """Build a specification from JSON."""
-        return cls(**values)
-
-    def _applies(self) -> dict[str, bool]:
-        reads_slots = self.site != "cross" or self.layout not in ("low_rank", "extractor")
-        per_query = self.site == "cross" and self.layout == "per_query"
-        return {
-            "layout": self.site == "cross",
-            "depth": reads_slots,
-            "gate": per_query,
-            "learned_head": per_query,
-            "skip": not self.replaces_heads,
-        }
 
 
 _CHOICES = {"site": SITES, "method": METHODS, "size": SIZES, "layout": LAYOUTS, "skip": SKIPS}
@@ -183,31 +161,39 @@ def layers_of(model: Translator, *, site: str) -> nn.ModuleList:
     return model.encoder if site == "encoder_self" else model.decoder
 
 
+def chosen_layers(
+    model: Translator, *, site: str, layers: Iterable[int] | None = None
+) -> tuple[int, ...]:
+    """Return the layers meant, counted from 0; None means all.
+
+    Raises:
+        AttnlabError: The model has no such layer.
+    """
+    n_layers = len(layers_of(model, site=site))
+    chosen = tuple(range(n_layers) if layers is None else layers)
+    for layer in chosen:
+        if not 0 <= layer < n_layers:
+            raise AttnlabError(
+                f"There is no layer {layer} at {site}; this model has layers 0 to {n_layers - 1}."
+            )
+    return chosen
+
+
 def site_name(site: str) -> str:
     """Return what a layer calls a site."""
     return "cross_attention" if site == "cross" else "self_attention"
 
 
-def find_site(model: Translator, *, site: str, layer: int) -> nn.Module:
+def find_site(model: Translator, *, site: str, layer: int) -> Any:
     """Return the module at a site of one layer, counted from 0.
 
     Raises:
         AttnlabError: There is no such layer, or all of it has been replaced.
     """
-    layers = layers_of(model, site=site)
-    require_layers([layer], n_layers=len(layers), site=site)
-    found = getattr(layers[layer], site_name(site), None)
-    if not isinstance(found, nn.Module):
+    chosen_layers(model, site=site, layers=[layer])
+    found = getattr(layers_of(model, site=site)[layer], site_name(site), None)
+    if found is None:
         raise AttnlabError(
             f"Layer {layer} has no {site}: the layer around it has been replaced. Undo that first."
         )
     return found
-
-
-def require_layers(layers: Iterable[int], *, n_layers: int, site: str) -> None:
-    """Raise unless each layer is one of ``n_layers``, counted from 0."""
-    for layer in layers:
-        if not 0 <= layer < n_layers:
-            raise AttnlabError(
-                f"There is no layer {layer} at {site}; this model has layers 0 to {n_layers - 1}."
-            )

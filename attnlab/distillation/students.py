@@ -3,29 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from attnlab.distillation.base import SelfStudent, Student
 from attnlab.distillation.cross import CROSS_STUDENTS
 from attnlab.distillation.nets import (
-    Folded,
+    PrefixState,
     SlotNet,
     SlotSums,
-    linear,
+    Student,
     mask_out,
     require_slots,
     uniform,
 )
-from attnlab.distillation.sites import Key, StudentSpec, layers_of, require_layers, student_width
+from attnlab.distillation.sites import Key, StudentSpec, chosen_layers, student_width
 from attnlab.models import Translator
 from attnlab.models.language_model import _seeded
 from attnlab.seeding import torch_generator
 
 
-class EncoderStudent(SelfStudent):
+class EncoderStudent(Student):
     """ALR, ASLR, ALRR or ELR: the whole sentence in, the whole sentence out.
 
     Shapes:
@@ -38,59 +37,42 @@ class EncoderStudent(SelfStudent):
 
     def __init__(self, spec: StudentSpec, **sizes: Any) -> None:
         super().__init__(spec, **sizes)
-        self.n_parts = self.n_heads if spec.method == "aslr" else 1
+        has_net_a_head = spec.method == "aslr"
         self.net = SlotNet(
-            n_nets=self.n_students * self.n_parts,
             n_slots=self.max_len,
             d_in=self.d_model,
             width=self.width,
             n_out=self.max_len,
-            d_out=self.d_model // self.n_parts,
+            d_out=self.d_model // (self.n_heads if has_net_a_head else 1),
             depth=spec.depth,
+            n_nets=self.n_heads if has_net_a_head else None,
         )
         if spec.skip == "linear":
-            size = self.d_model
-            self.skip_weight = uniform(self.n_students, size, size, fan_in=size)
+            self.skip_weight = uniform(self.d_model, self.d_model, fan_in=self.d_model)
 
-    def run(self, x: Tensor, *, source_padding: Tensor | None = None, **_: Any) -> Tensor:
-        """Return what all students make of ``x``; zeros at padding."""
-        require_slots(x.shape[2], max_len=self.max_len)
+    def forward(self, x: Tensor, *, source_padding: Tensor | None = None) -> Tensor:  # type: ignore[override]
+        """Return what stands for the replaced part's output; zeros at padding."""
+        require_slots(x.shape[1], max_len=self.max_len)
         x = mask_out(x, source_padding)
-        for_each_part = x[:, None].expand(-1, self.n_parts, -1, -1, -1).flatten(0, 1)
-        sums, folded = self.net.read_and_fold(for_each_part)
-        y = self.net.write(self.net.hidden(sums, folded=folded), n_positions=x.shape[2])
-        y = y.unflatten(0, (-1, self.n_parts)).movedim(1, 3).flatten(3)  # heads side by side
-        return mask_out(self._with_skip(y, x), source_padding)
-
-    def _with_skip(self, y: Tensor, x: Tensor) -> Tensor:
-        if self.spec.skip == "none":
-            return y
-        return y + (x if self.spec.skip == "identity" else linear(x, self.skip_weight))
+        y = self.net.write(self.net.hidden(*self.net.read_and_fold(x)), n_positions=x.shape[1])
+        if self.spec.method == "aslr":
+            y = y.movedim(0, 2).flatten(2)  # (H, B, T, K) to (B, T, D): heads side by side
+        if self.spec.skip != "none":
+            y = y + (x if self.spec.skip == "identity" else x @ self.skip_weight)
+        return mask_out(y, source_padding)
 
 
-class DecoderStudentState(NamedTuple):
-    """A running sum: what the net needs of all tokens so far, whatever their number."""
-
-    sums: SlotSums  # (batch, width), (batch,), (batch,)
-    position: int
-    folded: Folded
-
-
-class DecoderStudent(SelfStudent):
+class DecoderStudent(Student):
     """ALR in the decoder: one net maps every prefix to the head outputs of its last token.
 
     Position t is the net's value on the tokens 0 to t with the other slots empty. Written as a
     loop that is ``max_len`` passes (``attnlab.distillation.naive``); the first layer is a sum over
     slots, so one pass and a running sum give the same, and a new token costs the same at any t.
-
-    Shapes:
-        x: ``(batch, time, d_model)``; returns the same shape.
     """
 
     def __init__(self, spec: StudentSpec, **sizes: Any) -> None:
         super().__init__(spec, **sizes)
         self.net = SlotNet(
-            n_nets=self.n_students,
             n_slots=self.max_len,
             d_in=self.d_model,
             width=self.width,
@@ -99,26 +81,22 @@ class DecoderStudent(SelfStudent):
             depth=spec.depth,
         )
 
-    def run(self, x: Tensor, *, target_padding: Tensor | None = None, **_: Any) -> Tensor:
-        """Return what all students make of every prefix of ``x``; zeros at padding."""
-        require_slots(x.shape[2], max_len=self.max_len)
-        sums = self.net.read_each(mask_out(x, target_padding)).running()
-        return mask_out(self.net.write_each(self.net.hidden(sums)), target_padding)
-
-    def initial_state(self, batch_size: int) -> DecoderStudentState:
+    def initial_state(self, batch_size: int) -> PrefixState:  # type: ignore[override]
         """Return the sums over nothing."""
         zeros = self.net.first_bias.new_zeros
         sums = SlotSums(zeros(batch_size, self.width), zeros(batch_size), zeros(batch_size))
-        return DecoderStudentState(sums, 0, self.net.fold())
+        return PrefixState(sums, 0, self.net.fold())
 
-    def step(self, x_t: Tensor, state: DecoderStudentState) -> tuple[Tensor, DecoderStudentState]:
-        """Read one more token ``(batch, d_model)``; return its head outputs and the next state."""
-        x = x_t[None, :, None]
-        require_slots(state.position + 1, max_len=self.max_len)
-        newest = self.net.read(x, first_slot=state.position)
-        sums = state.sums.of_one().plus(newest)
-        y_t = self.net.write(self.net.hidden(sums, folded=state.folded), n_positions=1)[0, :, 0]
-        return y_t, DecoderStudentState(sums.of_first(), state.position + 1, state.folded)
+    def answer(self, x: Tensor, state: PrefixState) -> tuple[Tensor, PrefixState]:
+        """Return the outputs at the next tokens ``(batch, time, d_model)``, and the next state."""
+        require_slots(state.position + x.shape[1], max_len=self.max_len)
+        return self.net.write_prefixes(x, state)
+
+
+_SELF_STUDENTS: dict[str, type[Student]] = {
+    "encoder_self": EncoderStudent,
+    "decoder_self": DecoderStudent,
+}
 
 
 def build_student(
@@ -157,18 +135,13 @@ def build_students(
         seed: Picks the initial weights (stream ``init/...``), apart for each layer.
         layers: Which layers, counted from 0; None: all.
     """
-    config, n_layers = teacher.config, len(layers_of(teacher, site=spec.site))
-    layers = range(n_layers) if layers is None else layers
-    require_layers(layers, n_layers=n_layers, site=spec.site)
+    config = teacher.config
+    sizes = {"max_len": config.max_len, "d_model": config.d_model, "n_heads": config.n_heads}
     students = {}
-    for layer in layers:
-        students[spec.site, layer] = build_student(
-            spec,
-            max_len=config.max_len,
-            d_model=config.d_model,
-            n_heads=config.n_heads,
-            generator=torch_generator(seed, f"init/{spec.site}/{layer}"),
-        ).to(teacher.head.weight)
+    for layer in chosen_layers(teacher, site=spec.site, layers=layers):
+        generator = torch_generator(seed, f"init/{spec.site}/{layer}")
+        student = build_student(spec, **sizes, generator=generator)
+        students[spec.site, layer] = student.to(teacher.head.weight)
     return students
 
 
@@ -214,9 +187,3 @@ def _shape(spec: StudentSpec, max_len: int, d: int, n_heads: int) -> tuple[int, 
         if spec.layout == "per_query"
         else (2 * max_len * d, max_len * d, 1)
     )
-
-
-_SELF_STUDENTS: dict[str, type[SelfStudent]] = {
-    "encoder_self": EncoderStudent,
-    "decoder_self": DecoderStudent,
-}

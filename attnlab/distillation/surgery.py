@@ -4,20 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self, cast
+from typing import Any, NamedTuple, Self, cast
 
 import torch
 from torch import Tensor, nn
 
-from attnlab.distillation.base import Student
+from attnlab.distillation.nets import Student
 from attnlab.distillation.sites import (
     SITES,
     Key,
     StudentSpec,
+    chosen_layers,
     find_site,
     layers_of,
-    require_layers,
     site_name,
 )
 from attnlab.distillation.students import build_student
@@ -84,9 +83,9 @@ class Substitution:
 
     def __init__(self, model: Translator, students: Mapping[Key, nn.Module]) -> None:
         self.model, self.students = model, dict(students)
-        self._swaps = [_Swap(model, key, student) for key, student in self.students.items()]
+        self._swaps = [_swap(model, key, student) for key, student in self.students.items()]
         for swap in self._swaps:
-            swap.do()
+            setattr(swap.holder, swap.name, swap.after)
         model.to(model.device)  # students come to where the model is
         self.is_done = True
 
@@ -99,20 +98,18 @@ class Substitution:
         if not self.is_done:
             return
         for swap in self._swaps:
-            swap.require_newest()
+            if getattr(swap.holder, swap.name) is not swap.after:
+                raise AttnlabError(
+                    f"Something else stands at {swap.key} by now. Undo what was put in last first."
+                )
         for swap in self._swaps:
-            swap.undo()
+            setattr(swap.holder, swap.name, swap.before)
         self.is_done = False
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.undo()
 
 
@@ -185,48 +182,42 @@ def load_students(path: Path) -> tuple[dict[Key, Student], dict[str, Any]]:
     students = {}
     for built in facts.pop("students"):
         site, layer = built["site"], built["layer"]
-        spec = StudentSpec.from_dict(built["spec"])
+        spec = StudentSpec(**built["spec"])
         student = build_student(spec, **built["sizes"], generator=torch.Generator())
         prefix = f"{site}.{layer}."
         own = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
+        for name, weight in student.named_parameters():  # in older files one axis more, of size 1
+            if name in own and own[name].shape == (1, *weight.shape):
+                own[name] = own[name][0]
         load_weights(student, own, path)
         students[site, layer] = student.eval()
     return students, facts
 
 
-class _Swap:
+class _Swap(NamedTuple):
     """One place in a model, what stood there, and what shall stand there."""
 
-    def __init__(self, model: Translator, key: Key, student: nn.Module) -> None:
-        self.key = key
-        site, layer = key
-        layers = layers_of(model, site=site)
-        require_layers([layer], n_layers=len(layers), site=site)
-        _require_fit(model, key, student)
-        method = _method(student)
-        whole = layers[layer]
-        if method in ("alrr", "elr"):
-            self.holder, self.name = cast(nn.Module, layers), str(layer)
-            self.before: nn.Module = whole
-            self.after = (
-                student if method == "elr" else ReplacedSublayer(student, _sound(whole, key))
-            )
-        else:
-            self.holder, self.name = whole, site_name(site)
-            self.before = find_site(model, site=site, layer=layer)
-            self.after = ReplacedSite(student, cast(Any, self.before).out)
+    key: Key
+    holder: nn.Module
+    name: str  # what the holder calls it
+    before: nn.Module
+    after: nn.Module
 
-    def do(self) -> None:
-        setattr(self.holder, self.name, self.after)
 
-    def require_newest(self) -> None:
-        if getattr(self.holder, self.name) is not self.after:
-            raise AttnlabError(
-                f"Something else stands at {self.key} by now. Undo what was put in last first."
-            )
-
-    def undo(self) -> None:
-        setattr(self.holder, self.name, self.before)
+def _swap(model: Translator, key: Key, student: nn.Module) -> _Swap:
+    site, layer = key
+    chosen_layers(model, site=site, layers=[layer])
+    _require_fit(model, key, student)
+    layers = layers_of(model, site=site)
+    whole, method = layers[layer], student.spec.method if isinstance(student, Student) else "alr"
+    if method in ("alr", "aslr"):
+        look_up = find_site(model, site=site, layer=layer)
+        return _Swap(key, whole, site_name(site), look_up, ReplacedSite(student, look_up.out))
+    if method == "elr":
+        return _Swap(key, layers, str(layer), whole, student)
+    if not hasattr(whole, "mlp"):
+        raise AttnlabError(f"All of the layer at {key} has been replaced already. Undo that first.")
+    return _Swap(key, layers, str(layer), whole, ReplacedSublayer(student, whole))
 
 
 def _spread(key: Any, value: Any) -> list[tuple[Key, nn.Module]]:
@@ -245,16 +236,6 @@ def _spread(key: Any, value: Any) -> list[tuple[Key, nn.Module]]:
     else:
         pairs = list(enumerate(cast(Sequence[nn.Module], value)))
     return [((site, layer), student) for layer, student in pairs]
-
-
-def _method(student: nn.Module) -> str:
-    return student.spec.method if isinstance(student, Student) else "alr"
-
-
-def _sound(layer: nn.Module, key: Key) -> nn.Module:
-    if not hasattr(layer, "mlp"):
-        raise AttnlabError(f"All of the layer at {key} has been replaced already. Undo that first.")
-    return layer
 
 
 def _require_fit(model: Translator, key: Key, student: nn.Module) -> None:

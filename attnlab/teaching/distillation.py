@@ -35,15 +35,15 @@ def norm(z: Tensor, gain: Tensor, shift: Tensor) -> Tensor:
 def first_layer(net: DecoderStudent) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return ``gain``, ``shift``, ``w_1`` and ``b_1`` of exercise 8.2 for a decoder student."""
     slots = net.net
-    return slots.norm_gain[0], slots.norm_shift[0], slots.first_weight[0], slots.first_bias[0]
+    return slots.norm_gain, slots.norm_shift, slots.first_weight, slots.first_bias
 
 
 def rest_of_net(net: DecoderStudent, first: Tensor) -> Tensor:
     """Return what a decoder student makes of its first layer, ``(time, h)`` to ``(time, d)``."""
     slots = net.net
-    gain, shift = slots.hidden_gain[0, 0], slots.hidden_shift[0, 0]
+    gain, shift = slots.hidden_gain[0], slots.hidden_shift[0]
     h = torch.stack([norm(row, gain, shift) for row in F.leaky_relu(first, SLOPE)])
-    return h @ slots.second_weight[0, :, 0] + slots.second_bias[0, 0]
+    return h @ slots.second_weight[:, 0] + slots.second_bias[0]
 
 
 # Exercise 8.1: the net of ALR

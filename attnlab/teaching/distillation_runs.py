@@ -97,16 +97,20 @@ class Course:
     def points(self, *, every: int) -> Iterator[FitPoint]:
         """Teach all of them; yield their errors at the start and after each ``every`` steps."""
         yield FitPoint(0, self.errors())
-        steps = fit_steps(
-            self.students,
-            self.lessons,
-            held_out=self.held_out,
-            config=self.config,
-            eval_every=every,
-        )
-        for log in steps:
-            if log.errors is not None:
-                yield FitPoint(log.step, log.errors)
+        steps = [
+            fit_steps(
+                students,
+                self.lessons,
+                held_out=self.held_out,
+                config=self.config,
+                eval_every=every,
+            )
+            for students in self.students.values()
+        ]
+        for logs in zip(*steps, strict=True):
+            errors = [log.errors for log in logs if log.errors is not None]
+            if errors:
+                yield FitPoint(logs[0].step, dict(zip(self.students, errors, strict=True)))
 
     def teach(self) -> dict[str, tuple[float, ...]]:
         """Teach all of them to the end; return the errors of the students that were kept."""
@@ -117,7 +121,7 @@ class Course:
     def errors(self) -> dict[str, tuple[float, ...]]:
         """Return held-out relative errors: arm -> one for each layer."""
         return {
-            name: tuple(measure_errors(students, held_out=self.held_out).update.tolist())
+            name: tuple(measure_errors(students, held_out=self.held_out).tolist())
             for name, students in self.students.items()
         }
 

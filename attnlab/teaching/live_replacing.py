@@ -18,17 +18,17 @@ from attnlab.distillation import (
     CONTROLS,
     SITES,
     Activations,
+    PaperCross,
     StudentSpec,
     build_controls,
     build_students,
     capture,
     collect_activations,
     find_site,
-    fit_arms,
+    fit_students,
     length_ratio,
     substitute,
 )
-from attnlab.distillation.cross import PaperCross
 from attnlab.errors import UnknownNameError
 from attnlab.models import Translator
 from attnlab.sources import TranslationSource
@@ -106,17 +106,17 @@ def fit_nets(
     found: dict[str, Modules] = {}
     errors: dict[str, dict[str, float]] = {}
     for site, arms in NETS.items():
-        fitted = fit_arms(
-            teacher,
-            lessons[site],
-            arms=arms,
-            held_out=held_out[site],
-            config=train,
-            eval_every=train.n_steps,
-        )
-        errors[site] = {name: arm.error for name, arm in fitted.items()}
-        for name, arm in fitted.items():
-            found.setdefault(name, {}).update(arm.students)
+        for name, spec in arms.items():
+            fitted = fit_students(
+                teacher,
+                lessons[site],
+                held_out=held_out[site],
+                config=train,
+                eval_every=train.n_steps,
+                **spec.to_dict(),
+            )
+            errors.setdefault(site, {})[name] = fitted.error
+            found.setdefault(name, {}).update(fitted.students)
     return found, errors
 
 

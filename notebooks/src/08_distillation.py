@@ -330,10 +330,9 @@ print(guess.verdict(truth=800))
 # %% [markdown]
 # ## 4  Students, taught before your eyes   *(9 min)*
 #
-# Loss: the squared error of the head outputs over their variance. All layers and all kinds that share
-# lessons are stacked and trained in one batched pass; nothing is shared between them but the sentences,
-# so the result is that of training one by one. Here $\ell = 16$, $d = 32$: $W = 512$, and M has 64
-# hidden units.
+# Loss: the squared error of the head outputs over their variance. All layers and all kinds learn from
+# the same sentences; nothing else is shared between them. Here $\ell = 16$, $d = 32$: $W = 512$, and M
+# has 64 hidden units.
 #
 # **Play, then answer.** Predict first: which layer is harder to imitate? Then teach other students on
 # the board: what does ten times the rate change for XS, and what for ALRR?

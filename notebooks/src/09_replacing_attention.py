@@ -42,8 +42,7 @@ import torch
 from IPython.display import Markdown, display
 
 from attnlab.config import TrainConfig
-from attnlab.distillation import build_students, capture, substitute
-from attnlab.distillation.steps import cut_targets
+from attnlab.distillation import build_students, capture, cut_targets, substitute
 from attnlab.errors import AttnlabError
 from attnlab.plots import price as price_figures
 from attnlab.plots import replacing as figures

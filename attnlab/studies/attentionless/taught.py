@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from torch import nn
@@ -14,7 +14,7 @@ from attnlab.distillation import (
     Activations,
     StudentSpec,
     collect_activations,
-    fit_arms,
+    fit_students,
     load_students,
     save_students,
 )
@@ -60,17 +60,23 @@ def teach(
     path = _kept(job, spec, lrs, folders, precision)
     if path.exists():
         return _read(path)
-    arms = fit_arms(
-        teacher,
-        collect_lessons(job, teacher, data, spec),
-        arms={f"{lr:g}": spec for lr in lrs},
-        lrs={f"{lr:g}": lr for lr in lrs},
-        seeds={f"{lr:g}": job.fit.seed for lr in lrs},
-        held_out=collect_lessons(job, teacher, data, spec, held_out=True),
-        config=job.fit,
+    lessons, held_out = (
+        collect_lessons(job, teacher, data, spec, held_out=is_held_out)
+        for is_held_out in (False, True)
     )
+    arms = {
+        lr: fit_students(
+            teacher,
+            lessons,
+            held_out=held_out,
+            config=replace(job.fit, lr=lr),
+            seed=job.fit.seed,
+            **spec.to_dict(),
+        )
+        for lr in lrs
+    }
     best = min(arms.values(), key=lambda fitted: fitted.error)
-    rates = {lr: arms[f"{lr:g}"].error for lr in lrs} if job.arm.has_best_lr else {}
+    rates = {lr: arms[lr].error for lr in lrs} if job.arm.has_best_lr else {}
     errors = [[layer, error] for (_, layer), error in best.errors.items()]
     save_students(
         path,
