@@ -1,12 +1,16 @@
 """The command: it teaches, it works, and its exit codes mean something."""
 
 import io
+import json
+import os
 import subprocess
 import sys
 
 import pytest
 
-from attnlab.__main__ import main
+from attnlab.cli import main
+
+TINY = ["--steps", "3", "--d-model", "8", "--layers", "1", "--context-len", "16", "--heads", "2"]
 
 
 @pytest.fixture
@@ -14,40 +18,43 @@ def here(tmp_path, monkeypatch):
     """Run studies in a folder of the test's own."""
     from attnlab.studies import Folders
 
-    monkeypatch.setattr(Folders, "__init__", _init_in(tmp_path))
+    monkeypatch.setattr(
+        Folders.__init__,
+        "__kwdefaults__",
+        {"runs": tmp_path / "runs", "work": tmp_path / "work", "device": "cpu"},
+    )
     return tmp_path
 
 
-def _init_in(folder):
-    def init(self, *, runs=folder / "runs", work=folder / "work", device="cpu"):
-        object.__setattr__(self, "runs", runs)
-        object.__setattr__(self, "work", work)
-        object.__setattr__(self, "device", device)
+def run(*words: str, **environment: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-m", "attnlab", *words],
+        capture_output=True,
+        env=os.environ | environment,
+    )
 
-    return init
 
-
-def test_help_names_every_command_and_the_exit_codes(capsys):
-    with pytest.raises(SystemExit) as stop:
-        main(["--help"])
-    text = capsys.readouterr().out
-    assert stop.value.code == 0
-    for word in ("doctor", "list", "data", "train", "study", "figure", "Exit codes"):
-        assert word in text
+def test_help_names_every_command_and_the_exit_codes_and_imports_nothing_heavy():
+    code = (
+        "import sys, attnlab.cli; code = attnlab.cli.main(['--help']); "
+        "heavy = {'torch', 'matplotlib', 'pandas', 'numpy', 'rich', 'pydantic'}; "
+        "print(code, sorted(heavy & sys.modules.keys()), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stderr == "0 []\n"
+    for word in ("doctor", "list", "data", "train", "study", "bench", "figure"):
+        assert f"\n  {word}" in done.stdout
+    assert "  attnlab train --mixer she        " in done.stdout
+    assert "130 interrupted" in done.stdout
 
 
 def test_list_shows_mixers_studies_and_corpora(capsys):
     assert main(["list"]) == 0
     text = capsys.readouterr().out
-    for word in ("attention", "she", "language-model", "children", "tales"):
-        assert word in text
+    for word in ("attention", "she", "language-model", "children", "tales", "loss-children"):
+        assert f"\n  {word} " in text
     assert main(["list", "mixers"]) == 0
     assert "children" not in capsys.readouterr().out
-
-
-def test_a_mistyped_kind_is_answered_with_the_nearest(capsys):
-    assert main(["list", "mixer"]) == 1
-    assert "Did you mean 'mixers'" in capsys.readouterr().err
 
 
 def test_doctor_finds_this_installation_in_order(capsys):
@@ -62,18 +69,36 @@ def test_doctor_fails_when_the_records_are_gone(capsys, monkeypatch, tmp_path):
 
 
 def test_train_ends_with_a_loss_a_reference_and_a_sample(capsys, tmp_path):
-    sizes = ["--steps", "3", "--d-model", "8", "--layers", "1", "--context-len", "16"]
-    assert main(["train", "--mixer", "we", *sizes, "--heads", "2", "--out", str(tmp_path)]) == 0
+    assert main(["train", "--mixer", "we", *TINY, "--out", str(tmp_path)]) == 0
     text = capsys.readouterr().out
     for words in ("Held-out loss", "True source, same tokens", "It went on", "Saved in"):
         assert words in text
     assert (tmp_path / "model.safetensors").exists()
 
 
+def test_a_model_is_saved_though_nobody_reads_on(tmp_path):
+    words = [sys.executable, "-m", "attnlab", "train", *TINY, "--out", str(tmp_path)]
+    reading, writing = os.pipe()
+    process = subprocess.Popen(words, stdout=writing, stderr=subprocess.PIPE)
+    os.close(writing)
+    os.close(reading)
+    assert b"Traceback" not in process.communicate()[1]
+    assert process.returncode == 0
+    assert (tmp_path / "model.safetensors").exists()
+
+
+def test_a_terminal_that_knows_few_letters_is_no_reason_to_fail():
+    done = run("list", "sources", PYTHONIOENCODING="ascii", PYTHONUTF8="0")
+    assert done.returncode == 0, done.stderr
+    assert b"tales" in done.stdout
+
+
 def test_a_study_runs_and_then_has_nothing_left(capsys, here):
     words = ["study", "run", "language-model", "--variants", "mean,identity", "--seeds", "0,1"]
     assert main(words) == 0
-    assert len((here / "runs" / "language-model.jsonl").read_text().splitlines()) == 4
+    lines = (here / "runs" / "language-model.jsonl").read_text().splitlines()
+    found = [(json.loads(line)["variant"], json.loads(line)["seed"]) for line in lines]
+    assert found == [("mean", 0), ("identity", 0), ("mean", 1), ("identity", 1)]
     assert main(["study", "resume"]) == 0
     assert "Nothing to resume" in capsys.readouterr().out
     export = ["study", "export", "language-model", "--variants", "mean", "--to", str(here / "m")]
@@ -82,24 +107,34 @@ def test_a_study_runs_and_then_has_nothing_left(capsys, here):
 
 
 @pytest.mark.parametrize(
-    ("words", "code"),
+    ("words", "code", "said"),
     [
-        (["train", "--mixer", "shee"], 1),
-        (["study", "run", "nothing"], 1),
-        (["figure", "nothing"], 1),
-        (["data", "fetch", "nothing"], 1),
-        (["study", "run", "language-model", "--seeds", "a,b"], 2),
-        (["fly"], 2),
-        ([], 2),
+        (["list", "mixer"], 1, "Did you mean 'mixers'"),
+        (["train", "--mixer", "shee"], 1, "Did you mean 'she'"),
+        (["study", "run", "nothing"], 1, "attnlab study list"),
+        (["figure", "nothing"], 1, "nothing"),
+        (["data", "fetch", "nothing"], 1, "nothing"),
+        (["bench", "--device", "cuda"], 1, "no graphics card"),
+        (["study", "run", "language-model", "--seeds", "a,b"], 2, "'a,b' is not a list of whole"),
+        (["bench", "--device", "tpu"], 2, "tpu"),
+        (["fly"], 2, "fly"),
+        ([], 2, "Usage"),
     ],
 )
-def test_exit_codes_tell_wrong_names_from_wrong_usage(words, code, capsys):
-    try:
-        answer = main(words)
-    except SystemExit as stop:
-        answer = stop.code
-    assert answer == code
-    assert capsys.readouterr().err
+def test_exit_codes_tell_wrong_names_from_wrong_usage(words, code, said, capsys):
+    if "cuda" in words and __import__("torch").cuda.is_available():
+        pytest.skip("no second device: this one has the graphics card that the test lacks")
+    assert main(words) == code
+    assert said in capsys.readouterr().err
+
+
+def test_an_interrupt_says_how_to_go_on(capsys, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("attnlab.cli.say_table", interrupt)
+    assert main(["data", "list"]) == 130
+    assert "study resume" in capsys.readouterr().err
 
 
 def test_data_commands_know_the_corpus_that_needs_no_file(capsys):
@@ -116,13 +151,3 @@ def test_nothing_is_downloaded_without_consent(capsys, tmp_path, monkeypatch):
     assert "Licence" in captured.out
     assert "--yes" in captured.err
     assert not list(tmp_path.iterdir())
-
-
-def test_the_module_runs_as_a_command():
-    done = subprocess.run(
-        [sys.executable, "-m", "attnlab", "list", "studies"],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert "language-model" in done.stdout

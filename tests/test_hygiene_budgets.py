@@ -36,8 +36,12 @@ MEDIAN, NINE_OF_TEN = (7, 12), 40  # lines of a function
 
 # What is over its budget today, and by how much it may be. A number here is only ever lowered.
 CEILINGS = {
+    "tasks/translation": 230,
+    "tasks/language": 260,
+    "chapters/language_models": 870,
+    "tasks": 560,
     "analysis": 3_600,
-    "cli": 900,
+    "cli": 520,
     "ground": 900,
     "corpora": 2_150,
     "distillation": 2_210,

@@ -1,10 +1,11 @@
 """Every command that the documents tell a reader to type exists."""
 
 import re
-import sys
 from pathlib import Path
 
 import pytest
+
+from attnlab.cli import main
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = ["README.md", "CONTRIBUTING.md"]
@@ -42,13 +43,9 @@ def unknown(command: str, attnlab_commands: set[str]) -> bool:
 
 
 @pytest.fixture
-def attnlab_commands(monkeypatch, capsys) -> set[str]:
-    from attnlab.__main__ import main
-
-    monkeypatch.setattr(sys, "argv", ["attnlab", "--help"])
-    with pytest.raises(SystemExit):
-        main()
-    return set(re.findall(r"[a-z]+", capsys.readouterr().out))
+def attnlab_commands(capsys) -> set[str]:
+    assert main(["--help"]) == 0
+    return set(re.findall(r"(?m)^  ([a-z]+)  ", capsys.readouterr().out))
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)

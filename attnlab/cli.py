@@ -1,0 +1,514 @@
+"""The ``attnlab`` command: look around, get data, train, run studies, measure, draw figures."""
+
+import os
+import re
+import sys
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from importlib.metadata import distributions, requires
+from itertools import groupby
+from operator import attrgetter
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+from typer.core import TyperGroup
+
+from attnlab.errors import AttnlabError, CorpusNotFoundError, UnknownNameError
+
+EPILOG = """\b
+First steps:
+  attnlab doctor                                     is everything here?
+  attnlab list                                       mixers, sources, corpora, studies, figures
+  attnlab train --mixer she                          watch a small model learn to tell tales
+  attnlab study run language-model --scale smoke     every mixer once, in seconds
+
+\b
+Exit codes: 0 done, 1 it could not be done (the message says why), 2 wrong usage, 130 interrupted.
+"""
+PLAIN = {"rich_markup_mode": None, "add_completion": False, "no_args_is_help": False}
+PLAIN["context_settings"] = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+
+
+class Commands(TyperGroup):
+    """Commands whose result is an exit code, and whose failures are one line each."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run what was asked for."""
+        try:
+            code = super().invoke(ctx)
+        except AttnlabError as error:
+            typer.echo(f"attnlab: {error}", err=True)
+            code = 1
+        except KeyboardInterrupt:
+            typer.echo("attnlab: interrupted; 'attnlab study resume' goes on.", err=True)
+            code = 130
+        raise typer.Exit(code or 0)
+
+
+app = typer.Typer(
+    cls=Commands,
+    help="Take attention out of a Transformer, put something else in, and see.",
+    epilog=EPILOG,
+    pretty_exceptions_enable=False,
+    **PLAIN,
+)
+data = typer.Typer(help="List, fetch and verify the text corpora.", **PLAIN)
+study = typer.Typer(help="Run a named experiment into data/runs.", **PLAIN)
+app.add_typer(data, name="data")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    with suppress(AttributeError):  # a terminal may know fewer letters than a text has
+        sys.stdout.reconfigure(errors="replace")
+    try:
+        app(arguments, prog_name="attnlab")
+    except SystemExit as stop:
+        return stop.code
+    return 0
+
+
+def say(text: str) -> None:
+    """Write a line to standard output; where nobody reads it, go on in silence."""
+    try:
+        sys.stdout.write(f"{text}\n")
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def say_table(rows: Iterable[Sequence[str]]) -> None:
+    """Write rows of text in aligned columns; the last column is left ragged."""
+    rows = [[str(cell) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        say(f"  {'  '.join(cells)}".rstrip())
+
+
+@app.command()
+def doctor() -> int:
+    """Check this installation.
+
+    Versions, folders, corpora and arithmetic are looked at. Exit code 1: something that the
+    workbook needs is missing; the line says what to do.
+    """
+    checks = (_packages, _torch, _arithmetic, _cache, _here, _records)
+    rows, n_failed = [("ok", "python", sys.version.split()[0])], 0
+    for check in checks:
+        name = check.__name__.strip("_").replace("here", "corpora")
+        try:
+            rows.append(("ok", name, check()))
+        except (AttnlabError, ImportError, OSError) as error:
+            n_failed += 1
+            rows.append(("NOT OK", name, str(error)))
+    say_table(rows)
+    say(f"{n_failed} of {len(rows)} checks failed." if n_failed else "All is well.")
+    return 1 if n_failed else 0
+
+
+def _packages() -> str:
+    wanted = [re.split(r"[^\w.-]", r)[0] for r in requires("attnlab") or [] if "extra ==" not in r]
+    here = {each.name.lower().replace("_", "-") for each in distributions()}
+    missing = [name for name in wanted if name.lower().replace("_", "-") not in here]
+    if missing:
+        raise AttnlabError(f"missing {', '.join(missing)}: run make setup, or pip install -e .")
+    return f"all {len(wanted)} are installed"
+
+
+def _torch() -> str:
+    import torch
+
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU only"
+    spinning = torch.get_num_threads() > 1 and os.environ.get("OMP_WAIT_POLICY") != "PASSIVE"
+    hint = "; on a busy machine set OMP_WAIT_POLICY=PASSIVE" if spinning else ""
+    return f"{torch.__version__}, {device}, {torch.get_num_threads()} threads{hint}"
+
+
+def _arithmetic() -> str:
+    """Hold mixers against their definitions: if this fails, no number here can be trusted."""
+    import torch
+
+    from attnlab.mixers import build_mixer, naive
+
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(2, 9, 6, generator=generator, dtype=torch.float64)
+    worst = 0.0
+    for name in ("attention", "she", "he", "we", "me"):
+        mixer = build_mixer(name, d_model=6, context_len=5).double()
+        with torch.no_grad():
+            error = (mixer(x) - naive.definition(name)(mixer, x)).abs().max()
+        worst = max(worst, float(error))
+    if worst > 1e-10:
+        raise AttnlabError(f"fast and naive mixers differ by {worst:.1e}; torch is broken here")
+    return f"fast and naive mixers agree to {worst:.0e}"
+
+
+def _cache() -> str:
+    from attnlab.paths import cache_folder
+
+    folder = cache_folder()
+    folder.mkdir(parents=True, exist_ok=True)
+    if not os.access(folder, os.W_OK):
+        raise AttnlabError(f"{folder} cannot be written: downloads and studies need it")
+    return f"{folder} can be written"
+
+
+def _here() -> str:
+    from attnlab.corpora import list_corpora, load_corpus
+
+    found, missing = [], []
+    for name in list_corpora():
+        try:
+            load_corpus(name)
+            found.append(name)
+        except CorpusNotFoundError:
+            missing.append(name)
+    rest = f"; to get {missing[0]}: attnlab data fetch {missing[0]}" if missing else ""
+    return f"here: {', '.join(found)}{rest}"
+
+
+def _records() -> str:
+    from attnlab.records import RUNS, read_records
+
+    if not RUNS.is_dir():
+        raise AttnlabError(f"{RUNS} is missing: restore it with git checkout data/runs")
+    experiments = [record["experiment"] for record in read_records()]
+    return f"{len(experiments)} runs of {len(set(experiments))} experiments"
+
+
+@app.command("list")
+def list_things(
+    kind: Annotated[str | None, typer.Argument(help="one of them; default all")] = None,
+) -> None:
+    """List mixers, sources, corpora, studies, figures."""
+    from attnlab import sources
+    from attnlab.corpora import describe_corpus, list_corpora
+    from attnlab.mixers import list_mixers, mixer_summary
+    from attnlab.studies import list_studies
+
+    makers = ("markov_chain", "variable_length_chain", "tales", "translation_source")
+    kinds = {
+        "mixers": lambda: [(name, mixer_summary(name)) for name in list_mixers()],
+        "sources": lambda: [(n, getattr(sources, n).__doc__.split("\n")[0]) for n in makers],
+        "corpora": lambda: [(name, describe_corpus(name).about) for name in list_corpora()],
+        "studies": lambda: [(study.name, study.summary) for study in list_studies()],
+        "figures": lambda: [(name, f"attnlab figure {name}") for name in _figures()],
+    }
+    if kind is not None and kind not in kinds:
+        step = "Leave it out to see everything."
+        raise UnknownNameError("kind of thing", kind, kinds, next_step=step)
+    for name in [kind] if kind else kinds:
+        say(name)
+        say_table(kinds[name]() or [("none", "")])
+
+
+@data.command("list")
+def list_data() -> None:
+    """Show every corpus, its licence and size."""
+    from attnlab.corpora import describe_corpus, list_corpora
+
+    rows = []
+    for name in list_corpora():
+        entry = describe_corpus(name)
+        size = f"{entry.n_download_bytes / 1e6:.1f} MB" if entry.folder else "no file needed"
+        rows.append((name, size, entry.licence))
+    say_table(rows)
+
+
+@data.command()
+def fetch(
+    name: Annotated[str, typer.Argument(help="a corpus, see: attnlab data list")],
+    to: Annotated[Path | None, typer.Option(help="data folder to fill; default the cache")] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="accept the licence without asking")] = False,
+) -> None:
+    """Download a corpus: pinned, verified, never executed."""
+    from tqdm import tqdm
+
+    from attnlab.corpora import FetchProgress, describe_corpus, fetch_corpus
+
+    entry = describe_corpus(name)
+    if entry.folder is None:
+        say(f"{name} needs no file: it comes with Python.")
+        return
+    say(f"{name}: {entry.about}\nLicence: {entry.licence}")
+    if not yes and not (sys.stdin.isatty() and typer.confirm("Download?")):
+        raise AttnlabError("Nothing was downloaded. Add --yes to accept the licence.")
+    with tqdm(total=entry.n_download_bytes, unit="B", unit_scale=True) as bar:
+
+        def show(progress: FetchProgress) -> None:
+            bar.total = progress.n_bytes
+            bar.update(progress.n_bytes_done - bar.n)
+            bar.set_postfix_str(progress.path, refresh=False)
+
+        folder = fetch_corpus(name, to=to, progress=show)
+    say(f"Done: {folder}")
+
+
+@data.command()
+def verify(
+    name: Annotated[str | None, typer.Argument(help="a corpus; default all that are here")] = None,
+) -> int:
+    """Check every file against its pinned checksum."""
+    from attnlab.corpora import list_corpora, verify_corpus
+
+    code = 0
+    for corpus in [name] if name else list_corpora():
+        try:
+            n_files = verify_corpus(corpus)
+            say(f"{corpus}: {n_files} files verified" if n_files else f"{corpus}: no file needed")
+        except CorpusNotFoundError as error:
+            if name:
+                raise
+            say(f"{corpus}: not here ({str(error).splitlines()[0][:90]})")
+        except AttnlabError as error:
+            say(f"{corpus}: NOT OK: {error}")
+            code = 1
+    return code
+
+
+@app.command()
+def train(
+    mixer: Annotated[str, typer.Option(help="see: attnlab list mixers")] = "attention",
+    corpus: Annotated[str, typer.Option(help="tales, or see: attnlab data list")] = "tales",
+    steps: Annotated[int, typer.Option(help="optimiser steps")] = 300,
+    batch_size: Annotated[int, typer.Option(help="windows a step")] = 32,
+    context_len: Annotated[int, typer.Option(help="tokens a model reads")] = 64,
+    d_model: Annotated[int, typer.Option(help="width of the residual stream")] = 64,
+    layers: Annotated[int, typer.Option(help="blocks")] = 2,
+    heads: Annotated[int, typer.Option(help="of attention")] = 4,
+    lr: Annotated[float, typer.Option(help="peak learning rate")] = 3e-3,
+    vocab_size: Annotated[int, typer.Option(help="BPE pieces of a corpus")] = 1000,
+    seed: int = 0,
+    out: Annotated[Path | None, typer.Option(help="folder for the model and tokenizer")] = None,
+) -> None:
+    """Train one small model and hear it speak.
+
+    Its loss is held against the true source's, where there is one.
+    """
+    import torch
+    from tqdm import tqdm
+
+    from attnlab.config import ModelConfig, TrainConfig
+    from attnlab.seeding import torch_generator
+    from attnlab.tasks import LanguageTask, prepare_dataset
+    from attnlab.training import save_model, train_model
+
+    n_tokens = steps * batch_size * context_len + 1
+    text = prepare_dataset(corpus, vocab_size=vocab_size, n_train_tokens=n_tokens)
+    sizes = {"context_len": context_len, "d_model": d_model, "n_layers": layers, "n_heads": heads}
+    config = ModelConfig(mixer=mixer, vocab_size=text.vocab_size, **sizes)
+    warmup = max(1, steps // 20)
+    plan = TrainConfig(n_steps=steps, batch_size=batch_size, lr=lr, warmup_steps=warmup, seed=seed)
+    task = LanguageTask(data=text)
+    model = task.build(config, generator=torch_generator(seed, "init"))
+    say(f"{mixer} on {corpus}: {sum(p.numel() for p in model.parameters()):,} weights")
+    with tqdm(total=steps, unit="step") as bar:
+        for state in train_model(task, model, plan):
+            bar.set_postfix_str(f"{state.loss_nats:.3f} nats", refresh=False)
+            bar.update()
+    if out:
+        save_model(out / "model.safetensors", model=model, corpus=corpus)
+        if text.tokenizer is not None:
+            text.tokenizer.save(out / "tokenizer.json")
+    found, _ = task.score(model)
+    say(f"Held-out loss: {found['test_loss_nats']:.4f} nats per token")
+    if "oracle_nats" in found:
+        gap = f"gap {found['test_gap_nats']:+.4f}"
+        say(f"True source, same tokens: {found['oracle_nats']:.4f}; {gap}")
+    if "test_bits_per_byte" in found:
+        say(f"That is {found['test_bits_per_byte']:.3f} bits per byte")
+    prompt = text.test[0][None, : min(8, context_len)].astype("int64")
+    how = {"n_tokens": 48, "temperature": 0.8, "generator": torch_generator(seed, "generate")}
+    tokens = model.generate(torch.from_numpy(prompt), **how)[0].numpy()
+    say(f"It was given: {text.decode(tokens[: prompt.size])}")
+    say(f"It went on:   {text.decode(tokens[prompt.size :])}")
+    if out:
+        say(f"Saved in {out}")
+
+
+Name = Annotated[str, typer.Argument(help="a study, see: attnlab study list")]
+Scale = Annotated[str, typer.Option(help="smoke, classroom or paper")]
+Corpus = Annotated[str, typer.Option(help="tales, or see: attnlab data list")]
+Variants = Annotated[str, typer.Option(help="comma-separated; default all")]
+Seeds = Annotated[str, typer.Option(help="comma-separated, as in 0,1,2")]
+Device = Annotated[Literal["cpu", "cuda"], typer.Option(help="to compute on")]
+THREADS = "of torch; default as installed. Results are bit-equal only for equal thread counts"
+Threads = Annotated[int | None, typer.Option(help=THREADS)]
+
+
+def _plan(name: str, scale: str, corpus: str, variants: str, seeds: str) -> Any:
+    from attnlab.studies import Plan
+
+    try:
+        numbers = tuple(int(seed) for seed in seeds.split(",") if seed.strip())
+    except ValueError:
+        message = f"{seeds!r} is not a list of whole numbers such as 0,1,2"
+        raise typer.BadParameter(message, param_hint="--seeds") from None
+    names = tuple(variant.strip() for variant in variants.split(",") if variant.strip())
+    return Plan(study=name, scale=scale, corpus=corpus, variants=names, seeds=numbers)
+
+
+@study.command("list")
+def list_studies() -> None:
+    """Show every study, its variants and corpora."""
+    from attnlab import studies
+
+    for each in studies.list_studies():
+        say(f"{each.name}: {each.summary}")
+        scales = "smoke (seconds), classroom (minutes), paper (hours on two cores)"
+        parts = {"variants": ", ".join(each.variants), "corpora": ", ".join(each.corpora)}
+        say_table([*parts.items(), ("scales", scales)])
+
+
+@study.command()
+def run(
+    name: Name,
+    scale: Scale = "smoke",
+    corpus: Corpus = "tales",
+    variants: Variants = "",
+    seeds: Seeds = "0",
+    threads: Threads = None,
+    device: Device = "cpu",
+) -> None:
+    """Run what is missing; may be stopped at any moment.
+
+    A job that was cut short goes on from its checkpoint; several processes may share one study.
+    """
+    _run_plans([_plan(name, scale, corpus, variants, seeds)], threads=threads, device=device)
+
+
+@study.command()
+def resume(threads: Threads = None, device: Device = "cpu") -> None:
+    """Go on with every study that was interrupted."""
+    from attnlab.studies import unfinished_plans
+
+    plans = unfinished_plans()
+    if not plans:
+        say("Nothing to resume: every study begun here is finished.")
+    _run_plans(plans, threads=threads, device=device)
+
+
+def _run_plans(plans: Iterable[Any], *, threads: int | None, device: str) -> None:
+    import torch
+    from tqdm import tqdm
+
+    from attnlab.analysis.timing import keep_pages
+    from attnlab.studies import Folders, run_plan
+
+    if device == "cuda" and not torch.cuda.is_available():
+        raise AttnlabError("--device cuda: torch finds no graphics card here. Use --device cpu.")
+    keep_pages()
+    torch.set_num_threads(threads or torch.get_num_threads())
+    for plan in plans:
+        say(f"{plan.name}: variants {', '.join(plan.variants) or 'all'}; seeds {plan.seeds}")
+        reports = run_plan(plan, folders=Folders(device=device))
+        for name, of_job in groupby(reports, attrgetter("job")):
+            with tqdm(desc=name, unit="step", mininterval=2) as bar:
+                for progress in of_job:
+                    bar.set_postfix_str(progress.message, refresh=False)
+                    bar.total = progress.n_steps  # a job may have several stretches of work
+                    bar.update(progress.step - bar.n)
+
+
+@study.command()
+def report(
+    document: Annotated[
+        Path | None, typer.Argument(help="as README.md; default the screen")
+    ] = None,
+) -> None:
+    """Write the results block of a document again."""
+    from attnlab.paths import write_whole
+    from attnlab.studies.report import replace_block, results_block
+
+    block = results_block()
+    if document is None:
+        say(block)
+    else:
+        write_whole(document, replace_block(document.read_text(encoding="utf-8"), block))
+
+
+@study.command()
+def export(
+    name: Name,
+    to: Annotated[Path, typer.Option(help="folder for VARIANT.safetensors")],
+    scale: Scale = "smoke",
+    corpus: Corpus = "tales",
+    variants: Variants = "",
+    seeds: Seeds = "0",
+) -> None:
+    """Copy trained models of finished jobs, in bfloat16."""
+    from attnlab.studies import export_models
+
+    for path in export_models(_plan(name, scale, corpus, variants, seeds), to=to):
+        say(f"{path} ({path.stat().st_size / 1e6:.2f} MB)")
+
+
+app.add_typer(study, name="study")
+PARTS = "mixers, methods, training, prefill, generation, translation; default all"
+CHECK = "exit with 1 where method=auto takes over 1.25 times the best method's time"
+
+
+@app.command()
+def bench(
+    parts: Annotated[list[str] | None, typer.Argument(metavar="PART", help=PARTS)] = None,
+    scale: Scale = "classroom",
+    threads: Annotated[int | None, typer.Option(help="of torch; default as installed")] = None,
+    repeats: Annotated[int | None, typer.Option(help="rounds of each race, at least 5")] = None,
+    device: Device = "cpu",
+    record: Annotated[
+        bool, typer.Option("--record", help="append to data/runs/speed.jsonl")
+    ] = False,
+    out: Annotated[Path | None, typer.Option(help="folder for speed.jsonl instead")] = None,
+    check: Annotated[bool, typer.Option("--check", help=CHECK)] = False,
+) -> None:
+    """Measure speed side by side.
+
+    Candidates take turns in shuffled rounds after a warm-up. Shown are medians with quartiles,
+    ratios of the same round with their interval, and what share of this machine's measured peak
+    was reached. Nothing is stored without --record or --out.
+    """
+    from attnlab.paths import RUNS
+    from attnlab.studies import clock
+
+    folder = out or (RUNS if record else None)
+    how = {"scale": scale, "threads": threads, "repeats": repeats, "device": device}
+    file = clock.run_file(folder) if folder else None
+    for line in clock.bench(parts or (), file=file, is_checked=check, **how):
+        say(line)
+
+
+@app.command()
+def figure(
+    ids: Annotated[list[str] | None, typer.Argument(metavar="ID", help="default all")] = None,
+    show: Annotated[bool, typer.Option("--list", help="show the ids and draw nothing")] = False,
+    out: Annotated[Path, typer.Option(help="folder to write to")] = Path("figures"),
+) -> None:
+    """Draw the figures of the workbook from records.
+
+    Writes ID.svg, ID.png and ID.json (caption, alt text, records used).
+    """
+    known = _figures()
+    for name in ids or known:
+        if name not in known:
+            step = "See them with: attnlab figure --list."
+            raise UnknownNameError("figure", name, known, next_step=step)
+        if not show:
+            known[name](name, out=out)
+        say(name if show else ", ".join(f"{out / name}.{kind}" for kind in ("svg", "png", "json")))
+
+
+def _figures() -> dict[str, Any]:
+    """Return what draws each figure, by its name."""
+    from attnlab import figures, show
+    from attnlab.chapters import load_figures
+
+    load_figures()
+    makers = dict.fromkeys(show.list_figures(), show.make_figure)
+    makers |= dict.fromkeys(figures.list_figures(), figures.make_figure)
+    return dict(sorted(makers.items()))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
