@@ -79,8 +79,7 @@ def test_a_changed_lock_or_range_installs_again(lab, name):
 def test_a_moved_checkout_installs_again(lab, monkeypatch, tmp_path):
     fake_venv(lab)
     lab.main(["setup"])
-    lab.ROOT.rename(tmp_path / "moved")
-    monkeypatch.setattr(lab, "ROOT", tmp_path / "moved")
+    monkeypatch.setattr(lab, "ROOT", lab.ROOT.rename(tmp_path / "moved"))
     assert not lab.is_installed()
 
 
@@ -110,27 +109,27 @@ def test_a_failed_update_takes_the_old_stamp_away(lab):
     assert not lab.stamp_file().exists()
 
 
-def heed_interrupts():
-    """Undo what a shell does to programs in the background, which inherit it: ignore SIGINT."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+def interrupt(lab, *words, after: str, by: int) -> tuple[subprocess.Popen, str]:
+    """Send a signal to lab.py once it has said some words; return the process and its errors."""
+    process = subprocess.Popen(
+        [sys.executable, "lab.py", *words],
+        # what a shell does to programs in the background, which inherit it, is to ignore SIGINT
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        cwd=lab.ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    while after not in process.stdout.readline():
+        assert process.poll() is None
+    process.send_signal(by)
+    return process, process.communicate(timeout=30)[1]
 
 
 @pytest.mark.skipif(os.name == "nt", reason="not on Windows: sends an interrupt")
 def test_an_interrupted_install_leaves_no_stamp(lab):
     fake_venv(lab, seconds=60)
-    process = subprocess.Popen(
-        [sys.executable, "lab.py", "setup"],
-        preexec_fn=heed_interrupts,
-        cwd=lab.ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"PATH": "/usr/bin:/bin"},
-    )
-    while "Downloading" not in process.stdout.readline():
-        assert process.poll() is None
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=30)
+    process, errors = interrupt(lab, "setup", after="Downloading", by=signal.SIGINT)
     assert process.returncode == 130
     assert "Run the same command to go on" in errors
     assert not lab.stamp_file().exists()
@@ -176,28 +175,16 @@ def test_an_old_python_without_a_newer_one_says_so_in_one_line(lab, capsys):
 
 
 def test_an_old_python_hands_over_to_a_newer_one(lab, monkeypatch):
-    class HandedOver(Exception):
-        pass
-
-    def execv(program, arguments):
-        raise HandedOver(program, arguments[0])
-
-    monkeypatch.setattr(os, "execv", execv)
-    with pytest.raises(HandedOver, match="newer"):
+    monkeypatch.setattr(os, "execv", lambda program, arguments: sys.exit(f"now under {program}"))
+    with pytest.raises(SystemExit, match="now under newer"):
         lab.require_python(version=(3, 9, 18), find=lambda: "newer")
 
 
-def test_an_old_python_can_read_the_file():
-    ast.parse((ROOT / "lab.py").read_text(encoding="utf-8"), feature_version=(3, 6))
-
-
-def test_lab_py_needs_the_standard_library_only():
-    tree = ast.parse((ROOT / "lab.py").read_text(encoding="utf-8"))
-    names = {
-        a.name.split(".")[0] for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names
-    }
-    names |= {n.module.split(".")[0] for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)}
-    assert names <= set(sys.stdlib_module_names)
+def test_an_old_python_can_read_the_file_which_needs_the_standard_library_only():
+    tree = ast.parse((ROOT / "lab.py").read_text(encoding="utf-8"), feature_version=(3, 6))
+    imports = [n for n in ast.walk(tree) if isinstance(n, ast.Import | ast.ImportFrom)]
+    names = {getattr(node, "module", None) or node.names[0].name for node in imports}
+    assert {name.split(".")[0] for name in names} <= set(sys.stdlib_module_names)
 
 
 def test_make_without_python_says_so_in_one_line(lab):
@@ -300,18 +287,8 @@ def test_the_server_ends_with_the_command(lab, name):
     text = FAKE_JUPYTER.format(python=sys.executable)
     jupyter.write_text(text.replace("import socket", handler + "import socket"))
     jupyter.chmod(0o755)
-    process = subprocess.Popen(
-        [sys.executable, "lab.py", "lab", "--no-browser"],
-        preexec_fn=heed_interrupts,
-        cwd=lab.ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    )
-    while "JupyterLab is at" not in process.stdout.readline():
-        assert process.poll() is None
-    process.send_signal(getattr(signal, name))
-    process.communicate(timeout=30)
+    words = ("lab", "--no-browser")
+    process, _ = interrupt(lab, *words, after="JupyterLab is at", by=getattr(signal, name))
     assert process.returncode == 0
     assert (lab.ROOT / "ended.txt").exists()
 
