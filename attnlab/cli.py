@@ -94,10 +94,17 @@ def doctor() -> int:
     Versions, folders, corpora and arithmetic are looked at. Exit code 1: something that the
     workbook needs is missing; the line says what to do.
     """
-    checks = (_packages, _torch, _arithmetic, _cache, _here, _records)
-    rows, n_failed = [("ok", "python", sys.version.split()[0])], 0
-    for check in checks:
-        name = check.__name__.strip("_").replace("here", "corpora")
+    checks = {
+        "python": lambda: sys.version.split()[0],
+        "packages": _packages,
+        "torch": _torch,
+        "arithmetic": _arithmetic,
+        "cache": _cache,
+        "corpora": _corpora,
+        "records": _records,
+    }
+    rows, n_failed = [], 0
+    for name, check in checks.items():
         try:
             rows.append(("ok", name, check()))
         except (AttnlabError, ImportError, OSError) as error:
@@ -155,7 +162,7 @@ def _cache() -> str:
     return f"{folder} can be written"
 
 
-def _here() -> str:
+def _corpora() -> str:
     from attnlab.corpora import list_corpora, load_corpus
 
     found, missing = [], []
