@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -33,3 +35,20 @@ def torch_generator(seed: int, stream: str, *, device: str = "cpu") -> torch.Gen
 
     state = int(seed_sequence(seed, stream).generate_state(1, np.uint64)[0] >> 1)
     return torch.Generator(device=device).manual_seed(state)
+
+
+@contextmanager
+def seeded(generator: torch.Generator | None) -> Iterator[None]:
+    """Let torch draw from a generator for a while, and leave no mark on its global one."""
+    import torch
+
+    if generator is None:
+        yield
+        return
+    outer = torch.get_rng_state()
+    torch.set_rng_state(generator.get_state())
+    try:
+        yield
+    finally:
+        generator.set_state(torch.get_rng_state())
+        torch.set_rng_state(outer)

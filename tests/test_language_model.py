@@ -13,8 +13,8 @@ from attnlab.config import ModelConfig
 from attnlab.errors import AttnlabError
 from attnlab.mixers import list_mixers
 from attnlab.models import ChannelMixer, LanguageModel
-from attnlab.models.cross_entropy import linear_cross_entropy
-from attnlab.models.sampling import sample_token, token_chances
+from attnlab.models.loss import linear_cross_entropy
+from attnlab.models.search import sample_token, token_chances
 from attnlab.seeding import torch_generator
 
 CONFIG = ModelConfig(vocab_size=11, context_len=7, d_model=12, n_layers=2, n_heads=3)

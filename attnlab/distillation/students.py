@@ -20,8 +20,7 @@ from attnlab.distillation.nets import (
 )
 from attnlab.distillation.sites import Key, StudentSpec, chosen_layers, student_width
 from attnlab.models import Translator
-from attnlab.models.language_model import _seeded
-from attnlab.seeding import torch_generator
+from attnlab.seeding import seeded, torch_generator
 
 
 class EncoderStudent(Student):
@@ -117,7 +116,7 @@ def build_student(
         generator: Makes the initial weights a function of its seed.
     """
     kind = CROSS_STUDENTS[spec.layout] if spec.site == "cross" else _SELF_STUDENTS[spec.site]
-    with _seeded(generator):
+    with seeded(generator):
         return kind(spec, max_len=max_len, d_model=d_model, n_heads=n_heads)
 
 

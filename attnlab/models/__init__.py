@@ -1,9 +1,9 @@
 """Models: stacks of blocks around any token mixer, and translators with swappable sites."""
 
-from attnlab.models.blocks import Block, ChannelMixer
+from attnlab.models.blocks import Block, ChannelMixer, DecoderLayer, EncoderLayer, evaluating
 from attnlab.models.language_model import LanguageModel, StreamState
+from attnlab.models.search import beam_search, greedy_search, sample_token, token_chances
 from attnlab.models.translator import Translator
-from attnlab.models.translator_layers import DecoderLayer, EncoderLayer
 
 __all__ = [
     "Block",
@@ -13,4 +13,9 @@ __all__ = [
     "LanguageModel",
     "StreamState",
     "Translator",
+    "beam_search",
+    "evaluating",
+    "greedy_search",
+    "sample_token",
+    "token_chances",
 ]

@@ -1,12 +1,20 @@
-"""The block that every model here is a stack of: mix tokens, then channels."""
+"""The layers that every model here is a stack of: mix tokens, then channels."""
 
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from attnlab.config import ModelConfig
+from attnlab.config import ModelConfig, TranslatorConfig
+from attnlab.errors import AttnlabError
 from attnlab.mixers import build_mixer
+from attnlab.mixers.attention import CrossAttention, SelfAttention
 
 
 class ChannelMixer(nn.Module):
@@ -40,58 +48,207 @@ class ChannelMixer(nn.Module):
         return F.gelu(self.keys(x))
 
 
-class Block(nn.Module):
-    """One layer: a token mixer and a channel mixer, each with norm and residual.
+class Layer(nn.Module):
+    r"""What all layers share: how a sublayer meets the residual stream.
+
+    .. math:: x + f(\mathrm{norm}(x)) \quad\text{(pre)}, \qquad
+              \mathrm{norm}(x + f(x)) \quad\text{(post)}
+    """
+
+    def __init__(self, *, norm: str, dropout: float) -> None:
+        super().__init__()
+        self.is_pre_norm = norm == "pre"
+        self.dropout = nn.Dropout(dropout)
+
+    def _add(self, x: Tensor, norm: nn.Module, change: Callable[[Tensor], Tensor]) -> Tensor:
+        """Return the stream after a sublayer, with dropout on what it adds."""
+        return self._add_step(x, norm, lambda read: (self.dropout(change(read)), None))[0]
+
+    def _add_step(
+        self, x: Tensor, norm: nn.Module, change: Callable[[Tensor], tuple[Tensor, Any]]
+    ) -> tuple[Tensor, Any]:
+        """Return the stream after a sublayer that remembers, and its next state; no dropout."""
+        added, state = change(norm(x) if self.is_pre_norm else x)
+        return (x + added if self.is_pre_norm else norm(x + added)), state
+
+
+class Block(Layer):
+    """One layer of a language model: a token mixer and a channel mixer, with norm and residual.
 
     Shapes:
         x: ``(batch, time, d_model)``; returns the same shape.
     """
 
     def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
-        d_model, d_ff = config.d_model, config.mlp_width
-        self.is_pre_norm = config.norm == "pre"
-        self.mixer_norm = nn.LayerNorm(d_model)
-        self.mixer = build_mixer(
-            config.mixer,
-            d_model=d_model,
-            context_len=config.context_len,
-            **resolve_options(config),
-        )
-        self.mlp_norm = nn.LayerNorm(d_model)
-        self.mlp = ChannelMixer(d_model=d_model, d_ff=d_ff)
-        self.dropout = nn.Dropout(config.dropout)
+        super().__init__(norm=config.norm, dropout=config.dropout)
+        heads = {"n_heads": config.n_heads} if config.mixer == "attention" else {}
+        options = {**heads, **config.mixer_options}
+        sizes = {"d_model": config.d_model, "context_len": config.context_len}
+        self.mixer_norm = nn.LayerNorm(config.d_model)
+        self.mixer = build_mixer(config.mixer, **sizes, **options)
+        self.mlp_norm = nn.LayerNorm(config.d_model)
+        self.mlp = ChannelMixer(d_model=config.d_model, d_ff=config.mlp_width)
 
     def forward(self, x: Tensor) -> Tensor:
         """Mix tokens, then channels, at all positions."""
-        if self.is_pre_norm:
-            x = x + self.dropout(self.mixer(self.mixer_norm(x)))
-            return x + self.dropout(self.mlp(self.mlp_norm(x)))
-        x = self.mixer_norm(x + self.dropout(self.mixer(x)))
-        return self.mlp_norm(x + self.dropout(self.mlp(x)))
+        return self._add(self._add(x, self.mixer_norm, self.mixer), self.mlp_norm, self.mlp)
 
     def step(self, x_t: Tensor, state: Any) -> tuple[Tensor, Any]:
         """Do the same for one more token ``(batch, d_model)``, without dropout."""
-        if self.is_pre_norm:
-            mixed, state = self.mixer.step(self.mixer_norm(x_t), state)
-            x_t = x_t + mixed
-            return x_t + self.mlp(self.mlp_norm(x_t)), state
-        mixed, state = self.mixer.step(x_t, state)
-        x_t = self.mixer_norm(x_t + mixed)
-        return self.mlp_norm(x_t + self.mlp(x_t)), state
+        return self._go_on(x_t, lambda read: self.mixer.step(read, state))
 
     def prefill(self, x: Tensor, state: Any = None) -> tuple[Tensor, Any]:
         """Do the same for a prefix ``(batch, time, d_model)``; return the state after it too."""
-        if self.is_pre_norm:
-            mixed, state = self.mixer.prefill(self.mixer_norm(x), state)
-            x = x + mixed
-            return x + self.mlp(self.mlp_norm(x)), state
-        mixed, state = self.mixer.prefill(x, state)
-        x = self.mixer_norm(x + mixed)
-        return self.mlp_norm(x + self.mlp(x)), state
+        return self._go_on(x, lambda read: self.mixer.prefill(read, state))
+
+    def _go_on(self, x: Tensor, mix: Callable[[Tensor], tuple[Tensor, Any]]) -> tuple[Tensor, Any]:
+        x, state = self._add_step(x, self.mixer_norm, mix)
+        return self._add_step(x, self.mlp_norm, lambda read: (self.mlp(read), state))
 
 
-def resolve_options(config: ModelConfig) -> dict[str, Any]:
-    """Return the mixer's options, with the number of heads filled in for attention."""
-    heads = {"n_heads": config.n_heads} if config.mixer == "attention" else {}
-    return {**heads, **config.mixer_options}
+class _TranslatorLayer(Layer):
+    """What encoder and decoder layers share: self-attention first, a channel mixer last."""
+
+    def __init__(self, config: TranslatorConfig, *, is_causal: bool) -> None:
+        super().__init__(norm=config.norm, dropout=config.dropout)
+        self.self_attention_norm = nn.LayerNorm(config.d_model)
+        self.mlp_norm = nn.LayerNorm(config.d_model)
+        self.mlp = ChannelMixer(d_model=config.d_model, d_ff=config.d_ff)
+        self.self_attention = SelfAttention(is_causal=is_causal, **_site_sizes(config))
+
+    def _add_site(self, x: Tensor, name: str, *inputs: Tensor, **paddings: Any) -> Tensor:
+        site, norm = getattr(self, name), getattr(self, f"{name}_norm")
+        return self._add(x, norm, lambda read: site(read, *inputs, **paddings))
+
+    def _step_site(self, x_t: Tensor, name: str, state: Any) -> tuple[Tensor, Any]:
+        site, norm = getattr(self, name), getattr(self, f"{name}_norm")
+        return self._add_step(x_t, norm, lambda read: site.step(read, state))
+
+
+class EncoderLayer(_TranslatorLayer):
+    """Self-attention over the whole source, then a channel mixer.
+
+    Shapes:
+        x: ``(batch, source_time, d_model)``; returns the same shape.
+    """
+
+    def __init__(self, config: TranslatorConfig) -> None:
+        super().__init__(config, is_causal=False)
+
+    def forward(self, x: Tensor, *, source_padding: Tensor | None = None) -> Tensor:
+        """Mix tokens, then channels."""
+        x = self._add_site(x, "self_attention", source_padding=source_padding)
+        return self._add(x, self.mlp_norm, self.mlp)
+
+
+class DecoderLayer(_TranslatorLayer):
+    """Causal self-attention, cross-attention to the source, then a channel mixer.
+
+    Shapes:
+        x: ``(batch, target_time, d_model)``; returns the same shape.
+        memory: ``(batch, source_time, d_model)``.
+    """
+
+    def __init__(self, config: TranslatorConfig) -> None:
+        super().__init__(config, is_causal=True)
+        self.cross_attention_norm = nn.LayerNorm(config.d_model)
+        self.cross_attention = CrossAttention(**_site_sizes(config))
+
+    def forward(
+        self,
+        x: Tensor,
+        memory: Tensor,
+        *,
+        source_padding: Tensor | None = None,
+        target_padding: Tensor | None = None,
+    ) -> Tensor:
+        """Look at the target so far, at the source, then mix channels."""
+        paddings = {"source_padding": source_padding, "target_padding": target_padding}
+        x = self._add_site(x, "self_attention", target_padding=target_padding)
+        x = self._add_site(x, "cross_attention", memory, **paddings)
+        return self._add(x, self.mlp_norm, self.mlp)
+
+    def initial_state(self, memory: Tensor, *, source_padding: Tensor | None = None) -> Any:
+        """Return the states of both sites before the first token."""
+        return (
+            self.self_attention.initial_state(memory.shape[0]),
+            self.cross_attention.initial_state(memory, source_padding=source_padding),
+        )
+
+    def step(self, x_t: Tensor, state: Any) -> tuple[Tensor, Any]:
+        """Do the same for one more token ``(batch, d_model)``, without dropout."""
+        x_t, of_self = self._step_site(x_t, "self_attention", state[0])
+        x_t, of_cross = self._step_site(x_t, "cross_attention", state[1])
+        return self._add_step(
+            x_t, self.mlp_norm, lambda read: (self.mlp(read), (of_self, of_cross))
+        )
+
+
+def _site_sizes(config: TranslatorConfig) -> dict[str, Any]:
+    sizes = {"d_model": config.d_model, "n_heads": config.n_heads}
+    return {**sizes, "dropout": config.dropout, "bias": config.attention_bias}
+
+
+def embedding(vocab_size: int, d_model: int) -> nn.Embedding:
+    """Return a table of vectors of length about one."""
+    table = nn.Embedding(vocab_size, d_model)
+    nn.init.normal_(table.weight, std=d_model**-0.5)
+    return table
+
+
+def add_positions(model: nn.Module, name: str, kind: str, *, length: int, d_model: int) -> None:
+    """Give a model position vectors ``(length, d_model)``: learned, sinusoidal, or none."""
+    if kind == "learned":
+        table = nn.Parameter(torch.randn(length, d_model) * d_model**-0.5)
+        model.register_parameter(name, table)
+    else:
+        waves = sinusoidal_positions(length, d_model) if kind == "sinusoidal" else None
+        model.register_buffer(name, waves, persistent=False)
+
+
+def sinusoidal_positions(length: int, d_model: int) -> Tensor:
+    """Return sines and cosines of t over geometric periods: arXiv:1706.03762, section 3.5."""
+    rates = torch.exp(-math.log(10_000.0) * torch.arange(0, d_model, 2) / d_model)
+    angles = torch.arange(length)[:, None] * rates  # (L, ceil(D / 2))
+    waves = torch.stack([angles.sin(), angles.cos()], -1).flatten(1)[:, :d_model]
+    return waves * d_model**-0.5
+
+
+def shrink_maps(maps: list[Any], *, n_sublayers: int) -> None:
+    """Scale maps into a residual stream by 1/sqrt(n of its sublayers), as in GPT-2."""
+    for linear in maps:
+        if isinstance(linear, nn.Linear):
+            linear.weight.data.mul_(n_sublayers**-0.5)
+
+
+def through(
+    layers: Iterable[Any], way: str, x: Tensor, states: Iterable[Any]
+) -> tuple[Tensor, tuple[Any, ...]]:
+    """Send ``x`` through all layers by ``step`` or ``prefill``; return the next states too."""
+    found = []
+    for layer, state in zip(layers, states, strict=True):
+        x, state = getattr(layer, way)(x, state)
+        found.append(state)
+    return x, tuple(found)
+
+
+def require_ids(ids: Tensor, *, vocab_size: int, kind: str = "Token", whose: str = "model") -> None:
+    """Raise unless all ids lie within a vocabulary; one pass, nothing beside a forward pass."""
+    low, high = int(ids.min()), int(ids.max())
+    if low < 0 or high >= vocab_size:
+        raise AttnlabError(
+            f"{kind} id {low if low < 0 else high} is outside the {whose} vocabulary of "
+            f"{vocab_size}. The tokenizer and the model do not belong together: load both from "
+            "the same folder."
+        )
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Switch dropout off for a while, and then back to what it was."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -13,9 +10,18 @@ from torch import Tensor, nn
 
 from attnlab.config import ModelConfig
 from attnlab.errors import AttnlabError
-from attnlab.models.blocks import Block
-from attnlab.models.cross_entropy import linear_cross_entropy
-from attnlab.models.sampling import check_sampling, sample_token
+from attnlab.models.blocks import (
+    Block,
+    add_positions,
+    embedding,
+    evaluating,
+    require_ids,
+    shrink_maps,
+    through,
+)
+from attnlab.models.loss import linear_cross_entropy
+from attnlab.models.search import check_sampling, sample_token
+from attnlab.seeding import seeded
 
 
 @dataclass(frozen=True)
@@ -42,10 +48,12 @@ class LanguageModel(nn.Module):
         """Build the model; ``generator`` makes the initial weights a function of its seed."""
         super().__init__()
         self.config = config
-        with _seeded(generator):
-            self.token_embedding = nn.Embedding(config.vocab_size, config.d_model)
-            nn.init.normal_(self.token_embedding.weight, std=config.d_model**-0.5)
-            self._add_positions(config)
+        length, d_model = config.context_len, config.d_model
+        with seeded(generator):
+            self.token_embedding = embedding(config.vocab_size, d_model)
+            add_positions(
+                self, "position_embedding", config.position, length=length, d_model=d_model
+            )
             self.dropout = nn.Dropout(config.dropout)
             self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layers))
             self.norm = nn.LayerNorm(config.d_model)
@@ -60,8 +68,7 @@ class LanguageModel(nn.Module):
 
     def features(self, tokens: Tensor) -> Tensor:
         """Return the vectors the head reads: ``(batch, time, d_model)``."""
-        x = self._embedded(tokens)
-        x = self.dropout(x)
+        x = self.dropout(self._embedded(tokens))
         for block in self._layers:
             x = block(x)
         return self.norm(x)
@@ -101,11 +108,8 @@ class LanguageModel(nn.Module):
         x = self.token_embedding(token)
         if self.position_embedding is not None:
             x = x + self.position_embedding[state.position]
-        layers = []
-        for block, layer_state in zip(self._layers, state.layers, strict=True):
-            x, layer_state = block.step(x, layer_state)
-            layers.append(layer_state)
-        return self.head(self.norm(x)), StreamState(tuple(layers), state.position + 1)
+        x, layers = through(self._layers, "step", x, state.layers)
+        return self.head(self.norm(x)), StreamState(layers, state.position + 1)
 
     def prefill(self, tokens: Tensor) -> tuple[Tensor, StreamState]:
         """Read a whole prompt at once, without dropout.
@@ -116,11 +120,9 @@ class LanguageModel(nn.Module):
             tokens: ``(batch, time)``; returns the logits ``(batch, vocab_size)`` after the
             last one, and the state after it.
         """
-        x, layers = self._embedded(tokens), []
-        for block in self._layers:
-            x, layer_state = block.prefill(x)
-            layers.append(layer_state)
-        return self.head(self.norm(x[:, -1])), StreamState(tuple(layers), tokens.shape[1])
+        nothing = [None] * len(self._layers)
+        x, layers = through(self._layers, "prefill", self._embedded(tokens), nothing)
+        return self.head(self.norm(x[:, -1])), StreamState(layers, tokens.shape[1])
 
     @torch.no_grad()
     def generate(
@@ -152,23 +154,19 @@ class LanguageModel(nn.Module):
         self._require(prompt)
         if n_tokens < 0:
             raise AttnlabError(f"n_tokens={n_tokens} cannot be negative.")
-        check_sampling(temperature=temperature, top_k=top_k, top_p=top_p)
-        was_training = self.training
-        self.eval()
-        try:
+        options = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
+        check_sampling(**options)
+        with evaluating(self):
             tokens = prompt
             logits, state = self.prefill(tokens)
             for _ in range(n_tokens):
-                chosen = sample_token(
-                    logits, temperature=temperature, top_k=top_k, top_p=top_p, generator=generator
-                )
+                chosen = sample_token(logits, generator=generator, **options)
                 tokens = torch.cat([tokens, chosen[:, None]], dim=1)
                 if state.position == self.config.context_len:
-                    logits, state = self.prefill(tokens[:, -self._reread_len :])
+                    newest_half = max(1, self.config.context_len // 2)
+                    logits, state = self.prefill(tokens[:, -newest_half:])
                 else:
                     logits, state = self.step(chosen, state)
-        finally:
-            self.train(was_training)
         return tokens
 
     @property
@@ -180,24 +178,9 @@ class LanguageModel(nn.Module):
     def _layers(self) -> list[Block]:
         return cast(list[Block], list(self.blocks))
 
-    @property
-    def _reread_len(self) -> int:
-        return max(1, self.config.context_len // 2)
-
     def _require(self, tokens: Tensor) -> None:
         config = self.config
         require_tokens(tokens, vocab_size=config.vocab_size, context_len=config.context_len)
-
-    def _add_positions(self, config: ModelConfig) -> None:
-        """Add position vectors ``(context_len, d_model)``, learned or fixed, or none."""
-        sizes = config.context_len, config.d_model
-        if config.position == "learned":
-            self.position_embedding = nn.Parameter(torch.randn(sizes) * config.d_model**-0.5)
-        elif config.position == "sinusoidal":
-            waves = sinusoidal_positions(*sizes)
-            self.register_buffer("position_embedding", waves, persistent=False)
-        else:
-            self.position_embedding = None
 
     def shrink_residual_maps(self, *, mlp: bool = True) -> None:
         """Scale maps into the residual stream by 1/sqrt(2 N), as in GPT-2; a part of the start.
@@ -205,42 +188,13 @@ class LanguageModel(nn.Module):
         Args:
             mlp: Whether the channel mixers' maps too, or only those of the token mixers.
         """
-        shrink = (2 * self.config.n_layers) ** -0.5
-        for block in self._layers:
-            maps = [getattr(block.mixer, "out", None), *([block.mlp.values] if mlp else [])]
-            for linear in maps:
-                if isinstance(linear, nn.Linear):
-                    linear.weight.data.mul_(shrink)
-
-
-@contextmanager
-def _seeded(generator: torch.Generator | None) -> Iterator[None]:
-    """Draw initial weights from a generator without leaving a mark on the global one."""
-    if generator is None:
-        yield
-        return
-    outer = torch.get_rng_state()
-    torch.set_rng_state(generator.get_state())
-    try:
-        yield
-    finally:
-        generator.set_state(torch.get_rng_state())
-        torch.set_rng_state(outer)
-
-
-def sinusoidal_positions(context_len: int, d_model: int) -> Tensor:
-    """Return sines and cosines of t over geometric periods: arXiv:1706.03762, section 3.5."""
-    rates = torch.exp(-math.log(10_000.0) * torch.arange(0, d_model, 2) / d_model)
-    angles = torch.arange(context_len)[:, None] * rates  # (L, ceil(D / 2))
-    waves = torch.stack([angles.sin(), angles.cos()], -1).flatten(1)[:, :d_model]
-    return waves * d_model**-0.5
+        maps = [getattr(block.mixer, "out", None) for block in self._layers]
+        maps += [block.mlp.values for block in self._layers] if mlp else []
+        shrink_maps(maps, n_sublayers=2 * self.config.n_layers)
 
 
 def require_tokens(tokens: Tensor, *, vocab_size: int, context_len: int) -> None:
-    """Raise unless ``tokens`` is an integer ``(batch, time)`` that the model can read.
-
-    The range test costs one pass over the ids, nothing beside a forward pass.
-    """
+    """Raise unless ``tokens`` is an integer ``(batch, time)`` that the model can read."""
     if tokens.ndim != 2 or tokens.is_floating_point():
         raise AttnlabError(
             f"The model takes token ids (batch, time) of an integer type; got "
@@ -254,10 +208,4 @@ def require_tokens(tokens: Tensor, *, vocab_size: int, context_len: int) -> None
             f"Keep the last {context_len} with tokens[:, -{context_len}:], "
             "or build the model with a longer context."
         )
-    low, high = int(tokens.min()), int(tokens.max())
-    if low < 0 or high >= vocab_size:
-        wrong = low if low < 0 else high
-        raise AttnlabError(
-            f"Token id {wrong} is outside the model's vocabulary of {vocab_size}. "
-            "The tokenizer and the model do not belong together: load both from the same folder."
-        )
+    require_ids(tokens, vocab_size=vocab_size, whose="model's")

@@ -9,10 +9,19 @@ from torch import Tensor, nn
 
 from attnlab.config import EOS, PAD, TranslatorConfig
 from attnlab.errors import AttnlabError
-from attnlab.models.cross_entropy import linear_cross_entropy
-from attnlab.models.language_model import _seeded, sinusoidal_positions
+from attnlab.models.blocks import (
+    DecoderLayer,
+    EncoderLayer,
+    add_positions,
+    embedding,
+    evaluating,
+    require_ids,
+    shrink_maps,
+    through,
+)
+from attnlab.models.loss import linear_cross_entropy
 from attnlab.models.search import beam_search, check_search, greedy_search
-from attnlab.models.translator_layers import DecoderLayer, EncoderLayer
+from attnlab.seeding import seeded
 
 
 class DecoderState(NamedTuple):
@@ -51,10 +60,12 @@ class Translator(nn.Module):
         """Build the model; ``generator`` makes the initial weights a function of its seed."""
         super().__init__()
         self.config = config
-        with _seeded(generator):
-            self.source_embedding = _embedding(config.source_vocab_size, config.d_model)
-            self.target_embedding = _embedding(config.target_vocab_size, config.d_model)
-            self._add_positions(config)
+        with seeded(generator):
+            self.source_embedding = embedding(config.source_vocab_size, config.d_model)
+            self.target_embedding = embedding(config.target_vocab_size, config.d_model)
+            sizes = {"length": config.max_len, "d_model": config.d_model}
+            for side in ("source", "target"):
+                add_positions(self, f"{side}_position", config.position, **sizes)
             self.dropout = nn.Dropout(config.dropout)
             self.encoder = nn.ModuleList(
                 EncoderLayer(config) for _ in range(config.n_encoder_layers)
@@ -155,11 +166,8 @@ class Translator(nn.Module):
         x = self.target_embedding(token)
         if self.target_position is not None:
             x = x + self.target_position[state.position]
-        layers = []
-        for layer, layer_state in zip(self._decoder, state.layers, strict=True):
-            x, layer_state = layer.step(x, layer_state)
-            layers.append(layer_state)
-        return self.head(self.decoder_norm(x)), DecoderState(tuple(layers), state.position + 1)
+        x, layers = through(self._decoder, "step", x, state.layers)
+        return self.head(self.decoder_norm(x)), DecoderState(layers, state.position + 1)
 
     @torch.no_grad()
     def translate(
@@ -188,12 +196,8 @@ class Translator(nn.Module):
         found = torch.full((len(source_tokens), 1), EOS, device=source_tokens.device)
         if not bool(has_words.any()):
             return found
-        was_training = self.training
-        self.eval()
-        try:
+        with evaluating(self):
             written = self._search(source_tokens[has_words], beam_size, max_len, length_penalty)
-        finally:
-            self.train(was_training)
         tokens = torch.full((len(found), written.shape[1]), PAD, device=found.device)
         tokens[:, :1] = found
         tokens[has_words] = written
@@ -228,25 +232,13 @@ class Translator(nn.Module):
         vocab_size = getattr(self.config, f"{side}_vocab_size")
         require_sentences(tokens, side=side, vocab_size=vocab_size, max_len=self.config.max_len)
 
-    def _add_positions(self, config: TranslatorConfig) -> None:
-        """Add position vectors ``(max_len, d_model)`` for each side: learned, fixed, or none."""
-        sizes = config.max_len, config.d_model
-        for name in ("source_position", "target_position"):
-            if config.position == "learned":
-                table = nn.Parameter(torch.randn(sizes) * config.d_model**-0.5)
-                self.register_parameter(name, table)
-            else:
-                waves = sinusoidal_positions(*sizes) if config.position == "sinusoidal" else None
-                self.register_buffer(name, waves, persistent=False)
-
     def _shrink_residual_maps(self) -> None:
-        """Scale maps into a residual stream by 1/sqrt(n of its sublayers), as in GPT-2."""
         for layers, n_sublayers in ((self.encoder, 2), (self.decoder, 3)):
-            shrink = (n_sublayers * len(layers)) ** -0.5
+            maps = []
             for layer in cast(list[Any], list(layers)):
                 sites = [layer.self_attention, getattr(layer, "cross_attention", None)]
-                for linear in [layer.mlp.values, *(site.out for site in sites if site)]:
-                    linear.weight.data.mul_(shrink)
+                maps += [layer.mlp.values, *(site.out for site in sites if site)]
+            shrink_maps(maps, n_sublayers=n_sublayers * len(layers))
 
 
 def padding_of(tokens: Tensor) -> Tensor | None:
@@ -269,15 +261,4 @@ def require_sentences(tokens: Tensor, *, side: str, vocab_size: int, max_len: in
             "out (encode_pairs does, and counts), cut the sentence in two, or build the model "
             "with a larger max_len."
         )
-    low, high = int(tokens.min()), int(tokens.max())
-    if low < 0 or high >= vocab_size:
-        raise AttnlabError(
-            f"Token id {low if low < 0 else high} is outside the {side} vocabulary of "
-            f"{vocab_size}. The vocabulary and the model do not belong together."
-        )
-
-
-def _embedding(vocab_size: int, d_model: int) -> nn.Embedding:
-    table = nn.Embedding(vocab_size, d_model)
-    nn.init.normal_(table.weight, std=d_model**-0.5)
-    return table
+    require_ids(tokens, vocab_size=vocab_size, whose=side)

@@ -548,7 +548,7 @@ for entry in glossary:
 # sum to one again. Five words with chances 0.40, 0.30, 0.15, 0.10, 0.05 show all three exactly.
 
 # %% tags=["nbval-check-output", "agreement"]
-from attnlab.models.sampling import token_chances
+from attnlab.models.search import token_chances
 
 words = ["kite", "ball", "hat", "boat", "drum"]
 z = torch.log(torch.tensor([[0.40, 0.30, 0.15, 0.10, 0.05]]))

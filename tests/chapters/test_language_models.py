@@ -15,7 +15,7 @@ from attnlab.config import ModelConfig
 from attnlab.corpora.tokenizers import character_tokenizer
 from attnlab.errors import AttnlabError
 from attnlab.models import LanguageModel
-from attnlab.models.sampling import token_chances
+from attnlab.models.search import token_chances
 from attnlab.records import RunRecord
 from attnlab.seeding import torch_generator
 from attnlab.show import playground_dials

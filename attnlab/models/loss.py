@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from attnlab.errors import AttnlabError
+from attnlab.models.blocks import require_ids
 
 ROWS_AT_ONCE = 1024
 
@@ -54,12 +55,7 @@ def _require_targets(features: Tensor, targets: Tensor, *, vocab_size: int) -> N
             f"There are predictions for {tuple(features.shape[:-1])} tokens and targets for "
             f"{tuple(targets.shape)}. Inputs are tokens[:, :-1], targets tokens[:, 1:]."
         )
-    low, high = int(targets.min()), int(targets.max())
-    if low < 0 or high >= vocab_size:
-        raise AttnlabError(
-            f"Target id {low if low < 0 else high} is outside the model's vocabulary of "
-            f"{vocab_size}. The tokenizer and the model do not belong together."
-        )
+    require_ids(targets, vocab_size=vocab_size, kind="Target", whose="model's")
 
 
 def _at_least_float32(logits: Tensor) -> Tensor:
