@@ -6,9 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from attnlab.errors import AttnlabError
-from attnlab.records import load_details, load_runs
 from attnlab.sources import context_floors, fit_table, ngram_losses, tales
-from attnlab.studies import Folders, Plan, n_grams, run_plan
 
 VOCAB = 5
 tokens = st.lists(st.integers(0, VOCAB - 1), min_size=2, max_size=40)
@@ -119,16 +117,3 @@ def test_every_token_but_the_first_of_each_document_is_scored():
 def test_impossible_requests_are_explained(train, orders, words):
     with pytest.raises(AttnlabError, match=words):
         ngram_losses(train, test=[[0, 1]], vocab_size=3, orders=orders)
-
-
-def test_the_study_records_losses_and_floors_by_order(tmp_path):
-    folders = Folders(runs=tmp_path / "runs", work=tmp_path / "work")
-    plan = Plan(study="n-grams", scale="smoke", corpus="tales")
-    messages = [progress.message for progress in run_plan(plan, folders=folders)]
-    assert "counting" in messages
-    table = load_details("n-grams/smoke/tales", "orders", path=folders.run_file("n-grams"))
-    assert table["order"].tolist() == list(n_grams.ORDERS)
-    assert (table["train_floor_nats"].diff().dropna() < 0).all()
-    (run,) = load_runs("n-grams/", path=folders.run_file("n-grams"))["test_loss_nats"]
-    assert run == table["test_loss_nats"].min()
-    assert "recorded before" in [p.message for p in run_plan(plan, folders=folders)]

@@ -7,15 +7,25 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from attnlab.errors import AttnlabError, DivergenceError, UnknownNameError
-from attnlab.records import load_curves, load_runs, read_records
-from attnlab.studies import Folders, Plan, export_models, list_studies, run_plan, unfinished_plans
+from attnlab.records import RunRecord, load_curves, load_details, load_runs, read_records
+from attnlab.seeding import torch_generator
+from attnlab.studies import (
+    Folders,
+    Plan,
+    ablation,
+    export_models,
+    list_studies,
+    n_grams,
+    run_plan,
+    unfinished_plans,
+)
 from attnlab.studies.mixers import VARIANTS
-from attnlab.tasks import oracle_on_windows, prepare_dataset
-from attnlab.training import engine, load_model, steps_dense_early, train_steps
-from attnlab.training.evaluation import windows
+from attnlab.tasks import Dataset
+from attnlab.training import engine, load_model, train_steps
 
 ROOT = Path(__file__).parents[1]
 
@@ -147,8 +157,6 @@ def test_a_job_that_diverges_does_not_stop_the_others(folders, monkeypatch):
 
 
 def test_a_process_that_dies_while_recording_keeps_its_checkpoint(folders, monkeypatch):
-    from attnlab.records import RunRecord
-
     def full(self, path):
         raise OSError("the disk is full")
 
@@ -161,33 +169,6 @@ def test_a_process_that_dies_while_recording_keeps_its_checkpoint(folders, monke
     again = run(Plan(study="language-model", variants=("mean",)), folders)
     assert len(list(read_records(folders.runs))) == 1
     assert not [p for p in again if p.step not in (0, p.n_steps)], "nothing was trained again"
-
-
-def test_a_run_is_not_resumed_with_other_threads(folders, monkeypatch):
-    monkeypatch.setattr(engine, "CHECKPOINT_EVERY_S", 0.0)
-    plan = Plan(study="language-model", variants=("mean",))
-    begun = run_plan(plan, folders=folders)
-    for _ in range(3):
-        next(begun)
-    begun.close()
-    monkeypatch.setattr(engine.torch, "get_num_threads", lambda: 7)
-    with pytest.raises(AttnlabError, match=r"begun with --threads 1, and this process has 7"):
-        run(plan, folders)
-
-
-def test_the_oracle_is_measured_on_the_tokens_the_model_is_measured_on():
-    data = prepare_dataset("tales", vocab_size=0, n_train_tokens=100)
-    pieces = list(windows(data.test[0], 60))
-    assert sum(targets.numel() for _, targets in pieces) == len(data.test[0]) - 1
-    assert pieces[-1][0].shape[1] < 60
-    rate = data.facts["entropy_rate_nats"]
-    assert rate < oracle_on_windows(data, 60) < oracle_on_windows(data, 20)
-
-
-@pytest.mark.parametrize("n_steps", [1, 2, 8, 930])
-def test_a_curve_ends_with_the_last_step(n_steps):
-    assert max(steps_dense_early(n_steps)) == n_steps
-    assert min(steps_dense_early(n_steps)) == 1
 
 
 @pytest.mark.parametrize(
@@ -215,3 +196,63 @@ def test_every_study_says_what_it_is():
     for study in list_studies():
         assert study.summary
         assert study.variants
+
+
+# Study n-grams
+
+
+def test_the_order_of_an_n_gram_is_chosen_on_validation_and_scored_on_test(folders, monkeypatch):
+    alternating, others = np.arange(60) % 2, np.array([1, 1, 0, 0] * 10)
+    data = Dataset(
+        name="toy", vocab_size=2, train=(alternating,), validation=(alternating,), test=(others,)
+    )
+    monkeypatch.setattr(n_grams, "prepare_dataset", lambda *_, **__: data)
+    run(Plan(study="n-grams"), folders)
+    table = load_details("n-grams/smoke/tales", "orders", path=folders.runs).set_index("order")
+    assert list(table.index) == list(n_grams.ORDERS)
+    row = load_runs("n-grams/smoke/tales", path=folders.runs).iloc[0]
+    assert table["test_loss_nats"].idxmin() == 1 < row["best_order"]
+    assert row["test_loss_nats"] == table["test_loss_nats"][row["best_order"]]
+    assert (table["train_floor_nats"].diff().dropna() <= 0).all()
+
+
+# Study extractor-ablation: each variant differs from SHE in the one thing its name says
+
+
+@pytest.fixture(scope="module")
+def ablated():
+    """Return the mixer of every variant, untrained."""
+    jobs = ablation.jobs(Plan(study="extractor-ablation"))
+    assert len({job.digest for job in jobs}) == len(ablation.VARIANTS)
+    mixers = {}
+    for job in jobs:
+        generator = torch_generator(job.train.seed, "init")
+        model = ablation.ablation_task(job).build(job.model, generator=generator)
+        mixers[job.variant] = model.blocks[0].mixer
+    return mixers
+
+
+def test_a_variant_says_what_it_takes_away(ablated):
+    assert ablated["she/extraction_only"].gate == "none"
+    assert ablated["she/adjustment_only"].lag_weight.shape[0] == 1
+    assert ablated["she/no_output_map"].out is None
+    assert ablated["she/absolute"].index == "absolute"
+    assert ablated["she/rsqrt_t"].scale == ablated["she/rsqrt_t_large_start"].scale == "rsqrt_t"
+
+
+def test_the_factor_is_compared_at_the_same_start(ablated):
+    size = {name: float(ablated[name].lag_weight.detach().std()) for name in ablated
+            if name.startswith("she")}  # fmt: skip
+    assert size["she/rsqrt_t"] == pytest.approx(size["she"], rel=0.05)
+    root = ablation.SIZES["context_len"] ** 0.5
+    assert size["she/rsqrt_t_large_start"] == pytest.approx(root * size["she"], rel=0.05)
+
+
+def test_an_ablation_is_recorded_with_its_losses_by_position(folders):
+    run(Plan(study="extractor-ablation", variants=("she/adjustment_only",), seeds=(3,)), folders)
+    row = load_runs("extractor-ablation/smoke/tales", path=folders.runs).iloc[0]
+    windows, oracle_nats = ablation.held_out_windows()
+    assert row["oracle_nats"] == oracle_nats < row["test_loss_nats"]
+    places = load_details("extractor-ablation/smoke/tales", "by_position", path=folders.runs)
+    assert len(places) == windows.shape[1] - 1 == ablation.SIZES["context_len"]
+    assert places["loss_nats"].mean() == pytest.approx(row["test_loss_nats"])
