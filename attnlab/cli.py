@@ -233,7 +233,7 @@ def fetch(
     """Download a corpus: pinned, verified, never executed."""
     from tqdm import tqdm
 
-    from attnlab.corpora import FetchProgress, describe_corpus, fetch_corpus
+    from attnlab.corpora import describe_corpus, fetch_corpus
 
     entry = describe_corpus(name)
     if entry.folder is None:
@@ -243,13 +243,7 @@ def fetch(
     if not yes and not (sys.stdin.isatty() and typer.confirm("Download?")):
         raise AttnlabError("Nothing was downloaded. Add --yes to accept the licence.")
     with tqdm(total=entry.n_download_bytes, unit="B", unit_scale=True) as bar:
-
-        def show(progress: FetchProgress) -> None:
-            bar.total = progress.n_bytes
-            bar.update(progress.n_bytes_done - bar.n)
-            bar.set_postfix_str(progress.path, refresh=False)
-
-        folder = fetch_corpus(name, to=to, progress=show)
+        folder = fetch_corpus(name, to=to, on_bytes=lambda n_bytes: bar.update(n_bytes - bar.n))
     say(f"Done: {folder}")
 
 

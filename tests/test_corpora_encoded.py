@@ -5,11 +5,10 @@ import logging
 import numpy as np
 import pytest
 
-from attnlab.corpora import Corpus, Document, encode_corpus, encode_split
-from attnlab.corpora.records import SPLITS
-from attnlab.corpora.tokenizers import character_tokenizer, train_bpe
+from attnlab.corpora import SPLITS, Corpus, Document, encode_corpus, train_bpe
+from attnlab.corpora.encode import encode_documents
 
-BOOKS = tuple(Document(str(i), f"Once upon a time, {i} é bears. " * (i + 1)) for i in range(5))
+BOOKS = tuple(Document(str(i), f"Once upon a time, {i} é bears.\n" * (i + 1)) for i in range(5))
 
 
 @pytest.fixture
@@ -26,37 +25,40 @@ def tokenizer():
 
 
 def test_each_document_decodes_to_itself(tokenizer):
-    encoded = encode_split(BOOKS, tokenizer)
-    assert [tokenizer.decode(ids) for ids in encoded.tokens] == [book.text for book in BOOKS]
-    assert encoded.names == tuple(book.name for book in BOOKS)
+    encoded = encode_documents(BOOKS, tokenizer)
+    assert [tokenizer.decode(ids) for ids in encoded] == [book.text for book in BOOKS]
 
 
 def test_bytes_of_the_tokens_are_the_bytes_of_the_text(tokenizer):
-    encoded = encode_split(BOOKS, tokenizer)
-    from_tokens = [tokenizer.token_lengths[ids].sum() for ids in encoded.tokens]
-    np.testing.assert_array_equal(from_tokens, encoded.n_bytes)
-    assert encoded.n_bytes.tolist() == [len(book.text.encode()) for book in BOOKS]
-    assert encoded.bytes_per_token == encoded.n_bytes.sum() / encoded.all_tokens.size
+    n_bytes = [tokenizer.token_lengths[ids].sum() for ids in encode_documents(BOOKS, tokenizer)]
+    assert n_bytes == [book.n_bytes for book in BOOKS]
 
 
-def test_ids_take_two_bytes_where_two_are_enough(tokenizer):
-    assert encode_split(BOOKS, tokenizer).all_tokens.dtype == np.uint16
+class Large:
+    """A tokenizer of so many tokens, with the largest for every letter."""
+
+    digest = "large"
+
+    def __init__(self, vocab_size):
+        self.vocab_size = vocab_size
+
+    def encode(self, text):
+        return np.full(len(text), self.vocab_size - 1, dtype=np.int32)
 
 
-def test_ids_take_four_bytes_where_two_are_too_few():
-    many = character_tokenizer(["".join(map(chr, range(0x10000, 0x20005)))])  # 65,541 characters
-    encoded = encode_split([Document("last", chr(0x20004))], many)
-    assert encoded.tokens[0].dtype == np.int32
-    assert encoded.tokens[0].tolist() == [0x10004]
+@pytest.mark.parametrize(("vocab_size", "dtype"), [(1 << 16, np.uint16), (65_537, np.int32)])
+def test_ids_take_two_bytes_where_two_are_enough(corpus, tmp_path, vocab_size, dtype):
+    large = Large(vocab_size)
+    for _ in range(2):  # encoded, then from the cache
+        documents = encode_corpus(corpus, large, cache=tmp_path)["train"]
+        assert documents[0].dtype == dtype
+        assert documents[0].max() == vocab_size - 1
 
 
 def assert_same(left, right):
     for split in SPLITS:
-        a, b = getattr(left, split), getattr(right, split)
-        assert a.names == b.names
-        np.testing.assert_array_equal(a.n_bytes, b.n_bytes)
-        assert [ids.tolist() for ids in a.tokens] == [ids.tolist() for ids in b.tokens]
-        assert a.all_tokens.dtype == b.all_tokens.dtype
+        assert [ids.tolist() for ids in left[split]] == [ids.tolist() for ids in right[split]]
+        assert [ids.dtype for ids in left[split]] == [ids.dtype for ids in right[split]]
 
 
 class Broken:
@@ -65,7 +67,7 @@ class Broken:
     def __init__(self, tokenizer):
         self.digest, self.vocab_size = tokenizer.digest, tokenizer.vocab_size
 
-    def encode_array(self, text):
+    def encode(self, text):
         raise AssertionError("the cache was not used")
 
 
@@ -85,11 +87,10 @@ def test_another_text_or_tokenizer_has_its_own_file(corpus, tokenizer, tmp_path)
     assert len(list(tmp_path.iterdir())) == 3
 
 
-def flip_a_token(path):
-    with np.load(path) as stored:
-        arrays = dict(stored)
-    arrays["train_tokens"][3] ^= 1
-    np.savez(path, **arrays)
+def flip_a_bit(path):
+    content = bytearray(path.read_bytes())
+    content[content.index(b"train_tokens.npy") + 200] ^= 1  # past the header, among the tokens
+    path.write_bytes(content)
 
 
 def pickle_a_list(path):
@@ -102,8 +103,8 @@ DAMAGES = {
     "cut short": lambda path: path.write_bytes(path.read_bytes()[:-40]),
     "not an archive": lambda path: path.write_bytes(b"PK" + bytes(999)),
     "pickled": pickle_a_list,
-    "one token changed": flip_a_token,
-    "arrays missing": lambda path: np.savez(path, sha256=np.array("0")),
+    "one bit changed": flip_a_bit,
+    "arrays missing": lambda path: np.savez(path, other=np.array("0")),
 }
 
 

@@ -1,151 +1,382 @@
-"""Fetch a whole corpus into a data folder, showing its licence first."""
+"""Corpus files: what each must be, byte for byte; where they lie; how a missing one is fetched.
 
+The manifest is data, in ``manifest/*.tsv`` beside this file. ``corpora.tsv`` names the
+corpora and the table of each, which has one row a file:
+
+========================  ==================================================================
+``path``                  where the file lies under the folder of the corpus, gzip-packed
+``split``                 ``train``, ``validation``, ``test``; ``all`` where the reader cuts
+``url``                   source, pinned to a commit; several with blanks between are tried
+                          in turn; ``-`` where nobody offers these bytes
+``size_bytes``,           of the original bytes, checked before anything is unpacked
+``sha256_original``
+``encoding``, ``newline`` of the original text (after unpacking); ``-`` leaves bytes alone
+``unpack``                ``-`` or ``gz``
+``sha256_normalised``     after decoding, CRLF to LF, and encoding as UTF-8
+``step``                  what is done then: ``-``, ``first_bytes:<n>``, ``strip_gutenberg``,
+                          ``drop_tag_lines``, ``end_line``
+``n_bytes``,              of the unpacked file that is stored and read
+``sha256_text``
+``note``                  for people
+========================  ==================================================================
+"""
+
+from __future__ import annotations
+
+import csv
 import gzip
+import hashlib
 import logging
 import os
-from collections.abc import Callable, Collection
-from dataclasses import dataclass, replace
+import re
+import tempfile
+import time
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
 from pathlib import Path
 
-from attnlab.corpora.download import ALLOWED_ORIGINS, DownloadError, download
-from attnlab.corpora.pins import CorpusEntry, PinnedFile, corpus_entry
-from attnlab.corpora.store import cache_folder, locate, read_verified
-from attnlab.corpora.unpack import path_inside, stored_bytes
-from attnlab.errors import IntegrityError
+from attnlab.errors import AttnlabError, CorpusNotFoundError, IntegrityError, UnknownNameError
+from attnlab.paths import cache_folder, write_whole
 
 LOGGER = logging.getLogger(__name__)
 
+FOLDERS_VARIABLE = "ATTNLAB_DATA"  # folders that are searched first
+MIRROR_VARIABLE = "ATTNLAB_MIRROR"  # address of a data folder on another machine, asked first
+TIMEOUT_S = 30
+WAITS_S = (0, 1, 4)  # before each attempt at one address
+BUSY = (408, 425, 429, 500, 502, 503, 504)  # answers after which it is worth to ask again
+
+CHUNK_BYTES = 1 << 16
+PICTURE_MARKS = re.compile(r"\[(?:Illustration|Picture)[^\]]*\]|\{[^{}]*\.jpg\}", re.IGNORECASE)
+
+OnBytes = Callable[[int], object]
+
+
+class DownloadError(AttnlabError):
+    """A file that no address delivered: no network, no such file, or another file."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class FetchProgress:
-    """Where a download stands; the first one comes before anything is fetched."""
+class PinnedFile:
+    """One upstream file: where it is, what it must be, what is made of it."""
 
-    corpus: str
-    licence: str
-    path: str  # the file at hand; empty at the start and at the end
-    n_files_done: int
-    n_files: int
-    n_bytes_done: int  # of the original files
+    path: str
+    split: str
+    url: str
+    size_bytes: int
+    sha256_original: str
+    encoding: str
+    newline: str
+    unpack: str
+    sha256_normalised: str
+    step: str
     n_bytes: int
+    sha256_text: str
+    note: str
 
 
-OnProgress = Callable[[FetchProgress], None]
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CorpusEntry:
+    """One line of ``corpora.tsv`` with the files that belong to it."""
+
+    name: str
+    folder: str | None  # under a data folder; None for a corpus that needs no file
+    licence: str
+    about: str
+    files: tuple[PinnedFile, ...]
+    kind: str = "text"  # or pairs
+    instead: str | None = None  # the corpus that is read where this one is not here
+
+    @property
+    def n_download_bytes(self) -> int:
+        """Size of the original files together."""
+        return sum(file.size_bytes for file in self.files)
+
+
+def list_corpora(*, kind: str | None = None) -> list[str]:
+    """Return the names that ``load_corpus`` takes.
+
+    Args:
+        kind: ``text`` for documents, ``pairs`` for sentences with translations; None for all.
+    """
+    return [name for name, entry in all_entries().items() if kind in (None, entry.kind)]
+
+
+def describe_corpus(name: str) -> CorpusEntry:
+    """Return what the manifest says of a corpus: licence, one line about it, pinned files."""
+    entries = all_entries()
+    if name not in entries:
+        raise UnknownNameError(
+            "corpus", name, entries, next_step="`attnlab data list` shows where each one stands."
+        )
+    return entries[name]
+
+
+@cache
+def all_entries() -> dict[str, CorpusEntry]:
+    """Return every corpus of the manifest by name, in the order of the file."""
+    entries = {}
+    for row in read_table("corpora"):
+        given = {key: None if value == "-" else value for key, value in row.items()}
+        files = read_table(row["files"]) if given["files"] else []
+        pinned = [
+            PinnedFile(**{**file, **{key: int(file[key]) for key in ("size_bytes", "n_bytes")}})
+            for file in files
+        ]
+        entries[row["name"]] = CorpusEntry(**{**given, "files": tuple(pinned)})
+    return entries
+
+
+def read_table(name: str) -> list[dict[str, str]]:
+    """Return the rows of ``manifest/<name>.tsv``; lines that start with ``#`` are comments."""
+    path = resources.files("attnlab.corpora") / "manifest" / f"{name}.tsv"
+    lines = [line for line in path.read_text("utf-8").split("\n") if line and line[0] != "#"]
+    return list(csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE))
+
+
+def data_folders() -> list[Path]:
+    """Return the folders that are searched, in order: ``$ATTNLAB_DATA``, then the cache."""
+    named = os.environ.get(FOLDERS_VARIABLE, "").split(os.pathsep)
+    return [*(Path(folder).expanduser() for folder in named if folder), cache_folder()]
+
+
+def locate(entry: CorpusEntry, file: PinnedFile) -> Path | None:
+    """Return the first place that holds ``file``, or None."""
+    places = (folder / (entry.folder or "") / file.path for folder in data_folders())
+    return next((place for place in places if place.is_file()), None)
+
+
+def entry_here(entry: CorpusEntry) -> CorpusEntry:
+    """Return the entry itself, or the one that is read instead where only that one is here."""
+    if entry.instead is None or any(locate(entry, file) for file in entry.files):
+        return entry
+    other = describe_corpus(entry.instead)
+    return other if any(locate(other, file) for file in other.files) else entry
+
+
+def read_files(entry: CorpusEntry) -> dict[str, bytes]:
+    """Return the verified content of every file of a corpus by its path in the manifest.
+
+    Raises:
+        CorpusNotFoundError: No file of the corpus is anywhere.
+        IntegrityError: Some are there and some are not, or one is not the pinned one.
+    """
+    places = {file.path: locate(entry, file) for file in entry.files}
+    missing = [path for path, place in places.items() if place is None]
+    if missing and len(missing) == len(places):
+        raise CorpusNotFoundError(_not_found(entry))
+    if missing:
+        raise IntegrityError(
+            f"{len(missing)} of {len(places)} files of {entry.name!r} are missing, the first is "
+            f"{entry.folder}/{missing[0]}; searched {', '.join(map(str, data_folders()))}. "
+            f"Run `attnlab data fetch {entry.name}`: it fetches only what is missing."
+        )
+    return {f.path: read_verified(Path(places[f.path] or ""), f, entry) for f in entry.files}
+
+
+def read_verified(path: Path, file: PinnedFile, entry: CorpusEntry) -> bytes:
+    """Return the unpacked bytes of a stored file if they are the promised ones."""
+    mend = (
+        "The file is damaged, cut short or edited. "
+        f"Delete it and run `attnlab data fetch {entry.name}`."
+    )
+    try:
+        with gzip.open(path) as packed:
+            data = packed.read(file.n_bytes + 1)  # one more shows a file that is too long
+    except (OSError, EOFError, zlib.error) as problem:
+        raise IntegrityError(
+            f"{path} cannot be unpacked ({problem}); expected {file.n_bytes:,} bytes of text. "
+            f"{mend}"
+        ) from problem
+    if len(data) != file.n_bytes:
+        got = f"more than {file.n_bytes:,}" if len(data) > file.n_bytes else f"{len(data):,}"
+        raise IntegrityError(f"{path} holds {got} bytes of text, expected {file.n_bytes:,}. {mend}")
+    _check_sha256(data, file.sha256_text, what=str(path), next_step=mend)
+    return data
 
 
 def fetch_corpus(
-    name: str, *, to: str | os.PathLike | None = None, progress: OnProgress | None = None
+    name: str, *, to: str | os.PathLike | None = None, on_bytes: OnBytes | None = None
 ) -> Path | None:
     """Download the files of a corpus that this machine lacks; return its folder.
 
-    Every file is pinned by length and sha256 and verified before it is unpacked; a
-    transfer that was cut short goes on where it stopped. Files that are there and verify
-    are left alone. A corpus that needs no file returns None.
+    Every file is pinned by length and sha256 and verified before it is unpacked; one that is
+    not the pinned one is thrown away. Files that are there and verify are left alone. A busy
+    address is asked again, then the next one; ``$ATTNLAB_MIRROR``, the address at which another
+    machine serves its data folder, comes first. A corpus that needs no file returns None.
 
     Args:
         name: One of ``list_corpora()``.
         to: Data folder to fill; default the cache (``data/cache`` in a checkout). With
             the default, files that verify anywhere on the search path are not fetched.
-        progress: Called with a ``FetchProgress``, first with the licence and nothing
-            done; raise in it to decline. Without it, the licence is logged.
+        on_bytes: Called with the number of original bytes that are here, out of
+            ``describe_corpus(name).n_download_bytes``; without it, the licence is logged.
 
     Raises:
-        DownloadError: Offline, or the source no longer has a file.
-        IntegrityError: A file is not the pinned one.
+        DownloadError: Offline, or no address has the pinned file.
+        IntegrityError: The pinned file does not give the pinned text.
     """
-    entry = corpus_entry(name)
+    entry = describe_corpus(name)
     if entry.folder is None:
         return None
-    wanted = entry.files if to is not None else missing_files(entry)
-    return fetch_files(entry, wanted, to=Path(to or cache_folder()), progress=progress)
+    if on_bytes is None:
+        LOGGER.warning("Licence of %s: %s", name, entry.licence)
+    return fetch_files(entry, None if to is None else Path(to), on_bytes or (lambda _: None))
 
 
-def missing_files(entry: CorpusEntry) -> tuple[PinnedFile, ...]:
-    """Return the files of a corpus that are nowhere on the search path, or do not verify."""
-    return tuple(file for file in entry.files if not _verifies(locate(entry, file), file, entry))
+def fetch_files(entry: CorpusEntry, to: Path | None, on_bytes: OnBytes) -> Path:
+    """Download what is missing of a corpus into the data folder ``to``; see ``fetch_corpus``."""
+    from filelock import FileLock
 
-
-def fetch_files(
-    entry: CorpusEntry,
-    files: Collection[PinnedFile],
-    *,
-    to: Path,
-    progress: OnProgress | None = None,
-    allowed_origins: Collection[str] = ALLOWED_ORIGINS,
-) -> Path:
-    """Download ``files`` of a corpus into the data folder ``to``; see ``fetch_corpus``."""
-    folder = path_inside(to, entry.folder or "")
-    places = {file.path: path_inside(folder, file.path) for file in files}
-    files = [file for file in files if not _verifies(places[file.path], file, entry)]
-    _require_addresses(entry, files)
-    state = FetchProgress(
-        corpus=entry.name,
-        licence=entry.licence,
-        path="",
-        n_files_done=0,
-        n_files=len(files),
-        n_bytes_done=0,
-        n_bytes=sum(file.size_bytes for file in files),
-    )
-    progress = progress or _log_licence
-    progress(state)
-    for file in files:
-        _fetch_file(file, places[file.path], state, progress, allowed_origins)
-        state = replace(
-            state,
-            n_files_done=state.n_files_done + 1,
-            n_bytes_done=state.n_bytes_done + file.size_bytes,
-        )
-        progress(state)
+    folder = (to or cache_folder()) / (entry.folder or "")
+    folder.mkdir(parents=True, exist_ok=True)
+    done = 0
+    with FileLock(folder / ".lock"):  # a second process waits, then finds the files
+        for file in entry.files:
+            place = locate(entry, file) if to is None else folder / file.path
+            if place is None or _verified(place, file, entry) is None:
+                data = _fetch(file, entry, lambda n_bytes, start=done: on_bytes(start + n_bytes))
+                write_whole(folder / file.path, gzip.compress(data, mtime=0))
+            done += file.size_bytes
+            on_bytes(done)
     return folder
 
 
-def _require_addresses(entry: CorpusEntry, files: Collection[PinnedFile]) -> None:
-    without = [file.path for file in files if file.url == "-"]
-    if without:
-        raise DownloadError(
-            f"Nobody offers {entry.folder}/{without[0]} for download, so {entry.name!r} cannot be "
-            "fetched. Set ATTNLAB_DATA to a folder that holds it, or fetch another corpus: "
-            "`attnlab data list`."
-        )
-
-
-def _fetch_file(
-    file: PinnedFile,
-    place: Path,
-    state: FetchProgress,
-    progress: OnProgress,
-    allowed_origins: Collection[str],
-) -> None:
-    def on_bytes(n_bytes: int) -> None:
-        done = state.n_bytes_done + n_bytes
-        progress(replace(state, path=file.path, n_bytes_done=done))
-
-    original = place.with_name(f"{place.name}.original")
-    download(
-        file.url,
-        original,
-        size_bytes=file.size_bytes,
-        sha256=file.sha256_original,
-        allowed_origins=allowed_origins,
-        on_bytes=on_bytes,
+def _fetch(file: PinnedFile, entry: CorpusEntry, on_bytes: OnBytes) -> bytes:
+    """Return the text of a file from the first address that has it."""
+    urls, problems = [] if file.url == "-" else file.url.split(), []
+    if mirror := os.environ.get(MIRROR_VARIABLE):
+        urls.insert(0, mirror := f"{mirror.rstrip('/')}/{entry.folder}/{file.path}")
+    for url in urls:
+        try:
+            with tempfile.TemporaryDirectory() as folder:
+                if url != mirror:
+                    limit = file.size_bytes
+                    got = _download(url, folder, file.sha256_original, limit, on_bytes)
+                    return stored_bytes(got.read_bytes(), file)
+                # what a mirror serves is packed already; nothing packed is this large
+                got = _download(url, folder, None, 2 * file.n_bytes + 1024, lambda _: None)
+                if (data := _verified(got, file, entry)) is not None:
+                    return data
+                raise DownloadError(_another_file(url))
+        except DownloadError as problem:
+            problems.append(str(problem))
+    if not problems:
+        problems = [f"Nobody offers {entry.folder}/{file.path} for download."]
+    raise DownloadError(
+        f"{' '.join(problems)} {entry.name!r} was not fetched. Set {FOLDERS_VARIABLE} to a folder "
+        f"that holds it, or {MIRROR_VARIABLE} to the address of one; or try again later."
     )
-    data = stored_bytes(original.read_bytes(), file)
-    packed = place.with_name(f"{place.name}.{os.getpid()}.tmp")
-    packed.write_bytes(gzip.compress(data, mtime=0))
-    packed.replace(place)
-    original.unlink()
 
 
-def _verifies(place: Path | None, file: PinnedFile, entry: CorpusEntry) -> bool:
-    if place is None or not place.is_file():
-        return False
+def _download(url: str, folder: str, sha256: str | None, limit: int, on_bytes: OnBytes) -> Path:
+    """Return the verified file behind one address, after as many attempts as ``WAITS_S`` has."""
+    import pooch
+    import requests
+
+    def get(url: str, to: str, _: object) -> None:
+        with requests.get(url, stream=True, timeout=TIMEOUT_S) as response, open(to, "wb") as file:
+            response.raise_for_status()
+            for chunk in response.iter_content(CHUNK_BYTES):
+                file.write(chunk)
+                if file.tell() > limit:
+                    raise ValueError("too long")
+                on_bytes(file.tell())
+
+    pooch.get_logger().setLevel("WARNING")
+    problem = ""
+    for wait in WAITS_S:
+        time.sleep(wait)
+        try:
+            return Path(pooch.retrieve(url, sha256, fname="file", path=folder, downloader=get))
+        except requests.HTTPError as error:
+            problem = f"{url} answers {error.response.status_code} {error.response.reason}."
+            if error.response.status_code not in BUSY:
+                break
+        except requests.RequestException as error:
+            problem = f"{url} cannot be reached ({error}). Is this machine online?"
+        except ValueError:  # too long, or of another checksum
+            raise DownloadError(_another_file(url)) from None
+    raise DownloadError(problem)
+
+
+def stored_bytes(original: bytes, file: PinnedFile) -> bytes:
+    """Return what is stored of a file: unpacked, normalised and cut, each result verified."""
+    broken = "The manifest and this version of attnlab disagree. Install attnlab again."
+    text = gzip.decompress(original) if file.unpack == "gz" else original
+    if file.encoding != "-":
+        text = text.decode(file.encoding).replace("\r\n", "\n").encode()
+    _check_sha256(text, file.sha256_normalised, what=f"{file.url}, normalised,", next_step=broken)
+    name, _, argument = file.step.partition(":")
+    if name == "first_bytes":
+        text = text[: int(argument)]
+    elif name == "strip_gutenberg":
+        text = strip_gutenberg(text.decode(), keep=argument).encode()
+    elif name == "drop_tag_lines":  # data about a talk stands in lines of tags
+        text = b"\n".join(line for line in text.split(b"\n") if line[:1] != b"<")
+    elif name == "end_line":
+        text += b"\n"
+    elif name != "-":
+        raise IntegrityError(f"{file.step!r} is no step after unpacking. {broken}")
+    _check_sha256(text, file.sha256_text, what=f"{file.path}, made,", next_step=broken)
+    return text
+
+
+def strip_gutenberg(text: str, *, keep: str) -> str:
+    """Return the book without licence, credits, transcriber's notes and picture marks.
+
+    Which lines are the book is recorded for each file rather than guessed, because
+    credits and notes have no common form. The rest are rules: marks of pictures go,
+    no-break spaces become blanks, trailing blanks are cut, and at most two empty lines
+    stand in a row.
+
+    Args:
+        text: The whole file, line ends as LF.
+        keep: Ranges of lines, counted from 1, both ends included: ``"37-3401"`` or
+            ``"36-55,58-9012"``.
+    """
+    lines, kept = text.split("\n"), []
+    for part in keep.split(","):
+        first, _, last = part.partition("-")
+        kept += lines[int(first) - 1 : int(last)]
+    unmarked = PICTURE_MARKS.sub("", "\n".join(kept).replace("\N{NO-BREAK SPACE}", " "))
+    trimmed = "\n".join(line.rstrip() for line in unmarked.split("\n"))
+    return re.sub(r"\n{4,}", "\n\n\n", trimmed.strip() + "\n")
+
+
+def _verified(place: Path, file: PinnedFile, entry: CorpusEntry) -> bytes | None:
     try:
-        read_verified(place, file, corpus=entry.name)
+        return read_verified(place, file, entry)
     except IntegrityError:
-        return False
-    return True
+        return None
 
 
-def _log_licence(state: FetchProgress) -> None:
-    if not state.path and not state.n_files_done:  # the first of all
-        LOGGER.warning("Licence of %s: %s", state.corpus, state.licence)
+def _check_sha256(data: bytes, expected: str, *, what: str, next_step: str) -> None:
+    got = hashlib.sha256(data).hexdigest()
+    if got != expected:
+        raise IntegrityError(f"{what} has sha256 {got}, expected {expected}. {next_step}")
+
+
+def _another_file(url: str) -> str:
+    return (
+        f"{url} sends another file than the pinned one: a log-in page, or one that is broken or "
+        "changed. It was thrown away."
+    )
+
+
+def _not_found(entry: CorpusEntry) -> str:
+    shown = "\n".join(f"    {entry.folder}/{file.path}" for file in entry.files[:3])
+    more = f"\n    ... {len(entry.files)} files in all" if len(entry.files) > 3 else ""
+    step = f"Run `attnlab data fetch {entry.name}` ({entry.n_download_bytes / 1e6:.1f} MB), or set"
+    if any(file.url == "-" for file in entry.files):
+        step = "Nobody offers all of it for download: set"
+    return (
+        f"The corpus {entry.name!r} is not on this machine. "
+        f"Searched: {', '.join(map(str, data_folders()))}.\n"
+        f"Each folder was searched for this layout:\n{shown}{more}\n"
+        f"{step} {FOLDERS_VARIABLE} to a folder that holds it. "
+        "load_corpus('python_reference') needs no file."
+    )

@@ -258,7 +258,7 @@ def require_sentences(tokens: Tensor, *, side: str, vocab_size: int, max_len: in
     if tokens.shape[1] > max_len:
         raise AttnlabError(
             f"A {side} of {tokens.shape[1]} tokens does not fit max_len={max_len}. Leave the pair "
-            "out (encode_pairs does, and counts), cut the sentence in two, or build the model "
+            "out (encode_pairs does), cut the sentence in two, or build the model "
             "with a larger max_len."
         )
     require_ids(tokens, vocab_size=vocab_size, whose=side)

@@ -27,7 +27,7 @@ class Task(Lessons, Protocol):
 
 def cached_tokenizer(key: str, texts: Iterable[str], *, vocab_size: int) -> Tokenizer:
     """Return the BPE tokenizer of these texts, trained once and kept in the cache."""
-    path = cache_folder() / "tokenizers" / f"{key.replace('/', '_')}-{vocab_size}.json"
+    path = cache_folder() / "byte_pairs" / f"{key.replace('/', '_')}-{vocab_size}.json"
     if path.exists():
         return load_tokenizer(path)
     tokenizer = train_bpe(texts, vocab_size=vocab_size)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from attnlab.analysis.theory import expected_language_model_multiplications
 from attnlab.config import ModelConfig, TrainConfig
-from attnlab.corpora import SPLITS, Tokenizer, encode_corpus, list_corpora, load_corpus
+from attnlab.corpora import Tokenizer, encode_corpus, list_corpora, load_corpus
 from attnlab.errors import AttnlabError, UnknownNameError
 from attnlab.models import LanguageModel
 from attnlab.seeding import numpy_generator
@@ -97,8 +97,7 @@ def _corpus_dataset(name: str, vocab_size: int) -> Dataset:
     corpus = load_corpus(name)
     texts = (document.text for document in corpus.train)
     tokenizer = cached_tokenizer(f"{name}-{corpus.fingerprint}", texts, vocab_size=vocab_size)
-    encoded = encode_corpus(corpus, tokenizer)
-    splits = {split: getattr(encoded, split).tokens for split in SPLITS}
+    splits = encode_corpus(corpus, tokenizer)
     return Dataset(
         name=name,
         vocab_size=tokenizer.vocab_size,

@@ -113,7 +113,7 @@ def _real_pairs(name: str, vocab_size: int, max_len: int) -> PairDataset:
     vocabulary = SubwordVocabulary(cached_tokenizer(key, texts, vocab_size=vocab_size))
     both = {"source_vocabulary": vocabulary, "target_vocabulary": vocabulary}
     encoded = {
-        split: encode_pairs(getattr(corpus, split), **both, max_len=max_len - 1) for split in SPLITS
+        split: encode_pairs(corpus.split(split), **both, max_len=max_len - 1) for split in SPLITS
     }
     facts = {
         "name": name,
@@ -121,7 +121,7 @@ def _real_pairs(name: str, vocab_size: int, max_len: int) -> PairDataset:
         "licence": corpus.licence,
         "vocabulary": vocabulary.digest,
         **{split: len(pairs) for split, pairs in encoded.items()},
-        **{f"{split}_too_long": pairs.n_too_long for split, pairs in encoded.items()},
+        **{f"{split}_too_long": len(corpus.split(split)) - len(encoded[split]) for split in SPLITS},
     }
     return PairDataset(
         name=name, source_vocabulary=vocabulary, vocabulary=vocabulary, facts=facts, **encoded

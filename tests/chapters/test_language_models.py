@@ -12,7 +12,7 @@ from attnlab.analysis.compare import ORDERING, judge_claims, paired_differences,
 from attnlab.analysis.memory import KeyAtlas
 from attnlab.chapters.language_models import checks, live, pictures
 from attnlab.config import ModelConfig
-from attnlab.corpora.tokenizers import character_tokenizer
+from attnlab.corpora import train_bpe
 from attnlab.errors import AttnlabError
 from attnlab.models import LanguageModel
 from attnlab.models.search import token_chances
@@ -244,7 +244,7 @@ def test_the_same_seed_writes_the_same_text_and_long_prompts_are_cut():
 
 
 def test_committed_models_come_back_with_their_tokenizer(tmp_path):
-    tokenizer = character_tokenizer(["abc d"])
+    tokenizer = train_bpe(["abc d"], vocab_size=257)
     for name in ("she", "attention", "my_own"):
         model = tiny_model(tokenizer.vocab_size)
         save_model(tmp_path / "toy" / f"{name}.safetensors", model=model, dtype=torch.bfloat16)
@@ -252,9 +252,9 @@ def test_committed_models_come_back_with_their_tokenizer(tmp_path):
     tokenizer.save(tmp_path / "toy" / "tokenizer.json")
     loaded = live.load_writers("toy", folder=tmp_path)
     assert list(loaded) == ["attention", "she", "my_own"]
-    text = loaded["she"].write("abc", n_tokens=5, temperature=1.0, seed=0)
-    assert text.startswith("abc")
-    assert len(text) == 8
+    settings = {"n_tokens": 5, "temperature": 1.0, "seed": 0}
+    assert loaded["she"].write("a\nb", **settings).startswith("a b")  # read as text was in training
+    assert len(loaded["she"].tokens("a\nb", **settings)) == 3 + 5
 
 
 def test_telling_keys_hurt_different_states_worst_first():

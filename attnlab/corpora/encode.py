@@ -1,0 +1,151 @@
+"""Text as token ids: corpora kept on disk, sentence pairs with their length limit."""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import zipfile
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from attnlab.config import EOS, N_SPECIAL, UNK
+from attnlab.corpora.read import SPLITS, Corpus, Document, SentencePair
+from attnlab.corpora.tokenizers import Tokenizer
+from attnlab.errors import AttnlabError
+from attnlab.paths import cache_folder, write_whole
+
+LOGGER = logging.getLogger(__name__)
+
+UNKNOWN = "\ufffd"  # how UNK is written
+
+Documents = tuple[np.ndarray, ...]  # one (n_tokens,) array a document
+
+
+def encode_documents(documents: Sequence[Document], tokenizer: Tokenizer) -> Documents:
+    """Encode each document on its own, so that no token spans two of them.
+
+    Shapes:
+        Returns one ``(n_tokens,)`` array a document; ``uint16`` up to 65,536 tokens in
+        the vocabulary, ``int32`` beyond.
+    """
+    dtype = np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.int32
+    return tuple(tokenizer.encode(document.text).astype(dtype) for document in documents)
+
+
+def encode_corpus(
+    corpus: Corpus, tokenizer: Tokenizer, *, cache: str | os.PathLike | None = None
+) -> dict[str, Documents]:
+    """Return the splits of a corpus as token ids, from the cache where they have been encoded.
+
+    A cached file that is damaged is made again.
+
+    Args:
+        corpus: What ``load_corpus`` returned.
+        tokenizer: Reads the text.
+        cache: Folder of the encoded files; default ``encoded`` in the cache folder.
+    """
+    folder = Path(cache) if cache is not None else cache_folder() / "encoded"
+    name = f"{corpus.name.replace('/', '_')}-{tokenizer.digest}-{corpus.fingerprint}.npz"
+    stored = _read(folder / name)
+    if stored is not None:
+        return stored
+    splits = {split: encode_documents(corpus.split(split), tokenizer) for split in SPLITS}
+    arrays = {}
+    for split, documents in splits.items():
+        arrays[f"{split}_tokens"] = np.concatenate([np.empty(0, np.uint16), *documents])
+        arrays[f"{split}_lengths"] = np.array(list(map(len, documents)), dtype=np.int64)
+    np.savez(file := io.BytesIO(), **arrays)
+    write_whole(folder / name, file.getvalue())
+    return splits
+
+
+def _read(path: Path) -> dict[str, Documents] | None:
+    if not path.is_file():
+        return None
+    splits = {}
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
+            for split in SPLITS:
+                ends = np.cumsum(stored[f"{split}_lengths"])
+                tokens = stored[f"{split}_tokens"]  # reading checks a CRC-32
+                splits[split] = tuple(np.split(tokens, ends)[:-1])
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as problem:
+        LOGGER.warning("%s is damaged (%s); encoding again.", path, problem)
+        return None
+    return splits
+
+
+class Vocabulary(Protocol):
+    """What turns a sentence into token ids and back; ids 0 to 3 are ``PAD, BOS, EOS, UNK``."""
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of token ids, the special ones among them."""
+        ...
+
+    def encode(self, text: str) -> NDArray[np.int64]:
+        """Return the ids of a sentence, without ``BOS`` and ``EOS``."""
+        ...
+
+    def decode(self, tokens: ArrayLike) -> str:
+        """Return the sentence up to ``EOS``, without special tokens."""
+        ...
+
+
+class SubwordVocabulary:
+    """The pieces of a tokenizer, moved up to make room for the special tokens.
+
+    Byte-level pieces spell any text, so nothing is ever ``UNK``.
+    """
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        """Take a tokenizer; piece i becomes id ``N_SPECIAL + i``."""
+        self.tokenizer = tokenizer
+        self.vocab_size = N_SPECIAL + tokenizer.vocab_size
+        self.digest = tokenizer.digest
+
+    def encode(self, text: str) -> NDArray[np.int64]:
+        """Return the ids of a sentence, without ``BOS`` and ``EOS``."""
+        return self.tokenizer.encode(text).astype(np.int64) + N_SPECIAL
+
+    def decode(self, tokens: ArrayLike) -> str:
+        """Return the sentence up to ``EOS``; padding is left out, ``UNK`` shows as U+FFFD."""
+        ids = np.asarray(tokens, dtype=np.int64).ravel()
+        ends = np.flatnonzero(ids == EOS)
+        data = b"".join(map(self._bytes, ids[: ends[0] if len(ends) else None].tolist()))
+        return data.decode("utf-8", errors="replace")
+
+    def _bytes(self, token: int) -> bytes:
+        if token < N_SPECIAL:
+            return UNKNOWN.encode() if token == UNK else b""
+        return self.tokenizer.token_bytes(token - N_SPECIAL)
+
+
+def encode_pairs(
+    pairs: Sequence[SentencePair],
+    *,
+    source_vocabulary: Vocabulary,
+    target_vocabulary: Vocabulary,
+    max_len: int = 50,
+) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """Encode sentence pairs and leave out those that a translator cannot read.
+
+    Shapes:
+        Returns pairs of ``(n_tokens,)`` arrays, without ``BOS`` and ``EOS``.
+    Args:
+        max_len: Positions of the translator on each side: a pair goes if its source has more
+            tokens, or its target more than one less (``BOS`` takes the first position).
+    """
+    if max_len < 1:
+        raise AttnlabError(f"max_len={max_len} keeps no sentence; the paper's value is 50.")
+    encoded = (
+        (source_vocabulary.encode(pair.source), target_vocabulary.encode(pair.target))
+        for pair in pairs
+    )
+    return [ids for ids in encoded if len(ids[0]) <= max_len and len(ids[1]) < max_len]
