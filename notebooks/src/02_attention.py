@@ -37,17 +37,14 @@
 
 # %% tags=["setup"]
 import math
-from fractions import Fraction
-from itertools import product
 
 import numpy as np
-import pandas as pd
 import torch
 from torch.nn import functional as F
 
-from attnlab.mixers import build_mixer, naive
+from attnlab.chapters.attention import checks, pictures
+from attnlab.mixers import build_mixer
 from attnlab.runmode import banner
-from attnlab.seeding import numpy_generator, torch_generator
 
 banner(minutes=65)
 
@@ -87,14 +84,16 @@ assert np.allclose(y, v[0], atol=1e-3)  # eq. (2.2): the best key's value, nearl
 # return exactly 40?
 
 # %% tags=["widget", "nbval-ignore-output"]
-from attnlab.widgets.attention import show_lookup_explorer
+from attnlab.show import explore
 
-lookup = show_lookup_explorer(
+lookup = explore(
+    pictures.lookup,
     presets=[
         {"angle": 30, "temperature": 0.05},
         {"angle": 30, "temperature": 0.5},
         {"angle": 30, "temperature": 2.0},
-    ]
+    ],
+    **pictures.LOOKUP_DIALS,
 )
 
 # %% [markdown]
@@ -129,6 +128,8 @@ lookup = show_lookup_explorer(
 # $e^{S_{ts}} = 2^{x_t \cdot x_s}$, and paper suffices.
 
 # %% tags=["nbval-check-output"]
+from fractions import Fraction
+
 tokens = [(1, 0), (0, 1), (1, 1)]
 x = torch.tensor(tokens, dtype=torch.float64)  # the same for the programs below
 values = [(12, 0), (0, 12), (12, 12)]
@@ -164,10 +165,12 @@ def by_torch(x: torch.Tensor) -> torch.Tensor:
 
 
 # %% tags=["agreement", "nbval-check-output"]
-from attnlab.teaching.attention import set_maps
+from attnlab.mixers import naive
+from attnlab.show import show
 
 mixer = build_mixer("attention", d_model=2, context_len=3, n_heads=1).double()
-set_maps(mixer, query=W_q, key=W_k, value=W_v, out=W_o)
+for name, W in {"query": W_q, "key": W_k, "value": W_v, "out": W_o}.items():
+    getattr(mixer, name).weight.data = W.mT.clone()  # nn.Linear holds the transpose
 ways = {
     "loop": by_loop,
     "matrix": by_matrix,
@@ -182,15 +185,8 @@ for name, way in ways.items():
     torch.testing.assert_close(way(x), torch.tensor([[12.0, 0], [4, 8], [9, 9]]).double())
     torch.testing.assert_close(slopes[name], slopes["loop"])
 
-# %% tags=["nbval-ignore-output"]
-from attnlab.plots import style
-from attnlab.plots.attention import describe_attention_weights, plot_attention_weights
-from attnlab.widgets import show_still
-
 A = mixer.attention_weights(x[None])[0, 0].detach().numpy()
-with style():
-    ax = plot_attention_weights(A)
-show_still(ax.figure, describe_attention_weights(A))
+show(pictures.attention_weights(A))
 
 # %% [markdown]
 # The picture is the table from paper: each row is shared out over its own past.
@@ -212,15 +208,22 @@ show_still(ax.figure, describe_attention_weights(A))
 # denominator*. Why not simply set the weights to zero after the softmax? Because the denominator
 # has seen the future by then. We edit the last of three tokens and see which outputs move.
 
+
 # %% tags=["nbval-check-output"]
-from attnlab.widgets.attention import causal_weights
+def weights(S: np.ndarray, mask: str) -> np.ndarray:
+    may_look, powers = np.tril(np.ones(S.shape)), np.exp(S)
+    if mask == "before":
+        powers = powers * may_look  # eq. (2.5): e to the power of minus infinity is 0
+    A = powers / powers.sum(1, keepdims=True)
+    return A * may_look if mask == "after" else A
+
 
 edited = x.numpy() + np.array([[0, 0], [0, 0], [1, -2]])  # token 3 becomes (2, -1)
 for mask in ("none", "after", "before"):
     y = []
     for z in (x.numpy(), edited):
         S = math.log(2) * z @ z.T
-        A = causal_weights(S, mask=mask)
+        A = weights(S, mask)
         y.append(A @ (12 * z))
     moved = np.abs(y[1] - y[0]).max(axis=1)
     print(f"mask {mask:>6}: row sums {A.sum(1).round(3)}, outputs moved by {moved.round(3)}")
@@ -232,14 +235,18 @@ assert moved[:2].max() == 0, "with the mask before the softmax the past cannot s
 # what?
 
 # %% tags=["widget", "nbval-ignore-output"]
-from attnlab.widgets.attention import show_leak_explorer
+from attnlab.show import choice
 
-leak = show_leak_explorer(
+where = {"options": pictures.MASKS, "value": "before", "tooltip": "Where the future is hidden"}
+leak = explore(
+    pictures.leak,
     presets=[
         {"mask": "none", "edited": 4},
         {"mask": "after", "edited": 4},
         {"mask": "before", "edited": 4},
-    ]
+    ],
+    mask=choice("Mask", **where),
+    edited=("Edited token", 4, 1, 6, "Position of the input that is replaced"),
 )
 
 # %% [markdown] tags=["exercise"]
@@ -272,9 +279,7 @@ def attention_weights(scores: torch.Tensor) -> torch.Tensor:
 
 
 # %% tags=["nbval-check-output"]
-from attnlab.teaching.attention import check_causal_weights
-
-check_causal_weights(attention_weights)
+checks.check_causal_weights(attention_weights)
 
 # %% [markdown]
 # **Takeaway.** Mask the scores, not the weights: only then does no output depend on a later
@@ -298,6 +303,13 @@ check_causal_weights(attention_weights)
 # choice made at random, whose gradient is nearly zero.
 
 # %% tags=["agreement", "nbval-check-output"]
+from itertools import product
+
+import pandas as pd
+
+from attnlab.seeding import torch_generator
+from attnlab.sources import entropy_nats
+
 # Entries of plus or minus 1 have mean 0 and variance 1, and few enough vectors to try all pairs.
 for d_h in (1, 2, 4):
     signs = np.array(list(product((-1, 1), repeat=d_h)))  # (2**d_h, d_h)
@@ -308,28 +320,18 @@ for d_h in (1, 2, 4):
     )
     assert S.var() == d_h  # eq. (2.6), exactly
 
-# %% tags=["nbval-ignore-output"]
-from attnlab.plots.attention import describe_entropy_by_width, plot_entropy_by_width, row_entropies
-
 generator, rows = torch_generator(0, "scale"), []
 for d_h in (2, 8, 32, 128, 512):
     q, k = torch.randn(2, 64, d_h, generator=generator)
     for scale, factor in {"1": 1, "1/sqrt(d_h)": d_h**-0.5, "1/d_h": 1 / d_h}.items():
         A = (factor * q @ k.mT).softmax(-1).numpy()  # 64 queries, 64 keys
-        rows.append({"scale": scale, "d_head": d_h, "entropy_nats": row_entropies(A).mean()})
-table = pd.DataFrame(rows)
-with style():
-    ax = plot_entropy_by_width(table, n_keys=64)
-show_still(ax.figure, describe_entropy_by_width(table, n_keys=64))
+        rows.append({"scale": scale, "d_head": d_h, "entropy_nats": entropy_nats(A).mean()})
+show(pictures.entropy_by_width(pd.DataFrame(rows), n_keys=64))
 
 # %% tags=["widget", "nbval-ignore-output"]
-from attnlab.teaching.quiz import Option, Question, show_quiz
+from attnlab.teach import show_quiz
 
-quiz = show_quiz([Question("A colleague divides the scores by $d_h$ instead of $\\sqrt{d_h}$. What happens as heads get wider?", [
-    Option("The weights become equal", "The spread of the scores shrinks like $1/\\sqrt{d_h}$, so the softmax tends to a plain average: the flat line near log 64.", is_right=True),
-    Option("The weights become a hard choice", "That is what *no* scale does: then the spread grows."),
-    Option("Nothing, the softmax does not mind factors", "It does not mind an added constant. A factor is one over a temperature, eq. (2.1)."),
-])])  # fmt: skip
+quiz = show_quiz("attention", part=r"Why divide by $\sqrt{d_h}$?")
 
 # %% [markdown]
 # **Takeaway.** Dividing by $\sqrt{d_h}$, a temperature of $\sqrt{d_h}$ in eq. (2.1), makes the spread
@@ -348,8 +350,15 @@ quiz = show_quiz([Question("A colleague divides the scores by $d_h$ instead of $
 # where $\|$ joins vectors and $i$ numbers the slices. The maps stay $d \times d$: more heads cost
 # no weights. What do they buy? A head has *one* weight for each earlier token.
 
+
 # %% tags=["agreement", "nbval-check-output"]
-from attnlab.teaching.attention import seeded_attention
+def seeded_attention(d_model: int, time: int, n_heads: int) -> torch.nn.Module:
+    mixer = build_mixer("attention", d_model=d_model, context_len=time, n_heads=n_heads).double()
+    generator = torch_generator(0, "init")
+    for W in mixer.parameters():
+        W.data.normal_(std=d_model**-0.5, generator=generator)
+    return mixer
+
 
 for H in (1, 2, 3, 6):
     mixer = seeded_attention(d_model=6, time=5, n_heads=H)
@@ -388,14 +397,14 @@ print(f"two heads, joined: error {np.square(two_heads - want).sum(1).mean():.4f}
 # *who?* find for "she"? What would it take to choose?
 
 # %% tags=["widget", "nbval-ignore-output"]
-from attnlab.widgets.attention import show_head_explorer
-
-heads = show_head_explorer(
+heads = explore(
+    pictures.head,
     presets=[
         {"head": "same word", "sentence": "the fox"},
         {"head": "word before", "sentence": "the fox"},
         {"head": "who?", "sentence": "the song"},
-    ]
+    ],
+    **pictures.HEAD_DIALS,
 )
 
 # %% [markdown] tags=["exercise"]
@@ -429,9 +438,7 @@ def single_head(
 
 
 # %% tags=["nbval-check-output"]
-from attnlab.teaching.attention import check_single_head
-
-check_single_head(single_head)
+checks.check_single_head(single_head)
 
 # %% [markdown]
 # **Takeaway.** A head is one question with one mixture as its answer; $H$ heads ask $H$ questions
@@ -495,27 +502,57 @@ for name, (start, shuffled) in {"tokens alone": (z, z[last_stays]),
 # ($H$ heads of width $d_h$ have $H d_h = d$ products for each pair.) We do not trust it: a plain-Python
 # attention counts each product as it makes it.
 
+# %%
+n_products = 0
+
+
+def times(a: float, b: float) -> float:
+    global n_products
+    n_products += 1
+    return a * b
+
+
+def dot(u, v) -> float:
+    return sum(map(times, u, v))
+
+
+def through(row, W) -> list[float]:
+    return [dot(row, column) for column in zip(*W, strict=True)]
+
+
+def attend(x, W_q, W_k, W_v, W_o, H: int) -> list[list[float]]:
+    q, k, v = ([through(x_t, W) for x_t in x] for W in (W_q, W_k, W_v))
+    d_h, y = len(x[0]) // H, []
+    for t in range(len(x)):
+        joined = []
+        for i in (slice(first, first + d_h) for first in range(0, len(x[0]), d_h)):  # eq. (2.8)
+            powers = [math.exp(times(dot(q[t][i], k_s[i]), d_h**-0.5)) for k_s in k[: t + 1]]
+            A_t = [power / sum(powers) for power in powers]  # eq. (2.4)
+            joined += [
+                dot(A_t, column) for column in zip(*(v_s[i] for v_s in v[: t + 1]), strict=True)
+            ]
+        y.append(through(joined, W_o))
+    return y
+
+
 # %% tags=["agreement", "nbval-check-output"]
 from attnlab.analysis import theory
-from attnlab.teaching.attention import attend_and_count
 
 for T, d, H in ((1, 2, 1), (5, 6, 3), (11, 8, 4)):
     mixer = seeded_attention(d_model=d, time=T, n_heads=H)
     z = torch.randn(1, T, d, generator=torch_generator(T, "data"), dtype=torch.float64)
-    maps = {
-        name: getattr(mixer, name).weight.mT.tolist() for name in ("query", "key", "value", "out")
-    }
-    y, counted = attend_and_count(z[0].tolist(), **maps, n_heads=H)
+    maps = [W.mT.tolist() for W in mixer.parameters()]  # query, key, value, out
+    n_products = 0
+    y = attend(z[0].tolist(), *maps, H)
     torch.testing.assert_close(torch.tensor(y, dtype=torch.float64), mixer(z)[0])
     P = T * (T + 1) // 2
     M = 4 * T * d**2 + 2 * P * d + P * H  # eq. (2.11)
+    assert n_products == M
     assert theory.expected_multiplications("attention", d_model=d, time=T, n_heads=H) == M
     assert 4 * d**2 == theory.expected_mixer_weights("attention", d_model=d, context_len=T)
-    print(f"T = {T:2}, d = {d}, H = {H}: counted {counted:5,}; eq. (2.11) gives {M:5,}")
+    print(f"T = {T:2}, d = {d}, H = {H}: counted {n_products:5,}; eq. (2.11) gives {M:5,}")
 
 # %% tags=["nbval-ignore-output"]
-from attnlab.plots.attention import describe_cost_growth, plot_cost_growth
-
 d, H, rows = 512, 8, []
 for T in 2 ** np.arange(6, 16):
     total = theory.expected_multiplications("attention", d_model=d, time=int(T), n_heads=H)
@@ -523,10 +560,7 @@ for T in 2 ** np.arange(6, 16):
     for part, count in (("four maps", maps), ("pairs", total - maps)):
         rows.append({"part": part, "time": T, "n_multiplications": count})
 crossover = 8 * d**2 / (2 * d + H) - 1  # 4 T d^2 = (2 d + H) T (T + 1) / 2, solved for T
-growth = pd.DataFrame(rows)
-with style():
-    ax = plot_cost_growth(growth, crossover=crossover)
-show_still(ax.figure, describe_cost_growth(growth, crossover=crossover))
+show(pictures.cost_growth(pd.DataFrame(rows), crossover=crossover))
 
 # %% [markdown] tags=["exercise"]
 # **Exercise 2.3** (difficulty 1, 4 min; builds on eq. (2.11)). Return the number of
@@ -551,9 +585,7 @@ def count_multiplications(time: int, d_model: int, n_heads: int) -> int:
 
 
 # %% tags=["nbval-check-output"]
-from attnlab.teaching.attention import check_multiplications
-
-check_multiplications(count_multiplications)
+checks.check_multiplications(count_multiplications)
 
 # %% [markdown]
 # **Writing one token at a time.** Old keys and values never change, for the mask keeps the future
@@ -584,18 +616,7 @@ print(f"token 1 costs {M_t[0]:,}, token {T} costs {M_t[-1]:,}; together {sum(M_t
 print(f"without a cache {sum(M):,}: {sum(M) / sum(M_t):.0f} times as much")
 
 # %% tags=["widget", "nbval-ignore-output"]
-quiz = show_quiz([
-    Question("You double a long sequence. What happens to the multiplications of attention?", [
-        Option("They double", "Only the four maps do. The pairs, which rule beyond about $4d$ tokens, grow fourfold."),
-        Option("Somewhat more than double at first, four times in the end", "$4Td^2$ doubles, $P(2d + H)$ quadruples; which one rules depends on $T$ against $4d$.", is_right=True),
-        Option("They stay, since the weights stay", "Weights are stored once and used at every position and pair."),
-    ]),
-    Question("With a KV cache, what does the next token cost at position $t$?", [
-        Option("A constant", "Its four maps are constant, but it meets $t$ keys and $t$ values."),
-        Option("A constant plus something in proportion to $t$", "Eq. (2.12): $4d^2 + (2d + H)\\,t$. The memory grows in proportion to $t$ as well.", is_right=True),
-        Option("Something in proportion to $t^2$", "That is the whole sequence so far. The cache is there to avoid it."),
-    ]),
-])  # fmt: skip
+quiz = show_quiz("attention", part="What it costs")
 
 # %% [markdown]
 # **Takeaway.** Attention has few weights, $4d^2$, and many pairs, $T(T+1)/2$: its cost in
@@ -618,46 +639,84 @@ quiz = show_quiz([
 # nats per question: the asked digit occurs $1+K$ times among the $m$ listed (here $m = 8$, and there
 # are 8 digits). Call it the **bag floor**.
 
-# %% tags=["nbval-check-output"]
-from attnlab.teaching.recall import (
-    bag_floor_nats,
-    commonest_share,
-    race_recall,
-    sample_lists,
-    share_right,
-)
+# %% tags=["agreement", "nbval-check-output"]
+from attnlab.chapters.attention import live
+from attnlab.seeding import numpy_generator
 
-lists = sample_lists(500, n_pairs=8, generator=numpy_generator(0, "validation"))
+m = 8  # pairs
+lists = live.sample_lists(500, generator=numpy_generator(0, "validation"))
 print("read:  ", " ".join(lists.words(0)))
 print("answer:", " ".join("." if a < 0 else str(a) for a in lists.answers[0]))
-print(f"blind guess {math.log(8):.4f} nats, bag floor {bag_floor_nats(n_pairs=8):.4f}, knowing 0")
+
+chances = [math.comb(m - 1, K) * (1 / 8) ** K * (7 / 8) ** (m - 1 - K) for K in range(m)]
+bag_floor = sum(p * (math.log(m) - math.log(1 + K)) for K, p in enumerate(chances))  # eq. (2.13)
+print(f"blind guess {math.log(8):.4f} nats, bag floor {bag_floor:.4f}, knowing 0")
+
+# by counting: the share of the asked digit among the listed ones is an honest reader's chance
+shares = (lists.digits[:, :m, None] == lists.answers[:, None, m:]).mean(1)
+assert abs(bag_floor + np.log(shares).mean()) < 0.03
 
 # %% tags=["widget", "nbval-ignore-output"]
-from attnlab.widgets import predict_first
+from attnlab.show import predict_first
 
 guess = predict_first(
     "After 150 steps, what share of the questions does the plain average of the past get right?",
     options={"an eighth, as by guessing": 0.125, "about a third": 0.33, "nearly all": 1.0},
 )
 
-# %% tags=["agreement", "nbval-ignore-output"]
-from attnlab.config import TrainConfig
-from attnlab.plots.attention import describe_recall, plot_recall
+# %%
+from itertools import count
 
-config = TrainConfig(n_steps=150, batch_size=32, lr=0.02, warmup_steps=20)
-curves, models = race_recall(("attention", "she", "mean"), n_pairs=8, config=config, n_seeds=3)
-right = {name: [share_right(model, lists) for model in models[name]] for name in models}
-for name, shares in right.items():
-    print(f"{name:>9}: {min(shares):.3f} to {max(shares):.3f} right over {len(shares)} seeds")
-print(f"naming the commonest digit: {float(commonest_share(n_pairs=8)):.4f} right, exactly")
+from attnlab.config import TrainConfig
+from attnlab.training import train_steps
+
+
+class Reader(torch.nn.Module):
+    def __init__(self, mixer: str) -> None:
+        super().__init__()
+        self.mixer = build_mixer(mixer, d_model=16, context_len=16)
+        self.head = torch.nn.Linear(16, 8, bias=False)  # W
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(x + self.mixer(x))  # (B, T, 8) logits z
+
+    def loss(self, x: torch.Tensor, answers: torch.Tensor) -> torch.Tensor:
+        return F.cross_entropy(self(x).flatten(0, 1), answers.flatten())  # of questions alone
+
+
+def learn(mixer: str, seed: int, curve: list) -> Reader:
+    with torch.random.fork_rng():
+        torch.set_rng_state(torch_generator(seed, "init").get_state())
+        model = Reader(mixer)
+    test = live.sample_lists(256, generator=numpy_generator(seed, "test"))
+    draw = numpy_generator(seed, "data")
+    drawn = (live.sample_lists(32, generator=draw) for _ in count())  # fresh lists, without end
+    batches = ((some.features, some.targets) for some in drawn)
+    recipe = TrainConfig(n_steps=150, batch_size=32, lr=0.02, warmup_steps=20, seed=seed)
+    for log in train_steps(model, batches, config=recipe):
+        if log.step % 10 == 0 or log.step == 1:
+            with torch.no_grad():
+                loss = model.loss(test.features, test.targets).item()
+            curve.append((mixer, seed, log.tokens_seen, loss))
+    return model
+
+
+# %% tags=["agreement", "nbval-ignore-output"]
+curve, models, right = [], {}, {}
+for name in ("attention", "she", "mean"):
+    models[name] = [learn(name, seed, curve) for seed in range(3)]
+    said = [model(lists.features).argmax(-1) for model in models[name]]
+    right[name] = [float((one == lists.targets)[:, m:].double().mean()) for one in said]
+    shares = f"{min(right[name]):.3f} to {max(right[name]):.3f}"
+    print(f"{name:>9}: {shares} right over {len(right[name])} seeds")
+commonest = float(live.commonest_share())
+print(f"naming the commonest digit: {commonest:.4f} right, exactly")
 print(guess.verdict(truth=round(float(np.mean(right["mean"])), 3)))
 assert min(right["attention"]) > 0.99, "attention learned to look up"
 assert max(right["she"] + right["mean"]) < 0.5, "a fixed sum of bare tokens did not"
-assert round(float(commonest_share(n_pairs=8)), 4) == 0.3247
-floor = bag_floor_nats(n_pairs=8)
-with style():
-    ax = plot_recall(curves, bag_floor_nats=floor)
-show_still(ax.figure, describe_recall(curves, bag_floor_nats=floor))
+assert round(commonest, 4) == 0.3247
+curves = pd.DataFrame(curve, columns=["name", "seed", "tokens_seen", "loss_nats"])
+show(pictures.recall(curves, bag_floor_nats=bag_floor))
 
 # %% tags=["agreement", "nbval-ignore-output"]
 A = models["attention"][0].mixer.attention_weights(lists.features[:1])[0, 0].detach().numpy()
@@ -669,11 +728,10 @@ print(
     f"a question gives {pairs[own].mean():.2f} to its own pair, {asked[:, 8:].sum(1).mean():.2f} "
     f"to questions (itself), and {pairs[~own].sum() / 8:.2f} to the seven other pairs together"
 )
-with style():
-    ax = plot_attention_weights(A, words=words)
+one = pictures.attention_weights(A, words=words)
 seen = ("Of all pairs, each question (a lower row) prefers the one with its letter. It also looks at "
         "itself: the same letter, but no digit.")  # fmt: skip
-show_still(ax.figure, f"{describe_attention_weights(A, words=words)} {seen}")
+show(one.saying(f"{one.words} {seen}"))
 
 # %% [markdown]
 # Attention learned to find the pair by content, at any place. The average cannot: the digits it sums

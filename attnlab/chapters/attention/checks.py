@@ -1,0 +1,146 @@
+"""Exercises of chapter 02: causal weights, one head, the price of a sequence."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from attnlab.analysis.theory import expected_multiplications
+from attnlab.seeding import torch_generator
+from attnlab.teach import Exercise
+
+
+def numbers(*shapes, stream):
+    """Return random float64 tensors of these shapes."""
+    generator = torch_generator(2, stream)
+    return [torch.randn(shape, generator=generator, dtype=torch.float64) for shape in shapes]
+
+
+# Exercise 2.1: causal weights from scores -------------------------------------------------------
+
+
+def visible(scores, *, diagonal=0):
+    return torch.ones_like(scores, dtype=torch.bool).tril(diagonal)
+
+
+def weights_of(*, fill=-math.inf, diagonal=0, axis=-1):
+    """Return causal weights with these parts right or wrong."""
+    return lambda scores: scores.masked_fill(~visible(scores, diagonal=diagonal), fill).softmax(
+        axis
+    )
+
+
+def mask_after(scores):
+    return scores.softmax(-1) * visible(scores)
+
+
+def no_mask(scores):
+    return scores.softmax(-1)
+
+
+def future_only(scores):
+    return scores.masked_fill(~visible(scores).mT, -math.inf).softmax(-1)
+
+
+causal_weights, over_queries = weights_of(), weights_of(axis=-2)
+
+check_causal_weights = Exercise(
+    causal_weights,
+    [
+        ("two tokens", math.log(2) * torch.tensor([[0.0, 1.0], [0.0, 1.0]], dtype=torch.float64)),
+        ("three equal scores", torch.zeros(3, 3, dtype=torch.float64)),
+        ("random, 5 by 5", numbers((5, 5), stream="exercise 2.1")[0]),
+        ("large scores, 7 by 7", 300 * numbers((7, 7), stream="exercise 2.1, large")[0]),
+    ],
+    {
+        mask_after: "The mask came after the softmax: rows do not sum to one, and the future still weighs in the denominator. Mask the scores.",
+        over_queries: "The softmax ran over the queries (columns sum to one); each query shares out its weight over the keys, the last axis.",
+        no_mask: "Nothing is masked: every token looks into the future.",
+        future_only: "The mask is transposed: tokens see the future only. Row t may see columns s <= t.",
+        weights_of(fill=0.0): "Masked scores were set to 0, and exp(0) = 1 is a weight like any other. Use minus infinity.",
+        weights_of(diagonal=-1): "The diagonal is masked as well: a token may look at itself, and the first one must.",
+    },
+)  # fmt: skip
+
+
+# Exercise 2.2: one head -------------------------------------------------------------------------
+
+
+def head_of(*, weights=causal_weights, scale=lambda d, d_h: d_h**-0.5, has_out=True):
+    """Return one causal head with these parts right or wrong."""
+
+    def head(x, w_q, w_k, w_v, w_o):
+        scores = (x @ w_q) @ (x @ w_k).mT * scale(*w_q.shape)
+        mixture = weights(scores) @ (x @ w_v)
+        return mixture @ w_o if has_out else mixture
+
+    return head
+
+
+def head_case(label, time, d, d_head):
+    shapes = (time, d), (d, d_head), (d, d_head), (d, d_head), (d_head, d)
+    return label, *numbers(*shapes, stream=f"exercise 2.2, {label}")
+
+
+single_head = head_of()
+EYE = torch.eye(2, dtype=torch.float64)
+THREE = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]], dtype=torch.float64)
+
+check_single_head = Exercise(
+    single_head,
+    [
+        ("three tokens, d = 2", THREE, EYE, 2 * EYE, EYE, EYE.flip(0)),
+        head_case("five tokens, d = 6, d_h = 3", 5, 6, 3),
+        head_case("one token", 1, 4, 4),
+        head_case("seven tokens, d = 4, d_h = 4", 7, 4, 4),
+    ],
+    {
+        head_of(scale=lambda d, d_h: 1.0): "The scores are not scaled: divide by sqrt(d_h).",
+        head_of(scale=lambda d, d_h: 1 / d_h): "The scores are divided by d_h; it is its square root that keeps their spread at 1.",
+        head_of(scale=lambda d, d_h: d_h**0.5): "The scores are multiplied by sqrt(d_h); divide by it.",
+        head_of(scale=lambda d, d_h: d**-0.5): "The scale uses d, the columns of x; a dot product here has d_h terms.",
+        head_of(weights=no_mask): "Nothing is masked: the future is leaked.",
+        head_of(weights=mask_after): "The mask came after the softmax; mask the scores.",
+        head_of(weights=future_only): "The mask is transposed: tokens see the future only.",
+        head_of(weights=over_queries): "The softmax ran over the queries; it belongs to the keys, the last axis.",
+        lambda x, w_q, w_k, w_v, w_o: single_head(x, w_k, w_q, w_v, w_o): "Queries and keys are swapped: row t of the scores is q_t against every key.",
+        head_of(has_out=False): "The mixture was not multiplied by W_o.",
+    },
+)  # fmt: skip
+
+
+# Exercise 2.3: multiplications ------------------------------------------------------------------
+
+
+def multiplications(time, d_model, n_heads):
+    return expected_multiplications("attention", d_model=d_model, time=time, n_heads=n_heads)
+
+
+def count_of(*, pairs=lambda time: time * (time + 1) // 2, maps=4, products=2, scale=1, each=0):
+    """Return a count with these parts right or wrong."""
+
+    def count(time, d_model, n_heads):
+        per_pair = products * d_model * n_heads**each + scale * n_heads
+        return maps * time * d_model**2 + pairs(time) * per_pair
+
+    return count
+
+
+check_multiplications = Exercise(
+    multiplications,
+    [
+        ("one token, d = 2, one head", 1, 2, 1),
+        ("three tokens, d = 2, one head", 3, 2, 1),
+        ("5 tokens, d = 6, 3 heads", 5, 6, 3),
+        ("128 tokens, d = 64, 4 heads", 128, 64, 4),
+    ],
+    {
+        count_of(pairs=lambda time: time**2): "You counted T * T pairs; with the causal mask only T (T + 1) / 2 are needed.",
+        count_of(pairs=lambda time: time * (time - 1) // 2): "You counted T (T - 1) / 2 pairs; a token also looks at itself.",
+        count_of(maps=3): "The output map is missing: there are four maps.",
+        count_of(products=1): "One of the two products over the pairs is missing: scores, and weights times values.",
+        count_of(scale=0): "The scale is missing: one multiplication for each pair and head.",
+        count_of(each=1): "You counted d products for every head; a head has d / H, so all heads together have d.",
+    },
+)  # fmt: skip
