@@ -15,7 +15,7 @@ from attnlab.show.kinds import (
 )
 from attnlab.show.panels import Explorer, choice, explore, play, playground_dials, slider
 from attnlab.show.pictures import Picture, picture, show
-from attnlab.show.style import LOOKS, Look, look, new_axes, register_look, style
+from attnlab.show.style import LOOKS, Look, look, new_axes, register_look, style, variants
 
 __all__ = [
     "LOOKS",
@@ -49,4 +49,5 @@ __all__ = [
     "slider",
     "staircase",
     "style",
+    "variants",
 ]

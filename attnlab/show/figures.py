@@ -35,7 +35,8 @@ def figure(name: str, *, records: str | Sequence[str] = ()) -> Callable[[Callabl
     Args:
         name: Lower-case letters, digits and single hyphens or underscores; also the name of the
             files.
-        records: The experiments it is drawn from; the newest of their records names the commit.
+        records: The experiments it is drawn from (with a slash at the end, all below it); the
+            newest of their records names the commit.
 
     Raises:
         AttnlabError: If the name is not of that form or another function has it.
@@ -93,6 +94,12 @@ def make_figure(name: str, *, out: Path | str = "figures") -> list[Path]:
     return [folder / f"{name}.{kind}" for kind in parts]
 
 
+def _is_of(experiment: str, wanted: tuple[str, ...]) -> bool:
+    """Say whether an experiment is one of these, or below one that ends with a slash."""
+    below = tuple(name for name in wanted if name.endswith("/"))
+    return experiment in wanted or experiment.startswith(below)
+
+
 def _origin(draw: Callable) -> str:
     return f"{draw.__module__}.{draw.__qualname__}"
 
@@ -113,7 +120,7 @@ def _png(one: Picture) -> bytes:
 
 
 def _sidecar(figure: Figure, one: Picture, name: str) -> bytes:
-    used = [line for line in read_records() if line["experiment"] in figure.experiments]
+    used = [line for line in read_records() if _is_of(line["experiment"], figure.experiments)]
     newest = max(used, key=lambda line: line["finished_at"], default=None)
     about = {
         "id": name,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -103,6 +103,7 @@ MEMBERS = {  # of each family: name, label, marker; the further down, the darker
         ("bigram", "Bigram table", "2"),
     ),
 }
+VARIANT_MARKERS = ("s", "v", "^", "X", "P", "*", "<", ">")
 SHADES = {"he": "#8C2D04", "we": "#B8790B", "me": "#4D1A00"}  # they meet in every picture
 LOOKS: dict[str, Look] = {
     **FAMILIES,
@@ -178,6 +179,17 @@ def register_look(name: str, *, family: str, label: str, marker: str) -> Look:
     n_members = sum(other.family == family for other in LOOKS.values())
     LOOKS[plain] = _member(family, label, marker, place=n_members)
     return LOOKS[plain]
+
+
+def variants(name: str, labels: Iterable[str]) -> list[Look]:
+    """Return looks for variants of one name: each a shade, a marker and a dash of its own."""
+    base, looks = look(name), []
+    for place, label in enumerate(labels):
+        colour = to_hex([0.8**place * part for part in to_rgb(base.colour)])
+        marker = base.marker if place == 0 else VARIANT_MARKERS[place % len(VARIANT_MARKERS)]
+        dash = base.dash if place % 2 == 0 else "solid"
+        looks.append(replace(base, label=label, colour=colour, marker=marker, dash=dash))
+    return looks
 
 
 @contextmanager

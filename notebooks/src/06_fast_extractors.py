@@ -39,26 +39,10 @@
 # %% tags=["setup"]
 import numpy as np
 import torch
-from IPython.display import Markdown, display
-from torch.nn import functional as F
 
-from attnlab.analysis.timing import saved_for_backward_mib
-from attnlab.errors import AttnlabError
-from attnlab.mixers import build_mixer
-from attnlab.mixers.convolution import causal_convolution, list_methods
-from attnlab.plots import fast_extractors as figures
-from attnlab.plots import fast_extractors_diagrams as diagrams
-from attnlab.plots import speed, style
+from attnlab.chapters.fast_extractors import checks, live, pictures
 from attnlab.runmode import banner, is_fast
-from attnlab.seeding import torch_generator
-from attnlab.sources import tales
-from attnlab.studies.stored import load_or_train
-from attnlab.teach import show_notation
-from attnlab.teaching import fast_extractors as teaching
-from attnlab.teaching import fast_extractors_runs as runs
-from attnlab.teaching.quiz import show_quiz
-from attnlab.widgets import fast_extractors as widgets
-from attnlab.widgets import predict_first, show_still
+from attnlab.show import show
 
 banner(minutes=60)
 
@@ -83,6 +67,9 @@ banner(minutes=60)
 
 
 # %%
+from torch.nn import functional as F
+
+
 def naive(x, W):  # eq. (6.1)
     T, n_lags = len(x), len(W)
     return torch.stack([sum(x[t - j] @ W[j] for j in range(min(t + 1, n_lags))) for t in range(T)])
@@ -102,6 +89,8 @@ def by_matrix(x, W):  # eq. (6.3)
 
 
 # %% tags=["agreement", "nbval-check-output"]
+from attnlab.seeding import torch_generator
+
 draw = torch_generator(0, "data")
 x, W = (torch.randn(*shape, generator=draw).double() for shape in ((13, 3), (7, 3, 3)))
 for way in (by_lags, by_matrix):
@@ -131,6 +120,9 @@ print(f"a whole layer of attention {attention:,}: SHE's sum by lags takes {lags 
 
 
 # %% tags=["nbval-ignore-output", "agreement"]
+from attnlab.mixers.convolution import causal_convolution, list_methods
+
+
 def by_indexing(x, W):
     T = x.shape[-2]
     return sum(F.pad(x[..., : T - j, :] @ W[j], (0, 0, j, 0)) for j in range(min(T, len(W))))
@@ -138,11 +130,9 @@ def by_indexing(x, W):
 
 assert torch.equal(by_indexing(x, W), by_lags(x, W))
 sums = {"SHE, W[j]": by_indexing, "SHE, unbind": by_lags, "SHE, auto": causal_convolution}
-times = runs.time_sums(sums, lengths=(64, 128, 256, 512), batch=4, d_model=32)
-with style():
-    ax = figures.plot_times(times, x_label="Length T = context ℓ (tokens)")
-words = "Forward and backward of whole layers, width 32, batch 4, measured while this page ran."
-show_still(ax.figure, f"{words} {figures.describe_times(times)}")
+times = live.time_sums(sums, lengths=(64, 128, 256, 512), batch=4, d_model=32)
+words = "Forward and backward of whole layers, width 32, batch 4, measured while this page ran. "
+show(pictures.times(times, x_label="Length T = context ℓ (tokens)"), lead=words)
 last = times[times["length"] == 512].set_index("label")["median_ms"]
 assert last["SHE, auto"] < min(last["SHE, unbind"], last["SHE, W[j]"])
 
@@ -184,7 +174,7 @@ assert last["SHE, auto"] < min(last["SHE, unbind"], last["SHE, W[j]"])
 # $\hat x_2 = 2 + \omega^2 \cdot 3 = 2 - 3i$, $\hat x_6 = 2 + 3i$. That is half of the answer already.
 
 # %% tags=["agreement", "nbval-check-output"]
-x8, n = np.array(teaching.HAND_SIGNAL), 8
+x8, n = np.array([3, 1, 4, 1, 5, 9, 2, 6]), 8
 omega = np.exp(-2j * np.pi / n)
 definition = np.array([sum(x8[t] * omega ** (t * f) for t in range(n)) for f in range(n)])  # (6.4)
 E_f, O_f = np.fft.fft(x8[::2]), np.fft.fft(x8[1::2])
@@ -192,10 +182,8 @@ f = np.arange(n // 2)
 split = np.concatenate([E_f + omega**f * O_f, E_f - omega**f * O_f])  # eq. (6.5)
 assert np.allclose(split, definition)
 assert np.allclose(split, np.fft.fft(x8))
-print("by hand, eq. (6.5):", ", ".join(diagrams.complex_text(split[f]) for f in (0, 2, 4, 6)))
-with style():
-    ax = diagrams.plot_butterflies(x8)
-show_still(ax.figure, diagrams.describe_butterflies(x8))
+print("by hand, eq. (6.5):", ", ".join(pictures.complex_text(split[f]) for f in (0, 2, 4, 6)))
+show(pictures.butterflies(x8))
 
 # %% [markdown]
 # Now multiply two transforms, of $x$ and of weights $w$, frequency by frequency:
@@ -213,6 +201,8 @@ show_still(ax.figure, diagrams.describe_butterflies(x8))
 # that come late, as in section 6?
 
 # %% tags=["widget", "nbval-ignore-output", "agreement"]
+from attnlab.show import explore
+
 w = np.ones(3)  # three lags, each with weight 1
 causal = [int(x8[max(0, t - 2) : t + 1].sum()) for t in range(8)]
 for n in (8, 9, 10):  # eq. (6.7) asks for 8 + 3 - 1 = 10
@@ -221,7 +211,7 @@ for n in (8, 9, 10):  # eq. (6.7) asks for 8 + 3 - 1 = 10
     print(f"n = {n:2d}: {e.tolist()}")
 print(f"causal: {causal}")
 assert e.tolist() == causal
-wrap = widgets.show_wrap_explorer(presets=[{"length": 8}, {"length": 10}])
+explore(pictures.wrap, presets=[{"length": 8}, {"length": 10}], **pictures.WRAP_DIALS)
 
 # %% [markdown] tags=["exercise"]
 # <details><summary>Answer</summary>
@@ -256,7 +246,7 @@ def fft_convolution(x: np.ndarray, W: np.ndarray) -> np.ndarray:
 
 
 # %% tags=["nbval-check-output"]
-teaching.check_fft_convolution(fft_convolution)
+checks.check_fft_convolution(fft_convolution)
 
 # %% [markdown]
 # ## 3  Four d² a token, whatever the context   *(8 min)*
@@ -319,11 +309,12 @@ print(f"{len(here)} ways of this page and {len(library)} of the library, values 
 print(f"equal to eq. (6.1) within 1e-10, T = {len(x)}, l = {len(W)}, d = 3")
 
 # %% tags=["widget", "nbval-ignore-output"]
-prices = widgets.show_cost_explorer(
-    presets=[{"context_len": 8, "batch": 1}, {"context_len": 128}, {"context_len": 2048}]
-)
-methods = runs.method_points()
-lengths = sorted(methods.table["config.time"].unique())
+from attnlab.show import predict_first
+
+sizes = [{"context_len": 8, "batch": 1}, {"context_len": 128}, {"context_len": 2048}]
+explore(pictures.costs, presets=sizes, **pictures.COST_DIALS)
+lengths = (8, 32, 128)
+methods, origin = live.race_methods(lengths=lengths, batch=16, d_model=32)
 guess = predict_first(
     "Eq. (6.9) puts the crossover at T = 8. At which measured length does some program over "
     "frequencies first beat the loop over lags on the clock, forward and backward, batch 16?",
@@ -331,13 +322,11 @@ guess = predict_first(
 )
 
 # %% tags=["nbval-ignore-output"]
-table = methods.table.assign(name="she", length=methods.table["config.time"])
+table = methods.assign(name="she", length=methods["config.time"])
 table["label"] = table["variant"].str.removeprefix("she/")
-crossing = figures.crossover(table, slow="lags", fast=["fft", "planes", "staged"])
-with style():
-    ax = figures.plot_times(table, x_label="Length T = context ℓ (tokens)")
-words = f"{methods.origin} {figures.describe_times(table)}"
-show_still(ax.figure, f"{words} {guess.verdict(truth=crossing)}")
+crossing = pictures.crossover(table, slow="lags", fast=["fft", "planes", "staged"])
+one = pictures.times(table, x_label="Length T = context ℓ (tokens)")
+show(one.saying(f"{origin} {one.words} {guess.verdict(truth=crossing)}"))
 assert crossing is not None, "no program over frequencies ever beat the lags"
 
 # %% [markdown]
@@ -370,20 +359,18 @@ assert crossing is not None, "no program over frequencies ever beat the lags"
 # share with few: is there such a pair below?
 
 # %% tags=["nbval-ignore-output"]
-at = max(length for length in lengths if length <= 128)
-points = methods.table[methods.table["config.time"] == at]
-with style():
-    fig = speed.plot_roofline(points)
-show_still(fig, f"{methods.origin} {at} tokens. {speed.describe_roofline(points)}")
+from attnlab.show import speed
+
+points = methods[methods["config.time"] == 128]
+show(speed.roofline(points), lead=f"{origin} 128 tokens. ")
 assert (points["roofline_fraction"] < 1.3).all(), "more than the peak: a count is wrong"
 
 # %% tags=["nbval-ignore-output"]
-layers = runs.layer_points()
-with style():
-    ax = speed.plot_ratio_by_length(layers.table)
-words = f"{layers.origin} Forward and backward. {speed.describe_ratio_by_length(layers.table)}"
-show_still(ax.figure, words)
-display(Markdown(runs.gpu_words()))
+from IPython.display import Markdown, display
+
+layers, origin = live.recorded("mixers", work="training", batch=16)
+show(speed.ratio_by_length(layers), lead=f"{origin} Forward and backward. ")
+display(Markdown(live.gpu_words()))
 
 # %% [markdown]
 # Attention's work grows with the length, SHE's over frequencies hardly does, so the ratio falls. Where
@@ -396,6 +383,8 @@ display(Markdown(runs.gpu_words()))
 # and $W$ and makes the rest again.
 
 # %% tags=["nbval-check-output", "agreement"]
+from attnlab.analysis.timing import saved_for_backward_mib
+
 B, T, d = 4, 64, 64
 x = torch.randn(B, T, d, generator=draw, requires_grad=True)
 W = torch.randn(T, d, d, generator=draw, requires_grad=True)
@@ -440,10 +429,8 @@ other[40:] = torch.randn(24, 16, generator=draw)
 for method in ("lags", "toeplitz", "fft", "planes", "staged"):
     before, after = (causal_convolution(v[None], W, method=method)[0] for v in (x, other))
     changes[method] = ((after - before).abs().amax(-1) / before.square().mean().sqrt()).numpy()
-with style():
-    ax = figures.plot_leaks(changes, changed_at=40)
-words = "Curves of lags and toeplitz lie on each other."
-show_still(ax.figure, f"{figures.describe_leaks(changes, changed_at=40)} {words}")
+one = pictures.leaks(changes, changed_at=40)
+show(one.saying(f"{one.words} Curves of lags and toeplitz lie on each other."))
 assert changes["lags"][:40].max() == 0
 assert changes["toeplitz"][:40].max() == 0
 assert 0 < max(changes[m][:40].max() for m in ("fft", "planes", "staged")) < 1e-4
@@ -471,9 +458,8 @@ assert 0 < max(changes[m][:40].max() for m in ("fft", "planes", "staged")) < 1e-
 # once? Which tile is due after 12 tokens, and after 16 if the stream goes on?
 
 # %% tags=["widget", "nbval-ignore-output"]
-tiling = widgets.show_tiling_explorer(
-    presets=[{"n_seen": 4}, {"n_seen": 12}, {"n_seen": 12, "against": "lag"}]
-)
+seen = [{"n_seen": 4}, {"n_seen": 12}, {"n_seen": 12, "against": "lag"}]
+explore(pictures.tiling, presets=seen, **pictures.TILING_DIALS)
 
 # %% [markdown]
 # <details><summary>Answer</summary>
@@ -517,12 +503,12 @@ print("45 tokens, one after the other, in tiles: equal to eq. (6.1) within 1e-12
 # less, in operations (a multiply-add is two).
 
 # %% tags=["agreement", "nbval-check-output"]
-by_context, by_token = teaching.token_prices(d=128)
+from attnlab.mixers import build_mixer
+
+by_context, by_token = live.token_prices(d=128)
 for T, price in by_context.pivot_table(index="context_len", columns="label").flops.iterrows():
     print(f"{T:4d} tokens: tiles take {price.ring / price.tiles:4.1f} times fewer operations")
-with style():
-    fig = figures.plot_token_prices(by_context, by_token)
-show_still(fig, f"Counted, d = 128. {figures.describe_token_prices(by_context, by_token)}")
+show(pictures.token_prices(by_context, by_token), lead="Counted, d = 128. ")
 mixer = build_mixer("she", d_model=3, context_len=40).double()
 x = torch.randn(2, 100, 3, generator=draw).double()
 with torch.no_grad():
@@ -553,7 +539,7 @@ def due_tile(n: int) -> tuple[int, int, int, int]:
 
 
 # %% tags=["nbval-check-output"]
-teaching.check_due_tile(due_tile)
+checks.check_due_tile(due_tile)
 
 # %% [markdown]
 # Now the clock. It differs from the count where little is to be done: there each token pays mostly
@@ -562,14 +548,16 @@ teaching.check_due_tile(due_tile)
 # slows down least?
 
 # %% tags=["widget", "nbval-ignore-output"]
-race = runs.generation_points()
-with style():
-    fig = speed.plot_generation_growth(race.table)
-words = f"{speed.describe_generation_growth(race.table)} {runs.streaming_words(race.table)}"
-show_still(fig, f"{race.origin} {words}")
-laps = list(widgets.generation_laps(context_len=512, batch=4, d_model=32))
-board = widgets.show_generation_board(still=laps)
-quiz = show_quiz(teaching.QUESTIONS)
+from attnlab.show import show_board
+from attnlab.teach import show_quiz
+
+race, origin = live.recorded("generation", work="layer")
+one = speed.generation_growth(race)
+show(one.saying(f"{origin} {one.words} {live.streaming_words(race)}"))
+laps = list(live.generation_laps(context_len=512, batch=4, d_model=32))
+board = show_board(live.generation_laps, n_ticks=live.ROUNDS * len(live.STREAMS),
+                   draw=pictures.generation, still=laps, **pictures.GENERATION_DIALS)  # fmt: skip
+quiz = show_quiz("fast_extractors")
 
 # %% [markdown]
 # <details><summary>Answer</summary>
@@ -601,7 +589,10 @@ quiz = show_quiz(teaching.QUESTIONS)
 # %% tags=["agreement", "nbval-check-output"]
 she = build_mixer("she", d_model=4, context_len=6).double()
 low = build_mixer("she", d_model=4, context_len=6, rank=4).double()
-B_r, a_r = map(torch.from_numpy, teaching.low_rank_lags(she.lag_weight.detach(), rank=4))
+M = she.lag_weight.detach().permute(2, 0, 1)  # M_c[j, i] = W_j[i, c], output channel first
+left, values, right = torch.linalg.svd(M, full_matrices=False)
+B_r = right[:, :4].permute(1, 2, 0)  # (R, d, d)
+a_r = (left * values[:, None])[..., :4].permute(1, 2, 0)  # (l, R, d)
 with torch.no_grad():
     low.value.weight.copy_(B_r.transpose(1, 2).flatten(0, 1))
     low.lag_weight.copy_(a_r.flatten(1))  # (l, R d)
@@ -615,16 +606,18 @@ print(", ".join(f"R = {R}: {R * d**2 + R * n_lags * d:,}" for R in (1, 8, 64)), 
 print(f"SHE: {n_lags * d**2:,}")
 
 # %% tags=["nbval-ignore-output"]
-trained = load_or_train(("she",))["she"]
-noise = np.random.default_rng(0).normal(size=trained.kernels[0].shape)
-errors = {"random, untrained": teaching.best_rank_errors(noise)}
-for layer, kernel in enumerate(trained.kernels, start=1):
-    errors[f"trained, layer {layer}"] = teaching.best_rank_errors(kernel)
-with style():
-    ax = figures.plot_rank_errors(errors)
-is_stored = "classroom" in trained.origin
-words = f"Trained weights: {'from the recorded classroom model' if is_stored else trained.origin}."
-show_still(ax.figure, f"{figures.describe_rank_errors(errors)} {words}")
+from attnlab.paths import MODELS
+from attnlab.training import load_model
+
+trained, facts = load_model(MODELS / "children" / "she.safetensors")
+kernels = [block.mixer.lag_weight.detach() for block in trained.blocks]
+noise = np.random.default_rng(0).normal(size=kernels[0].shape)
+errors = {"random, untrained": live.best_rank_errors(noise)}
+for layer, kernel in enumerate(kernels, start=1):
+    errors[f"trained, layer {layer}"] = live.best_rank_errors(kernel)
+assert "classroom" in facts["experiment"]
+one = pictures.rank_errors(errors)
+show(one.saying(f"{one.words} Trained weights: from the recorded classroom model."))
 
 # %% [markdown]
 # **Check yourself.** Trained matrices are nearer to a low rank than random ones. Does it follow that a
@@ -653,13 +646,49 @@ show_still(ax.figure, f"{figures.describe_rank_errors(errors)} {words}")
 # $1/\sqrt t$, with the gate, with both. At $d = 24$, $t = \ell = 32$ the sums have size 1, 5.7 and 27.7. **Predict:** which of the twelve diverge?
 
 # %% tags=["nbval-ignore-output"]
-lesson = runs.Lesson()  # d = 24, context 32, 120 steps of 16 windows of small tales
-seeds = (0,) if is_fast() else (0, 1, 2)
-ends, curves = runs.train_starts(lesson, seeds=seeds)
-floors = {"true source": float(tales("small").oracle_nats(runs.held_out(lesson)))}
-with style():
-    fig = figures.plot_starts(ends, curves, floors=floors)
-show_still(fig, figures.describe_starts(ends, floors=floors))
+import pandas as pd
+
+from attnlab.config import ModelConfig, TrainConfig
+from attnlab.models import LanguageModel
+from attnlab.seeding import numpy_generator
+from attnlab.sources import tales
+from attnlab.training import WindowBatches, train_steps
+
+source = tales("small")
+
+
+def train(*, n_steps=120, lr=0.01, seed=0, **options):
+    """Train one layer, d = 24, context 32, on 16 windows of small tales a step."""
+    sizes = {"vocab_size": source.vocab_size, "d_model": 24, "context_len": 32, "n_layers": 1}
+    config = ModelConfig(**{"mixer": "she", **sizes, **options})
+    model = LanguageModel(config, generator=torch_generator(seed, "init"))
+    text = source.sample(n_steps * 16 * 32 + 1, generator=numpy_generator(seed, "data"))
+    batches = WindowBatches([text], context_len=32, batch_size=16, seed=seed)
+    recipe = TrainConfig(n_steps=n_steps, batch_size=16, lr=lr, seed=seed)
+    logs = train_steps(model, batches.starting_at(0), config=recipe)
+    return model, [log.loss_nats for log in logs]
+
+
+@torch.no_grad()
+def by_position(model, windows):
+    tokens = torch.from_numpy(np.ascontiguousarray(windows))
+    return model.eval().loss(tokens[:, :-1], tokens[:, 1:], reduction="none").double().mean(0)
+
+
+# %% tags=["nbval-ignore-output"]
+starts = {"balanced": (24 * 32) ** -0.5, "terms of size 1": 24**-0.5, "entries of size 1": 1.0}
+cures = {"neither": {"adjust": "none"}, "1/√t": {"adjust": "none", "scale": "rsqrt_t"},
+         "gate": {}, "both": {"scale": "rsqrt_t"}}  # fmt: skip
+held_out, ends, curves = source.sample_windows(128, window_len=33, stream="test"), [], []
+for start, init_std in starts.items():
+    for cure, options in cures.items():
+        for seed in (0,) if is_fast() else (0, 1, 2):
+            model, losses = train(seed=seed, mixer_options={**options, "init_std": init_std})
+            run = {"start": start, "cure": cure, "seed": seed}
+            ends.append(run | {"loss_nats": float(by_position(model, held_out).mean())})
+            curves.append(pd.DataFrame(run | {"step": range(1, 121), "loss_nats": losses}))
+ends, curves = pd.DataFrame(ends), pd.concat(curves)
+show(pictures.starts(ends, curves, floor_nats=float(source.oracle_nats(held_out))))
 mean = ends.pivot_table(index="start", columns="cure", values="loss_nats")
 assert np.isfinite(ends["loss_nats"]).all(), "a run diverged after all"
 assert (mean.loc["entries of size 1"] > mean.loc["balanced"] + 0.5).all()
@@ -678,22 +707,52 @@ assert mean.loc["balanced"].max() - mean.loc["balanced"].min() < 0.2
 # place, not for each lag.)
 
 # %% tags=["nbval-check-output"]
-longer = runs.Lesson(n_steps=250, lr=0.02)
-readers = runs.train_readers(longer)
-windows = runs.held_out(longer, n_tokens=128)
+from attnlab.errors import AttnlabError
+
+ways = {
+    "attention/learned positions": {"mixer": "attention"},
+    "she/absolute index": {"mixer_options": {"index": "absolute"}, "position": "none"},
+    "she/learned positions": {},
+    "she/lags alone": {"position": "none"},
+}
+readers = {name: train(n_steps=250, lr=0.02, **options)[0] for name, options in ways.items()}
+windows = source.sample_windows(128, window_len=129, stream="test")
 try:
     readers["she/learned positions"](torch.from_numpy(windows[:1, :33]))
 except AttnlabError as refusal:
     print(refusal)
 
 # %% tags=["nbval-ignore-output"]
-losses = runs.losses_past_length(readers, windows)
-again = runs.losses_read_again(readers["she/learned positions"], windows)
+from dataclasses import replace
+
+
+def stretched(model, context_len):
+    """Return the same model with a longer context, untrained where training saw nothing."""
+    longer = replace(model.config, context_len=context_len)
+    result = LanguageModel(longer, generator=torch_generator(1, "init"))
+    own, is_lag = result.state_dict(), model.config.mixer_options.get("index", "lag") == "lag"
+    for name, weight in model.state_dict().items():
+        if name.endswith("lag_weight") and is_lag:
+            own[name].zero_()  # lags that nobody trained weigh nothing: a window
+        own[name][: len(weight)] = weight
+    result.load_state_dict(own)
+    return result.eval()
+
+
+losses = {name: by_position(stretched(m, 128), windows).numpy() for name, m in readers.items()}
+for name, reader in readers.items():  # within the trained length it is the same model
+    inside = by_position(reader, windows[:, :33]).numpy()
+    assert np.allclose(losses[name][:32], inside, atol=1e-4)
+again, reader = losses["she/learned positions"].copy(), readers["she/learned positions"]
+n_done = 32
+while n_done < 128:  # as generate does: the newest half is read again, then 17 tokens more
+    start, stop = n_done - 15, min(n_done + 17, 128)
+    again[n_done:stop] = by_position(reader, windows[:, start : stop + 1])[15:]
+    n_done = stop
 losses["she/learned positions, read again"] = again
-truth = tales("small").oracle_nats(windows, per_token=True).mean(axis=0)
-with style():
-    ax = figures.plot_past_length(losses, trained_len=32, oracle_nats=truth)
-show_still(ax.figure, f"{figures.describe_past_length(losses, trained_len=32)} One seed.")
+truth = source.oracle_nats(windows, per_token=True).mean(axis=0)
+one = pictures.past_length(losses, trained_len=32, oracle_nats=truth)
+show(one.saying(f"{one.words} One seed."))
 rise = {name: loss[32:].mean() - loss[16:32].mean() for name, loss in losses.items()}
 assert rise["she/absolute index"] > 0.5
 assert rise["she/learned positions"] > 0.1
@@ -710,18 +769,19 @@ assert rise["she/learned positions, read again"] < 0.1
 # lags alone never write an impossible word?
 
 # %% tags=["widget", "nbval-ignore-output"]
-stretched = {name: runs.stretched(model, context_len=64) for name, model in readers.items()}
-texts = widgets.show_length_playground(
-    stretched,
-    source=tales("small"),
-    trained_len=32,
-    prompt="Nora was a kind girl.",
-    labels={"she/learned positions": "SHE, learned positions"},
+from attnlab.show import look, play
+
+models = {name: stretched(model, 64) for name, model in readers.items()}
+prompt = "Nora was a kind girl."
+texts = play(
+    **live.length_playground(models, source=source, trained_len=32, prompt=prompt),
     presets=[
         {"model": "she/lags alone", "seed": 4},
         {"model": "she/learned positions", "seed": 4},
         {"model": "attention/learned positions", "seed": 4},
     ],
+    model=("Model", {look(name).label: name for name in models}),
+    seed=("Seed", 0, 0, 9, "Another draw"),
 )
 
 # %% [markdown]
@@ -744,7 +804,7 @@ texts = widgets.show_length_playground(
 # %% [markdown]
 # ## Summary
 #
-# - You **computed** one sum in four ways, and ten more of the library, equal to the definition in values
+# - You **computed** one sum in four ways, and seven more of the library, equal to the definition in values
 #   and gradients.
 # - You **derived** the transform of eight tokens with 12 products instead of 64, and cured its
 #   wrap-around with $n \ge T + \ell - 1$.
@@ -771,6 +831,8 @@ texts = widgets.show_length_playground(
 # $E_f$, $O_f$ in eq. (6.5) are transforms of even and odd tokens; elsewhere $E$ is the embedding.
 
 # %% tags=["hide-input", "nbval-check-output"]
+from attnlab.teach import show_notation
+
 show_notation(
     ["d_model", "time", "batch", "context_len", "x", "lag", "lag_weight", "extracted",
      "transform_length", "root_of_unity", "transformed", "tile_size", "rank", "rank_map",

@@ -1,0 +1,289 @@
+"""What chapter 06 measures while it runs, counts by hand, and reads from the clock's records."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+from attnlab.analysis.timing import compare, machine_peaks
+from attnlab.errors import AttnlabError
+from attnlab.mixers import build_mixer
+from attnlab.models import LanguageModel
+from attnlab.records import load_runs
+from attnlab.seeding import numpy_generator, torch_generator
+from attnlab.show import look
+from attnlab.sources import Source
+from attnlab.studies.clock import (
+    STREAMS,
+    SpeedPlan,
+    Sum,
+    as_table,
+    run_race,
+    stream_race,
+    training_pass,
+)
+
+METHODS = ("lags", "toeplitz", "fft", "planes", "staged")
+CONTEXTS = (64, 256, 1024, 4096)  # tokens
+REPEATS = 9  # of the times of a sum
+ROUNDS = 5  # of a live race for the next token
+LagSum = Callable[[Tensor, Tensor], Tensor]
+
+
+def recorded(part: str, **sizes: Any) -> tuple[pd.DataFrame, str]:
+    """Return the newest recorded points of a part of the clock, and where they come from.
+
+    On a CPU, float32, with as many threads as were recorded at most, at width 128.
+
+    Args:
+        sizes: Columns ``config.<name>`` to hold fixed, for example ``work="training"``.
+    """
+    runs = load_runs(f"speed/paper/{part}/")
+    fixed = {"device": "cpu", "route": "default", "precision": "fp32", "d_model": 128, **sizes}
+    for name, value in fixed.items():
+        runs = runs[runs[f"config.{name}"] == value]
+    runs = runs[runs["config.threads"] == runs["config.threads"].max()]
+    table = runs.drop_duplicates(["experiment", "variant"], keep="last")
+    one, n_threads = table.iloc[-1], int(table["config.threads"].iloc[-1])
+    return table, (
+        f"Recorded (speed, paper): {one['environment.device']}, torch "
+        f"{one['environment.torch']}, {n_threads} thread{'s' * (n_threads > 1)}, width "
+        f"{one['config.d_model']:.0f}, medians of {one['config.repeats']:.0f} rounds."
+    )
+
+
+def race_methods(*, lengths: Sequence[int], batch: int, d_model: int) -> tuple[pd.DataFrame, str]:
+    """Race the methods of SHE's sum here, forward and backward; return the points, and how.
+
+    Small sizes, few rounds: what fits a lesson.
+    """
+    n_threads = torch.get_num_threads()
+    plan = SpeedPlan(part="methods", n_threads=n_threads, repeats=REPEATS)
+    peaks, records = machine_peaks(threads=n_threads, seconds=0.1), []
+    for length in lengths:
+        sizes = {"batch": batch, "time": length, "d_model": d_model}
+        race = Sum(extract="matrix", work="training", **sizes).race(plan, methods=METHODS)
+        records += run_race(race, plan, peaks=peaks)
+    return as_table(records), (
+        f"Measured while this page ran: {n_threads} thread{'s' * (n_threads > 1)}, width "
+        f"{d_model}, batch {batch}, medians of {REPEATS} rounds."
+    )
+
+
+def streaming_words(table: pd.DataFrame) -> str:
+    """Say which program SHE took by itself, where the ring beats it, and who slows down least.
+
+    Args:
+        table: Rows ``variant``, ``median_ms``, ``config.batch``, ``config.context_len`` and
+            ``config.streaming``.
+    """
+
+    def contexts(lengths: Sequence[float]) -> str:
+        words = ", ".join(f"{length:.0f}" for length in lengths)
+        return f"context {words}" if words else "no context"
+
+    sentences = []
+    for batch, rows in table.groupby("config.batch"):
+        times = rows.pivot_table(index="config.context_len", columns="variant", values="median_ms")
+        its = rows[rows["variant"] == "she"].groupby("config.context_len")["config.streaming"]
+        tiled = [length for length, kind in its.first().items() if kind == "tiles"]
+        behind = [length for length in tiled if times["she/ring"][length] < times["she"][length]]
+        least = (times.iloc[-1] / times.iloc[0]).idxmin()
+        sentences.append(
+            f"Batch {batch:.0f}: SHE chose tiles at {contexts(tiled)}; the ring beats them at "
+            f"{contexts(behind)}; {look(str(least)).label} slows down least."
+        )
+    return " ".join(sentences)
+
+
+def gpu_words() -> str:
+    """Say what was recorded on a graphics card, or plainly that nothing was."""
+    runs = load_runs("speed/")
+    cuda = runs[runs["config.device"].astype(str).str.startswith("cuda")]
+    if not len(cuda):
+        return "**No record here comes from a graphics card.** So this page claims no speed on one."
+    names = ", ".join(sorted(cuda["environment.device"].unique()))
+    training = cuda[cuda["config.part"] == "training"]
+    lines = [
+        f"- {variant}: training step {ratio:.2f} times attention's"
+        for variant, ratio in training.groupby("variant")["ratio_to_attention"].median().items()
+    ]
+    return f"**Recorded on {names}**, {len(cuda)} records.\n\n" + "\n".join(lines)
+
+
+def time_sums(
+    sums: Mapping[str, LagSum],
+    *,
+    lengths: Sequence[int],
+    batch: int,
+    d_model: int,
+) -> pd.DataFrame:
+    """Time SHE with each of these sums, forward and backward, beside a layer of attention.
+
+    Args:
+        sums: By label, functions of x ``(batch, time, d)`` and W ``(time, d, d)``.
+
+    Returns:
+        Rows ``name``, ``label``, ``length``, ``median_ms``, ``low_ms``, ``high_ms``.
+    """
+
+    def noise(*shape: int, seed: int) -> Tensor:
+        return torch.randn(*shape, generator=torch_generator(seed, "bench"))
+
+    def she(lag_sum: LagSum, x: Tensor) -> Callable[[], object]:
+        time, d = x.shape[1:]
+        W = noise(time, d, d, seed=1) / (time * d) ** 0.5
+        W_adj, W_out = (noise(d, d, seed=seed) / d**0.5 for seed in (2, 3))
+        weights = [weight.requires_grad_() for weight in (W, W_adj, W_out)]
+        return training_pass(lambda x: (lag_sum(x, W) * (x @ W_adj)) @ W_out, x, weights=weights)
+
+    parts = []
+    for length in lengths:
+        x = noise(batch, length, d_model, seed=0)
+        attention = build_mixer("attention", d_model=d_model, context_len=length, n_heads=4)
+        calls = {"Attention": training_pass(attention, x, weights=list(attention.parameters()))}
+        calls |= {label: she(lag_sum, x) for label, lag_sum in sums.items()}
+        table = compare(calls, repeats=REPEATS).table()
+        parts.append(table.rename(columns={"name": "label"}).assign(length=length))
+    table = pd.concat(parts, ignore_index=True)
+    return table.assign(name=np.where(table["label"] == "Attention", "attention", "she"))
+
+
+def generation_laps(*, context_len: int, batch: int, d_model: int) -> Iterator[dict[str, Any]]:
+    """Race the mixers for the next token: yield one lap of one mixer at a time, in turns.
+
+    The context is full. A lap spans a whole context where tokens differ in price.
+
+    Yields:
+        ``variant``, ``round`` (from 1), ``tokens_per_s`` over the whole batch.
+    """
+    plan = SpeedPlan(part="generation", n_threads=torch.get_num_threads())
+    race = stream_race(plan, batch=batch, context_len=context_len, d_model=d_model)
+    entrants = {name: build() for name, build in race.entrants.items()}
+    generator = numpy_generator(0, "order")
+    for number in range(ROUNDS + 1):
+        for index in generator.permutation(len(STREAMS)):
+            one, started = entrants[STREAMS[index]], time.perf_counter()
+            one.call()
+            speed = batch * one.n_pieces / (time.perf_counter() - started)
+            if number:  # the first round warms up
+                yield {"variant": STREAMS[index], "round": number, "tokens_per_s": speed}
+
+
+# Operations counted by hand ----------------------------------------------------------------------
+
+
+def tile_flops(size: int, *, d: int) -> int:
+    """Return the operations of a tile, directly or by a transform of length 2 U, what is less.
+
+    .. math:: 2 U^2 d^2 \\quad\\text{or}\\quad 8 (U + 1)\\, d^2 + 10\\, U \\log_2(2 U)\\, d
+
+    A transform of n real numbers counts ``2.5 n log2(n)``, the usual figure; the kernel is
+    transformed beforehand. A multiply-add counts two.
+    """
+    transforms = 2 * d * 2.5 * (2 * size) * math.log2(2 * size)
+    return round(min(2 * size**2 * d**2, 8 * (size + 1) * d**2 + transforms))
+
+
+def stream_flops(n_tokens: int, *, d: int) -> NDArray[np.int64]:
+    """Return the operations of each token in a stream with tiles: ``(n_tokens,)``.
+
+    Every token pays for its own lag 0; the tile that is due after token n counts for token n, and
+    nothing follows the last token.
+    """
+    sizes = [n & -n for n in range(1, n_tokens)]
+    cost = {size: tile_flops(size, d=d) for size in set(sizes)} | {0: 0}
+    return np.array([2 * d * d + cost[size] for size in (*sizes, 0)])
+
+
+def token_prices(
+    *, d: int, contexts: Sequence[int] = CONTEXTS, drawn: int = 256
+) -> tuple[pd.DataFrame, dict[str, NDArray[np.int64]]]:
+    """Return what a token of SHE costs with the ring and with tiles, in operations.
+
+    Args:
+        contexts: Lengths of streams that are as long as the context.
+        drawn: Length of the one stream whose tokens are priced one by one.
+
+    Returns:
+        Means in rows ``label``, ``context_len``, ``flops``; and, by label, the price of each
+        token but the last, which has nothing to pay in advance.
+    """
+
+    def prices(n: int) -> dict[str, NDArray[np.int64]]:
+        return {"ring": 2 * np.arange(1, n + 1) * d * d, "tiles": stream_flops(n, d=d)}
+
+    rows = [(label, n, price.mean()) for n in contexts for label, price in prices(n).items()]
+    table = pd.DataFrame(rows, columns=["label", "context_len", "flops"])
+    return table, {label: price[:-1] for label, price in prices(drawn).items()}
+
+
+def best_rank_errors(lag_weight: ArrayLike) -> NDArray[np.float64]:
+    r"""Return the relative error of the best rank-R weights for R = 1, 2, ..., min(l, d).
+
+    With :math:`W_j = \sum_r B_r \mathrm{diag}(a_r(j))` output channel c has the matrix
+    :math:`M_c[j, i] = W_j[i, c]`, and R is its rank. So the best choice is its truncated
+    singular value decomposition, channel by channel.
+
+    Shapes:
+        lag_weight: ``(n_lags, d, d)``; returns ``(min(n_lags, d),)``.
+    Source:
+        Eckart and Young 1936, for each output channel.
+    """
+    weight = np.asarray(lag_weight, dtype=np.float64)
+    if weight.ndim != 3:
+        raise AttnlabError(f"lag_weight must be (n_lags, d, d); it is {weight.shape}.")
+    values = np.linalg.svd(weight.transpose(2, 0, 1), compute_uv=False)  # (D, min(L, D))
+    energy = (values**2).sum(axis=0)
+    left = energy.sum() - np.cumsum(energy)
+    return np.sqrt(np.maximum(left, 0.0) / energy.sum())
+
+
+# Texts past the trained length -------------------------------------------------------------------
+
+
+def write_past(model: LanguageModel, prompt: Any, *, seed: int) -> np.ndarray:
+    """Return prompt and continuation, as many tokens as the model's context holds."""
+    start = torch.as_tensor(np.asarray(prompt, dtype=np.int64))[None]
+    n_tokens = model.config.context_len - start.shape[1]
+    generator = torch_generator(seed, "generate")
+    return model.generate(start, n_tokens=n_tokens, temperature=0.7, generator=generator)[0].numpy()
+
+
+def length_playground(
+    models: Mapping[str, LanguageModel], *, source: Source, trained_len: int, prompt: str
+) -> dict[str, Callable[..., Any]]:
+    """Return ``write`` and ``words`` of a playground whose texts run past the trained length.
+
+    Args:
+        models: With a context long enough for the text.
+        source: What they were trained on; it tells the first impossible word.
+        trained_len: Where the bar in the text stands.
+        prompt: How every text begins.
+    """
+    start = source.encode(prompt)
+
+    def write(*, model: str, seed: int) -> dict[str, str]:
+        tokens = write_past(models[model], start, seed=seed)
+        whole, first = source.decode(tokens), source.decode(tokens[:trained_len])
+        rest = whole[len(first) :].lstrip()
+        return {look(model).label: f"{first} ‖ {rest}" if rest else first}
+
+    def words(*, model: str, seed: int) -> str:
+        tokens = write_past(models[model], start, seed=seed)
+        surprise = np.asarray(source.oracle_nats(tokens, per_token=True))[len(start) - 1 :]
+        slips = np.flatnonzero(~np.isfinite(surprise))
+        how = (
+            f"first impossible word: number {slips[0] + 1}" if len(slips) else "no impossible word"
+        )
+        return f"Seed {seed}, temperature 0.7; the bar marks the end of the trained length; {how}."
+
+    return {"write": write, "words": words}
