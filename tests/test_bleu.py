@@ -9,7 +9,7 @@ from sacrebleu.metrics.bleu import BLEU
 from attnlab.errors import AttnlabError
 from attnlab.seeding import numpy_generator
 from attnlab.training import bleu, bleu_by_hand, bleu_by_length
-from attnlab.training.bleu import _score, _sentence_counts, bleu_share, n_grams
+from attnlab.training.scores import _score, _sentence_counts, bleu_share, n_grams
 
 HYPOTHESES = [
     "a man in a red hat is looking at something .",
@@ -83,6 +83,15 @@ def test_the_interval_holds_the_score_and_narrows_with_more_sentences():
     assert many.low < many.score < many.high
     # 25 times the sentences: a fifth of the width, give or take
     assert (many.high - many.low) == pytest.approx((few.high - few.low) / 5, rel=0.4)
+
+
+def test_the_interval_counts_words_as_the_score_does():
+    hypotheses = ["it's good, isn't it", "(a) b c d e.", "one two three, four five"] * 3
+    references = ["it's good , isn't it", "( a ) b c d e .", "one two three , four six"] * 3
+    for tokenize in ("13a", "none"):
+        found = bleu(hypotheses, references, tokenize=tokenize)
+        assert found.low < found.score < found.high
+    assert bleu(hypotheses, references).low > bleu(hypotheses, references, tokenize="none").high
 
 
 def test_the_interval_depends_on_its_seed_alone():

@@ -31,7 +31,7 @@ from attnlab.training import (
     steps_every,
     train_model,
 )
-from attnlab.training.evaluation import pool
+from attnlab.training.scores import pool
 
 MODEL = ModelConfig(mixer="mean", vocab_size=5, context_len=3, d_model=4, n_layers=1)
 PLAN = TrainConfig(n_steps=6, batch_size=2, warmup_steps=2, lr=0.05)

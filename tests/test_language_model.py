@@ -81,6 +81,17 @@ def test_initial_weights_are_a_function_of_the_seed_and_leave_global_chance_alon
     assert not torch.equal(one.token_embedding.weight, other.token_embedding.weight)
 
 
+@pytest.mark.parametrize("mixer", ["attention", "she", "he"])
+def test_maps_into_the_stream_start_smaller_in_a_deeper_model(mixer):
+    sizes = {"mixer": mixer, "d_model": 48, "n_heads": 1}
+    for n_layers in (1, 4):
+        model = build(**sizes, n_layers=n_layers)
+        for block in model.blocks:
+            for linear, n_in in ((block.mixer.out, 48), (block.mlp.values, 4 * 48)):
+                expected = (n_in * 2 * n_layers) ** -0.5
+                assert float(linear.weight.detach().std()) == pytest.approx(expected, rel=0.06)
+
+
 @pytest.mark.parametrize("rows_at_once", [1, 3, 100])
 def test_chunked_cross_entropy_equals_torch_and_its_gradients(rows_at_once):
     generator = torch.Generator().manual_seed(0)

@@ -30,7 +30,7 @@ from attnlab.training.checkpoint import (
     read_tensors,
     save_checkpoint,
 )
-from attnlab.training.evaluation import pool
+from attnlab.training.scores import pool
 
 CONFIG = ModelConfig(vocab_size=7, context_len=5, d_model=8, n_layers=1, n_heads=2)
 
@@ -108,6 +108,64 @@ def test_embeddings_norms_and_biases_are_not_decayed():
     assert "blocks.0.mlp.keys.weight" in names
     assert "blocks.0.mixer.lag_weight" in names
     assert not [n for n in names if "embedding" in n or "norm" in n or n.endswith("bias")]
+
+
+def by_hand(model, loss, plan):
+    """Return the weights after the steps of AdamW with clipping, written out."""
+    weights = {n: w.detach().clone() for n, w in model.named_parameters()}
+    moments = {n: (torch.zeros_like(w), torch.zeros_like(w)) for n, w in weights.items()}
+    for step in range(plan.n_steps):
+        leaves = {n: w.clone().requires_grad_() for n, w in weights.items()}
+        total = loss(torch.func.functional_call(model, leaves, (loss.inputs,)))
+        grads = dict(zip(leaves, torch.autograd.grad(total, leaves.values()), strict=True))
+        norm = torch.stack([g.norm() for g in grads.values()]).norm()
+        for n, g in grads.items():
+            g = g * min(1.0, plan.max_grad_norm / (float(norm) + 1e-6))
+            m, v = (
+                beta * old + (1 - beta) * new
+                for beta, old, new in zip(
+                    (plan.beta_1, plan.beta_2), moments[n], (g, g**2), strict=True
+                )
+            )
+            moments[n] = m, v
+            m, v = m / (1 - plan.beta_1 ** (step + 1)), v / (1 - plan.beta_2 ** (step + 1))
+            is_spared = weights[n].ndim < 2 or "embedding" in n
+            decay = 0.0 if is_spared else plan.weight_decay
+            lr = learning_rate(step, plan)
+            weights[n] = weights[n] * (1 - lr * decay) - lr * m / (v.sqrt() + 1e-8)
+    return weights
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"max_grad_norm": 1e9, "weight_decay": 0.0},
+        {"max_grad_norm": 0.01, "weight_decay": 0.5, "beta_1": 0.5, "beta_2": 0.7},
+        {"max_grad_norm": 1e9, "weight_decay": 0.5, "beta_2": 0.999},
+    ],
+)
+def test_a_step_is_adamw_with_clipping_as_written_in_the_papers(changes):
+    plan = TrainConfig(n_steps=4, batch_size=4, lr=0.05, warmup_steps=2, **changes)
+    model, twin = model_for().double(), model_for().double()
+    inputs, targets = batches_for()[0]
+
+    def loss(logits):
+        return torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten())
+
+    loss.inputs = inputs
+    for _ in train_steps(model, itertools.repeat((inputs, targets)), config=plan):
+        pass
+    expected = by_hand(twin, loss, plan)
+    for name, weight in model.named_parameters():
+        torch.testing.assert_close(weight, expected[name], rtol=1e-6, atol=1e-6)
+
+
+def test_the_cosine_is_at_its_peak_after_the_rise_and_nearly_low_at_the_end():
+    plan = TrainConfig(n_steps=14, warmup_steps=4, lr=1.0, min_lr_fraction=0.2)
+    rates = [learning_rate(step, plan) for step in range(14)]
+    assert rates[:5] == [0.25, 0.5, 0.75, 1.0, 1.0]
+    assert rates[9] == pytest.approx(0.6)  # half of the fall from 1 to 0.2
+    assert rates[13] == pytest.approx(0.2 + 0.8 * (1 + math.cos(math.pi * 9 / 10)) / 2)
 
 
 def test_a_loss_that_is_no_number_stops_the_training_with_a_cure():

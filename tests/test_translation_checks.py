@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from attnlab.config import BOS, EOS, UNK
 from attnlab.mixers.attention import CrossAttention
 from attnlab.teaching import translation
-from attnlab.training.bleu import bleu_by_hand
+from attnlab.training.scores import bleu_by_hand
 
 CHECKS = {
     "cross-attention": (

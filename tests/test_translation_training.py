@@ -25,10 +25,9 @@ from attnlab.training import (
     save_model,
     train_steps,
     translate_all,
-    translation_steps,
 )
+from attnlab.training.batches import cut_by_tokens, pair_lengths
 from attnlab.training.checkpoint import load_checkpoint, save_checkpoint
-from attnlab.training.pair_batches import cut_by_tokens, pair_lengths
 
 CONFIG = TranslatorConfig(
     source_vocab_size=13,
@@ -113,10 +112,10 @@ def test_accumulated_steps_weigh_every_token_alike():
     pairs = some_pairs([(2, 1), (3, 6), (1, 2)])
     options = {"n_steps": 1, "warmup_steps": 0, "label_smoothing": 0.1}
     together, apart = translator_for(), translator_for()
-    (one,) = translation_steps(together, [collate_pairs(pairs)], config=TrainConfig(**options))
+    (one,) = train_steps(together, [collate_pairs(pairs)], config=TrainConfig(**options))
     parts = [collate_pairs(pairs[:1]), collate_pairs(pairs[1:])]
     plan = TrainConfig(**options, accumulation_steps=2)
-    (two,) = translation_steps(apart, parts, config=plan)
+    (two,) = train_steps(apart, parts, config=plan)
     assert one.tokens_seen == two.tokens_seen == (1 + 6 + 2) + 3  # words and EOS
     assert one.loss_nats == pytest.approx(two.loss_nats, rel=1e-5)
     assert one.grad_norm == pytest.approx(two.grad_norm, rel=1e-4)
@@ -132,15 +131,15 @@ def test_a_resumed_run_is_bit_equal(dropout, tmp_path):
         return PairBatches(pairs, max_tokens=60, seed=0).starting_at(start)
 
     whole, first, second = (translator_for(dropout=dropout, **vocab) for _ in range(3))
-    losses = [log.loss_nats for log in translation_steps(whole, batches(0), config=plan)]
+    losses = [log.loss_nats for log in train_steps(whole, batches(0), config=plan)]
     optimizer = build_optimizer(first, plan)
-    begun = translation_steps(first, batches(0), config=plan, optimizer=optimizer)
+    begun = train_steps(first, batches(0), config=plan, optimizer=optimizer)
     before = [next(begun).loss_nats for _ in range(3)]
     path = tmp_path / "run.safetensors"
     save_checkpoint(path, model=first, optimizer=optimizer, facts={"step": 3})
     optimizer = build_optimizer(second, plan)
     load_checkpoint(path, model=second, optimizer=optimizer)
-    rest = translation_steps(second, batches(3), config=plan, optimizer=optimizer, first_step=3)
+    rest = train_steps(second, batches(3), config=plan, optimizer=optimizer, first_step=3)
     assert before + [log.loss_nats for log in rest] == losses
     assert all(map(torch.equal, whole.parameters(), second.parameters()))
 
@@ -176,7 +175,7 @@ def test_options_that_are_not_used_leave_the_digest_alone():
 def test_smoothing_is_refused_where_the_loss_has_none():
     plan = TrainConfig(label_smoothing=0.1)
     with pytest.raises(AttnlabError, match=r"label_smoothing=0\.1 is for translators"):
-        next(train_steps(translator_for(), [], config=plan))
+        next(train_steps(LanguageModel(ModelConfig()), [], config=plan))
 
 
 @torch.no_grad()
@@ -216,7 +215,7 @@ def test_a_small_translator_learns_the_toy_languages():
     model = Translator(config, generator=torch_generator(0, "init"))
     batches = PairBatches(train, max_tokens=800, seed=0)
     plan = TrainConfig(n_steps=450, lr=1e-2, warmup_steps=30)
-    for _ in translation_steps(model, batches.starting_at(0), config=plan):
+    for _ in train_steps(model, batches.starting_at(0), config=plan):
         pass
     score = evaluate_translation(model, test, vocabulary=source, n_resamples=50)
     assert score.exact_match > 0.9

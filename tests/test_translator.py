@@ -440,6 +440,13 @@ def test_a_translator_that_cannot_be_built_is_explained(change, message):
         dataclasses.replace(CONFIG, **change)
 
 
+@pytest.mark.parametrize("is_tied", [True, False])
+def test_the_head_shares_the_target_table_if_asked(is_tied):
+    model = translator_for(tie_embeddings=is_tied)
+    assert (model.head.weight is model.target_embedding.weight) == is_tied
+    assert ("head.weight" in dict(model.named_parameters())) == (not is_tied)
+
+
 def test_equal_seeds_make_equal_models():
     one, same, other = translator_for(1), translator_for(1), translator_for(2)
     assert torch.equal(one.head.weight, same.head.weight)

@@ -144,6 +144,11 @@ class Translator(nn.Module):
         inputs = inputs.masked_fill(~is_real, PAD)  # a short row's EOS is no input
         return self.features(source, inputs)[is_real], labels[is_real]
 
+    @staticmethod
+    def n_predictions(target: Tensor) -> int:
+        """Return how many tokens of a target batch are predicted: all but ``BOS`` and padding."""
+        return int((target[:, 1:] != PAD).sum())
+
     def initial_state(
         self, memory: Tensor, *, source_padding: Tensor | None = None
     ) -> DecoderState:

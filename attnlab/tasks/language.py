@@ -20,7 +20,7 @@ from attnlab.seeding import numpy_generator
 from attnlab.sources import tales
 from attnlab.tasks.base import cached_tokenizer
 from attnlab.training import WindowBatches, evaluate_documents
-from attnlab.training.evaluation import pool, windows
+from attnlab.training.scores import pool, windows
 
 N_CURVE_TOKENS = 8192  # of validation text behind a point of the curve
 N_HELD_OUT = 32_769  # tokens of the validation and the test stream of tales

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -22,9 +22,14 @@ from attnlab.models import Translator
 from attnlab.sources import translation_source
 from attnlab.tasks.base import cached_tokenizer
 from attnlab.training import PairBatches, evaluate_forced, evaluate_translation, translate_all
-from attnlab.training.bleu import LENGTH_EDGES, BleuShare, ZeroBaselineError, bleu_share
-from attnlab.training.pair_batches import Pairs
-from attnlab.training.translation import TranslationScore, count_predictions
+from attnlab.training.batches import Pairs
+from attnlab.training.scores import (
+    LENGTH_EDGES,
+    BleuShare,
+    TranslationScore,
+    ZeroBaselineError,
+    bleu_share,
+)
 
 TOY = "toy"
 TOY_SMALL = "toy_small"  # the same languages, few sentences to learn from
@@ -150,9 +155,8 @@ class TranslationTask:
         return PairBatches(self.data.train, **how)
 
     def train_options(self, model: Translator, train: TrainConfig) -> dict[str, Any]:
-        """Return the smoothed loss, and how many tokens it is the mean of."""
-        loss = partial(model.loss, label_smoothing=train.label_smoothing)
-        return {"loss": loss, "count": count_predictions}
+        """Return nothing: the translator's own loss, smoothed as the settings say."""
+        return {}
 
     def validate(self, model: Translator) -> dict[str, float]:
         """Return the loss on the first validation pairs, every earlier token given."""

@@ -32,7 +32,7 @@ from attnlab.records import load_details, load_runs
 from attnlab.sources import TranslationSource
 from attnlab.studies.attentionless.arms import SCHOOLING
 from attnlab.training import collate_pairs, evaluate_translation
-from attnlab.training.pair_batches import Pairs
+from attnlab.training.batches import Pairs
 
 Key = tuple[str, int]
 RECIPE = replace(FIT, n_steps=300, lr=3e-3, warmup_steps=15)

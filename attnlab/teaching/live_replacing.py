@@ -38,10 +38,10 @@ from attnlab.training import (
     build_optimizer,
     collate_pairs,
     evaluate_translation,
+    train_steps,
     translate_all,
-    translation_steps,
 )
-from attnlab.training.pair_batches import Pairs
+from attnlab.training.batches import Pairs
 
 Key = tuple[str, int]  # a site and a layer, counted from 0
 Modules = dict[Key, nn.Module]
@@ -151,7 +151,7 @@ def tune(
             student.requires_grad_(True)
         batches = PairBatches(pairs, max_tokens=max_tokens, seed=train.seed).starting_at(0)
         optimizer = build_optimizer(model, train)
-        for _ in translation_steps(model, batches, config=train, optimizer=optimizer):
+        for _ in train_steps(model, batches, config=train, optimizer=optimizer):
             pass
     return {place: student.eval() for place, student in tuned.items()}
 

@@ -23,8 +23,8 @@ from attnlab.plots.translation import strongest_is_aligned
 from attnlab.records import load_runs
 from attnlab.seeding import numpy_generator, torch_generator
 from attnlab.sources import NOUNS, TranslationSource
-from attnlab.training import PairBatches, evaluate_translation, translation_steps
-from attnlab.training.pair_batches import Pairs
+from attnlab.training import PairBatches, evaluate_translation, train_steps
+from attnlab.training.batches import Pairs
 
 N_VALIDATION = 200  # sentences behind a point of the course
 HALF_TAUGHT = 0.3  # share of the sentences right
@@ -78,7 +78,7 @@ class Lesson:
     def points(self, *, every: int) -> Iterator[Point]:
         """Train to the end; yield what is right at the start and after each ``every`` steps."""
         yield self.judge()
-        steps = translation_steps(self.teacher, self.batches.starting_at(0), config=self.train)
+        steps = train_steps(self.teacher, self.batches.starting_at(0), config=self.train)
         for log in steps:
             if log.step % every == 0 or log.step == self.train.n_steps:
                 point = self.judge(step=log.step, tokens_seen=log.tokens_seen)

@@ -15,7 +15,7 @@ from attnlab.config import BOS, EOS, PAD, UNK
 from attnlab.seeding import torch_generator
 from attnlab.teaching.core import Case, Function, Mistake, case, grade
 from attnlab.teaching.quiz import Option, Question
-from attnlab.training.bleu import bleu_by_hand, n_grams
+from attnlab.training.scores import bleu_by_hand, n_grams
 
 Scores = Callable[[Sequence[int]], NDArray[np.float64]]
 

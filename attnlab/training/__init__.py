@@ -1,21 +1,24 @@
 """Training: one loop, batches in a fixed order, held-out scores, checkpoints."""
 
-from attnlab.training.batches import WindowBatches
-from attnlab.training.bleu import Bleu, LengthBleu, bleu, bleu_by_hand, bleu_by_length
-from attnlab.training.checkpoint import load_model, save_model
+from attnlab.training.batches import PairBatches, WindowBatches, collate_pairs, pad_sentences
+from attnlab.training.checkpoint import load_model, load_translator, save_model
 from attnlab.training.engine import State, steps_dense_early, steps_every, train_model
-from attnlab.training.evaluation import Score, evaluate, evaluate_documents
 from attnlab.training.loop import StepLog, build_optimizer, learning_rate, train_steps
-from attnlab.training.pair_batches import PairBatches, collate_pairs, pad_sentences
-from attnlab.training.translation import (
+from attnlab.training.scores import (
+    Bleu,
     ForcedScore,
+    LengthBleu,
+    Score,
     TranslationScore,
+    bleu,
+    bleu_by_hand,
+    bleu_by_length,
+    evaluate,
+    evaluate_documents,
     evaluate_forced,
     evaluate_translation,
-    load_translator,
     sentence_of,
     translate_all,
-    translation_steps,
 )
 
 __all__ = [
@@ -48,5 +51,4 @@ __all__ = [
     "train_model",
     "train_steps",
     "translate_all",
-    "translation_steps",
 ]

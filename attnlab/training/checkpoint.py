@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from attnlab.config import ModelConfig
+from attnlab.config import ModelConfig, TranslatorConfig
 from attnlab.errors import CheckpointError
 from attnlab.models import LanguageModel, Translator
 from attnlab.paths import write_whole
@@ -83,6 +83,21 @@ def load_model(path: Path) -> tuple[LanguageModel, dict[str, Any]]:
     model = LanguageModel(config, generator=torch.Generator())
     load_weights(model, tensors, path)
     return model.eval(), facts
+
+
+def load_translator(path: Path) -> tuple[Translator, dict[str, Any]]:
+    """Return a translator that ``save_model`` wrote, in eval mode, and the facts saved with it.
+
+    Raises:
+        CheckpointError: The file is missing, damaged, or holds no translator.
+    """
+    tensors, facts = read_tensors(path)
+    config = facts.get("config", {})
+    if "source_vocab_size" not in config:
+        raise CheckpointError(f"{path} holds no translator; load a language model with load_model.")
+    translator = Translator(TranslatorConfig.from_dict(config), generator=torch.Generator())
+    load_weights(translator, tensors, path)
+    return translator.eval(), facts
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], *, facts: Mapping[str, Any]) -> None:

@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -49,7 +50,7 @@ def train_steps(
     first_step: int = 0,
     tokens_seen: int = 0,
     loss: Loss | None = None,
-    count: Callable[[Tensor], int] = Tensor.numel,
+    count: Callable[[Tensor], int] | None = None,
 ) -> Iterator[StepLog]:
     """Train one optimiser step at a time and hand control back after each.
 
@@ -63,13 +64,15 @@ def train_steps(
         optimizer: From ``build_optimizer``; give it to go on from a checkpoint.
         first_step: Steps done before; ``batches`` starts after theirs.
         tokens_seen: Tokens those steps read.
-        loss: From inputs and targets to the mean loss; None takes ``model.loss``.
-        count: From targets to the number of tokens that the mean is over.
+        loss: From inputs and targets to the mean loss; None takes ``model.loss``, smoothed by
+            ``config.label_smoothing``.
+        count: From targets to the number of tokens that the mean is over; None asks the model.
     Raises:
         DivergenceError: The loss or the gradient is not finite.
         AttnlabError: Label smoothing is asked of a loss that has none.
     """
-    _require_smoothing(config, loss)
+    loss = _own_loss(model, config) if loss is None else loss
+    count = getattr(model, "n_predictions", Tensor.numel) if count is None else count
     optimizer = optimizer or build_optimizer(model, config)
     weights = list(model.parameters())
     groups = _grouped(batches, config.accumulation_steps)
@@ -83,7 +86,7 @@ def train_steps(
             parameters["lr"] = lr
         optimizer.zero_grad(set_to_none=True)
         with _dropout_stream(model, config.seed, step):
-            loss_nats = _accumulate(loss or model.loss, count, group, config)
+            loss_nats = _accumulate(loss, count, group, config)
         total_norm = nn.utils.get_total_norm([w.grad for w in weights if w.grad is not None])
         grad_norm = float(total_norm)
         if not (math.isfinite(loss_nats) and math.isfinite(grad_norm)):
@@ -94,12 +97,15 @@ def train_steps(
         yield StepLog(step + 1, loss_nats, grad_norm, lr, tokens_seen)
 
 
-def _require_smoothing(config: TrainConfig, loss: Loss | None) -> None:
-    if config.label_smoothing and loss is None:
+def _own_loss(model: LanguageModel | Translator, config: TrainConfig) -> Loss:
+    if not config.label_smoothing:
+        return model.loss
+    if not isinstance(model, Translator):
         raise AttnlabError(
             f"label_smoothing={config.label_smoothing} is for translators, and this loss has none. "
-            "Set it to 0, or train with translation_steps."
+            "Set it to 0."
         )
+    return partial(model.loss, label_smoothing=config.label_smoothing)
 
 
 def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:

@@ -26,7 +26,7 @@ from attnlab.plots.translation import (
 from attnlab.sources import NOUNS, TranslationSource, translation_source
 from attnlab.teaching.live_translation import DAMAGES, Lesson, Point, cross_maps, damaged
 from attnlab.training import bleu, translate_all
-from attnlab.training.bleu import Bleu
+from attnlab.training.scores import Bleu
 from attnlab.widgets.board import RunBoard, show_run_board
 from attnlab.widgets.core import Explorer, choice, show_explorer, slider
 

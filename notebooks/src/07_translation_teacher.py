@@ -65,7 +65,7 @@ from attnlab.training import (
     evaluate_translation,
     translate_all,
 )
-from attnlab.training.bleu import n_grams
+from attnlab.training.scores import n_grams
 from attnlab.widgets import predict_first, show_still
 from attnlab.widgets import translation as widgets
 

@@ -16,7 +16,7 @@ from attnlab.studies.attentionless.arms import Arm, get_arm
 from attnlab.studies.engine import Folders, Job
 from attnlab.tasks import describe_score
 from attnlab.training import steps_every
-from attnlab.training.translation import TranslationScore
+from attnlab.training.scores import TranslationScore
 
 Key = tuple[str, int]
 
