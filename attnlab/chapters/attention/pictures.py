@@ -91,9 +91,8 @@ def entropy_by_width(table: pd.DataFrame, *, n_keys: int):
         ends.append(f"{end:.2f} nats with scale {scale}")
     ax.axhline(np.log(n_keys), color="black", linestyle="dotted",
                label=f"Equal weights: log {n_keys}")  # fmt: skip
-    ax.set_xscale("log", base=2)
-    ax.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
-    ax.legend(loc="lower left")
+    _double_along(ax)
+    ax.legend(loc="lower left", reverse=True)  # as the lines end
     ax.set(xlabel="Width of a head, $d_h$", ylabel="Entropy of the weights (nats)", ylim=(0, None))
     return ax, (
         f"Entropy of the weights of random queries over {n_keys} keys. At head width {widest}: "
@@ -120,15 +119,20 @@ def cost_growth(table: pd.DataFrame, *, crossover: float):
     ax.axvline(crossover, color="black", linestyle="dotted")
     ax.annotate(f"equal at T = {crossover:.0f}", (crossover, 0), (5, 6), ha="left",
                 xycoords=("data", "axes fraction"), textcoords="offset points")  # fmt: skip
-    ax.set_xscale("log", base=2)
-    ax.set_yscale("log")
-    ax.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    _double_along(ax)
     ax.legend(loc="upper left", reverse=True)  # as the lines end
+    ax.set_yscale("log")
     ax.set(xlabel="Sequence length T (tokens)", ylabel="Multiplications")
     return ax, (
         f"Multiplications against sequence length. At the right edge: {'; '.join(told)}. "
         f"The parts are equal at T = {crossover:.0f}."
     )
+
+
+def _double_along(ax: Axes) -> None:
+    """Let each step along the axis double, and write plain numbers on it."""
+    ax.set_xscale("log", base=2)
+    ax.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
 
 
 @picture
@@ -272,8 +276,9 @@ def leak(*, mask: str, edited: int):
     place = np.arange(1, len(moved) + 1)
     past = place < edited
     ax.bar(place[~past], moved[~past], color=BLUE, label="From the edit on: allowed")
-    ax.bar(place[past], moved[past], color="white", edgecolor="black", hatch="////",
-           label="Before the edit: a leak")  # fmt: skip
+    if past.any():
+        ax.bar(place[past], moved[past], color="white", edgecolor="black", hatch="////",
+               label="Before the edit: a leak")  # fmt: skip
     ax.axvline(edited - 0.5, color="black", linestyle="dotted")
     ax.set_xticks(place)
     ax.legend(loc="upper left", bbox_to_anchor=(0, 1.24), ncols=2, fontsize=8, handlelength=1.5)

@@ -207,7 +207,8 @@ def order_losses(losses: pd.DataFrame, *, oracle_nats: float):
         oracle_nats: Loss of the true source on the held-out tokens.
     """
     ax, table = new_axes(), losses.pivot(index="order", columns="split", values="loss_nats")
-    for split, dash, marker in (("training", "dashed", "o"), ("held-out", "solid", "x")):
+    looks = {"held-out": ("solid", "x"), "training": ("dashed", "o")}
+    for split, (dash, marker) in looks.items():
         ax.plot(table.index, table[split], color=GREY, linestyle=dash, marker=marker,
                 fillstyle="none", label=f"Table, {split} tokens")  # fmt: skip
     ax.axhline(oracle_nats, color="black", linestyle=":", label="True source, held-out tokens")
