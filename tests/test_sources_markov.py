@@ -1,6 +1,7 @@
-"""What must hold for finite Markov chains and tables of counts."""
+"""Markov chains of fixed and of variable length: closed forms, files, trees, what is refused."""
 
 import json
+from itertools import product
 
 import numpy as np
 import pytest
@@ -9,28 +10,21 @@ from hypothesis import strategies as st
 
 from attnlab.errors import AttnlabError
 from attnlab.sources import (
-    Source,
     closed_classes,
     entropy_nats,
     entropy_rate,
-    fit_table,
-    kl_per_state,
     list_chains,
     load_chain,
     markov_chain,
     random_chain,
     ring_chain,
     stationary,
+    variable_length_chain,
 )
 
 property_test = settings(deadline=None, max_examples=25, derandomize=True)
 seeds = st.integers(0, 2**16)
-chains = st.builds(
-    random_chain,
-    st.integers(1, 7),
-    concentration=st.floats(0.2, 3.0),
-    seed=seeds,
-)
+chains = st.builds(random_chain, st.integers(1, 7), concentration=st.floats(0.2, 3.0), seed=seeds)
 
 
 @given(chain=chains)
@@ -186,19 +180,6 @@ def test_a_chain_is_made_from_a_matrix_a_name_or_a_file(tmp_path):
         markov_chain([[0.5, 0.5], [0.5, 0.5]], symbols="hh")
 
 
-@given(chain=chains)
-@property_test
-def test_the_staircase_has_one_step(chain):
-    source = markov_chain(chain)
-
-    assert isinstance(source, Source)
-    blind = entropy_nats(stationary(chain))
-    assert source.best_loss_nats(context_len=0) == pytest.approx(blind, abs=1e-12)
-    for context_len in (1, 2, 5):
-        loss = source.best_loss_nats(context_len=context_len)
-        assert loss == pytest.approx(entropy_rate(chain), abs=1e-12)
-
-
 @given(chain=chains, seed=seeds)
 @property_test
 def test_oracle_is_the_log_of_the_matrix_entries(chain, seed):
@@ -220,102 +201,126 @@ def test_an_impossible_step_costs_infinitely_much_and_only_itself():
     assert source.oracle_nats(tokens) == np.inf
 
 
-@given(chain=chains, seed=seeds)
+# trees
+
+
+@st.composite
+def sources(draw, symbols="abc", max_depth=3):
+    """A complete tree, split at random, with laws that leave nothing out."""
+    generator = np.random.default_rng(draw(st.integers(0, 2**16)))
+    leaves = [""]
+    for _ in range(draw(st.integers(0, 4))):
+        short = [leaf for leaf in leaves if len(leaf) < max_depth]
+        if short:
+            leaf = short[generator.integers(len(short))]
+            leaves.remove(leaf)
+            leaves += [symbol + leaf for symbol in symbols]
+    laws = generator.dirichlet(np.ones(len(symbols)), size=len(leaves))
+    return variable_length_chain(dict(zip(leaves, laws, strict=True)), symbols=symbols)
+
+
+def law_of_windows(source, length):
+    """Chance of every window, by following every state along every window."""
+    law = {}
+    for window in product(range(source.vocab_size), repeat=length):
+        belief = dict(zip(source.contexts, source.stationary, strict=True))
+        for token in window:
+            moved = {}
+            for context, chance in belief.items():
+                emission = source.emission[source.contexts.index(context)]
+                past = (*context, token)
+                to = next(past[i:] for i in range(len(past) + 1) if past[i:] in belief)
+                moved[to] = moved.get(to, 0.0) + chance * emission[token]
+            belief = dict.fromkeys(source.contexts, 0.0) | moved
+        law[window] = sum(belief.values())
+    return law
+
+
+@given(source=sources())
 @property_test
-def test_a_sample_visits_states_as_often_as_the_stationary_law_says(chain, seed):
-    n_windows = 4000
-    tokens = markov_chain(chain).sample_windows(n_windows, window_len=3, seed=seed)
+def test_chances_of_windows_do_not_depend_on_time(source):
+    short, long = law_of_windows(source, 2), law_of_windows(source, 3)
 
-    share = stationary(chain)
-    error = np.sqrt(share * (1 - share) / n_windows) + 1e-12
-    for column in tokens.T:
-        seen = np.bincount(column, minlength=len(chain)) / n_windows
-        assert (np.abs(seen - share) < 5 * error + 1 / n_windows).all()
+    for window, chance in short.items():
+        later = sum(long[first, *window] for first in range(source.vocab_size))
+        assert later == pytest.approx(chance, abs=1e-12)
 
 
-@given(seed=seeds)
+@given(source=sources())
+@settings(deadline=None, max_examples=15, derandomize=True)
+def test_staircase_is_the_conditional_entropy_of_enumerated_windows(source):
+    entropies = [
+        entropy_nats(list(law_of_windows(source, length).values())) for length in range(1, 6)
+    ]
+
+    for context_len, expected in enumerate(np.diff(entropies, prepend=0.0)):
+        assert source.best_loss_nats(context_len=context_len) == pytest.approx(expected, abs=1e-10)
+
+
+@given(source=sources(), seed=st.integers(0, 2**16))
 @property_test
-def test_no_fitted_table_beats_the_oracle_on_fresh_tokens(seed):
-    source = markov_chain("random", n_states=5, concentration=0.5, seed=seed)
-    train = source.sample(2000, seed=seed)
-    fresh = source.sample(20_000, seed=seed, stream="validation")
-    oracle = source.oracle_nats(fresh, per_token=True)
+def test_oracle_is_the_chance_of_the_window_under_the_stationary_law(source, seed):
+    law = law_of_windows(source, 5)
+    tokens = source.sample(5, seed=seed)
 
-    for order in (0, 1, 2):
-        table = fit_table(train, order=order, vocab_size=5, pseudo_count=0.1)
-        extra = table.loss_nats(fresh, per_token=True) - oracle[max(order, 1) - 1 :]
-        blocks = extra[: len(extra) // 100 * 100].reshape(100, -1).mean(axis=1)
-        assert blocks.mean() > -4 * blocks.std() / 10
-
-
-@given(seed=seeds)
-@property_test
-def test_the_maximum_likelihood_table_beats_the_oracle_on_its_own_tokens(seed):
-    source = markov_chain("random", n_states=4, seed=seed)
-    tokens = source.sample(500, seed=seed)
-
-    table = fit_table(tokens, order=1, vocab_size=4)
-    assert table.loss_nats(tokens) <= source.oracle_nats(tokens) + 1e-12
+    first = law_of_windows(source, 1)[(int(tokens[0]),)]
+    expected = -np.log(law[tuple(tokens.tolist())] / first)
+    losses = source.oracle_nats(tokens, per_token=True)
+    assert losses.sum() == pytest.approx(expected, abs=1e-10)
+    for t in range(1, 5):
+        chance = source.predict(tokens[:t])[tokens[t]]
+        assert -np.log(chance) == pytest.approx(losses[t - 1], abs=1e-10)
 
 
-@given(order=st.integers(0, 3), seed=seeds, pseudo_count=st.sampled_from([0.0, 0.5]))
-@property_test
-def test_rows_of_a_table_sum_to_one(order, seed, pseudo_count):
-    tokens = np.random.default_rng(seed).integers(0, 3, size=(2, 7))
-    table = fit_table(tokens, order=order, vocab_size=3, pseudo_count=pseudo_count)
+def test_a_long_context_matters_in_one_branch_only():
+    source = variable_length_chain("one_long_branch")
 
-    assert table.rows.shape == (3**order, 3)
-    np.testing.assert_allclose(table.rows.sum(axis=1), 1.0, atol=1e-12)
-    assert table.predict(tokens[0]).sum() == pytest.approx(1.0)
+    def is_settled(text):
+        after = [source.predict(source.encode(old + text)) for old in ("a", "b", "c")]
+        return np.allclose(after, after[0])
 
-
-def test_a_table_counts_what_follows_what():
-    the, cat, hat = 0, 1, 2
-    table = fit_table([the, cat, the, hat, the, cat], order=1, vocab_size=3)
-
-    np.testing.assert_allclose(table.rows, [[0, 2 / 3, 1 / 3], [1, 0, 0], [1, 0, 0]])
-    np.testing.assert_allclose(table.predict([hat, the]), [0, 2 / 3, 1 / 3])
-    expected = (2 * np.log(3 / 2) + np.log(3) + 0 + 0) / 5
-    assert table.loss_nats([the, cat, the, hat, the, cat]) == pytest.approx(expected)
-    assert table.loss_nats([cat, hat]) == np.inf
+    assert is_settled("a")
+    assert is_settled("c")
+    assert not is_settled("b")
+    assert not is_settled("aab")
+    assert source.best_loss_nats(context_len=1) - source.entropy_rate_nats > 0.1
 
 
-def test_a_context_never_seen_is_predicted_evenly():
-    table = fit_table([0, 1, 0, 1], order=1, vocab_size=4)
+def test_a_tree_of_depth_one_is_a_markov_chain():
+    chain = markov_chain("weather")
+    laws = dict(zip(chain.symbols, chain.transition, strict=True))
+    tree = variable_length_chain(laws, symbols=chain.symbols)
 
-    np.testing.assert_allclose(table.predict([3]), [0.25] * 4)
-
-
-def test_contexts_do_not_cross_the_rows_of_a_batch():
-    table = fit_table([[0, 1], [2, 0]], order=1, vocab_size=3)
-
-    np.testing.assert_allclose(table.predict([1]), [1 / 3] * 3)
+    assert tree.entropy_rate_nats == pytest.approx(chain.entropy_rate_nats, abs=1e-13)
+    np.testing.assert_array_equal(tree.sample(101), chain.sample(101))
 
 
-@given(chain=chains, seed=seeds)
-@property_test
-def test_weighted_kl_is_expected_loss_minus_entropy_rate(chain, seed):
-    model = random_chain(len(chain), seed=seed)
-    share = stationary(chain)
+def test_a_tree_without_memory_is_a_die():
+    source = variable_length_chain({"": (0.5, 0.25, 0.25)}, symbols="xyz")
 
-    expected_loss = share @ -(chain * np.log(model)).sum(axis=1)
-    gap = share @ kl_per_state(chain, model)
-    assert gap == pytest.approx(expected_loss - entropy_rate(chain), abs=1e-10)
-    assert (kl_per_state(chain, chain) < 1e-12).all()
+    assert source.entropy_rate_nats == pytest.approx(1.5 * np.log(2))
+    assert source.best_loss_nats(context_len=0) == source.entropy_rate_nats
 
 
-def test_kl_is_infinite_where_the_model_excludes_what_happens():
-    assert kl_per_state([[0.5, 0.5], [1, 0]], [[1, 0], [1, 0]]).tolist() == [np.inf, 0]
+def test_laws_may_name_their_symbols():
+    source = variable_length_chain({"a": {"b": 1.0}, "b": {"a": 0.5, "b": 0.5}})
+
+    np.testing.assert_allclose(source.stationary, [1 / 3, 2 / 3])
 
 
-def test_wrong_arguments_of_tables_are_explained():
-    with pytest.raises(AttnlabError, match="order=-1"):
-        fit_table([0, 1], order=-1, vocab_size=2)
-    with pytest.raises(AttnlabError, match="pseudo_count"):
-        fit_table([0, 1], order=1, vocab_size=2, pseudo_count=-1)
-    with pytest.raises(AttnlabError, match="Token 2 is outside 0"):
-        fit_table([0, 2], order=1, vocab_size=2)
-    with pytest.raises(AttnlabError, match="does not fit"):
-        _ = fit_table(np.arange(9), order=2, vocab_size=5000).rows
-    with pytest.raises(AttnlabError, match="same table"):
-        kl_per_state([[1.0]], [[0.5, 0.5]])
+@pytest.mark.parametrize(
+    ("tree", "message"),
+    [
+        ({"a": (0.5, 0.5), "ab": (0.5, 0.5)}, "ends in 'bb'"),
+        ({"a": (0.5, 0.5), "b": (0.5, 0.5), "ab": (0.5, 0.5)}, "'b' is the end of context 'ab'"),
+        ({"a": (0.5, 0.6), "b": (0.5, 0.5)}, "'a': row 0 sums to 1.1"),
+        ({"a": (0.5,), "b": (0.5, 0.5)}, "1 probabilities for 2 symbols"),
+        ({"a": {"c": 1.0}, "b": {"a": 1.0}}, "ends in 'c'"),
+        ({}, "empty"),
+        ("one_long_brunch", "Did you mean 'one_long_branch'"),
+        ({"a": (1, 0), "b": (0, 1)}, "not unique"),
+    ],
+)
+def test_a_tree_that_is_none_is_explained(tree, message):
+    with pytest.raises(AttnlabError, match=message):
+        variable_length_chain(tree)

@@ -1,5 +1,8 @@
-"""Exact filtering and staircases of story machines, against brute force over all hidden states."""
+"""Story machines against brute force over all hidden states; tales that are exact and read well."""
 
+import re
+import time
+from functools import cache
 from itertools import product
 from math import prod
 
@@ -9,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from attnlab.errors import AttnlabError
-from attnlab.sources import entropy_nats, stories
+from attnlab.sources import entropy_nats, stories, tales
 from attnlab.sources.stories import END, Again, Choose, StoryMachine, Then, determine, line, one_of
 
 property_test = settings(deadline=None, max_examples=25, derandomize=True)
@@ -114,15 +117,6 @@ def test_the_law_before_any_token_is_stationary():
     machine = small_machine()
 
     np.testing.assert_allclose(machine.predict([]), laws_along(machine, [])[0], atol=1e-9)
-
-
-def test_a_batch_is_filtered_as_its_rows_are():
-    machine = small_machine()
-    tokens = machine.sample_windows(7, window_len=31)
-
-    together = machine.oracle_nats(tokens, per_token=True)
-    alone = np.array([machine.oracle_nats(row, per_token=True) for row in tokens])
-    np.testing.assert_allclose(together, alone, atol=1e-12)
 
 
 @pytest.mark.parametrize(("script", "roles"), [(SCRIPT, ROLES), (PRONOUN_SCRIPT, PRONOUNS)])
@@ -242,3 +236,103 @@ def test_a_staircase_that_grows_too_large_says_how_far_it_is_exact(monkeypatch):
     limit = int(str(caught.value).split("context_len=")[1].split(" ")[0])
     assert machine.best_loss_nats(context_len=limit) > 0
     assert "estimate_best_loss_nats" in str(caught.value)
+
+
+# tales
+
+
+@cache
+def source_of(size):
+    return tales(size)
+
+
+def one_tale(source, seed):
+    """The first whole tale of a long sample, its end token included."""
+    tokens = source.sample(600, seed=seed)
+    ends = np.flatnonzero(tokens == source.symbols.index(END))
+    return tokens[ends[0] + 1 : ends[1] + 1]
+
+
+def test_the_text_of_a_tale_has_the_entropy_of_its_hidden_choices():
+    source = source_of("standard")
+    tokens = source.sample(300_000, seed=1)
+    ends = np.flatnonzero(tokens == source.symbols.index(END))
+    losses = source.oracle_nats(tokens[ends[0] : ends[-1] + 1], per_token=True)
+    per_tale = np.add.reduceat(losses, ends[:-1] - ends[0])
+
+    error = per_tale.std(ddof=1) / np.sqrt(len(per_tale))
+    assert abs(per_tale.mean() - source.tale_entropy_nats) < 4 * error
+    lengths = np.diff(ends)
+    assert abs(lengths.mean() - source.mean_tale_len) < 4 * lengths.std() / np.sqrt(len(lengths))
+
+
+@given(seed=seeds)
+@property_test
+def test_a_tale_names_each_role_and_stays_true_to_it(seed):
+    source = source_of("standard")
+    words = {source.symbols[token] for token in one_tale(source, seed)}
+
+    for forms in source.roles.values():
+        told = [i for i, name in enumerate(forms["name"]) if name in words]
+        assert len(told) == 1
+        for form in set(forms) - {"name", "prep"}:
+            assert words & set(forms[form]) <= {forms[form][told[0]]}
+
+
+def test_forty_tokens_of_memory_are_worth_a_tenth_of_a_nat_more_than_four():
+    source = source_of("standard")
+    forty, error = source.estimate_best_loss_nats(context_len=40, n_windows=8000)
+
+    assert source.best_loss_nats(context_len=4) - (forty + 4 * error) > 0.1
+
+
+@given(seed=seeds)
+@property_test
+def test_text_has_capitals_and_stops_where_they_belong(seed):
+    source = source_of("standard")
+    text = source.decode(one_tale(source, seed))
+
+    assert re.fullmatch(r"([A-Z][A-Za-z]*([ ,][ A-Za-z]+)*[.!?] ?)+\n", text)
+    assert "  " not in text
+    assert " ." not in text
+    assert not re.search(r"\ba [aeiou]", text)
+
+
+def test_tales_have_the_promised_size():
+    source = source_of("standard")
+
+    assert 120 <= source.vocab_size <= 250
+    words = [len(tale.split()) for tale in source.decode(source.sample(50_000)).split("\n")[1:-1]]
+    assert 40 <= np.quantile(words, 0.05) < np.quantile(words, 0.95) <= 90
+
+
+def test_fewer_values_mean_fewer_nats():
+    fewer = tales(n_names=2)
+
+    assert fewer.tale_entropy_nats == pytest.approx(
+        source_of("standard").tale_entropy_nats - np.log(12 / 2)
+    )
+    assert len(tales("small", n_things=7).roles["thing"]["name"]) == 7
+    assert tales(n_names=1, n_places=1).entropy_rate_nats < fewer.entropy_rate_nats
+
+
+def test_wrong_options_and_words_are_explained():
+    with pytest.raises(AttnlabError, match="Did you mean 'small'"):
+        tales("smal")
+    with pytest.raises(AttnlabError, match="99 values for the hero are not possible"):
+        tales(n_names=99)
+    with pytest.raises(AttnlabError, match="Did you mean 'dog'"):
+        source_of("small").encode("The dogg ran.")
+
+
+def test_tales_are_quick_to_make_to_tell_and_to_judge():
+    """Limits are several times what an idle core needs; they catch loops over tokens."""
+    started = time.process_time()
+    source = tales()
+    assert time.process_time() - started < 1
+    started = time.process_time()
+    tokens = source.sample(300_000)
+    assert time.process_time() - started < 3
+    started = time.process_time()
+    source.oracle_nats(tokens[: 64 * 128].reshape(64, 128))
+    assert time.process_time() - started < 1
