@@ -70,7 +70,7 @@ class TestChapter(ChapterTests):
             "The row of 'she' gives 'Mia' 0.48 and 'Tom' 0.48."),
         "leak": (
             partial(pictures.leak, mask="after", edited=3),
-            "Mask after the softmax. Input 3 was edited; 2 of 2 earlier outputs moved, the most by"),
+            "Mask after the softmax. Input 3 was edited; 2 of 2 earlier outputs moved, the most"),
         "leak/first": (
             partial(pictures.leak, mask="none", edited=1),
             "No mask. Input 1 was edited; no output comes before it."),
