@@ -1,6 +1,9 @@
 """Token mixers: attention, the Extractor family and baselines, all behind one interface."""
 
-from attnlab.mixers import attention, baselines, extractor, naive
+import importlib
+import pkgutil
+
+from attnlab.mixers import naive
 from attnlab.mixers.base import (
     TokenMixer,
     build_mixer,
@@ -12,12 +15,12 @@ from attnlab.mixers.base import (
     require_features,
 )
 
+for _module in pkgutil.iter_modules(__path__):  # each registers its mixers
+    importlib.import_module(f"{__name__}.{_module.name}")
+
 __all__ = [
     "TokenMixer",
-    "attention",
-    "baselines",
     "build_mixer",
-    "extractor",
     "find_mixer",
     "list_mixers",
     "mixer",
