@@ -190,6 +190,7 @@ def test_a_batch_or_a_foreign_token_is_refused():
         ({"counting": 0}, "counting=0"),
         ({"n_nouns": 25}, "from 1 to 24"),
         ({"n_verbs": True}, "n_verbs=True"),
+        ({"n_noun": 3}, "Did you mean 'n_nouns'"),
     ],
 )
 def test_a_dial_beyond_its_range_is_refused(dials, words):

@@ -4,7 +4,6 @@ from attnlab.sources.base import Source, entropy_nats, surprise_nats
 from attnlab.sources.languages import NOUNS, TranslationSource, translation_source
 from attnlab.sources.markov import (
     EXAMPLE_TREES,
-    Chain,
     ContextTreeSource,
     MarkovSource,
     closed_classes,
@@ -29,7 +28,6 @@ from attnlab.sources.tales import TaleSource, tales
 __all__ = [
     "EXAMPLE_TREES",
     "NOUNS",
-    "Chain",
     "ContextTreeSource",
     "CountTable",
     "MarkovSource",

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Container, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import numpy as np
@@ -38,6 +38,7 @@ PREPOSITIONS = {"near": "apu", "behind": "ret", "under": "sub", "above": "sur"}
 CONJUNCTIONS = {"and": "ed", "but": "sed", "while": "dum"}
 ARTICLES = {"the": "el", "a": "un"}
 NUMERALS = ("two", "three", "four", "five", "six", "seven", "eight", "nine")
+FIRSTS = {**ARTICLES, **dict.fromkeys(NUMERALS, "")}  # a numeral is gone
 
 NEUTRAL = "e"  # the ending of a word that agrees with nothing
 PLURAL = "s"
@@ -45,80 +46,24 @@ STREAMS = ("data", "validation", "test")
 HELD_OUT = {0: "validation", 1: "test"}  # by a sentence's checksum modulo N_SHARES
 N_SHARES = 10
 MAX_MISSES = 1000  # sentences thrown away in a row before a stream counts as empty
-LIMITS = {  # lowest and highest value of each dial
-    "reordering": (0, 2),
-    "agreement": (0, 2),
-    "counting": (1, len(NUMERALS) + 1),
-    "n_clauses": (1, 8),
-    "max_adjectives": (0, 4),
-    "n_nouns": (1, len(NOUNS)),
-    "n_verbs": (1, len(VERBS)),
-    "n_adjectives": (1, len(ADJECTIVES)),
-    "n_prepositions": (0, len(PREPOSITIONS)),
+DIALS = {  # by name: default, lowest and highest value
+    "reordering": (2, 0, 2),
+    "agreement": (2, 0, 2),
+    "counting": (3, 1, len(NUMERALS) + 1),
+    "n_clauses": (1, 1, 8),
+    "max_adjectives": (1, 0, 4),
+    "n_nouns": (8, 1, len(NOUNS)),
+    "n_verbs": (6, 1, len(VERBS)),
+    "n_adjectives": (6, 1, len(ADJECTIVES)),
+    "n_prepositions": (2, 0, len(PREPOSITIONS)),
 }
 
 
 class Word(NamedTuple):
-    """A word and its place in the source sentence."""
+    """A word and the place in the source sentence that it comes from."""
 
     text: str
     place: int
-
-    def become(self, dictionary: dict[str, str], ending: str = "") -> Word:
-        """Return its translation, which keeps the place."""
-        return Word(dictionary[self.text] + ending, self.place)
-
-
-class Phrase(NamedTuple):
-    """An article or numeral, adjectives, and a noun."""
-
-    first: Word
-    adjectives: tuple[Word, ...]
-    noun: Word
-
-    @property
-    def count(self) -> int:
-        """How many there are."""
-        return NUMERALS.index(self.first.text) + 2 if self.first.text in NUMERALS else 1
-
-    @property
-    def ending(self) -> str:
-        """What a word that agrees with this phrase ends in: gender, and number."""
-        return NOUNS[self.noun.text][-1] + (PLURAL if self.count > 1 else "")
-
-
-class Clause(NamedTuple):
-    """Who does it, near whom or what, and to whom or what."""
-
-    subject: Phrase
-    preposition: Word | None
-    place: Phrase | None
-    verb: Word
-    object: Phrase | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Dials:
-    """What the two languages demand of a translator; see ``translation_source``."""
-
-    reordering: int = 2
-    agreement: int = 2
-    counting: int = 3
-    n_clauses: int = 1
-    max_adjectives: int = 1
-    n_nouns: int = 8
-    n_verbs: int = 6
-    n_adjectives: int = 6
-    n_prepositions: int = 2
-
-    def __post_init__(self) -> None:
-        """Refuse values for which there are no words or rules."""
-        for name, value in vars(self).items():
-            low, high = LIMITS[name]
-            if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-                raise AttnlabError(
-                    f"{name}={value!r} is not possible; choose a whole number from {low} to {high}."
-                )
 
 
 class TranslationSource(Symbols):
@@ -128,9 +73,18 @@ class TranslationSource(Symbols):
     feed a translator as they are. No sentence of one stream occurs in another.
     """
 
-    def __init__(self, dials: Dials) -> None:
-        """Collect the words that these dials use."""
-        self.dials = dials
+    def __init__(self, **dials: int) -> None:
+        """Collect the words that these dials use; see ``translation_source``."""
+        for name, value in dials.items():
+            if name not in DIALS:
+                raise UnknownNameError("dial", name, DIALS, next_step="Turn one of these.")
+            _, low, high = DIALS[name]
+            if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+                raise AttnlabError(
+                    f"{name}={value!r} is not possible; choose a whole number from {low} to {high}."
+                )
+        defaults = {name: default for name, (default, _, _) in DIALS.items()}
+        self.dials = dials = SimpleNamespace(**defaults | dials)
         self._nouns = list(NOUNS)[: dials.n_nouns]
         self._verbs = list(VERBS)[: dials.n_verbs]
         self._adjectives = list(ADJECTIVES)[: dials.n_adjectives] if dials.max_adjectives else []
@@ -189,11 +143,11 @@ class TranslationSource(Symbols):
         Raises:
             AttnlabError: The tokens are no sentence of the source language; says where.
         """
-        return self._to_ids([word.text for word in self._write(tokens)])
+        return self._to_ids([word.text for word in self._read(tokens)])
 
     def alignment(self, tokens: ArrayLike) -> NDArray[np.int64]:
         """Return, for each token of the translation, the place of the word it comes from."""
-        return np.array([word.place for word in self._write(tokens)], np.int64)
+        return np.array([word.place for word in self._read(tokens)], np.int64)
 
     def encode(self, text: str) -> NDArray[np.int64]:
         """Read words of either language as token ids; an unknown word becomes ``UNK``."""
@@ -267,35 +221,9 @@ class TranslationSource(Symbols):
             words += phrase() if next(draws) < 0.75 else []
         return words
 
-    def _write(self, tokens: ArrayLike) -> list[Word]:
-        """Write the target sentence; each word keeps the place of the one it comes from."""
-        reader = _Reader([self.symbols[token] for token in self.check_sequence(tokens)])
-        written = self._write_clause(reader.clause())
-        while not reader.is_done:
-            conjunction = reader.take(CONJUNCTIONS, "a conjunction")
-            written.append(conjunction.become(CONJUNCTIONS))
-            written += self._write_clause(reader.clause())
-        return written
-
-    def _write_clause(self, clause: Clause) -> list[Word]:
-        ending = clause.subject.ending if self.dials.agreement >= 2 else NEUTRAL
-        verb = [clause.verb.become(VERBS, ending)]
-        before = self._write_phrase(clause.subject)
-        if clause.preposition and clause.place:
-            before.append(clause.preposition.become(PREPOSITIONS))
-            before += self._write_phrase(clause.place)
-        after = self._write_phrase(clause.object) if clause.object else []
-        return before + after + verb if self.dials.reordering >= 2 else before + verb + after
-
-    def _write_phrase(self, phrase: Phrase) -> list[Word]:
-        ending = phrase.ending if self.dials.agreement >= 1 else NEUTRAL
-        adjectives = [word.become(ADJECTIVES, ending) for word in phrase.adjectives]
-        nouns = [phrase.noun.become(NOUNS)] * phrase.count
-        is_article = phrase.first.text in ARTICLES
-        articles = [phrase.first.become(ARTICLES, ending)] if is_article else []
-        if self.dials.reordering >= 1:
-            return [*articles, *nouns, *reversed(adjectives)]
-        return [*articles, *adjectives, *nouns]
+    def _read(self, tokens: ArrayLike) -> list[Word]:
+        words = [self.symbols[token] for token in self.check_sequence(tokens)]
+        return _Translator(words, self.dials).sentence()
 
 
 def translation_source(**dials: int) -> TranslationSource:
@@ -328,7 +256,7 @@ def translation_source(**dials: int) -> TranslationSource:
     Source:
         The words and rules are this project's own.
     """
-    return TranslationSource(Dials(**dials))
+    return TranslationSource(**dials)
 
 
 def stream_of(words: Sequence[str]) -> str:
@@ -336,41 +264,62 @@ def stream_of(words: Sequence[str]) -> str:
     return HELD_OUT.get(zlib.crc32(" ".join(words).encode()) % N_SHARES, "data")
 
 
-class _Reader:
-    """Read a source sentence from left to right; the next word always decides what comes."""
+class _Translator:
+    """Reads a source sentence from left to right, where the next word always decides; writes it.
 
-    def __init__(self, words: Sequence[str]) -> None:
-        self.words, self.place = words, 0
+    Each word that is written keeps the place of the one it comes from.
+    """
 
-    @property
-    def is_done(self) -> bool:
-        return self.place == len(self.words)
+    def __init__(self, words: Sequence[str], dials: SimpleNamespace) -> None:
+        self.words, self.dials, self.place = words, dials, 0
 
-    def sees(self, options: Container[str]) -> bool:
-        return not self.is_done and self.words[self.place] in options
+    def sees(self, dictionary: Mapping[str, str]) -> bool:
+        return self.place < len(self.words) and self.words[self.place] in dictionary
 
-    def take(self, options: Container[str], what: str) -> Word:
-        if not self.sees(options):
-            found = "the sentence ends" if self.is_done else f"{self.words[self.place]!r} stands"
+    def take(self, dictionary: Mapping[str, str], what: str) -> Word:
+        """Read one word of a kind; return its translation, without an ending."""
+        if not self.sees(dictionary):
+            is_over = self.place == len(self.words)
+            found = "the sentence ends" if is_over else f"{self.words[self.place]!r} stands"
             raise AttnlabError(
                 f"This is no sentence of the source language: at word {self.place + 1} {found}, "
                 f"where {what} must be. Sentences come from .sample_pairs()."
             )
         self.place += 1
-        return Word(self.words[self.place - 1], self.place - 1)
+        return Word(dictionary[self.words[self.place - 1]], self.place - 1)
 
-    def phrase(self) -> Phrase:
-        first = self.take([*ARTICLES, *NUMERALS], "an article or a numeral")
+    def sentence(self) -> list[Word]:
+        written = self.clause()
+        while self.place < len(self.words):
+            written += [self.take(CONJUNCTIONS, "a conjunction"), *self.clause()]
+        return written
+
+    def clause(self) -> list[Word]:
+        before, ending = self.phrase()
+        if self.sees(PREPOSITIONS):
+            before += [self.take(PREPOSITIONS, "a preposition"), *self.phrase()[0]]
+        stem = self.take(VERBS, "a verb")
+        verb = [_ended(stem, ending if self.dials.agreement >= 2 else NEUTRAL)]
+        after = self.phrase()[0] if self.sees(FIRSTS) else []
+        return before + after + verb if self.dials.reordering >= 2 else before + verb + after
+
+    def phrase(self) -> tuple[list[Word], str]:
+        """Read a noun with what stands before it; return the ending of what agrees, too."""
+        first = self.take(FIRSTS, "an article or a numeral")
+        numeral = self.words[first.place]
+        count = NUMERALS.index(numeral) + 2 if numeral in NUMERALS else 1
         adjectives = []
         while self.sees(ADJECTIVES):
             adjectives.append(self.take(ADJECTIVES, "an adjective"))
-        return Phrase(first, tuple(adjectives), self.take(NOUNS, "a noun"))
+        noun = self.take(NOUNS, "a noun")
+        ending = noun.text[-1] + (PLURAL if count > 1 else "")  # gender and number
+        own = ending if self.dials.agreement >= 1 else NEUTRAL
+        articles = [_ended(first, own)] if first.text else []
+        adjectives, nouns = [_ended(word, own) for word in adjectives], [noun] * count
+        if self.dials.reordering >= 1:
+            return [*articles, *nouns, *reversed(adjectives)], ending
+        return [*articles, *adjectives, *nouns], ending
 
-    def clause(self) -> Clause:
-        subject, preposition, place, object_ = self.phrase(), None, None, None
-        if self.sees(PREPOSITIONS):
-            preposition, place = self.take(PREPOSITIONS, "a preposition"), self.phrase()
-        verb = self.take(VERBS, "a verb")
-        if self.sees([*ARTICLES, *NUMERALS]):
-            object_ = self.phrase()
-        return Clause(subject, preposition, place, verb, object_)
+
+def _ended(word: Word, ending: str) -> Word:
+    return Word(word.text + ending, word.place)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -299,21 +298,6 @@ class MarkovSource(ContextTreeSource):
         super().__init__({(i,): row for i, row in enumerate(self.transition)}, symbols)
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Chain:
-    """A transition matrix whose states have names; NumPy reads it as the matrix."""
-
-    name: str
-    description: str
-    states: tuple[str, ...]  # full names, for pictures
-    symbols: tuple[str, ...]  # short names, for text
-    transition: NDArray[np.float64]  # (n_states, n_states)
-
-    def __array__(self, dtype: object = None, copy: bool | None = None) -> NDArray[np.float64]:
-        """Return the transition matrix."""
-        return np.array(self.transition, dtype=dtype)
-
-
 def ring_chain(n_states: int, *, stay: float) -> NDArray[np.float64]:
     """Return a chain on a circle: stay put, or step to either neighbour alike.
 
@@ -362,8 +346,8 @@ def list_chains() -> list[str]:
     return sorted(path.stem for path in CHAINS.glob("*.json"))
 
 
-def load_chain(path: str | Path) -> Chain:
-    """Read a chain from a JSON file, or by name from ``data/chains``.
+def load_chain(path: str | Path) -> tuple[NDArray[np.float64], list[str]]:
+    """Read matrix and symbols of a chain from a JSON file, or by name from ``data/chains``.
 
     The file holds ``description`` (one line), ``states``, ``matrix`` (one row a state) and,
     if text should be shorter than the names of the states, ``symbols``.
@@ -407,18 +391,11 @@ def load_chain(path: str | Path) -> Chain:
                 f"Chain {file.stem!r} names {len(given)} {what} for {len(transition)} rows. "
                 "Name every row once."
             )
-    stationary(transition)
-    return Chain(
-        name=file.stem,
-        description=data["description"],
-        states=tuple(names["states"]),
-        symbols=tuple(names["symbols"]),
-        transition=transition,
-    )
+    return transition, names["symbols"]
 
 
 def markov_chain(
-    chain: ArrayLike | Chain | str | Path,
+    chain: ArrayLike | str | Path,
     *,
     symbols: Sequence[str] | None = None,
     **options: float,
@@ -449,14 +426,12 @@ def markov_chain(
             f"The option(s) {', '.join(options)} go with 'ring' and 'random' only. "
             "A matrix or a file already says everything; leave them out."
         )
+    named = None
     if isinstance(chain, str | Path):
-        chain = load_chain(chain)
+        chain, named = load_chain(chain)
     transition = check_transition(chain)
-    if symbols is None:
-        n_states = len(transition)
-        names = LETTERS[:n_states] if n_states <= len(LETTERS) else map(str, range(n_states))
-        symbols = chain.symbols if isinstance(chain, Chain) else list(names)
-    return MarkovSource(transition, symbols)
+    letters = LETTERS if len(transition) <= len(LETTERS) else map(str, range(len(transition)))
+    return MarkovSource(transition, symbols or named or list(letters)[: len(transition)])
 
 
 def variable_length_chain(

@@ -227,7 +227,11 @@ class StoryTables:
 def compile_story(
     places: Sequence[Sequence[Arc]], roles: Roles, symbols: Sequence[str]
 ) -> StoryTables:
-    """Write the places of a script as arrays; token ``i`` is ``symbols[i]``."""
+    """Write the places of a script as arrays; token ``i`` is ``symbols[i]``.
+
+    Raises:
+        AttnlabError: Two arcs of a place can say the same token, which leaves two ways open.
+    """
     ids = {symbol: i for i, symbol in enumerate(symbols)}
     pairs = [(role, form) for role, forms in roles.items() for form in forms]
     form_of = {pair: i + 1 for i, pair in enumerate(pairs)}
@@ -240,6 +244,16 @@ def compile_story(
     for form, row in enumerate(words):
         for value, token in enumerate(row):
             form_values[form, token] |= 1 << value
+    arc_at = np.full((len(places), len(symbols)), -1)
+    for i, (place, _) in enumerate(arcs):
+        said = np.flatnonzero(form_values[arc_form[i]]) if arc_form[i] else arc_token[[i]]
+        clash = said[arc_at[place, said] >= 0]
+        if len(clash):
+            raise AttnlabError(
+                f"After the same words, {symbols[clash[0]]!r} may come from two parts of the "
+                "script, so the text hides a choice. Use another word in one of them."
+            )
+        arc_at[place, said] = i
     n_values = np.array([1] + [len(next(iter(forms.values()))) for forms in roles.values()])
     visits = _mean_visits(places)
     return StoryTables(
@@ -248,7 +262,7 @@ def compile_story(
         arc_form=arc_form,
         arc_token=arc_token,
         arc_to=np.array([arc.to for _, arc in arcs]),
-        arc_at=_arc_by_token(arcs, arc_form, arc_token, form_values, symbols),
+        arc_at=arc_at,
         form_role=np.array([0] + [list(roles).index(role) + 1 for role, _ in pairs]),
         form_token=np.array([row + [0] * (MAX_VALUES - len(row)) for row in words]),
         form_values=form_values,
@@ -307,27 +321,6 @@ def _mean_visits(places: Sequence[Sequence[Arc]]) -> NDArray[np.float64]:
             if arc.to != 0:
                 balance[arc.to, place] -= arc.chance
     return np.linalg.solve(balance, np.eye(len(places))[0])
-
-
-def _arc_by_token(
-    arcs: Sequence[tuple[int, Arc]],
-    arc_form: NDArray[np.int64],
-    arc_token: NDArray[np.int64],
-    form_values: NDArray[np.int64],
-    symbols: Sequence[str],
-) -> NDArray[np.int64]:
-    """Note which arc of each place can say a token; two for one token leave two ways open."""
-    arc_at = np.full((arcs[-1][0] + 1, len(symbols)), -1, dtype=np.int64)
-    for i, (place, _) in enumerate(arcs):
-        said = np.flatnonzero(form_values[arc_form[i]]) if arc_form[i] else arc_token[[i]]
-        clash = said[arc_at[place, said] >= 0]
-        if len(clash):
-            raise AttnlabError(
-                f"After the same words, {symbols[clash[0]]!r} may come from two parts of the "
-                "script, so the text hides a choice. Use another word in one of them."
-            )
-        arc_at[place, said] = i
-    return arc_at
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

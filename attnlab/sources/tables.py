@@ -207,22 +207,19 @@ def ngram_losses(
     Source:
         Chen and Goodman 1999, interpolated modified Kneser-Ney; base case uniform.
     """
-    wanted = _check_orders(orders)
     tokens, place = _joined(test, vocab_size=vocab_size, shortest=2)
     reach = place if window_len is None else np.where(place > 0, (place - 1) % window_len + 1, 0)
-    seen = _joined(train, vocab_size=vocab_size, shortest=1)
     gram = np.zeros_like(tokens)  # number of the n-gram that ends here, at the level at hand
     top = below = np.full(len(tokens), 1.0 / vocab_size)  # below: continuation law, one order less
     losses = {}
-    levels = count_grams(*seen, vocab_size=vocab_size, longest=max(wanted))
-    for order, grams in enumerate(levels, start=1):
+    for order, grams in _levels(train, vocab_size, orders):
         context = gram if order == 1 else np.concatenate([[UNKNOWN], gram[:-1]])
         gram = grams.find(context, tokens, vocab_size=vocab_size)
         can_see = (reach >= order - 1) & (place >= order - 1)
         top = np.where(can_see, _interpolate(grams, grams.counts, context, gram, below), top)
         lower = _interpolate(grams, grams.continuations, context, gram, below)
         below = np.where(can_see, lower, below)
-        if order in wanted:
+        if order in orders:
             values = -np.log(top[place > 0])
             losses[order] = values if per_token else float(values.mean())
     return losses
@@ -241,12 +238,9 @@ def context_floors(
     Shapes:
         train: arrays ``(n_tokens,)``, one a document.
     """
-    wanted = _check_orders(orders)
-    seen = _joined(train, vocab_size=vocab_size, shortest=1)
     floors = {}
-    levels = count_grams(*seen, vocab_size=vocab_size, longest=max(wanted))
-    for order, grams in enumerate(levels, start=1):
-        if order in wanted:
+    for order, grams in _levels(train, vocab_size, orders):
+        if order in orders:
             counts = grams.counts[grams.counts > 0]
             share = counts / grams.totals[grams.context[grams.counts > 0]]
             floors[order] = float(-(counts * np.log(share)).sum() / counts.sum())
@@ -332,11 +326,14 @@ def _joined(documents: Sequence[ArrayLike], *, vocab_size: int, shortest: int) -
     return tokens, np.concatenate([np.arange(len(a)) for a in arrays])
 
 
-def _check_orders(orders: Sequence[int]) -> set[int]:
-    wanted = set(orders)
-    if not wanted or min(wanted) < 1:
+def _levels(
+    train: Sequence[ArrayLike], vocab_size: int, orders: Sequence[int]
+) -> Iterator[tuple[int, Grams]]:
+    """Yield the n-grams of every length up to the longest of ``orders``."""
+    if not orders or min(orders) < 1:
         raise AttnlabError(
             f"orders={list(orders)} must name at least one n-gram length, 1 or more; "
             "order 1 looks at no context, order 2 at one token."
         )
-    return wanted
+    seen = _joined(train, vocab_size=vocab_size, shortest=1)
+    yield from enumerate(count_grams(*seen, vocab_size=vocab_size, longest=max(orders)), start=1)
