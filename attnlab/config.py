@@ -49,6 +49,21 @@ class _Record:
             )
         return cls(**values)
 
+    def _check_counts(self, *names: str) -> None:
+        for name in names:
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise AttnlabError(f"{name}={value!r} must be a whole number, 1 or more.")
+
+    def _check_choices(self, **choices: tuple[str, ...]) -> None:
+        for name, known in choices.items():
+            if (value := getattr(self, name)) not in known:
+                raise AttnlabError(f"{name}={value!r} is not one of {', '.join(known)}.")
+
+    def _check_share(self, name: str) -> None:
+        if not 0 <= (value := getattr(self, name)) < 1:
+            raise AttnlabError(f"{name}={value} is not a probability below 1; try 0.1.")
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ModelConfig(_Record):
@@ -70,16 +85,13 @@ class ModelConfig(_Record):
     def __post_init__(self) -> None:
         """Refuse sizes no model can have, and say what to use instead."""
         object.__setattr__(self, "mixer_options", dict(self.mixer_options))
-        for name in ("vocab_size", "context_len", "d_model", "n_layers", "n_heads"):
-            _require_count(name, getattr(self, name))
+        self._check_counts("vocab_size", "context_len", "d_model", "n_layers", "n_heads")
         if self.d_ff is not None:
-            _require_count("d_ff", self.d_ff)
-        _require_choice("norm", self.norm, NORMS)
-        _require_choice("position", self.position, POSITIONS)
-        _require_share("dropout", self.dropout)
+            self._check_counts("d_ff")
+        self._check_choices(norm=NORMS, position=POSITIONS)
+        self._check_share("dropout")
         if self.mixer == "attention":
-            heads = self.mixer_options.get("n_heads", self.n_heads)
-            require_even_heads(self.d_model, heads)
+            require_even_heads(self.d_model, self.mixer_options.get("n_heads", self.n_heads))
 
     def __eq__(self, other: object) -> bool:
         """Two configurations are equal if they build the same model."""
@@ -120,11 +132,9 @@ class TrainConfig(_Record):
 
     def __post_init__(self) -> None:
         """Refuse settings that cannot train, and say what to use instead."""
-        for name in ("n_steps", "batch_size", "accumulation_steps"):
-            _require_count(name, getattr(self, name))
-        _require_choice("precision", self.precision, PRECISIONS)
-        _require_choice("schedule", self.schedule, SCHEDULES)
-        _require_share("label_smoothing", self.label_smoothing)
+        self._check_counts("n_steps", "batch_size", "accumulation_steps")
+        self._check_choices(precision=PRECISIONS, schedule=SCHEDULES)
+        self._check_share("label_smoothing")
         for name in ("lr", "max_grad_norm"):
             value = getattr(self, name)
             if not (math.isfinite(value) and value > 0):
@@ -170,45 +180,25 @@ class TranslatorConfig(_Record):
 
     def __post_init__(self) -> None:
         """Refuse sizes no translator can have, and say what to use instead."""
-        sizes = ("d_model", "n_heads", "n_encoder_layers", "n_decoder_layers", "d_ff", "max_len")
-        for name in sizes:
-            _require_count(name, getattr(self, name))
-        for name in ("source_vocab_size", "target_vocab_size"):
-            _require_count(name, getattr(self, name))
+        vocabularies = ("source_vocab_size", "target_vocab_size")
+        layers = ("n_encoder_layers", "n_decoder_layers")
+        self._check_counts("d_model", "n_heads", *layers, "d_ff", "max_len", *vocabularies)
+        for name in vocabularies:
             if getattr(self, name) <= N_SPECIAL:
                 raise AttnlabError(
                     f"{name}={getattr(self, name)} leaves no room for words: the first "
                     f"{N_SPECIAL} ids are special. Use the vocab_size of a vocabulary."
                 )
-        _require_choice("norm", self.norm, NORMS)
-        _require_choice("position", self.position, POSITIONS)
-        _require_share("dropout", self.dropout)
+        self._check_choices(norm=NORMS, position=POSITIONS)
+        self._check_share("dropout")
         require_even_heads(self.d_model, self.n_heads)
 
 
 def require_even_heads(d_model: int, n_heads: int) -> None:
     """Raise unless ``d_model`` splits into ``n_heads`` equal heads."""
     if n_heads < 1 or d_model % n_heads:
+        works = max(n for n in range(1, max(2, min(n_heads, d_model) + 1)) if d_model % n == 0)
         raise AttnlabError(
             f"d_model={d_model} does not divide into n_heads={n_heads} equal heads. "
-            f"Try n_heads={_largest_divisor(d_model, max(n_heads, 1))}."
+            f"Try n_heads={works}."
         )
-
-
-def _largest_divisor(total: int, at_most: int) -> int:
-    return max(n for n in range(1, min(at_most, total) + 1) if total % n == 0)
-
-
-def _require_count(name: str, value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise AttnlabError(f"{name}={value!r} must be a whole number, 1 or more.")
-
-
-def _require_share(name: str, value: float) -> None:
-    if not 0 <= value < 1:
-        raise AttnlabError(f"{name}={value} is not a probability below 1; try 0.1.")
-
-
-def _require_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise AttnlabError(f"{name}={value!r} is not one of {', '.join(choices)}.")

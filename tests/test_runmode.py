@@ -5,36 +5,30 @@ import importlib.metadata
 import pytest
 
 from attnlab.errors import UnknownNameError
-from attnlab.runmode import banner, describe_run, is_fast, run_mode
+from attnlab.runmode import banner, is_fast
 
 
-@pytest.mark.parametrize(("value", "mode"), [("fast", "fast"), ("full", "full"), ("", "fast")])
-def test_the_variable_names_the_mode(monkeypatch, value, mode):
+@pytest.mark.parametrize(("value", "fast"), [("fast", True), ("full", False), ("", True)])
+def test_the_variable_names_the_mode(monkeypatch, value, fast):
     monkeypatch.setenv("ATTNLAB_MODE", value)
-    assert run_mode() == mode
-    assert is_fast() == (mode == "fast")
+    assert is_fast() == fast
 
 
-def test_without_the_variable_the_mode_is_fast(monkeypatch):
+def test_without_the_variable_the_mode_is_fast_and_an_unknown_one_is_named(monkeypatch):
     monkeypatch.delenv("ATTNLAB_MODE")
-    assert run_mode() == "fast"
-
-
-def test_an_unknown_mode_is_named_with_the_nearest_one(monkeypatch):
+    assert is_fast()
     monkeypatch.setenv("ATTNLAB_MODE", "ful")
     with pytest.raises(UnknownNameError, match=r"'ful'.*Did you mean 'full'.*ATTNLAB_MODE"):
-        run_mode()
+        is_fast()
 
 
-def test_the_banner_says_minutes_mode_device_versions_and_seed(monkeypatch, capsys):
-    monkeypatch.setenv("ATTNLAB_MODE", "full")
+@pytest.mark.parametrize(("mode", "other"), [("full", "unset "), ("fast", "set ATTNLAB_MODE=full")])
+def test_the_banner_says_minutes_both_modes_device_versions_and_seed(
+    mode, other, monkeypatch, capsys
+):
+    monkeypatch.setenv("ATTNLAB_MODE", mode)
     banner(minutes=35, seed=7)
     words = capsys.readouterr().out
-    torch_version = importlib.metadata.version("torch")
-    for part in ("35 minutes", "Mode: full", "Device: ", "Seed: 7", f"torch {torch_version}"):
+    torch = f"torch {importlib.metadata.version('torch')}"
+    for part in ("35 minutes", f"Mode: {mode}", other, "Device: ", "Seed: 7", torch):
         assert part in words
-
-
-def test_the_other_mode_is_one_sentence_away(monkeypatch):
-    monkeypatch.setenv("ATTNLAB_MODE", "fast")
-    assert "ATTNLAB_MODE=full" in describe_run(minutes=1)

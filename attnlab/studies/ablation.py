@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from attnlab.config import ModelConfig, TrainConfig
 from attnlab.mixers import build_mixer
 from attnlab.models import LanguageModel
-from attnlab.seeding import numpy_generator
+from attnlab.seeding import numpy_generator, seeded
 from attnlab.sources import tales
 from attnlab.studies.engine import Job, grid
 from attnlab.studies.study import Plan, Study, register_study
@@ -110,8 +110,7 @@ class AblationTask(StreamTask):
         """Return an untrained model; its initial weights depend on the seed alone."""
         model = super().build(config, generator=generator)
         if self.mixer_context_len != config.context_len:
-            with torch.random.fork_rng(devices=[]):
-                torch.set_rng_state(generator.get_state())
+            with seeded(generator):
                 sizes = {"d_model": config.d_model, "context_len": self.mixer_context_len}
                 for block in model.blocks:
                     block.mixer = build_mixer(config.mixer, **sizes, **config.mixer_options)

@@ -17,7 +17,10 @@ from attnlab.models import LanguageModel
 from attnlab.paths import MODELS
 from attnlab.seeding import numpy_generator, torch_generator
 from attnlab.sources import tales
-from attnlab.training import WindowBatches, load_model, train_steps
+from attnlab.tasks import StreamTask
+from attnlab.training import load_model, train_model
+
+SIZES = {"context_len": 32, "d_model": 24, "n_layers": 1, "n_heads": 1}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,14 +59,12 @@ def load_or_train(
 
 
 def _train_on_tales(mixer: str, *, n_steps: int, seed: int) -> Trained:
-    source, context_len, batch_size = tales("small"), 32, 32
-    sizes = {"vocab_size": source.vocab_size, "context_len": context_len, "d_model": 24}
-    config = ModelConfig(mixer=mixer, n_layers=1, n_heads=1, **sizes)
-    model = LanguageModel(config, generator=torch_generator(seed, "init"))
-    n_tokens = n_steps * context_len * batch_size + 1
+    source, recipe = tales("small"), TrainConfig(n_steps=n_steps, lr=6e-3, seed=seed)
+    config = ModelConfig(mixer=mixer, vocab_size=source.vocab_size, **SIZES)
+    n_tokens = n_steps * config.context_len * recipe.batch_size + 1
     text = source.sample(n_tokens, generator=numpy_generator(seed, "data"))
-    batches = WindowBatches([text], context_len=context_len, batch_size=batch_size, seed=seed)
-    recipe = TrainConfig(n_steps=n_steps, lr=6e-3, seed=seed)
-    for _ in train_steps(model, batches.starting_at(0), config=recipe):
+    task = StreamTask(train=text, held_out=text[None, : config.context_len + 1])
+    model = task.build(config, generator=torch_generator(seed, "init"))
+    for _ in train_model(task, model, recipe):
         pass
     return Trained(model=model.eval(), origin=f"trained here on small tales, {n_steps} steps")
