@@ -60,7 +60,7 @@ def test_the_reference_net_is_the_package_s():
     slots = student.net
     weights = {
         "gain": slots.norm_gain.flatten(), "shift": slots.norm_shift.flatten(),
-        "w_1": slots.first_weight.flatten(0, 1), "b_1": slots.first_bias,
+        "w_1": slots.first_weight.flatten(0, 1), "b_1": slots.first_bias[0],
         "hidden_gain": slots.hidden_gain[0], "hidden_shift": slots.hidden_shift[0],
         "w_2": slots.second_weight.flatten(1), "b_2": slots.second_bias.flatten(),
     }  # fmt: skip

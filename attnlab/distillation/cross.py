@@ -21,7 +21,6 @@ from torch import Tensor
 from attnlab.distillation.nets import (
     Folded,
     PrefixState,
-    SlotNet,
     SlotSums,
     Student,
     mask_out,
@@ -50,14 +49,7 @@ class PaperCross(Student):
     def __init__(self, spec: StudentSpec, **sizes: Any) -> None:
         super().__init__(spec, **sizes)
         self.sees_future = spec.layout == "paper"
-        self.net = SlotNet(
-            n_slots=2 * self.max_len,
-            d_in=self.d_model,
-            width=self.width,
-            n_out=self.max_len,
-            d_out=self.d_model,
-            depth=spec.depth,
-        )
+        self.net = self.make_net(n_slots=2 * self.max_len, n_out=self.max_len)
 
     @property
     def is_causal(self) -> bool:
@@ -69,9 +61,8 @@ class PaperCross(Student):
         x: Tensor,
         memory: Tensor | None = None,
         *,
-        source_padding: Tensor | None = None,
-        target_padding: Tensor | None = None,
         sees_future: bool | None = None,
+        **padding: Tensor | None,
     ) -> Tensor:
         """Return the head outputs; zeros at padding.
 
@@ -79,13 +70,13 @@ class PaperCross(Student):
             sees_future: None: as the attribute says.
         """
         if not (self.sees_future if sees_future is None else sees_future):
-            masks = {"source_padding": source_padding, "target_padding": target_padding}
-            return super().forward(x, memory, **masks)
+            return super().forward(x, memory, **padding)
         require_slots(x.shape[1], max_len=self.max_len, what="target")
-        state = self.initial_state(memory, source_padding=source_padding)
-        own = self.net.read(mask_out(x, target_padding), first_slot=self.max_len)
-        h = self.net.hidden(state.sums.plus(own), state.folded)
-        return mask_out(self.net.write(h, n_positions=x.shape[1]), target_padding)
+        state = self.initial_state(memory, source_padding=padding.get("source_padding"))
+        own = padding.get("target_padding")
+        sums = state.sums.plus(self.net.read(mask_out(x, own), first_slot=self.max_len))
+        y = self.net.write(self.net.hidden(sums, state.folded), n_positions=x.shape[1])
+        return mask_out(y, own)
 
     def initial_state(self, memory: Any, *, source_padding: Tensor | None = None) -> PrefixState:
         """Return the sums over the source alone."""
@@ -122,14 +113,7 @@ class PerQueryCross(Student):
     def __init__(self, spec: StudentSpec, **sizes: Any) -> None:
         super().__init__(spec, **sizes)
         size, d_head = self.d_model, self.d_model // self.n_heads
-        self.net = SlotNet(
-            n_slots=self.max_len + 1,
-            d_in=size,
-            width=self.width,
-            n_out=1,
-            d_out=size,
-            depth=spec.depth,
-        )
+        self.net = self.make_net(n_slots=self.max_len + 1, n_out=1)
         if spec.gate:
             self.gate_weight = uniform(size, self.width, fan_in=size)
         if spec.learned_head:
@@ -233,7 +217,7 @@ class ExtractorCross(Student):
         self.value_weight = uniform(size, size, fan_in=size)
         self.lag_weight = uniform(self.width, n_lags, size, fan_in=self.max_len)
         self.adjust_weight = uniform(size, self.width * size, fan_in=size)
-        self.adjust_bias = uniform(self.width * size, fan_in=size)
+        self.adjust_bias = uniform(1, self.width * size, fan_in=size)
 
     def initial_state(self, memory: Any, *, source_padding: Tensor | None = None) -> ExtractorState:
         """Return what is computed once a sentence."""

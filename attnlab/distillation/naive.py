@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from attnlab.distillation.cross import PaperCross, PerQueryCross
-from attnlab.distillation.nets import EPS, SLOPE, SlotNet, Student
+from attnlab.distillation.nets import EPS, SLOPE, SlotNet, Student, mask_out
 from attnlab.distillation.students import DecoderStudent, EncoderStudent
 
 
@@ -21,8 +21,7 @@ def encoder_naive(
     student: EncoderStudent, x: Tensor, *, source_padding: Tensor | None = None
 ) -> Tensor:
     """Return what ``student(x)`` returns, by the paper's recipe: pad, flatten, net, unflatten."""
-    real = _is_real(x, source_padding)
-    slots = _slots(x, real, student.max_len)
+    slots = _slots(x, source_padding, student.max_len)
     parts = range(student.n_heads) if student.spec.method == "aslr" else [None]
     heads = [_net(student.net, slots, i).unflatten(-1, (student.max_len, -1)) for i in parts]
     y = torch.cat(heads, -1)[:, : x.shape[1]]
@@ -30,20 +29,18 @@ def encoder_naive(
         y = y + x
     if student.spec.skip == "linear":
         y = y + x @ student.skip_weight
-    return torch.where(real[..., None], y, 0.0)
+    return mask_out(y, source_padding)
 
 
 def decoder_naive(
     student: DecoderStudent, x: Tensor, *, target_padding: Tensor | None = None
 ) -> Tensor:
     """Return what ``student(x)`` returns, by one masked pass for each of ``max_len`` positions."""
-    real = _is_real(x, target_padding)
-    slots = _slots(x, real, student.max_len)
+    slots = _slots(x, target_padding, student.max_len)
     places = torch.arange(student.max_len, device=x.device)
     prefixes = [slots * (places <= i)[:, None] for i in range(student.max_len)]
-    outputs = [_net(student.net, prefix) for prefix in prefixes]
-    y = torch.stack(outputs, 1)[:, : x.shape[1]]
-    return torch.where(real[..., None], y, 0.0)
+    y = torch.stack([_net(student.net, prefix) for prefix in prefixes], 1)
+    return mask_out(y[:, : x.shape[1]], target_padding)
 
 
 def paper_cross_naive(
@@ -55,16 +52,15 @@ def paper_cross_naive(
     target_padding: Tensor | None = None,
 ) -> Tensor:
     """Return what ``student(x, memory)`` returns; a causal one by one pass for each prefix."""
-    real = _is_real(x, target_padding)
-    source = _slots(memory, _is_real(memory, source_padding), student.max_len)
-    target = _slots(x, real, student.max_len)
+    source = _slots(memory, source_padding, student.max_len)
+    target = _slots(x, target_padding, student.max_len)
     places = torch.arange(student.max_len, device=x.device)
     columns = []
     for i in range(x.shape[1]):
         seen = target if student.sees_future else target * (places <= i)[:, None]
         y = _net(student.net, torch.cat([source, seen], 1))
         columns.append(y.unflatten(-1, (student.max_len, -1))[:, i])
-    return torch.where(real[..., None], torch.stack(columns, 1), 0.0)
+    return mask_out(torch.stack(columns, 1), target_padding)
 
 
 def per_query_naive(
@@ -76,18 +72,15 @@ def per_query_naive(
     target_padding: Tensor | None = None,
 ) -> Tensor:
     """Return what ``student(x, memory)`` returns, one query at a time."""
-    real = _is_real(x, target_padding)
-    real_source = _is_real(memory, source_padding)
-    source = _slots(memory, real_source, student.max_len)
-    x = torch.where(real[..., None], x, 0.0)
+    source = _slots(memory, source_padding, student.max_len)
     columns = []
-    for query in x.unbind(1):
+    for query in mask_out(x, target_padding).unbind(1):
         gate = 1 + query @ student.gate_weight if student.spec.gate else None
         y = _net(student.net, torch.cat([source, query[:, None]], 1), gate=gate)
         if student.spec.learned_head:
-            y = y + _one_head(student, query, source[:, : memory.shape[1]], real_source)
+            y = y + _one_head(student, query, source[:, : memory.shape[1]], source_padding)
         columns.append(y)
-    return torch.where(real[..., None], torch.stack(columns, 1), 0.0)
+    return mask_out(torch.stack(columns, 1), target_padding)
 
 
 def student_naive(student: Student, x: Tensor, *memory: Tensor, **masks: Tensor | None) -> Tensor:
@@ -118,19 +111,16 @@ def _net(
     return h @ net["second_weight"].flatten(1) + net["second_bias"].flatten()
 
 
-def _one_head(student: PerQueryCross, query: Tensor, source: Tensor, is_real: Tensor) -> Tensor:
+def _one_head(
+    student: PerQueryCross, query: Tensor, source: Tensor, padding: Tensor | None
+) -> Tensor:
     q = query @ student.query_weight
     scores = torch.einsum("bk,bsk->bs", q, source @ student.key_weight) * q.shape[-1] ** -0.5
-    scores = scores.masked_fill(~is_real, torch.finfo(scores.dtype).min)
+    if padding is not None:
+        scores = scores.masked_fill(padding, torch.finfo(scores.dtype).min)
     return torch.einsum("bs,bsd->bd", scores.softmax(-1), source @ student.value_weight)
 
 
-def _slots(x: Tensor, real: Tensor, max_len: int) -> Tensor:
+def _slots(x: Tensor, padding: Tensor | None, max_len: int) -> Tensor:
     """Return ``(batch, max_len, d_model)``: the real positions, then zeros."""
-    return F.pad(torch.where(real[..., None], x, 0.0), (0, 0, 0, max_len - x.shape[1]))
-
-
-def _is_real(x: Tensor, padding: Tensor | None) -> Tensor:
-    if padding is None:
-        return torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)
-    return ~padding
+    return F.pad(mask_out(x, padding), (0, 0, 0, max_len - x.shape[1]))

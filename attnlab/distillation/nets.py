@@ -49,6 +49,11 @@ class Student(nn.Module):
         self.spec, self.max_len, self.d_model, self.n_heads = spec, max_len, d_model, n_heads
         self.width = student_width(spec, max_len=max_len, d_model=d_model)
 
+    def make_net(self, **sizes: int) -> SlotNet:
+        """Return an untrained ``SlotNet`` of this student's width and depth."""
+        sizes = {"d_in": self.d_model, "d_out": self.d_model, **sizes}
+        return SlotNet(width=self.width, depth=self.spec.depth, **sizes)
+
     @property
     def sizes(self) -> dict[str, int]:
         """The sizes it was built with, besides the specification."""
@@ -152,7 +157,7 @@ class SlotNet(nn.Module):
         self.norm_gain = nn.Parameter(torch.ones(*n, n_slots, d_in))
         self.norm_shift = nn.Parameter(torch.zeros(*n, n_slots, d_in))
         self.first_weight = uniform(*n, n_slots, d_in, width, fan_in=n_slots * d_in)
-        self.first_bias = uniform(*n, width, fan_in=n_slots * d_in)
+        self.first_bias = uniform(*n, 1, width, fan_in=n_slots * d_in)
         self.hidden_gain = nn.Parameter(torch.ones(*n, depth, width))
         self.hidden_shift = nn.Parameter(torch.zeros(*n, depth, width))
         if depth > 1:
@@ -164,8 +169,9 @@ class SlotNet(nn.Module):
     def read(self, x: Tensor, *, first_slot: int = 0) -> SlotSums:
         """Return the sums over ``x`` ``(batch, time, d_in)`` in neighbouring slots."""
         slots = slice(first_slot, first_slot + x.shape[1])
-        product = (x * self.norm_gain[slots]).flatten(1) @ self.first_weight[slots].flatten(0, 1)
-        return SlotSums(product, x.sum((1, 2)), x.square().sum((1, 2)))
+        z = x.flatten(1)
+        product = (z * self.norm_gain[slots].flatten()) @ self.first_weight[slots].flatten(0, 1)
+        return SlotSums(product, z.sum(1), z.square().sum(1))
 
     def read_each(self, x: Tensor, *, slot: int) -> SlotSums:
         """Return the same for each position alone, all of them in one slot."""
@@ -186,14 +192,14 @@ class SlotNet(nn.Module):
         be far more than the sentences are, are gone through once, and so is their gradient.
         """
         n_rows, time = x.shape[:2]
-        both = self._gain_and_shift()
-        scaled = x * self.norm_gain[..., None, :time, :]
-        rows = torch.cat([scaled, both[..., :time, :]], -3).flatten(-2)  # (..., B + 2, T D)
+        both, z = self._gain_and_shift(), x.flatten(1)
+        scaled = z * self.norm_gain[..., None, :time, :].flatten(-2)
+        rows = torch.cat([scaled, both[..., :time, :].flatten(-2)], -2)  # (..., B + 2, T D)
         used, unused = self.first_weight.split([time, self.n_slots - time], -3)
         product, seen = (rows @ used.flatten(-3, -2)).split([n_rows, 2], -2)
         if time < self.n_slots:
             seen = seen + both[..., time:, :].flatten(-2) @ unused.flatten(-3, -2)
-        return SlotSums(product, x.sum((1, 2)), x.square().sum((1, 2))), self._folded(seen)
+        return SlotSums(product, z.sum(1), z.square().sum(1)), self._folded(seen)
 
     def fold(self) -> Folded:
         """Return gain and shift of the first norm as the hidden units see them."""
@@ -259,7 +265,7 @@ class SlotNet(nn.Module):
         return torch.stack([self.norm_gain, self.norm_shift], -3)  # (..., 2, S, D)
 
     def _folded(self, seen: Tensor) -> Folded:
-        return Folded(seen[..., :1, :], seen[..., 1:, :] + self.first_bias[..., None, :])
+        return Folded(seen[..., :1, :], seen[..., 1:, :] + self.first_bias)
 
     def _normalised(self, h: Tensor, i: int) -> Tensor:
         h = F.layer_norm(h, h.shape[-1:], eps=EPS)

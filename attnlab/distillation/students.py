@@ -11,7 +11,6 @@ from torch import Tensor
 from attnlab.distillation.cross import CROSS_STUDENTS
 from attnlab.distillation.nets import (
     PrefixState,
-    SlotNet,
     SlotSums,
     Student,
     mask_out,
@@ -36,16 +35,9 @@ class EncoderStudent(Student):
 
     def __init__(self, spec: StudentSpec, **sizes: Any) -> None:
         super().__init__(spec, **sizes)
-        has_net_a_head = spec.method == "aslr"
-        self.net = SlotNet(
-            n_slots=self.max_len,
-            d_in=self.d_model,
-            width=self.width,
-            n_out=self.max_len,
-            d_out=self.d_model // (self.n_heads if has_net_a_head else 1),
-            depth=spec.depth,
-            n_nets=self.n_heads if has_net_a_head else None,
-        )
+        heads = {"d_out": self.d_model // self.n_heads, "n_nets": self.n_heads}
+        how = heads if spec.method == "aslr" else {}
+        self.net = self.make_net(n_slots=self.max_len, n_out=self.max_len, **how)
         if spec.skip == "linear":
             self.skip_weight = uniform(self.d_model, self.d_model, fan_in=self.d_model)
 
@@ -71,14 +63,7 @@ class DecoderStudent(Student):
 
     def __init__(self, spec: StudentSpec, **sizes: Any) -> None:
         super().__init__(spec, **sizes)
-        self.net = SlotNet(
-            n_slots=self.max_len,
-            d_in=self.d_model,
-            width=self.width,
-            n_out=1,
-            d_out=self.d_model,
-            depth=spec.depth,
-        )
+        self.net = self.make_net(n_slots=self.max_len, n_out=1)
 
     def initial_state(self, batch_size: int) -> PrefixState:  # type: ignore[override]
         """Return the sums over nothing."""
@@ -166,23 +151,15 @@ def expected_student_weights(
         return 2 * d * n_heads * h + d * d
     if spec.site == "cross" and spec.layout == "extractor":
         return d * d + h * ((2 * max_len - 1) * d + d * d + d)
-    n_in, n_out, n_nets = _shape(spec, max_len, d, n_heads)
+    W, is_query = max_len * d, spec.layout == "per_query"
+    n_nets = n_heads if spec.method == "aslr" else 1
+    n_in, n_out = {
+        "encoder_self": (W, W // n_nets),
+        "decoder_self": (W, d),
+        "cross": (W + d, d) if is_query else (2 * W, W),
+    }[spec.site]
     net = n_in * h + h * n_out + 2 * n_in + 3 * h + n_out + (spec.depth - 1) * (h * h + 3 * h)
     gate = d * h if spec.gate else 0
     head = 2 * d * (d // n_heads) + d * d if spec.learned_head else 0
     skip = d * d if spec.skip == "linear" else 0
     return n_nets * net + gate + head + skip
-
-
-def _shape(spec: StudentSpec, max_len: int, d: int, n_heads: int) -> tuple[int, int, int]:
-    """Return inputs and outputs of a net, and the number of nets."""
-    if spec.site == "encoder_self":
-        n_nets = n_heads if spec.method == "aslr" else 1
-        return max_len * d, max_len * d // n_nets, n_nets
-    if spec.site == "decoder_self":
-        return max_len * d, d, 1
-    return (
-        ((max_len + 1) * d, d, 1)
-        if spec.layout == "per_query"
-        else (2 * max_len * d, max_len * d, 1)
-    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Self, cast
 
@@ -40,11 +40,7 @@ class ReplacedSite(nn.Module):
 
     def forward(self, *inputs: Tensor, **masks: Tensor | None) -> Tensor:
         """Return what is added to the residual stream."""
-        return self.out(self.heads(*inputs, **masks))
-
-    def heads(self, *inputs: Tensor, **masks: Tensor | None) -> Tensor:
-        """Return what stands for the head outputs, before ``out``."""
-        return self.student(*inputs, **masks)
+        return self.out(self.student(*inputs, **masks))
 
     def initial_state(self, *inputs: Any, **masks: Tensor | None) -> Any:
         """Return the student's state before the first token."""
@@ -52,12 +48,8 @@ class ReplacedSite(nn.Module):
 
     def step(self, x_t: Tensor, state: Any) -> tuple[Tensor, Any]:
         """Return what is added to the residual stream at one more token, and the next state."""
-        heads, state = self.step_heads(x_t, state)
+        heads, state = cast(Any, self.student).step(x_t, state)
         return self.out(heads), state
-
-    def step_heads(self, x_t: Tensor, state: Any) -> tuple[Tensor, Any]:
-        """Return what stands for the head outputs of one more token, and the next state."""
-        return cast(Any, self.student).step(x_t, state)
 
 
 class ReplacedSublayer(nn.Module):
@@ -135,10 +127,22 @@ def by_place(students: Replacements) -> dict[Key, nn.Module]:
     """Return students by ``(site, layer)``, whichever way they were given."""
     found: dict[Key, nn.Module] = {}
     for key, value in students.items():
-        for place, student in _spread(key, value):
-            if place in found:
-                raise AttnlabError(f"There are two students for {place}; give one.")
-            found[place] = student
+        site = key if isinstance(key, str) else key[0]
+        if site not in SITES:
+            raise UnknownNameError("site", str(site), SITES, next_step="Or give (site, layer).")
+        if not isinstance(key, str):
+            value = {key[1]: value}
+        elif isinstance(value, nn.Module):
+            raise AttnlabError(
+                f"One student cannot stand at all layers of {site}. Give a sequence, one a layer, "
+                f"or a key such as ({site!r}, 0)."
+            )
+        pairs = value.items() if isinstance(value, Mapping) else enumerate(value)
+        for place, student in pairs:  # a layer, or (site, layer) once more
+            layer = place if isinstance(place, int) else place[1]
+            if (site, layer) in found:
+                raise AttnlabError(f"There are two students for {(site, layer)}; give one.")
+            found[site, layer] = student
     return found
 
 
@@ -186,9 +190,9 @@ def load_students(path: Path) -> tuple[dict[Key, Student], dict[str, Any]]:
         student = build_student(spec, **built["sizes"], generator=torch.Generator())
         prefix = f"{site}.{layer}."
         own = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
-        for name, weight in student.named_parameters():  # in older files one axis more, of size 1
-            if name in own and own[name].shape == (1, *weight.shape):
-                own[name] = own[name][0]
+        for name, weight in student.named_parameters():  # in some files more axes of size 1
+            if name in own and own[name].squeeze().shape == weight.squeeze().shape:
+                own[name] = own[name].view_as(weight)
         load_weights(student, own, path)
         students[site, layer] = student.eval()
     return students, facts
@@ -218,24 +222,6 @@ def _swap(model: Translator, key: Key, student: nn.Module) -> _Swap:
     if not hasattr(whole, "mlp"):
         raise AttnlabError(f"All of the layer at {key} has been replaced already. Undo that first.")
     return _Swap(key, layers, str(layer), whole, ReplacedSublayer(student, whole))
-
-
-def _spread(key: Any, value: Any) -> list[tuple[Key, nn.Module]]:
-    site = key if isinstance(key, str) else key[0]
-    if site not in SITES:
-        raise UnknownNameError("site", str(site), SITES, next_step="Or give a pair (site, layer).")
-    if not isinstance(key, str):
-        return [((key[0], key[1]), value)]
-    if isinstance(value, nn.Module):
-        raise AttnlabError(
-            f"One student cannot stand at all layers of {site}. Give a sequence, one a layer, "
-            f"or a key such as ({site!r}, 0)."
-        )
-    if isinstance(value, Mapping):  # {layer: student}, or {(site, layer): student}
-        pairs = [(k if isinstance(k, int) else k[1], student) for k, student in value.items()]
-    else:
-        pairs = list(enumerate(cast(Sequence[nn.Module], value)))
-    return [((site, layer), student) for layer, student in pairs]
 
 
 def _require_fit(model: Translator, key: Key, student: nn.Module) -> None:

@@ -35,7 +35,7 @@ def norm(z: Tensor, gain: Tensor, shift: Tensor) -> Tensor:
 def first_layer(net: DecoderStudent) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return ``gain``, ``shift``, ``w_1`` and ``b_1`` of exercise 8.2 for a decoder student."""
     slots = net.net
-    return slots.norm_gain, slots.norm_shift, slots.first_weight, slots.first_bias
+    return slots.norm_gain, slots.norm_shift, slots.first_weight, slots.first_bias[0]
 
 
 def rest_of_net(net: DecoderStudent, first: Tensor) -> Tensor:
