@@ -15,11 +15,11 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from attnlab.chapters.translation_teacher.live import strongest_is_aligned
 from attnlab.config import BOS, TrainConfig, TranslatorConfig
 from attnlab.errors import UnknownNameError
 from attnlab.mixers.attention import AttentionSite
 from attnlab.models import Translator
-from attnlab.plots.translation import strongest_is_aligned
 from attnlab.records import load_runs
 from attnlab.seeding import numpy_generator, torch_generator
 from attnlab.sources import NOUNS, TranslationSource
@@ -196,7 +196,7 @@ def aligned_shares(
     for read, written in pairs:
         alignment = source.alignment(read)
         maps = cross_maps(teacher, read, written)
-        hits.append(strongest_is_aligned(maps, alignment=alignment))
+        hits.append(strongest_is_aligned(maps, places=alignment))
         chance += [1 / len(read)] * len(alignment)
     return np.concatenate(hits, axis=-1).mean(-1), float(np.mean(chance))
 

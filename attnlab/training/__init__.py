@@ -17,6 +17,7 @@ from attnlab.training.scores import (
     evaluate_documents,
     evaluate_forced,
     evaluate_translation,
+    n_grams,
     sentence_of,
     translate_all,
 )
@@ -43,6 +44,7 @@ __all__ = [
     "learning_rate",
     "load_model",
     "load_translator",
+    "n_grams",
     "pad_sentences",
     "save_model",
     "sentence_of",

@@ -25,7 +25,6 @@
 # notebook 04.
 #
 # Previous: [06 Fast Extractors](06_fast_extractors.ipynb). Next:
-# [08 Distillation](08_distillation.ipynb). Next:
 # [08 Distillation](08_distillation.ipynb).
 
 # %% [markdown]
@@ -39,35 +38,12 @@
 # - decide whether a number says how a model *predicts* or how it *writes*.
 
 # %% tags=["setup"]
-import math
-from fractions import Fraction
-
 import numpy as np
-import pandas as pd
 import torch
-from IPython.display import Markdown, display
 
-from attnlab.config import BOS, EOS, TrainConfig
-from attnlab.models.search import beam_search, greedy_search
-from attnlab.plots import plot_matrix, style
-from attnlab.plots import translation as figures
+from attnlab.chapters.translation_teacher import checks, live, pictures
 from attnlab.runmode import banner, is_fast
-from attnlab.seeding import torch_generator
-from attnlab.sources import translation_source
-from attnlab.teach import show_notation
-from attnlab.teaching import live_translation as live
-from attnlab.teaching import translation as exercises
-from attnlab.teaching.quiz import show_quiz
-from attnlab.training import (
-    bleu,
-    bleu_by_hand,
-    collate_pairs,
-    evaluate_translation,
-    translate_all,
-)
-from attnlab.training.scores import n_grams
-from attnlab.widgets import predict_first, show_still
-from attnlab.widgets import translation as widgets
+from attnlab.show import show
 
 banner(minutes=70)
 
@@ -85,6 +61,8 @@ banner(minutes=70)
 # that may stand far away), **counting** ("three cat" is the noun three times).
 
 # %% tags=["nbval-check-output"]
+from attnlab.sources import translation_source
+
 source = translation_source()
 text = "the red bird near three tall cat see a dog"
 u = source.encode(text)
@@ -105,12 +83,16 @@ for stream in ("data", "validation", "test"):
 # depends on the word that is farthest away?
 
 # %% tags=["widget", "nbval-ignore-output"]
-languages = widgets.show_language_explorer(
+from attnlab.show import explore
+
+languages = explore(
+    pictures.language,
     presets=[
         {"reordering": 0, "agreement": 0, "number": "a"},
         {"reordering": 2, "agreement": 0, "number": "a"},
         {"reordering": 2, "agreement": 2, "number": "three"},
-    ]
+    ],
+    **pictures.LANGUAGE_DIALS,
 )
 
 # %% [markdown]
@@ -125,14 +107,26 @@ languages = widgets.show_language_explorer(
 # new sentences with it, one dial turned on at a time. Which dial hurts most?
 
 # %% tags=["check", "agreement", "nbval-check-output"]
+from collections import Counter
+
+
+def word_table(language, pairs):
+    """Return for each source word the target word that most often comes from it."""
+    counts = {}
+    for read, written in pairs:
+        for word, place in zip(written.tolist(), language.alignment(read).tolist(), strict=True):
+            counts.setdefault(int(read[place]), Counter())[word] += 1
+    return {word: found.most_common(1)[0][0] for word, found in counts.items()}
+
+
 off = {"reordering": 0, "agreement": 0, "counting": 1}
 for dial in ({}, {"reordering": 2}, {"agreement": 2}, {"counting": 3}, {**off, "reordering": 2,
              "agreement": 2, "counting": 3}):  # fmt: skip
     language = translation_source(**{**off, **dial})
-    table = live.word_table(language, language.sample_pairs(3000))
+    table = word_table(language, language.sample_pairs(3000))
     test = language.sample_pairs(500, stream="test")
-    found = [live.word_by_word(read, table=table) for read, _ in test]
-    n_right = sum(np.array_equal(a, b) for a, (_, b) in zip(found, test, strict=True))
+    found = [[table[word] for word in read.tolist() if word in table] for read, _ in test]
+    n_right = sum(a == b.tolist() for a, (_, b) in zip(found, test, strict=True))
     name = ", ".join(dial) or "all dials off"
     print(f"{name:35} {n_right / len(test):6.1%} of the sentences right")
     assert dial or n_right == len(test)  # a word list is perfect where nothing is demanded
@@ -170,9 +164,7 @@ words = {
     "source": ["the", "cat", "see", "a", "dog"],
     "target": ["<bos>", "elo", "milo", "una", "toba", "vido"],
 }
-with style():
-    fig = figures.plot_sight(**words)
-show_still(fig, figures.describe_sight(**words))
+show(pictures.sight(**words))
 
 # %% [markdown] tags=["exercise"]
 # No mask at the cross site: the source was there before the first word is written. Only *padding*, which
@@ -191,6 +183,9 @@ show_still(fig, figures.describe_sight(**words))
 
 
 # %% jupyter={"source_hidden": true} tags=["solution"]
+import math
+
+
 def cross_attention(x, memory, w_q, w_k, w_v, w_o, is_padding):
     """Return what the target finds in the source, ``(time, d)``."""
     # SOLUTION
@@ -200,8 +195,24 @@ def cross_attention(x, memory, w_q, w_k, w_v, w_o, is_padding):
 
 
 # %% tags=["agreement", "nbval-check-output"]
-exercises.check_cross_attention(cross_attention)
-net = live.seeded_translator(d_model=6, n_heads=3, d_ff=8)
+from attnlab.seeding import torch_generator
+
+
+def naive_look_up(site, x, memory, sees=None):  # eq. (7.2), one query and one head at a time
+    q, k, v = site.query(x), site.key(memory), site.value(memory)
+    d_h, rows = site.d_model // site.n_heads, []
+    for t in range(len(x)):
+        seen = [s for s in range(len(memory)) if sees is None or sees[t, s]]
+        heads = []
+        for h in (slice(i, i + d_h) for i in range(0, site.d_model, d_h)):
+            A = torch.stack([q[t, h] @ k[s, h] / d_h**0.5 for s in seen]).softmax(0)
+            heads.append(sum(a * v[s, h] for a, s in zip(A, seen, strict=True)))
+        rows.append(site.out(torch.cat(heads)))
+    return torch.stack(rows)
+
+
+checks.check_cross_attention(cross_attention)
+net = live.small_translator(d_model=6, n_heads=3, d_ff=8).double().eval()
 x, m = torch.randn(2, 5, 6, generator=torch_generator(0, "data"), dtype=torch.float64)
 m, past = m[:4], torch.ones(5, 5).tril().bool()  # 5 target tokens, 4 source tokens
 sites = {
@@ -211,7 +222,7 @@ sites = {
 }
 for name, (site, z, sees) in sites.items():
     y = site(*(one[None] for one in z))[0]
-    torch.testing.assert_close(y, live.naive_look_up(site, z[0], z[-1], sees=sees))
+    torch.testing.assert_close(y, naive_look_up(site, z[0], z[-1], sees))
     print(f"{name:>12}: {tuple(y.shape)}, equal to the loop over eq. (7.2)")
 last = torch.tensor([[False, False, False, True]])  # cross: the last source token is padding
 torch.testing.assert_close(site(x[None], m[None], source_padding=last), site(x[None], m[None, :3]))
@@ -234,8 +245,10 @@ torch.testing.assert_close(site(x[None], m[None], source_padding=last), site(x[N
 # before: if the *last source* word is edited? If the *last target* word is?
 
 # %% tags=["agreement", "nbval-check-output"]
+from attnlab.training import collate_pairs
+
 V = source.vocab_size
-net = live.seeded_translator(source_vocab_size=V, target_vocab_size=V)
+net = live.small_translator(source_vocab_size=V, target_vocab_size=V).double().eval()
 read, written = collate_pairs([(u, v)])  # written: BOS, the words, EOS
 m = net.encode(read)
 x = net.target_embedding(written) + net.target_position[: written.shape[1]]
@@ -294,6 +307,8 @@ assert moved_rows(read, other_target) == [11, 12]  # from the edited word on, no
 # board gives others: with 140 steps and one dial at a time, what is learned first, what last?
 
 # %% tags=["widget", "nbval-ignore-output"]
+from attnlab.show import predict_first
+
 guess = predict_first(
     "At the moment when 90 % of the words are right (right past given), what share of the whole "
     "sentences is right? A sentence has about 9 tokens, its end among them.",
@@ -301,16 +316,51 @@ guess = predict_first(
 )
 
 # %% tags=["widget", "nbval-ignore-output"]
+import copy
+from dataclasses import replace
+
+from attnlab.config import TrainConfig
+from attnlab.show import show_board
+from attnlab.training import PairBatches, train_steps
+
+
+def lesson(source, recipe, *, n_pairs, every):
+    """Train a translator of 2 + 2 layers, d = 32; yield it with what is right, now and then."""
+    V, longest = source.vocab_size, max(source.max_source_len, source.max_target_len + 2)
+    sizes = {"source_vocab_size": V, "target_vocab_size": V, "max_len": longest}
+    model = live.small_translator(**sizes)
+    batches = PairBatches(source.sample_pairs(n_pairs), max_tokens=1024, seed=0)
+    yield model, live.judge(model, source)
+    for log in train_steps(model, batches.starting_at(0), config=recipe):  # loss (7.5)
+        if log.step % every == 0:
+            yield model, live.judge(model, source, tokens_seen=log.tokens_seen)
+
+
 recipe = TrainConfig(n_steps=700 if is_fast() else 3000, lr=0.007, warmup_steps=50)
-lesson = live.Lesson(source, train=recipe)  # 2 + 2 layers, d = 32, 4 heads; 20,000 pairs
-points = list(lesson.points(every=50))
-teacher, half_taught = lesson.teacher.eval(), lesson.half_taught  # a weaker one, for later
-near = min(points, key=lambda point: abs(point.accuracy - 0.9))
-print(f"{near.accuracy:.1%} of the words right: {near.exact_match:.1%} of the sentences")
-print(f"eq. (7.6) with T = 9: {near.accuracy**9:.1%}. {guess.verdict(truth=near.exact_match)}")
-assert points[-1].exact_match > 0.8, "the teacher translates most sentences exactly"
-assert near.exact_match < near.accuracy - 0.2, "words right is not sentences right"
-board = widgets.show_lesson_board(train=recipe, still=points)
+points, half_taught = [], None  # a weaker teacher, for later
+for teacher, point in lesson(source, recipe, n_pairs=20_000, every=50):
+    points.append(point)
+    if half_taught is None and point["exact_match"] >= 0.3:
+        half_taught = copy.deepcopy(teacher).eval()
+teacher = teacher.eval()
+
+
+# %% tags=["widget", "nbval-ignore-output"]
+def another_lesson(*, n_steps, **dials):
+    shorter = replace(recipe, n_steps=n_steps)
+    course = lesson(translation_source(**dials), shorter, n_pairs=8000, every=n_steps // 14)
+    yield from (point for _, point in course)
+
+
+near = min(points, key=lambda point: abs(point["accuracy"] - 0.9))
+p, whole = near["accuracy"], near["exact_match"]
+print(f"{p:.1%} of the words right: {whole:.1%} of the sentences")
+print(f"eq. (7.6) with T = 9: {p**9:.1%}. {guess.verdict(truth=whole)}")
+assert points[-1]["exact_match"] > 0.8, "the teacher translates most sentences exactly"
+assert whole < p - 0.2, "words right is not sentences right"
+board = show_board(
+    another_lesson, n_ticks=15, draw=pictures.course, still=points, **pictures.COURSE_DIALS
+)
 
 # %% [markdown]
 # <details><summary>Answer</summary>
@@ -347,6 +397,9 @@ board = widgets.show_lesson_board(train=recipe, still=points)
 
 
 # %% jupyter={"source_hidden": true} tags=["solution"]
+from attnlab.config import BOS, EOS
+
+
 def greedy(next_scores, max_len: int) -> list[int]:
     """Return the words that greedy search writes."""
     # SOLUTION
@@ -360,7 +413,9 @@ def greedy(next_scores, max_len: int) -> list[int]:
 
 
 # %% tags=["agreement", "nbval-check-output"]
-exercises.check_greedy(greedy)
+from attnlab.training import translate_all
+
+checks.check_greedy(greedy)
 test = source.sample_pairs(2000, stream="test")
 sources, references = [read for read, _ in test], [source.decode(written) for _, written in test]
 
@@ -386,6 +441,8 @@ print("40 sentences: your loop and the package's cached search write the same")
 # only C or D with 0.9 and 0.1.
 
 # %% tags=["agreement", "nbval-check-output"]
+from attnlab.models.search import beam_search, greedy_search
+
 A, B, C, D, E = range(4, 9)
 follows = {BOS: {A: 0.6, B: 0.4}, A: {C: 0.4, D: 0.3, E: 0.3}, B: {C: 0.9, D: 0.1}}
 chances = torch.zeros(9, 9)
@@ -405,6 +462,8 @@ for name, (first, second, *_) in {"greedy": plain.tolist(), "beam": beams[0, 0].
     print(f"{name}: {'ABCDE'[first - 4]} {'ABCDE'[second - 4]}, chance {chance:.2f}")
 
 # %% tags=["nbval-ignore-output"]
+from attnlab.training import evaluate_translation
+
 for name, model in (("half-taught", half_taught), ("teacher", teacher)):
     for k in (1, 4):
         score = evaluate_translation(
@@ -430,14 +489,15 @@ for name, model in (("half-taught", half_taught), ("teacher", teacher)):
 # it look while writing the verb, whose *ending* depends on the subject?
 
 # %% tags=["widget", "nbval-ignore-output"]
-viewer = widgets.show_alignment_viewer(
-    teacher,
-    source=source,
+watch, dials = pictures.watcher(teacher, source)
+viewer = explore(
+    watch,
     presets=[
         {"beginning": "the small horse", "ending": "see a dog", "layer": 1},
         {"beginning": "the red bird near three tall cat", "ending": "see a dog", "layer": 1},
         {"beginning": "the red bird near three tall cat", "ending": "see a dog", "layer": 0},
     ],
+    **dials,
 )
 
 # %% [markdown]
@@ -453,17 +513,18 @@ viewer = widgets.show_alignment_viewer(
 # that is being translated?
 
 # %% tags=["agreement", "nbval-ignore-output"]
+from attnlab.show import matrix
+
 shares, chance = live.aligned_shares(teacher, source, test[:200])
 names = {
     "x_ticks": [f"{i + 1}" for i in range(shares.shape[1])],
     "y_ticks": [f"{i + 1}" for i in range(len(shares))],
 }
-with style():
-    ax = plot_matrix(shares, label="Share of words", x_label="Cross-attention head",
-                     y_label="Decoder layer", has_numbers=True, limit=1.0, **names)  # fmt: skip
-show_still(ax.figure, "Share of the words for which a head's largest weight lies on the source word "
-           f"they come from; 200 sentences, one teacher. At random: {chance:.2f}. "
-           f"Best head: {shares.max():.2f}, worst: {shares.min():.2f}.")  # fmt: skip
+one = matrix(shares, label="Share of words", x_label="Cross-attention head",
+             y_label="Decoder layer", has_numbers=True, limit=1.0, **names)  # fmt: skip
+show(one.saying("Share of the words for which a head's largest weight lies on the source word "
+                f"they come from; 200 sentences, one teacher. At random: {chance:.2f}. "
+                f"Best head: {shares.max():.2f}, worst: {shares.min():.2f}."))  # fmt: skip
 assert shares.max() > 0.5 > chance, "some head has learned to align, and nobody told it"
 
 # %% [markdown]
@@ -478,10 +539,32 @@ assert shares.max() > 0.5 > chance, "some head has learned to align, and nobody 
 # **Check yourself.** Which row will decide the article? Which one the verb?
 
 # %% tags=["check", "agreement", "nbval-ignore-output"]
-routes = pd.DataFrame(
-    {word: live.ending_routes(teacher, source, sources[:100], word=word)
-     for word in ("article", "verb")}
-)  # fmt: skip
+import pandas as pd
+
+
+@torch.no_grad()
+def changed_endings(word):
+    """Write a word of each sentence, one thing that is read being its twin's; how often, by route.
+
+    ``article``: the subject's, the first word; ``verb``: the last word.
+    """
+    n_changed = Counter()
+    chosen = [u for u in sources[:100] if word == "verb" or source.alignment(u)[0] == 0]
+    for u in chosen:
+        twin, subject = live.other_gender(source, u)
+        memory, other = (teacher.encode(torch.from_numpy(t)[None]) for t in (u, twin))
+        written, wanted = source.translate(u), source.translate(twin)
+        at = len(written) - 1 if word == "verb" else 0
+        own = int(source.alignment(u)[at])
+        for route, places in live.routes(len(u), subject, own).items():
+            mixed, so_far = memory.clone(), wanted if route == live.TARGET else written
+            mixed[:, places] = other[:, places]
+            z = teacher.head(teacher.decode(torch.tensor([[BOS, *so_far[:at]]]), mixed))
+            n_changed[route] += int(z[0, -1].argmax()) == int(wanted[at])
+    return {route: n / len(chosen) for route, n in n_changed.items()}
+
+
+routes = pd.DataFrame({word: changed_endings(word) for word in ("article", "verb")})
 print("share of 100 test sentences (article: of those that begin with one) in which the ending")
 print("changes, by what is taken from the twin; 'the word itself' is the one being translated\n")
 print(routes.map("{:.0%}".format).to_string())
@@ -519,6 +602,10 @@ assert routes.loc["memory: all of it", "verb"] < 0.3, "what was read does not"
 # about hard words would pay.
 
 # %% tags=["agreement", "nbval-check-output"]
+from fractions import Fraction
+
+from attnlab.training import bleu, bleu_by_hand, n_grams
+
 written = ["the cat sat on the the the mat", "a bird sang"]
 truth = ["the cat sat on the mat today", "a bird sang in the old tree"]
 pairs = [(a.split(), b.split()) for a, b in zip(written, truth, strict=True)]
@@ -566,7 +653,7 @@ def corpus_bleu(hypotheses: list[str], references: list[str]) -> float:
 
 
 # %% tags=["nbval-check-output"]
-exercises.check_bleu(corpus_bleu)
+checks.check_bleu(corpus_bleu)
 
 # %% [markdown]
 # **Play, then answer.** Perfect translations into our toy language with one fault each. First guess:
@@ -574,13 +661,14 @@ exercises.check_bleu(corpus_bleu)
 # sentence is right any more. Which fault does BLEU forgive most?
 
 # %% tags=["widget", "nbval-ignore-output"]
-faults = widgets.show_bleu_explorer(
-    references[:500],
+faults = explore(
+    lambda **fault: pictures.faults(references[:500], **fault),
     presets=[
         {"kind": "last word lost"},
         {"kind": "verb ends wrongly"},
         {"kind": "two neighbours swapped"},
     ],
+    **pictures.FAULT_DIALS,
 )
 
 # %% [markdown]
@@ -605,16 +693,22 @@ faults = widgets.show_bleu_explorer(
 # In the extreme: every noun is wrong, and nouns are "rare".
 
 # %% tags=["nbval-check-output"]
+from attnlab.sources import NOUNS
+
 written, truth = live.SPOKEN
 scores = {f"cut by {how}": bleu(written, truth, tokenize=how) for how in ("none", "13a", "char")}
 swapped = live.damaged(references, kind="two neighbours swapped")
-wrong = live.with_wrong_nouns(references)
+nouns = list(NOUNS.values())
+others = dict(zip(nouns, nouns[2:] + nouns[:2], strict=True))  # of the same gender
+wrong = live.with_words(references, others)
+marked = [[f"<s> {text} </s>" for text in texts] for texts in (swapped, references)]
+unknown = [live.with_words(texts, dict.fromkeys(nouns, "<unk>")) for texts in (wrong, references)]
 pairs = {
     "cut before, then none": [[live.cut_marks(text) for text in texts] for texts in live.SPOKEN],
     "2000 texts, two words swapped": (swapped, references),
-    "the same, with <s> and </s>": (live.with_marks(swapped), live.with_marks(references)),
+    "the same, with <s> and </s>": marked,
     "all nouns wrong": (wrong, references),
-    "the same, nouns as <unk>": map(live.with_unknown_nouns, (wrong, references)),
+    "the same, nouns as <unk>": unknown,
 }
 scores |= {name: bleu(*texts, tokenize="none", n_resamples=1) for name, texts in pairs.items()}
 for name, score in scores.items():
@@ -645,15 +739,15 @@ for n in (100, 300, 1000, 2000):
 table = pd.DataFrame(rows)
 small = {100: [bleu(hypotheses[i : i + 100], references[i : i + 100], n_resamples=1).score
                for i in range(0, 2000, 100)]}  # fmt: skip
-with style():
-    ax = figures.plot_score_intervals(table, small_sets=small)
-words = figures.describe_score_intervals(table, small_sets=small)
-show_still(ax.figure, f"{words} The model is the half-taught one, greedy.")
+one = pictures.score_intervals(table, small_sets=small)
+show(one.saying(f"{one.words} The model is the half-taught one, greedy."))
 width = (table["high"] - table["low"]).to_numpy()
 assert 2 < width[0] / width[2] < 5, "ten times the sentences: about 3.2 times as narrow"
 
 # %% tags=["widget", "nbval-ignore-output"]
-quiz = show_quiz(exercises.TRANSLATION_QUIZ)
+from attnlab.teach import show_quiz
+
+quiz = show_quiz("translation_teacher")
 
 # %% [markdown]
 # **The published study.** The paper that the next notebooks test (Bozic et al.) compares teachers
@@ -715,6 +809,8 @@ assert free == 0
 # wrong, the share of right sentences is.
 
 # %% tags=["nbval-ignore-output"]
+from IPython.display import Markdown, display
+
 teachers = live.recorded_teachers()
 display(Markdown(live.teachers_markdown(teachers)), Markdown(live.teachers_answer(teachers)))
 
@@ -745,6 +841,8 @@ display(Markdown(live.teachers_markdown(teachers)), Markdown(live.teachers_answe
 # $s > t$, as the table says, holds for the decoder's self-attention only.
 
 # %% tags=["hide-input", "nbval-ignore-output"]
+from attnlab.teach import show_notation
+
 show_notation(["time", "d_model", "n_heads", "d_head", "d_ff", "n_layers", "tokens", "loss_nats", "x",
                "query", "key", "value", "out", "attention_weights", "logits", "source_tokens",
                "source_time", "memory", "length_penalty", "precisions", "brevity_penalty"])  # fmt: skip
