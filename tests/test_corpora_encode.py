@@ -1,12 +1,26 @@
-"""Corpora as token ids: nothing lost between documents, nothing believed from a damaged cache."""
+"""Text as token ids: nothing lost between documents, nothing believed from a damaged cache."""
 
 import logging
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from attnlab.corpora import SPLITS, Corpus, Document, encode_corpus, train_bpe
+from attnlab.config import BOS, EOS, N_SPECIAL, PAD, UNK
+from attnlab.corpora import (
+    SPLITS,
+    Corpus,
+    Document,
+    SentencePair,
+    SubwordVocabulary,
+    collapse_layout,
+    encode_corpus,
+    encode_pairs,
+    train_bpe,
+)
 from attnlab.corpora.encode import encode_documents
+from attnlab.errors import AttnlabError
 
 BOOKS = tuple(Document(str(i), f"Once upon a time, {i} é bears.\n" * (i + 1)) for i in range(5))
 
@@ -118,3 +132,53 @@ def test_a_damaged_cache_is_made_again_and_said(corpus, tokenizer, tmp_path, cap
     assert_same(good, again)
     assert "is damaged" in caplog.text
     assert_same(good, encode_corpus(corpus, Broken(tokenizer), cache=tmp_path))
+
+
+# sentence pairs
+
+PAIRS = [
+    SentencePair("ein Hund läuft", "a dog runs"),
+    SentencePair("zwei Hunde laufen", "two dogs run"),
+    SentencePair("eine Katze schläft", "a cat sleeps"),
+]
+
+
+@pytest.fixture(scope="module")
+def vocabulary():
+    texts = [text for pair in PAIRS for text in (pair.source, pair.target)]
+    return SubwordVocabulary(train_bpe(texts, vocab_size=270))
+
+
+@given(text=st.text())
+def test_any_sentence_comes_back_from_its_pieces(vocabulary, text):
+    ids = vocabulary.encode(text)
+    assert vocabulary.decode(ids) == collapse_layout(text)
+    assert (ids >= N_SPECIAL).all()
+    assert (ids < vocabulary.vocab_size).all()
+
+
+def test_special_tokens_are_not_written_and_the_end_is_the_end(vocabulary):
+    ids = vocabulary.encode("a dog")
+    framed = [BOS, *ids, PAD, EOS, *ids]
+    assert vocabulary.decode(framed) == "a dog"
+    assert vocabulary.decode([UNK, *ids]) == "\ufffda dog"
+    assert vocabulary.decode([]) == ""
+
+
+@pytest.mark.parametrize("max_len", range(1, 30))
+def test_pairs_that_are_too_long_are_left_out(vocabulary, max_len):
+    ids = [(vocabulary.encode(p.source), vocabulary.encode(p.target)) for p in PAIRS]
+    vocabularies = {"source_vocabulary": vocabulary, "target_vocabulary": vocabulary}
+    encoded = encode_pairs(PAIRS, max_len=max_len, **vocabularies)
+    # BOS takes a position of the target
+    fits = [(s, t) for s, t in ids if len(s) <= max_len and len(t) + 1 <= max_len]
+    assert [list(map(list, pair)) for pair in encoded] == [list(map(list, pair)) for pair in fits]
+    assert all(array.dtype == np.int64 for pair in encoded for array in pair)
+
+
+def test_an_empty_sentence_has_no_tokens_and_no_limit_no_sentence(vocabulary):
+    vocabularies = {"source_vocabulary": vocabulary, "target_vocabulary": vocabulary}
+    ((source, target),) = encode_pairs([SentencePair("", "")], **vocabularies)
+    assert len(source) == len(target) == 0
+    with pytest.raises(AttnlabError, match="max_len=0"):
+        encode_pairs(PAIRS, max_len=0, **vocabularies)

@@ -1,0 +1,501 @@
+"""Corpora: found where they lie, checked before they are believed, read and split without leaks."""
+
+import gzip
+import hashlib
+import io
+import os
+import re
+import sys
+import tarfile
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import pooch
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from attnlab.corpora import (
+    SPLITS,
+    Corpus,
+    Document,
+    ParallelCorpus,
+    SentencePair,
+    collapse_layout,
+    describe_corpus,
+    list_corpora,
+    load_corpus,
+    verify_corpus,
+)
+from attnlab.corpora import fetch as fetching
+from attnlab.corpora import read as reading
+from attnlab.corpora.fetch import (
+    CorpusEntry,
+    PinnedFile,
+    data_folders,
+    read_files,
+    read_table,
+    stored_bytes,
+    strip_gutenberg,
+)
+from attnlab.errors import CorpusNotFoundError, IntegrityError, UnknownNameError
+from attnlab.paths import cache_folder
+
+TEXTS = {"train": "one two\n\nthree\n", "validation": "four\n", "test": "fünf\n"}
+
+
+def pinned(path, split, data):
+    digest = hashlib.sha256(data).hexdigest()
+    sums = dict.fromkeys(("sha256_original", "sha256_normalised", "sha256_text"), digest)
+    plain = dict.fromkeys(("url", "unpack", "step", "note"), "-")
+    sizes = {"size_bytes": len(data), "n_bytes": len(data)}
+    kind = {"path": path, "split": split, "encoding": "utf-8", "newline": "LF"}
+    return PinnedFile(**kind, **sums, **plain, **sizes)
+
+
+@pytest.fixture
+def store(tmp_path, monkeypatch):
+    """Write files into a data folder, the only one on the search path; return their entry."""
+    monkeypatch.setenv("ATTNLAB_DATA", str(tmp_path))
+    (tmp_path / "little").mkdir()
+
+    def store(files, *, name="little", kind="text"):
+        for path, (_, data) in files.items():
+            (tmp_path / "little" / path).write_bytes(gzip.compress(data))
+        entry = CorpusEntry(
+            name=name, folder="little", licence="free", about="", kind=kind,
+            files=tuple(pinned(path, split, data) for path, (split, data) in files.items()),
+        )  # fmt: skip
+        monkeypatch.setattr(fetching, "all_entries", lambda: {name: entry})
+        return entry
+
+    return store
+
+
+@pytest.fixture
+def entry(store, monkeypatch):
+    monkeypatch.setitem(reading.READERS, "little", reading.read_by_file)
+    return store({f"{split}.txt.gz": (split, text.encode()) for split, text in TEXTS.items()})
+
+
+# finding and checking files
+
+
+def test_files_are_found_in_any_folder_on_the_search_path(entry, tmp_path, monkeypatch):
+    monkeypatch.setenv("ATTNLAB_DATA", os.pathsep.join([str(tmp_path / "no"), str(tmp_path)]))
+    files = {f"{split}.txt.gz": text.encode() for split, text in TEXTS.items()}
+    assert read_files(entry) == files
+    assert verify_corpus("little") == 3
+    documents = load_corpus("little")
+    assert {split: documents.split(split)[0].text for split in SPLITS} == TEXTS
+    assert load_corpus("little", keep_layout=False).train[0].text == "one two three"
+
+
+def test_the_cache_is_searched_after_the_named_folders(monkeypatch, tmp_path):
+    monkeypatch.setenv("ATTNLAB_DATA", os.pathsep.join(["", str(tmp_path), ""]))
+    assert data_folders() == [tmp_path, cache_folder()]
+    assert cache_folder().parts[-2:] == ("data", "cache")
+    monkeypatch.setattr("attnlab.paths.ROOT", None)  # an installed package
+    assert cache_folder() == Path(pooch.os_cache("attnlab"))
+
+
+def test_an_absent_corpus_names_layout_folders_and_command(entry, tmp_path, monkeypatch):
+    folders = [tmp_path / "first", tmp_path / "second"]
+    monkeypatch.setenv("ATTNLAB_DATA", os.pathsep.join(map(str, folders)))
+    offered = replace(entry, files=tuple(replace(file, url="https://x") for file in entry.files))
+    with pytest.raises(CorpusNotFoundError) as caught:
+        read_files(offered)
+    expected = [*folders, cache_folder(), "little/train.txt.gz", "`attnlab data fetch little`"]
+    assert [part for part in map(str, expected) if part not in str(caught.value)] == []
+    with pytest.raises(CorpusNotFoundError, match="Nobody offers all of it"):
+        read_files(entry)
+
+
+def test_a_missing_file_of_a_present_corpus_is_named(entry, tmp_path):
+    (tmp_path / "little" / "test.txt.gz").unlink()
+    with pytest.raises(IntegrityError, match=r"1 of 3 files.*little/test\.txt\.gz.*data fetch"):
+        read_files(entry)
+
+
+GOOD = TEXTS["train"].encode()
+CHANGED = GOOD.replace(b"one", b"onE")
+SUMS = [hashlib.sha256(data).hexdigest() for data in (CHANGED, GOOD)]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        *((gzip.compress(GOOD)[:length], r"train\.txt\.gz") for length in (0, 1, 5, 20)),
+        (
+            gzip.compress(CHANGED),
+            f"sha256 {hashlib.sha256(CHANGED).hexdigest()}, expected [0-9a-f]",
+        ),
+        (gzip.compress(GOOD + b"more"), "more than 15 bytes"),
+        (GOOD, "cannot be unpacked"),
+    ],
+)
+def test_a_damaged_file_is_refused(entry, tmp_path, content, message):
+    (tmp_path / "little" / "train.txt.gz").write_bytes(content)
+    with pytest.raises(IntegrityError, match=rf"{message}.*Delete it and run `attnlab data"):
+        load_corpus("little")
+
+
+# corpora as objects
+
+
+@pytest.mark.parametrize(
+    ("item", "corpus"),
+    [
+        (Document, lambda **splits: Corpus(name="c", licence="", **splits)),
+        (SentencePair, lambda **splits: ParallelCorpus(
+            name="c", licence="", source_language="de", target_language="en", **splits)),
+    ],
+)  # fmt: skip
+def test_the_fingerprint_depends_on_everything_that_is_read(item, corpus):
+    def fingerprint(train, test=()):
+        return corpus(train=tuple(train), validation=(), test=tuple(test)).fingerprint
+
+    a, others = item("a", "b"), [item("b", "b"), item("a", "a"), item("ab", ""), item("b", "a")]
+    prints = [fingerprint([a]), fingerprint([], [a]), fingerprint([]), fingerprint([a, a])]
+    prints += [fingerprint([other]) for other in others]
+    assert len(set(prints)) == len(prints)
+    assert fingerprint([a]) == prints[0]
+
+
+def test_a_corpus_says_its_sizes_and_refuses_an_unknown_split(entry):
+    corpus = load_corpus("little")
+    assert repr(corpus).startswith("Corpus('little', documents: train 1, validation 1")
+    assert [document.n_bytes for document in corpus] == [15, 5, 6]  # bytes, not characters
+    with pytest.raises(UnknownNameError, match="split is called 'tests'"):
+        corpus.split("tests")
+
+
+@given(st.text())
+def test_collapsing_keeps_the_words_and_leaves_single_blanks(text):
+    collapsed = collapse_layout(text)
+    pieces = [piece for piece in re.split(r"[ \t\r\n]", text) if piece]
+    assert collapsed == " ".join(pieces)
+    assert collapse_layout(collapsed) == collapsed
+
+
+@given(
+    st.lists(st.sampled_from(["a", "b\nc", "", "\n", "a long one"]), max_size=30).map("\n\n".join)
+)
+def test_cuts_by_position_lose_nothing_and_fall_between_paragraphs(text):
+    parts = reading.cut_at_paragraphs(text, shares=(0.9, 0.05))
+    assert "".join(parts) == text
+    assert len(parts) == 3
+    starts = (len(parts[0]), len(parts[0] + parts[1]))
+    assert all(start == 0 or text[:start].endswith("\n\n") for start in starts)
+
+
+def test_cuts_by_position_are_near_the_shares():
+    text = "ten chars\n\n" * 997  # 11 characters a paragraph, so a cut moves by at most 11
+    lengths = [len(part) for part in reading.cut_at_paragraphs(text, shares=(0.9, 0.05))]
+    expected = [0.9 * len(text), 0.05 * len(text), 0.05 * len(text)]
+    assert all(abs(got - want) <= 11 for got, want in zip(lengths, expected, strict=True))
+
+
+# the manifest
+
+
+def test_every_corpus_of_the_manifest_has_a_reader_and_a_licence():
+    assert {name.partition("/")[0] for name in list_corpora()} == set(reading.READERS)
+    assert sorted(list_corpora()) == sorted(list_corpora(kind="text") + list_corpora(kind="pairs"))
+    assert all(describe_corpus(name).licence for name in list_corpora())
+    with pytest.raises(UnknownNameError, match=r"'childern'.*Did you mean 'children'"):
+        load_corpus("childern")
+
+
+@pytest.mark.parametrize("name", list_corpora())
+def test_every_file_is_pinned_to_a_commit_and_lies_in_its_folder(name):
+    for file in describe_corpus(name).files:
+        if file.url != "-":
+            assert all(re.match(r"https://[^/]+/[^?]+/[0-9a-f]{40}/", u) for u in file.url.split())
+        sums = (file.sha256_original, file.sha256_normalised, file.sha256_text)
+        assert all(re.fullmatch(r"[0-9a-f]{64}", value) for value in sums)
+        assert file.split in (*SPLITS, "all")
+        assert file.unpack in ("-", "gz")
+        assert re.fullmatch(r"(?!.*\.\.)\w[\w./-]*\.gz", file.path)
+
+
+@pytest.mark.parametrize("name", [n for n in list_corpora() if describe_corpus(n).folder])
+def test_an_absent_corpus_names_the_layout_that_was_looked_for(name, tmp_path, monkeypatch):
+    monkeypatch.setenv("ATTNLAB_DATA", str(tmp_path))
+    monkeypatch.setattr(fetching, "cache_folder", lambda: tmp_path / "cache")
+    entry = describe_corpus(name)
+    with pytest.raises(CorpusNotFoundError) as caught:
+        load_corpus(name)
+    assert f"{entry.folder}/{entry.files[0].path}" in str(caught.value)
+
+
+def test_both_directions_share_their_files():
+    for name in list_corpora(kind="pairs"):
+        corpus, _, languages = name.partition("/")
+        back = "-".join(reversed(languages.split("-")))
+        assert describe_corpus(name).files == describe_corpus(f"{corpus}/{back}").files
+
+
+def test_the_book_table_agrees_with_the_pinned_files():
+    files = {file.path: file for file in describe_corpus("children").files}
+    rows = read_table("children_books")
+    assert len(rows) == len(files) == 100
+    for row in rows:
+        file = files[f"books/{row['gutenberg_id']}.txt.gz"]
+        assert (file.split, file.n_bytes) == (row["split"], int(row["n_bytes"]))
+
+
+def test_the_book_table_says_truly_which_authors_stay_in_training():
+    rows = read_table("children_books")
+    in_training = Counter(row["author"] for row in rows if row["split"] == "train")
+    assert all(int(row["n_train_books_by_author"]) == in_training[row["author"]] for row in rows)
+    for split in ("validation", "test"):
+        known = [bool(in_training[row["author"]]) for row in rows if row["split"] == split]
+        assert (known.count(True), known.count(False)) == (3, 3)
+
+
+# the language reference
+
+
+def passages(documents):
+    found = (collapse_layout(p) for document in documents for p in document.text.split("\n\n"))
+    return {passage for passage in found if len(passage) >= 40}
+
+
+def test_the_language_reference_is_split_without_leaks():
+    corpus = load_corpus("python_reference")
+    train, validation, test = (passages(corpus.split(split)) for split in SPLITS)
+    assert not train & validation
+    assert not train & test
+    assert not validation & test
+    n_characters = sum(len(document.text) for document in corpus)
+    for split in ("validation", "test"):
+        held_out = sum(len(document.text) for document in corpus.split(split))
+        assert 0.03 < held_out / n_characters <= 0.05
+    assert load_corpus("python_reference").fingerprint == corpus.fingerprint
+    assert verify_corpus("python_reference") == 0
+
+
+def test_a_topic_repeated_in_a_longer_one_is_left_out():
+    passage, other = "x" * 50, "y" * 50
+    topics = {"short": passage, "long": f"{passage}\n\n{other}", "else": "z" * 50}
+    assert reading.distinct_topics(topics).keys() == {"long", "else"}
+
+
+def test_topics_that_share_a_passage_stay_together():
+    shared = "s" * 50
+    topics = {f"t{i}": f"{chr(97 + i) * 50}\n\n{shared}" for i in range(2)}
+    topics |= {f"u{i}": chr(110 + i) * 60 for i in range(13)} | {"big": "B" * 9000}
+    splits = reading.split_topics(topics)
+    assert splits["t0"] == splits["t1"]
+    assert splits["big"] == "train"
+    assert {"train", "test"} <= set(splits.values())
+
+
+def test_a_python_without_the_reference_is_told_what_to_do(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pydoc_data.topics", None)
+    with pytest.raises(CorpusNotFoundError, match=r"pydoc_data\.topics.*Use a full CPython"):
+        load_corpus("python_reference")
+
+
+# steps after a download
+
+
+def made(data, **changes):
+    """What is stored of these original bytes; its checksum is not compared."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fetching, "_check_sha256", lambda *_, **__: None)
+        return stored_bytes(data, replace(pinned("x", "train", data), **changes))
+
+
+@pytest.mark.parametrize(
+    ("data", "changes", "stored"),
+    [
+        ("a\r\né\n\r".encode("latin-1"), {"encoding": "latin-1"}, "a\né\n\r".encode()),
+        (b"\r\n\xff", {"encoding": "-"}, b"\r\n\xff"),
+        ("é".encode("utf-8-sig"), {"encoding": "utf-8-sig"}, "é".encode()),
+        (gzip.compress(b"in"), {"unpack": "gz"}, b"in"),
+        (b"abc", {"step": "first_bytes:2"}, b"ab"),
+        (b"<talk>\na < b\n<x>y</x>\nc\n", {"step": "drop_tag_lines"}, b"a < b\nc\n"),
+        (b"a\nb", {"step": "end_line"}, b"a\nb\n"),
+    ],
+)
+def test_original_bytes_are_unpacked_normalised_and_cut(data, changes, stored):
+    assert made(data, **changes) == stored
+
+
+def test_stripping_keeps_the_book_alone_and_an_unknown_step_is_refused():
+    title = "  TITLE\xa0 \n\n\n\n"
+    raw = f"Licence\nCredits\n\n{title}[Illustration: a\nbear] Once  \nNote\nmore.\nEnd\n"
+    # kept: lines 4 to 9 ("TITLE" to "Once") and line 11 ("more.")
+    assert strip_gutenberg(raw, keep="4-9,11-11") == "TITLE\n\n\n Once\nmore.\n"
+    with pytest.raises(IntegrityError, match="'run:me' is no step"):
+        made(b"", step="run:me")
+
+
+# sentence pairs
+
+
+@pytest.fixture
+def read_pairs(store, monkeypatch):
+    """Load a corpus of one pair a split, or of what is said of a file."""
+
+    def read_pairs(name="little/de-en", **changed):
+        files = {}
+        for split in SPLITS:
+            for language, text in (("de", f"eins {split}\n"), ("en", f"one {split}\n")):
+                text = changed.get(f"{split}_{language}", text)
+                files[f"{split}.{language}.gz"] = (split, text.encode())
+        monkeypatch.setitem(reading.READERS, "little", reading.read_parallel)
+        store(files, name=name, kind="pairs")
+        return load_corpus(name)
+
+    return read_pairs
+
+
+def test_lines_of_two_files_pair_in_their_order(read_pairs):
+    corpus = read_pairs(train_de="a\nb c\n", train_en="A\nB C\n")
+    assert corpus.train == (SentencePair("a", "A"), SentencePair("b c", "B C"))
+    assert corpus.test == (SentencePair("eins test", "one test"),)
+    assert (corpus.source_language, corpus.target_language) == ("de", "en")
+    assert repr(corpus).startswith("ParallelCorpus('little/de-en', pairs: train 2, validation 1")
+
+
+def test_the_other_direction_reads_the_same_files(read_pairs):
+    there, back = read_pairs(), read_pairs("little/en-de")
+    assert [(p.source, p.target) for p in there] == [(p.target, p.source) for p in back]
+    assert there.fingerprint != back.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("german", "english", "pairs"),
+    [
+        ("a\u2028b\x0bc\n", "A\x85B\n", [("a\u2028b\x0bc", "A\x85B")]),  # line ends inside a line
+        ("a\n@@\n\nd\n", "A\nB\nC\nD\n", [("a", "A"), ("d", "D")]),  # never translated
+        # one pass only, and a bare & stays
+        ("x\n", "it &apos;s &quot; &amp;quot; &#91; r&d\n", [("x", "it 's \" &quot; [ r&d")]),
+    ],
+)
+def test_lines_become_pairs(read_pairs, german, english, pairs):
+    corpus = read_pairs(train_de=german, train_en=english)
+    assert [(pair.source, pair.target) for pair in corpus.train] == pairs
+    n_left_out = german.count("\n") - len(pairs)
+    said = f"{n_left_out} pairs without a translation are left out"
+    assert (said in corpus.notes) == bool(n_left_out)
+
+
+def test_files_of_unequal_length_are_refused(read_pairs):
+    with pytest.raises(IntegrityError, match=r"little/de-en test: 2 source lines and 1 target"):
+        read_pairs(test_de="a\nb\n")
+
+
+@pytest.fixture
+def read_archive(store, monkeypatch):
+    """Load an archive like the official one, without the files named."""
+
+    def read_archive(*, name="little/en-de", without=()):
+        raw = io.BytesIO()
+        with tarfile.open(fileobj=raw, mode="w:gz") as archive:
+            for file, text in official_texts().items():
+                info = tarfile.TarInfo(f"de-en/{file}")
+                info.size = len(text.encode())
+                if file not in without:
+                    archive.addfile(info, io.BytesIO(text.encode()))
+        monkeypatch.setitem(reading.READERS, "little", reading.read_archive)
+        store({"de-en.tgz.gz": ("all", raw.getvalue())}, name=name, kind="pairs")
+        return load_corpus(name)
+
+    return read_archive
+
+
+def official_texts():
+    texts = {}
+    for language in ("de", "en"):
+        tags = "<url>http://x</url>\n<title>T</title>\n"
+        texts[f"train.tags.de-en.{language}"] = f"{tags} {language} one \n{language} two\n{tags}"
+        for name in ("dev2010", *(f"tst{year}" for year in range(2010, 2016))):
+            segments = f'<doc>\n<seg id="1"> {name} {language} A &amp; B </seg>\n</doc>\n'
+            texts[f"IWSLT17.TED.{name}.de-en.{language}.xml"] = segments
+    return texts
+
+
+def test_the_official_archive_is_read_without_its_tags(read_archive):
+    corpus = read_archive()
+    assert corpus.train == (SentencePair("en one", "de one"), SentencePair("en two", "de two"))
+    assert corpus.validation == (SentencePair("dev2010 en A & B", "dev2010 de A & B"),)
+    assert [pair.source[:7] for pair in corpus.test] == [f"tst{y}" for y in range(2010, 2016)]
+    with pytest.raises(IntegrityError, match=r"no file 'IWSLT17\.TED\.tst2013\.de-en\.en\.xml'"):
+        read_archive(without=["IWSLT17.TED.tst2013.de-en.en.xml"])
+
+
+# the real files, where they are
+
+
+@pytest.fixture
+def real(corpus_folder):
+    def load(name):
+        corpus_folder(describe_corpus(name).folder)
+        return load_corpus(name)
+
+    return load
+
+
+def test_the_hundred_books_are_split_by_book_and_read_without_line_ends(real):
+    corpus = real("children")
+    assert [len(corpus.split(split)) for split in SPLITS] == [88, 6, 6]
+    assert len({document.name for document in corpus}) == 100
+    assert all(document.title and document.author for document in corpus)
+    kept = load_corpus("children", keep_layout=True)
+    assert all("\n" in document.text for document in kept)
+    assert not any("\n" in document.text for document in corpus)
+    assert [d.text for d in corpus.test] == [collapse_layout(d.text) for d in kept.test]
+
+
+def test_books_are_made_from_the_raw_files_byte_for_byte(corpus_folder):
+    raw = corpus_folder("gutenberg_children") / "raw"
+    if not raw.is_dir():
+        pytest.skip("corpus not here: raw files of the books")
+    files = describe_corpus("children").files
+    several_ranges = [file for file in files if "," in file.step]
+    for file in [*files[::17], *several_ranges]:
+        data = gzip.decompress((raw / file.path.removeprefix("books/")).read_bytes())
+        stored_bytes(data, replace(file, encoding="utf-8"))  # compares both checksums
+
+
+def test_shakespeare_is_cut_by_position_without_loss(real):
+    texts = [document.text for document in real("tinyshakespeare")]
+    n_bytes = describe_corpus("tinyshakespeare").files[0].n_bytes  # ascii: bytes = characters
+    assert sum(map(len, texts)) == n_bytes
+    assert len(texts[0]) / n_bytes == pytest.approx(0.9, abs=0.01)
+    assert all(text.endswith("\n\n") for text in texts[:2])
+
+
+@pytest.mark.parametrize(
+    ("name", "sizes", "said", "n_files"),
+    [
+        ("wikitext2", (1, 1, 1), "20 articles", 3),
+        # 29,000 less two lines of @@
+        ("multi30k/de-en", (28_998, 1_014, 1_000), "2 pairs without", 6),
+        ("multi30k/en-fr", (29_000, 1_014, 1_000), "test_2016", 6),
+        ("ted_iwslt/fr-en", (28_072, 887, 1_305), "tst2014", 6),
+    ],
+)
+def test_a_real_corpus_has_its_sizes(real, name, sizes, said, n_files):
+    corpus = real(name)
+    assert tuple(len(corpus.split(split)) for split in SPLITS) == sizes
+    assert said in corpus.notes
+    assert verify_corpus(name) == n_files
+
+
+def test_a_stand_in_says_what_it_is(corpus_folder):
+    corpus_folder("ted_iwslt")
+    for folder in os.environ["ATTNLAB_DATA"].split(os.pathsep):
+        if os.path.isdir(os.path.join(folder, "iwslt2017")):
+            pytest.skip("corpus not here: ted_iwslt is not read where the full set is")
+    corpus, part = load_corpus("iwslt2017/de-en"), load_corpus("ted_iwslt/de-en")
+    assert corpus.name == "iwslt2017/de-en"
+    assert corpus.fingerprint == part.fingerprint
+    assert "iwslt2017/de-en itself is not here; this is ted_iwslt/de-en" in corpus.notes
+    assert "50,760 training pairs" in corpus.notes
+    assert "NC-ND" in corpus.licence
