@@ -1,0 +1,46 @@
+"""Tensors for tests of mixers and models, and what it means that two functions are the same."""
+
+import torch
+
+CLOSE = {"rtol": 1e-8, "atol": 1e-9}
+
+
+def tokens(*shape, seed=0, dtype=torch.float64):
+    """Return normal numbers that depend on the seed alone."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(shape, generator=generator, dtype=dtype)
+
+
+def randomised(module, seed=0):
+    """Return the module in float64 with every weight random, biases and gates included."""
+    with torch.no_grad():
+        for i, weight in enumerate(module.double().parameters()):
+            weight.copy_(tokens(*weight.shape, seed=1000 * seed + i))
+    return module
+
+
+def stepped(mixer, x, state=None):
+    """Return what a mixer makes of ``x`` token by token, and the state after it."""
+    state = mixer.initial_state(x.shape[0]) if state is None else state
+    outputs = []
+    for x_t in x.unbind(1):
+        y_t, state = mixer.step(x_t, state)
+        outputs.append(y_t)
+    return torch.stack(outputs, 1), state
+
+
+def assert_same(y, z, inputs, **close):
+    """Compare values, and the gradients of one direction with respect to all inputs."""
+    torch.testing.assert_close(y, z, **(close or CLOSE))
+    direction, inputs = tokens(*y.shape, seed=9, dtype=y.dtype), list(inputs)
+    one, other = (
+        torch.autograd.grad((v * direction).sum(), inputs, allow_unused=True) for v in (y, z)
+    )
+    for a, b in zip(one, other, strict=True):
+        torch.testing.assert_close(a, b, **(close or CLOSE))
+
+
+def assert_same_mixing(mixer, other, x):
+    """Compare a mixer with another function of ``x``, gradients of its weights included."""
+    x = x.requires_grad_()
+    assert_same(mixer(x), other(x), [x, *mixer.parameters()])
