@@ -145,35 +145,25 @@ guess = predict_first(
 )
 
 # %% tags=["nbval-ignore-output"]
-import torch
-
 from attnlab.config import ModelConfig, TrainConfig
-from attnlab.models import LanguageModel
 from attnlab.runmode import is_fast
 from attnlab.seeding import torch_generator
-from attnlab.training import WindowBatches, train_steps
+from attnlab.tasks import StreamTask
+from attnlab.training import steps_every, train_model
 
 train = source.sample(60_000, seed=0)
 windows = source.sample_windows(128, window_len=ell + 1, seed=0, stream="validation")
-held_out = torch.from_numpy(windows)
+task = StreamTask(train=train, held_out=windows)  # the same batches for both
 recipe = TrainConfig(n_steps=240 if is_fast() else 1200, batch_size=16, lr=5e-3, seed=0)
-batches = WindowBatches([train], context_len=ell, batch_size=16, seed=0)  # the same for both
+points = {0, *steps_every(20, recipe.n_steps)}  # steps after which the held-out loss is taken
 
-
-@torch.no_grad()
-def held_out_loss(model: LanguageModel) -> float:
-    return float(model.eval().loss(held_out[:, :-1], held_out[:, 1:]))
-
-
-models, points = {}, []
+models, curves = {}, []
 for name in ("attention", "she"):
     config = ModelConfig(mixer=name, vocab_size=source.vocab_size, context_len=ell, d_model=d)
-    model = models[name] = LanguageModel(config, generator=torch_generator(0, "init"))
-    points.append((name, 0, 0, held_out_loss(model)))
-    for log in train_steps(model, batches.starting_at(0), config=recipe):
-        if log.step % 20 == 0:
-            points.append((name, 0, log.tokens_seen, held_out_loss(model)))
-curves = pd.DataFrame(points, columns=["name", "seed", "tokens_seen", "loss_nats"])
+    model = models[name] = task.build(config, generator=torch_generator(0, "init"))
+    *_, state = train_model(task, model, recipe, points=points)  # yields at every step
+    curves.append(pd.DataFrame(state.curve).assign(name=name, seed=0))
+curves = pd.concat(curves, ignore_index=True)
 last = curves.groupby("name")["loss_nats"].last()
 print(guess.verdict(truth=last.idxmin()))
 
@@ -201,6 +191,8 @@ assert all(h_hat - 0.02 < loss < h_1 for loss in last), (h_hat, dict(last), h_1)
 # What do they write? Each goes on from the same beginning, with the same random numbers.
 
 # %% tags=["nbval-ignore-output"]
+import torch
+
 prompt = torch.from_numpy(source.encode("Once there was a little girl called Mira."))[None]
 for mixer, model in models.items():
     dice = torch.Generator().manual_seed(1)

@@ -424,37 +424,27 @@ checks.check_fit_bigram(fit_bigram)
 # only, so its own floor is the second stair, $h_1$, where a good table of order 1 stands.
 
 # %% tags=["nbval-ignore-output"]
-import torch
-
 from attnlab.config import ModelConfig, TrainConfig
-from attnlab.models import LanguageModel
 from attnlab.runmode import is_fast
 from attnlab.seeding import torch_generator
-from attnlab.training import WindowBatches, train_steps
+from attnlab.tasks import StreamTask
+from attnlab.training import steps_every, train_model
 
 train = tree.sample(40_000, seed=0)
 windows = tree.sample_windows(400, window_len=17, seed=0, stream="validation")
-held_out = torch.from_numpy(windows)
+task = StreamTask(train=train, held_out=windows)  # the same batches for all
 recipe = TrainConfig(n_steps=250 if is_fast() else 1000, batch_size=24, lr=6e-3, seed=0)
-batches = WindowBatches([train], context_len=16, batch_size=24, seed=0)  # the same for all
+points = {0, *steps_every(20, recipe.n_steps)}  # steps after which the held-out loss is taken
 
-
-@torch.no_grad()
-def held_out_loss(model: LanguageModel) -> float:
-    return float(model.eval().loss(held_out[:, :-1], held_out[:, 1:]))
-
-
-models, points = {}, []
+models, curves = {}, []
 for name in ("attention", "she", "identity"):
     config = ModelConfig(
         mixer=name, vocab_size=3, context_len=16, d_model=16, n_layers=1, n_heads=2
     )
-    model = models[name] = LanguageModel(config, generator=torch_generator(0, "init"))
-    points.append((name, 0, 0, held_out_loss(model)))
-    for log in train_steps(model, batches.starting_at(0), config=recipe):
-        if log.step % 20 == 0 or log.step == recipe.n_steps:
-            points.append((name, 0, log.tokens_seen, held_out_loss(model)))
-curves = pd.DataFrame(points, columns=["name", "seed", "tokens_seen", "loss_nats"])
+    model = models[name] = task.build(config, generator=torch_generator(0, "init"))
+    *_, state = train_model(task, model, recipe, points=points)  # yields at every step
+    curves.append(pd.DataFrame(state.curve).assign(name=name, seed=0))
+curves = pd.concat(curves, ignore_index=True)
 
 # %% tags=["nbval-ignore-output"]
 from attnlab.show import loss_curves
@@ -483,6 +473,8 @@ assert gap["attention"] < gap["identity"], "attention looks further back than on
 # Two tables, of order 1 and 4, counted on the same 40,000 tokens, stand beside the networks.
 
 # %% tags=["nbval-ignore-output"]
+import torch
+
 prefixes = [window[:t] for window in windows for t in range(tree.depth, 17)]
 truth = np.array([tree.predict(prefix) for prefix in prefixes])  # P, a row for each prefix
 state_names = [tree.decode(context) for context in tree.contexts]
@@ -492,7 +484,9 @@ states = [next(name for name in state_names if end.endswith(name)) for end in en
 rows = {}  # Q, a row for each prefix
 with torch.no_grad():
     for name, model in models.items():
-        chances = model.eval()(held_out[:, :-1]).double().softmax(-1)  # after each prefix
+        chances = (
+            model.eval()(torch.from_numpy(windows[:, :-1])).double().softmax(-1)
+        )  # after each prefix
         rows[name] = chances[:, tree.depth - 1 :].reshape(-1, 3).numpy()
 for k in (1, 4):
     table = fit_table(train, order=k, vocab_size=3, pseudo_count=0.1)
