@@ -205,7 +205,8 @@ def collapse_layout(text: str) -> str:
     >>> collapse_layout("Once upon\\n  a time,\\n\\nthere was")
     'Once upon a time, there was'
     """
-    return re.sub(r"[ \t\r\n]+", " ", text).strip(" ")
+    # a blank alone stays as it is, which is most of them
+    return re.sub(r"[\t\r\n][ \t\r\n]*| [ \t\r\n]+", " ", text).strip(" ")
 
 
 # readers of documents
