@@ -190,6 +190,7 @@ def test_samples_follow_their_seed_and_streams_differ(source):
         (lambda source: source.oracle_nats([0.5, 0.0]), "whole numbers"),
         (lambda source: source.predict([[0, 0]]), "one sequence"),
         (lambda source: source.best_loss_nats(context_len=-1), "context_len=-1"),
+        (lambda source: source.estimate_best_loss_nats(context_len=-1), "context_len=-1"),
         (lambda source: source.estimate_best_loss_nats(context_len=1, n_windows=1), "n_windows=1"),
         (lambda source: source.sample(0), "n_tokens=0"),
         (lambda source: source.sample(True), "n_tokens=True"),

@@ -14,6 +14,7 @@ from attnlab.sources import NOUNS, translation_source
 from attnlab.sources.languages import (
     ADJECTIVES,
     ARTICLES,
+    CONJUNCTIONS,
     NUMERALS,
     PREPOSITIONS,
     VERBS,
@@ -136,6 +137,23 @@ def test_a_tenth_of_all_sentences_is_held_out_for_each_purpose():
     # 0.1 of 4000, six standard deviations of a binomial: 6 * sqrt(4000 * 0.1 * 0.9) = 114
     assert shares["validation"] == pytest.approx(400, abs=114)
     assert shares["test"] == pytest.approx(400, abs=114)
+
+
+def test_parts_of_a_sentence_are_as_frequent_as_they_should_be():
+    source, n = translation_source(n_clauses=3, max_adjectives=2), 3000
+    generator = numpy_generator(0, "data")
+    sentences = [source._draw(generator) for _ in range(n)]
+
+    def check(share, is_so):
+        assert abs(np.mean(list(is_so)) - share) < 5 * np.sqrt(share * (1 - share) / n)
+
+    verbs = [next(i for i, word in enumerate(words) if word in VERBS) for words in sentences]
+    befores = [words[:verb] for words, verb in zip(sentences, verbs, strict=True)]
+    check(1 / 3, (sum(word in CONJUNCTIONS for word in words) == 2 for words in sentences))
+    check(1 / 4, (words[-1] in VERBS for words in sentences))  # the last clause has no object
+    check(1 / 2, (any(word in PREPOSITIONS for word in words) for words in befores))
+    check(1 / 3, (words[1] in NOUNS for words in sentences))  # no adjective, one, or two
+    check(1 / 4, (words[0] == "two" for words in sentences))  # of the, a, two, three
 
 
 def test_the_same_seed_gives_the_same_pairs_and_a_generator_moves_on():

@@ -297,7 +297,7 @@ def _download(url: str, folder: str, sha256: str | None, limit: int, on_bytes: O
             if error.response.status_code not in BUSY:
                 break
         except requests.RequestException as error:
-            problem = f"{url} cannot be reached ({error}). Is this machine online?"
+            problem = f"{url} cannot be reached ({type(error).__name__}). Is this machine online?"
         except ValueError:  # too long, or of another checksum
             raise DownloadError(_another_file(url)) from None
     raise DownloadError(problem)
