@@ -1,6 +1,5 @@
 """The translator: causal, blind to padding, the same step by step, and able to learn."""
 
-import dataclasses
 import itertools
 
 import numpy as np
@@ -8,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from small_models import TRANSLATOR, targets, translator_for, words
 from torch.nn import functional as F
 
 from attnlab.config import BOS, EOS, N_SPECIAL, PAD, UNK, TranslatorConfig
@@ -15,24 +15,12 @@ from attnlab.errors import AttnlabError
 from attnlab.mixers.attention import KeyValues
 from attnlab.models import Translator
 from attnlab.models.search import beam_search, greedy_search, select_rows
-from attnlab.seeding import torch_generator
 from attnlab.training import (
     collate_pairs,
     sentence_of,
     translate_all,
 )
 
-CONFIG = TranslatorConfig(
-    source_vocab_size=13,
-    target_vocab_size=11,
-    d_model=12,
-    n_heads=3,
-    n_encoder_layers=2,
-    n_decoder_layers=2,
-    d_ff=17,
-    dropout=0.0,
-    max_len=9,
-)
 SHAPES = st.tuples(st.integers(1, 4), st.integers(1, 9), st.integers(1, 9))
 VARIANTS = [
     {},
@@ -40,22 +28,6 @@ VARIANTS = [
     {"position": "learned", "tie_embeddings": False},
     {"position": "none", "attention_bias": True},
 ]
-
-
-def translator_for(seed=0, **changes):
-    config = dataclasses.replace(CONFIG, **changes)
-    return Translator(config, generator=torch_generator(seed, "init")).eval()
-
-
-def words(n_rows, time, *, vocab_size=11, seed=0):
-    generator = torch_generator(seed, f"words/{n_rows}/{time}/{vocab_size}")
-    return torch.randint(N_SPECIAL, vocab_size, (n_rows, time), generator=generator)
-
-
-def targets(n_rows, time, seed=0):
-    rows = words(n_rows, time, seed=seed)
-    rows[:, 0] = BOS
-    return rows
 
 
 # the decoder sees the past only
@@ -437,7 +409,7 @@ def test_one_word_and_unknown_words_are_translated():
 )
 def test_a_translator_that_cannot_be_built_is_explained(change, message):
     with pytest.raises(AttnlabError, match=message):
-        dataclasses.replace(CONFIG, **change)
+        TranslatorConfig(**{**TRANSLATOR, **change})
 
 
 @pytest.mark.parametrize("is_tied", [True, False])
@@ -451,4 +423,4 @@ def test_equal_seeds_make_equal_models():
     one, same, other = translator_for(1), translator_for(1), translator_for(2)
     assert torch.equal(one.head.weight, same.head.weight)
     assert not torch.equal(one.head.weight, other.head.weight)
-    assert TranslatorConfig.from_dict(CONFIG.to_dict()) == CONFIG
+    assert TranslatorConfig.from_dict(one.config.to_dict()) == one.config

@@ -1,15 +1,27 @@
-"""BLEU: sacreBLEU's number and ours, what it is made of, how sure it is."""
+"""Scores: held-out losses of both kinds of model; BLEU, and how sure it is."""
+
+import math
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from sacrebleu.metrics.bleu import BLEU
+from small_models import documents, model_for, some_pairs, translator_for
 
 from attnlab.errors import AttnlabError
 from attnlab.seeding import numpy_generator
-from attnlab.training import bleu, bleu_by_hand, bleu_by_length
-from attnlab.training.scores import _score, _sentence_counts, bleu_share, n_grams
+from attnlab.training import (
+    bleu,
+    bleu_by_hand,
+    bleu_by_length,
+    collate_pairs,
+    evaluate,
+    evaluate_documents,
+    evaluate_forced,
+)
+from attnlab.training.scores import _score, _sentence_counts, bleu_share, n_grams, pool
 
 HYPOTHESES = [
     "a man in a red hat is looking at something .",
@@ -29,6 +41,70 @@ REFERENCES = [
 ]
 WORDS = st.sampled_from(["a", "b", "c", "d", ","])
 SENTENCES = st.lists(WORDS, max_size=12).map(" ".join)
+
+
+# Held-out losses
+
+
+@pytest.mark.parametrize("length", [2, 5, 6, 7, 31])
+def test_held_out_loss_predicts_every_token_once(length):
+    model, document = model_for(), documents(length)[0]
+    score = evaluate(model, document, batch_size=2, token_lengths=np.arange(7))
+    total = 0.0
+    for start in range(0, length - 1, 5):
+        window = torch.from_numpy(document[start : start + 6])
+        with torch.no_grad():
+            chances = model(window[None, :-1])[0].log_softmax(-1)
+        total -= float(chances.gather(-1, window[1:, None]).sum())
+    assert score.n_tokens == length - 1
+    assert score.total_nats == pytest.approx(total, rel=1e-5)
+    assert score.n_bytes == document[1:].sum()
+    assert score.bits_per_byte == pytest.approx(total / math.log(2) / score.n_bytes, rel=1e-5)
+
+
+def test_scores_pool_token_by_token():
+    scores = evaluate_documents(model_for(), documents(30, 9, 1))
+    pooled = pool(scores)
+    assert len(scores) == 2
+    assert pooled.n_tokens == 29 + 8
+    assert pooled.nats_per_token == pytest.approx(sum(s.total_nats for s in scores) / 37)
+    with pytest.raises(AttnlabError, match="No token was scored"):
+        pool([]).nats_per_token  # noqa: B018
+
+
+def test_evaluation_leaves_the_training_mode_as_it_was():
+    model, translator = model_for(dropout=0.5).train(), translator_for(dropout=0.5).train()
+    pairs = some_pairs([(3, 2), (1, 5)])
+    for score in (
+        lambda: evaluate(model, documents(30)[0]).total_nats,
+        lambda: evaluate_forced(translator, pairs).loss_nats,
+    ):
+        assert score() == score()
+    assert model.training
+    assert translator.training
+
+
+@torch.no_grad()
+def test_forced_scores_are_those_of_the_logits():
+    model, pairs = translator_for(), some_pairs([(3, 2), (1, 5), (7, 1)])
+    total, n_right = 0.0, 0
+    for source, target in pairs:
+        rows = collate_pairs([(source, target)])
+        log_p = model(rows[0], rows[1][:, :-1])[0].log_softmax(-1)
+        labels = rows[1][0, 1:]
+        total -= float(log_p.gather(-1, labels[:, None]).sum())
+        n_right += int((log_p.argmax(-1) == labels).sum())
+    n_tokens = 2 + 5 + 1 + 3  # words, and EOS of each
+    for max_tokens in (1, 100):
+        score = evaluate_forced(model, pairs, max_tokens=max_tokens)
+        assert score.n_tokens == n_tokens
+        assert score.loss_nats == pytest.approx(total / n_tokens, rel=1e-5)
+        assert score.accuracy == n_right / n_tokens
+    with pytest.raises(AttnlabError, match="no sentence pair to score"):
+        evaluate_forced(model, [])
+
+
+# BLEU
 
 
 def official(hypotheses, references, **options):
