@@ -1,5 +1,6 @@
 """The one engine: what a seed decides, which split a number is of, how a training goes on."""
 
+import copy
 import math
 from dataclasses import dataclass, field, replace
 
@@ -79,7 +80,7 @@ def test_the_seed_of_a_job_decides_the_start_and_the_order(
     study, corpus, variant, tmp_path, monkeypatch
 ):
     def look(task, model, train, **_):
-        raise Begun(flat(model), next(task.batches(model, train).starting_at(0))[0])
+        raise Begun(flat(model), next(task.batches(model, train))[0])
 
     monkeypatch.setattr(jobs_engine, "train_model", look)
     begun = []
@@ -125,7 +126,7 @@ def test_a_language_model_is_judged_on_the_split_that_each_number_names():
     assert task.validate(model) == {"loss_nats": nats["validation"]}
     assert metrics["validation_loss_nats"] == nats["validation"]
     assert metrics["test_loss_nats"] == nats["test"]
-    inputs, _ = task.batches(model, PLAN)[0]
+    inputs, _ = next(task.batches(model, PLAN))
     windows = {tuple(split[i : i + 3]) for split in splits["train"] for i in range(len(split))}
     assert {tuple(row) for row in inputs.tolist()} <= windows
 
@@ -159,10 +160,9 @@ def test_a_translator_is_judged_on_the_split_that_each_number_names(pairs):
 
 def test_a_translator_learns_with_the_smoothing_of_its_plan(pairs):
     task, model = pairs
-    inputs, targets = task.batches(model, PLAN)[0]
-    plans = (PLAN, replace(PLAN, label_smoothing=0.3))
-    losses = [task.train_options(model, plan)["loss"](inputs, targets) for plan in plans]
-    assert losses[0] == model.loss(inputs, targets)
+    plans = (replace(PLAN, n_steps=1, label_smoothing=share) for share in (0.0, 0.3))
+    losses = [next(train_model(task, copy.deepcopy(model), plan)).loss_nats for plan in plans]
+    assert losses[0] == model.loss(*next(task.batches(model, PLAN))).item()
     assert losses[0] != losses[1]
 
 
@@ -211,18 +211,18 @@ class Scripted(StreamTask):
 @pytest.mark.parametrize("cut", [3, 5, None])
 def test_the_best_weights_are_kept_over_the_end_and_over_breaks(cut, tmp_path, monkeypatch):
     monkeypatch.setattr(engine, "CHECKPOINT_EVERY_S", -1)
-    task = Scripted(train=TASK.train, held_out=TASK.held_out)
-    how = {"points": POINTS, "checkpoint": tmp_path / "c.safetensors", "keeps_best": True}
+    task, best = Scripted(train=TASK.train, held_out=TASK.held_out), begin(seed=9)
+    how = {"points": POINTS, "checkpoint": tmp_path / "c.safetensors", "best": best}
     if cut is not None:
         begun = train_model(task, begin(), PLAN, **how)
         for _ in range(cut + 1):  # the checkpoint is written when control comes back
             next(begun)
         begun.close()
-    model = begin()
-    *_, state = train_model(task, model, PLAN, **how)
-    assert state.best == 1.0
+        best.load_state_dict(begin(seed=9).state_dict())
+    *_, state = train_model(task, begin(), PLAN, **how)
+    assert state.best == {"error": 1.0}
     assert state.curve["error"] == [3.0, 1.0, 2.0]
-    assert torch.equal(flat(model), task.seen[1])
+    assert torch.equal(flat(best), task.seen[1])
 
 
 @pytest.mark.parametrize("accumulation_steps", [1, 2])

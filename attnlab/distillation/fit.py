@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import itertools
-import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -27,7 +26,7 @@ from attnlab.distillation.students import build_students
 from attnlab.errors import AttnlabError
 from attnlab.models import Translator
 from attnlab.seeding import torch_generator
-from attnlab.training.loop import train_steps
+from attnlab.training.engine import Lessons, steps_every, train_model
 
 FIT = TrainConfig(n_steps=600, batch_size=64, lr=1e-3, min_lr_fraction=0.0, weight_decay=0.0)
 LRS = (3e-4, 1e-3, 3e-3)  # the candidates that every method is given
@@ -130,32 +129,66 @@ def fit_steps(
             f"The lessons are of layers {lessons.layers}, the held-out ones of "
             f"{held_out.layers}. Collect both with the same layers."
         )
-    kept = [students[lessons.spec.site, layer] for layer in lessons.layers]
-    learners, best = nn.ModuleList(copy.deepcopy(kept)), [math.inf] * len(kept)
-
-    spec, variance = kept[0].spec, held_out.variance
-    how = {"sees_future": True} if spec.layout == "truncated" else {}
-
-    def loss(lesson: Captured, _: Tensor) -> Tensor:
-        return relative_losses(learners, lesson, variance=variance, **how).sum()
-
-    for log in train_steps(
-        learners,
-        _batches(spec, lessons, config),
-        config=replace(config, max_grad_norm=UNCLIPPED),
-        optimizer=_optimizer(learners, config),
-        loss=loss,
-        count=len,
+    kept = nn.ModuleList(students[lessons.spec.site, layer] for layer in lessons.layers)
+    points = steps_every(eval_every, config.n_steps)
+    for state in train_model(
+        StudentLessons(lessons=lessons, held_out=held_out, batch_size=config.batch_size),
+        copy.deepcopy(kept),
+        replace(config, max_grad_norm=UNCLIPPED),
+        points=points,
+        best=kept,
     ):
-        errors = None
-        if log.step % eval_every == 0 or log.step == config.n_steps:
-            measured = measure_errors(learners, held_out=held_out, batch_size=config.batch_size)
-            errors = tuple(measured.tolist())
-            for i, error in enumerate(errors):
-                if error < best[i]:
-                    best[i] = error
-                    kept[i].load_state_dict(learners[i].state_dict())
-        yield FitLog(step=log.step, loss=log.loss_nats, errors=errors)
+        errors = [state.curve[f"error_{n}"][-1] for n in lessons.layers if state.step in points]
+        yield FitLog(step=state.step, loss=state.loss_nats, errors=tuple(errors) or None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudentLessons(Lessons):
+    """What the students of a site learn from, for the engine: lessons in, relative errors out."""
+
+    lessons: Activations
+    held_out: Activations
+    batch_size: int  # of held-out sentences
+
+    def batches(
+        self, students: nn.ModuleList, train: TrainConfig, *, start: int = 0
+    ) -> Iterator[tuple[Captured, Tensor]]:
+        """Yield lessons in the order of the seed; those of cut nets end at a random place."""
+        for step in itertools.count(start):
+            size, seed = train.batch_size, train.seed
+            lesson = self.lessons.training_batch(step, batch_size=size, seed=seed)
+            if students[0].spec.layout == "truncated":
+                cut = cut_targets(lesson.padding, seed=seed, step=step)
+                targets = mask_out(lesson.targets, cut)
+                lesson = lesson._replace(target_padding=cut, targets=targets)
+            yield lesson, lesson.targets
+
+    def train_options(self, students: nn.ModuleList, train: TrainConfig) -> dict[str, Any]:
+        """Return the sum of relative errors, and AdamW that decays maps, not gains and shifts."""
+        how: dict[str, Any] = {"variance": self.held_out.variance}
+        if students[0].spec.layout == "truncated":
+            how["sees_future"] = True
+
+        def loss(lesson: Captured, _: Tensor) -> Tensor:
+            return relative_losses(students, lesson, **how).sum()
+
+        groups = [
+            {
+                "params": [w for n, w in students.named_parameters()
+                           if n.endswith("weight") == is_map],
+                "weight_decay": train.weight_decay if is_map else 0.0,
+            }
+            for is_map in (True, False)
+        ]  # fmt: skip
+        betas = (train.beta_1, train.beta_2)
+        optimizer = torch.optim.AdamW(groups, lr=train.lr, betas=betas, fused=True)
+        return {"loss": loss, "count": len, "optimizer": optimizer}
+
+    def validate(self, students: nn.ModuleList) -> dict[str, float]:
+        """Return the error of each layer's student on held-out sentences."""
+        how = {"held_out": self.held_out, "batch_size": self.batch_size}
+        errors = measure_errors(students, **how)
+        return {f"error_{n}": e for n, e in zip(self.lessons.layers, errors.tolist(), strict=True)}
 
 
 def relative_losses(
@@ -214,31 +247,6 @@ def cut_targets(target_padding: Tensor, *, seed: int, step: int) -> Tensor:
     n_kept = 1 + (chance * n_real).long().clamp(max=n_real - 1)
     time = torch.arange(target_padding.shape[1])
     return target_padding | (time >= n_kept[:, None]).to(target_padding.device)
-
-
-def _batches(
-    spec: StudentSpec, lessons: Activations, config: TrainConfig
-) -> Iterator[tuple[Captured, Tensor]]:
-    for step in itertools.count():
-        size, seed = config.batch_size, config.seed
-        lesson = lessons.training_batch(step, batch_size=size, seed=seed)
-        if spec.layout == "truncated":
-            cut = cut_targets(lesson.padding, seed=seed, step=step)
-            lesson = lesson._replace(target_padding=cut, targets=mask_out(lesson.targets, cut))
-        yield lesson, lesson.targets
-
-
-def _optimizer(learners: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
-    """Return AdamW that decays maps, not gains and shifts, whatever their shape."""
-    groups = [
-        {
-            "params": [w for n, w in learners.named_parameters() if n.endswith("weight") == is_map],
-            "weight_decay": config.weight_decay if is_map else 0.0,
-        }
-        for is_map in (True, False)
-    ]
-    betas = (config.beta_1, config.beta_2)
-    return torch.optim.AdamW(groups, lr=config.lr, betas=betas, fused=True)
 
 
 def _split(batches: Iterable[TokenBatch] | Activations) -> tuple[list, list]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterable
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import nn
@@ -13,14 +14,16 @@ from attnlab.paths import cache_folder
 from attnlab.training.engine import Lessons
 
 
-class Task(Lessons, Protocol):
+class Task(Lessons):
     """What a study trains a model on: the lessons of the engine, a start and an end."""
 
     facts: dict[str, Any]  # what a record says about the data
 
+    @abstractmethod
     def build(self, config: Any, *, generator: torch.Generator) -> nn.Module:
         """Return an untrained model."""
 
+    @abstractmethod
     def score(self, model: nn.Module) -> tuple[dict[str, float], dict[str, Any]]:
         """Return the metrics of a trained model on held-out data, and tables of details."""
 

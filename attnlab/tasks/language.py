@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -18,13 +18,14 @@ from attnlab.errors import AttnlabError, UnknownNameError
 from attnlab.models import LanguageModel
 from attnlab.seeding import numpy_generator
 from attnlab.sources import tales
-from attnlab.tasks.base import cached_tokenizer
+from attnlab.tasks.base import Task, cached_tokenizer
 from attnlab.training import WindowBatches, evaluate_documents
 from attnlab.training.scores import pool, windows
 
 N_CURVE_TOKENS = 8192  # of validation text behind a point of the curve
 N_HELD_OUT = 32_769  # tokens of the validation and the test stream of tales
 Tokens = NDArray[np.int64]
+Batches = Iterator[tuple[torch.Tensor, torch.Tensor]]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)  # one object, one data set
@@ -115,16 +116,17 @@ def _corpus_dataset(name: str, vocab_size: int) -> Dataset:
     )
 
 
-class _NextToken:
-    """What every way to predict the next token of a text shares: the model and its own loss."""
+def _windows(
+    documents: Sequence[np.ndarray], model: LanguageModel, train: TrainConfig
+) -> WindowBatches:
+    sizes = {"context_len": model.config.context_len, "batch_size": train.batch_size}
+    return WindowBatches(documents, seed=train.seed, device=model.device, **sizes)
 
+
+class _NextToken(Task):
     def build(self, config: ModelConfig, *, generator: torch.Generator) -> LanguageModel:
         """Return an untrained language model."""
         return LanguageModel(config, generator=generator)
-
-    def train_options(self, model: LanguageModel, train: TrainConfig) -> dict[str, Any]:
-        """Return nothing: a language model has its own loss."""
-        return {}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,15 +145,9 @@ class LanguageTask(_NextToken):
         """What an exported model needs beside it."""
         return self.data.tokenizer
 
-    def batches(self, model: LanguageModel, train: TrainConfig) -> WindowBatches:
-        """Return windows of the training documents."""
-        return WindowBatches(
-            self.data.train,
-            context_len=model.config.context_len,
-            batch_size=train.batch_size,
-            seed=train.seed,
-            device=model.device,
-        )
+    def batches(self, model: LanguageModel, train: TrainConfig, *, start: int = 0) -> Batches:
+        """Yield windows of the training documents."""
+        return _windows(self.data.train, model, train).starting_at(start)
 
     def validate(self, model: LanguageModel) -> dict[str, float]:
         """Score the first windows of the validation documents, shared out evenly."""
@@ -217,10 +213,9 @@ class StreamTask(_NextToken):
     held_out: Tokens
     facts: dict[str, Any] = field(default_factory=dict)
 
-    def batches(self, model: LanguageModel, train: TrainConfig) -> WindowBatches:
-        """Return windows of the stream; all models of one length and seed see the same."""
-        sizes = {"context_len": model.config.context_len, "batch_size": train.batch_size}
-        return WindowBatches([self.train], seed=train.seed, device=model.device, **sizes)
+    def batches(self, model: LanguageModel, train: TrainConfig, *, start: int = 0) -> Batches:
+        """Yield windows of the stream; all models of one length and seed see the same."""
+        return _windows([self.train], model, train).starting_at(start)
 
     def validate(self, model: LanguageModel) -> dict[str, float]:
         """Return the loss on the held-out windows."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -20,7 +21,7 @@ from attnlab.corpora import (
 from attnlab.errors import UnknownNameError
 from attnlab.models import Translator
 from attnlab.sources import translation_source
-from attnlab.tasks.base import cached_tokenizer
+from attnlab.tasks.base import Task, cached_tokenizer
 from attnlab.training import PairBatches, evaluate_forced, evaluate_translation, translate_all
 from attnlab.training.batches import Pairs
 from attnlab.training.scores import (
@@ -134,7 +135,7 @@ def _real_pairs(name: str, vocab_size: int, max_len: int) -> PairDataset:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TranslationTask:
+class TranslationTask(Task):
     """Write a sentence given another one, in batches of as many tokens each."""
 
     data: PairDataset
@@ -149,14 +150,12 @@ class TranslationTask:
         """Return an untrained translator."""
         return Translator(config, generator=generator)
 
-    def batches(self, model: Translator, train: TrainConfig) -> PairBatches:
-        """Return training pairs of like length together."""
+    def batches(
+        self, model: Translator, train: TrainConfig, *, start: int = 0
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Yield training pairs, those of like length together."""
         how = {"max_tokens": self.max_tokens, "seed": train.seed, "device": model.device}
-        return PairBatches(self.data.train, **how)
-
-    def train_options(self, model: Translator, train: TrainConfig) -> dict[str, Any]:
-        """Return nothing: the translator's own loss, smoothed as the settings say."""
-        return {}
+        return PairBatches(self.data.train, **how).starting_at(start)
 
     def validate(self, model: Translator) -> dict[str, float]:
         """Return the loss on the first validation pairs, every earlier token given."""

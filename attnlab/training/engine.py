@@ -13,13 +13,13 @@ A study gives it a file for checkpoints; nothing else needs a folder::
 
 from __future__ import annotations
 
-import copy
 import math
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,17 +33,20 @@ from attnlab.training.loop import StepLog, build_optimizer, train_steps
 CHECKPOINT_EVERY_S = 60.0
 
 
-class Lessons(Protocol):
+class Lessons(ABC):
     """What a model learns from, and what tells how far it has come."""
 
-    def batches(self, model: nn.Module, train: TrainConfig) -> Any:
-        """Return batches in the order of the seed; ``starting_at(i)`` yields them from i on."""
+    @abstractmethod
+    def batches(self, model: nn.Module, train: TrainConfig, *, start: int = 0) -> Iterator[Any]:
+        """Yield inputs and targets in the order of the seed, from batch ``start`` on, endlessly."""
 
     def train_options(self, model: nn.Module, train: TrainConfig) -> Mapping[str, Any]:
-        """Return what ``train_steps`` takes besides: ``loss`` and ``count``, if not the usual."""
+        """Return ``loss``, ``count`` and ``optimizer`` of ``train_steps`` where not the usual."""
+        return {}
 
+    @abstractmethod
     def validate(self, model: nn.Module) -> Mapping[str, float]:
-        """Return the columns of a point of the curve; the first is better when it is lower."""
+        """Return the columns of a point of the curve; where the best is kept, lower is better."""
 
 
 @dataclass
@@ -56,7 +59,7 @@ class State:
     loss_nats: float = math.nan  # of the last step
     loss_sum: float = 0.0  # over all steps
     recent: list[float] = field(default_factory=list)  # losses since the last point of the curve
-    best: float = math.inf  # first column of validation at the best point
+    best: dict[str, float] = field(default_factory=dict)  # lowest value of a column of validation
     curve: dict[str, list[float]] = field(default_factory=dict)  # columns of equal length
 
     def note(self, log: StepLog) -> None:
@@ -82,7 +85,7 @@ def train_model(
     points: Collection[int] = (),
     state: State | None = None,
     checkpoint: Path | None = None,
-    keeps_best: bool = False,
+    best: nn.Module | None = None,
 ) -> Iterator[State]:
     """Train a model in place, and hand control back after each step.
 
@@ -93,15 +96,16 @@ def train_model(
             model is the first point, and its state is handed back too.
         state: Filled as training goes on and yielded each time; None makes one.
         checkpoint: Written once a minute; if it is there, training goes on from it.
-        keeps_best: Whether the model ends with the weights of its best point, not the last.
+        best: A copy of the model that is given the weights of the best point so far, by the
+            first column of validation; in a ``ModuleList`` each child has a column of its own.
 
     Raises:
         DivergenceError: The loss or the gradient is not finite.
         AttnlabError: The checkpoint was written with other threads or on another device.
     """
     state = State() if state is None else state
-    optimizer = build_optimizer(model, train)
-    best = copy.deepcopy(model).requires_grad_(False) if keeps_best else None
+    options = dict(task.train_options(model, train))
+    optimizer = options.pop("optimizer", None) or build_optimizer(model, train)
     whole = model if best is None else nn.ModuleDict({"model": model, "best": best})
     if checkpoint is not None and checkpoint.exists():
         facts = load_checkpoint(checkpoint, model=whole, optimizer=optimizer)
@@ -109,35 +113,40 @@ def train_model(
     elif 0 in points:
         state.add_point(task.validate(model))
         yield state
-    batches = task.batches(model, train).starting_at(state.step * train.accumulation_steps)
     started = time.perf_counter() - state.seconds
     saved = time.perf_counter()
-    try:
-        for log in train_steps(
-            model,
-            batches,
-            config=train,
-            optimizer=optimizer,
-            first_step=state.step,
-            tokens_seen=state.tokens_seen,
-            **task.train_options(model, train),
-        ):
-            state.note(log)
-            state.seconds = time.perf_counter() - started
-            if log.step in points:
-                found = task.validate(model)
-                state.add_point(found)
-                if best is not None and next(iter(found.values())) < state.best:
-                    state.best = next(iter(found.values()))
-                    best.load_state_dict(model.state_dict())
-            yield state
-            if checkpoint is not None and time.perf_counter() - saved > CHECKPOINT_EVERY_S:
-                facts = {**asdict(state), **_machine(model)}
-                save_checkpoint(checkpoint, model=whole, optimizer=optimizer, facts=facts)
-                saved = time.perf_counter()
-    finally:
-        if best is not None and math.isfinite(state.best):
-            model.load_state_dict(best.state_dict())
+    for log in train_steps(
+        model,
+        task.batches(model, train, start=state.step * train.accumulation_steps),
+        config=train,
+        optimizer=optimizer,
+        first_step=state.step,
+        tokens_seen=state.tokens_seen,
+        **options,
+    ):
+        state.note(log)
+        state.seconds = time.perf_counter() - started
+        if log.step in points:
+            found = task.validate(model)
+            state.add_point(found)
+            if best is not None:
+                _keep_better(model, best, found, state)
+        yield state
+        if checkpoint is not None and time.perf_counter() - saved > CHECKPOINT_EVERY_S:
+            facts = {**asdict(state), **_machine(model)}
+            save_checkpoint(checkpoint, model=whole, optimizer=optimizer, facts=facts)
+            saved = time.perf_counter()
+
+
+def _keep_better(
+    model: nn.Module, best: nn.Module, found: Mapping[str, float], state: State
+) -> None:
+    is_list = isinstance(model, nn.ModuleList)
+    parts = zip(model, best, strict=True) if is_list else [(model, best)]
+    for (name, value), (part, kept) in zip(found.items(), parts, strict=is_list):
+        if value < state.best.get(name, math.inf):
+            state.best[name] = value
+            kept.load_state_dict(part.state_dict())
 
 
 def steps_every(n: int, n_steps: int) -> set[int]:
