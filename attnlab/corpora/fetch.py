@@ -292,12 +292,12 @@ def _download(url: str, folder: str, sha256: str | None, limit: int, on_bytes: O
         time.sleep(wait)
         try:
             return Path(pooch.retrieve(url, sha256, fname="file", path=folder, downloader=get))
-        except requests.HTTPError as error:
-            problem = f"{url} answers {error.response.status_code} {error.response.reason}."
-            if error.response.status_code not in BUSY:
-                break
         except requests.RequestException as error:
             problem = f"{url} cannot be reached ({type(error).__name__}). Is this machine online?"
+            if (answer := error.response) is not None:
+                problem = f"{url} answers {answer.status_code} {answer.reason}."
+                if answer.status_code not in BUSY:
+                    break
         except ValueError:  # too long, or of another checksum
             raise DownloadError(_another_file(url)) from None
     raise DownloadError(problem)

@@ -84,13 +84,12 @@ class TranslationSource(Symbols):
                     f"{name}={value!r} is not possible; choose a whole number from {low} to {high}."
                 )
         defaults = {name: default for name, (default, _, _) in DIALS.items()}
-        self.dials = dials = SimpleNamespace(**defaults | dials)
-        self._nouns = list(NOUNS)[: dials.n_nouns]
-        self._verbs = list(VERBS)[: dials.n_verbs]
-        self._adjectives = list(ADJECTIVES)[: dials.n_adjectives] if dials.max_adjectives else []
-        self._prepositions = list(PREPOSITIONS)[: dials.n_prepositions]
-        self._conjunctions = list(CONJUNCTIONS) if dials.n_clauses > 1 else []
-        self._firsts = [*ARTICLES, *NUMERALS[: dials.counting - 1]]
+        self.dials = turned = SimpleNamespace(**defaults | dials)
+        self._nouns, self._verbs = list(NOUNS)[: turned.n_nouns], list(VERBS)[: turned.n_verbs]
+        self._adjectives = list(ADJECTIVES)[: turned.n_adjectives] if turned.max_adjectives else []
+        self._prepositions = list(PREPOSITIONS)[: turned.n_prepositions]
+        self._conjunctions = list(CONJUNCTIONS) if turned.n_clauses > 1 else []
+        self._firsts = [*ARTICLES, *NUMERALS[: turned.counting - 1]]
         words = [*self._firsts, *self._adjectives, *self._nouns, *self._prepositions]
         words += [*self._verbs, *self._conjunctions]
         super().__init__([*SPECIAL_WORDS, *words, *self._target_words()])

@@ -20,7 +20,7 @@ ROW_TOLERANCE = 1e-8
 Context = tuple[int, ...]  # token ids, oldest first
 LARGEST_TREE = 2000  # contexts; the balance equations are solved densely
 
-EXAMPLE_TREES: dict[str, dict[str, tuple[float, ...]]] = {
+EXAMPLE_TREES: dict[str, dict[str | Sequence[str], Sequence[float]]] = {
     # after a or c one token tells all; after b the chain counts how it got there
     "one_long_branch": {
         "a": (0.1, 0.6, 0.3),
