@@ -196,7 +196,8 @@ class Attention(Heads, TokenMixer):
 
     def step(self, x_t: Tensor, state: tuple[Ring, Ring]) -> tuple[Tensor, tuple[Ring, Ring]]:
         """Attend from one new token to the cache; cost grows with its length only."""
-        q, k, v = (part[:, :, 0] for part in self._projected(x_t[:, None]))  # (B, H, K)
+        maps = (self.query, self.key, self.value)
+        q, k, v = (one(x_t).unflatten(-1, (self.n_heads, -1)) for one in maps)  # (B, H, K)
         keys, values = state[0].push(k), state[1].push(v)
         # softmax does not mind the order
         mixed = look_up(q.unsqueeze(2), keys.newest_first(), values.newest_first())

@@ -170,12 +170,14 @@ class Extractor(TokenMixer):
     def _over_ranks(self, extracted: Tensor) -> Tensor:
         return extracted if self.rank is None else extracted.unflatten(-1, (self.rank, -1)).sum(-2)
 
-    def _finish(self, extracted: Tensor, x: Tensor, places: Tensor) -> Tensor:
-        """Scale, adjust and map out the sums at these places."""
+    def _finish(self, extracted: Tensor, x: Tensor, places: Tensor | int) -> Tensor:
+        """Scale, adjust and map out the sums at these places, or at one for all."""
         if self.scale == "rsqrt_l":
             extracted = extracted * self.context_len**-0.5
         elif self.scale != "none":
-            n_summed = (places + 1)[..., None].to(extracted.dtype)
+            n_summed = places + 1
+            if isinstance(n_summed, Tensor):
+                n_summed = n_summed[..., None].to(extracted.dtype)
             extracted = extracted / (n_summed if self.scale == "inv_t" else n_summed**0.5)
         if self.extract_bias is not None:
             extracted = extracted + self.extract_bias
@@ -236,7 +238,7 @@ class Extractor(TokenMixer):
                 extracted = past.flatten(1) @ weight.flatten(0, 1)
             else:
                 extracted = (past * _as_vectors(weight)).sum(1)
-        place = self._places(x_t[:, None], first)[0]
+        place = min(first, self.context_len - 1)
         return self._finish(self._over_ranks(extracted), x_t, place), state
 
     def prefill(
