@@ -30,7 +30,7 @@ from attnlab.errors import AttnlabError, UnknownNameError
 from attnlab.seeding import numpy_generator, torch_generator
 
 MIN_REPEATS = 5
-BLOCK_S = 5e-4  # short calls are repeated until they take this long, up to ten times as long
+BLOCK_S = 5e-4  # short calls are repeated until they take so long: alike exposed to other work
 
 Call = Callable[[], object]
 Clock = Callable[[], float]
@@ -132,7 +132,9 @@ def compare(
     names, n_calls = list(candidates), {}
     for name, call in candidates.items():
         with around(name):
-            n_calls[name] = _in_blocks(call, seconds=BLOCK_S, clock=clock).number_per_run
+            block = _in_blocks(call, seconds=BLOCK_S, clock=clock)
+        n, taken = block.number_per_run, block.number_per_run * block.median
+        n_calls[name] = max(math.ceil(n / 10), math.ceil(n * min(1.0, BLOCK_S / taken)))
     generator = numpy_generator(seed, "order")
     order = [tuple(names[i] for i in generator.permutation(len(names))) for _ in range(repeats)]
     samples: dict[str, list[float]] = {name: [] for name in names}
