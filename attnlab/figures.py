@@ -19,7 +19,6 @@ from attnlab.show.style import style
 
 FIGURE_MODULES: tuple[str, ...] = (  # they register figures; imported when one is asked for
     "attnlab.teaching.figures_replacing",
-    "attnlab.teaching.figures_speed",
 )
 DOTS_PER_INCH = 200
 

@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
-from matplotlib.ticker import EngFormatter, MaxNLocator
+from matplotlib.axis import Axis
+from matplotlib.ticker import EngFormatter, FixedLocator, MaxNLocator, NullLocator
 from numpy.typing import ArrayLike, NDArray
 
 from attnlab.errors import AttnlabError
@@ -332,16 +333,39 @@ def name_points(
     Call it when the limits stand.
 
     Args:
-        points: Where each is, in the units of the axes; the y axis is linear.
+        points: Where each is, in the units of the axes.
         colours: Of the names.
         gap: Least distance of two names, as a share of the height.
     """
     names = sorted(points, key=lambda name: points[name][1])
-    low, high = ax.get_ylim()
-    heights = [(points[name][1] - low) / (high - low) for name in names]
+    ax.autoscale_view()
+    to_axes = ax.transData - ax.transAxes
+    heights = [to_axes.transform(points[name])[1] for name in names]
     for name, height in zip(names, spread(heights, gap=gap), strict=True):
         ax.annotate(name, points[name], (1.05, height), textcoords=ax.transAxes,
                     color=colours[name], va="center", size=9, arrowprops=LEADER)  # fmt: skip
+
+
+def name_ends(ax: Axes, ends: Mapping[str, tuple[float, float]], *, gap: float = 0.075) -> None:
+    """Name the lines of models right of the axes, in their colours; see ``name_points``.
+
+    Args:
+        ends: Where the line of each model ends.
+    """
+    points = {look(name).label: end for name, end in ends.items()}
+    name_points(ax, points, colours={look(n).label: look(n).colour for n in ends}, gap=gap)
+
+
+def listed(words: Sequence[str]) -> str:
+    """Return ``a, b and c``."""
+    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+
+
+def tick_at(axis: Axis, values: Sequence[float]) -> None:
+    """Put one tick at each of these values, as a plain number, and none between."""
+    axis.set_major_locator(FixedLocator([float(value) for value in values]))
+    axis.set_major_formatter(lambda value, _: f"{value:,g}")
+    axis.set_minor_locator(NullLocator())
 
 
 def ranged(values: pd.Series, unit: str = "", *, digits: int = 1) -> str:

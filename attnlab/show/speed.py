@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -12,7 +12,7 @@ from matplotlib.axis import Axis
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter, NullLocator
 
 from attnlab.errors import AttnlabError
-from attnlab.show.kinds import spread
+from attnlab.show.kinds import listed, spread
 from attnlab.show.pictures import picture
 from attnlab.show.style import LOOKS, Look, look, new_axes
 
@@ -56,7 +56,7 @@ def ratio_by_length(points: pd.DataFrame):
         _draw_curve(ax, name, curve)
         first, last = curve["mid"].iloc[0], curve["mid"].iloc[-1]
         wins = [f"{length:.0f}" for length in curve.index[curve["high"] < 1]]
-        verdict = f"faster at {_listed(wins)}" if wins else "faster nowhere"
+        verdict = f"faster at {listed(wins)}" if wins else "faster nowhere"
         change = f"{first:.2f} to {last:.2f}" if len(curve) > 1 else f"{first:.2f}"
         parts.append(f"{look(name).label} {change} ({verdict})")
     ax.set(xscale="log", yscale="log", xlabel="Sequence length (tokens)",
@@ -71,7 +71,7 @@ def ratio_by_length(points: pd.DataFrame):
     _label_ends(ax, {"attention": 1.0, **{n: c["mid"].iloc[-1] for n, c in curves.items()}})
     if not curves:
         return ax, "No mixer was timed beside attention."
-    lengths = _listed([f"{length:.0f}" for length in sorted(points["config.time"].unique())])
+    lengths = listed([f"{length:.0f}" for length in sorted(points["config.time"].unique())])
     return ax, f"Time over attention's at {lengths} tokens: {'; '.join(parts)}."
 
 
@@ -247,7 +247,3 @@ def _label_ends(ax: Axes, ends: Mapping[str, float]) -> None:
 
 def _amount(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
-
-
-def _listed(words: Sequence[str]) -> str:
-    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)

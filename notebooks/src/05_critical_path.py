@@ -36,35 +36,12 @@
 # - decide what the published claim about the critical path says, and what it does not.
 
 # %% tags=["setup"]
-import math
-from functools import partial
-
-import pandas as pd
 import torch
 
-from attnlab.analysis import critical_path, theory, timing
-from attnlab.config import ModelConfig
-from attnlab.mixers import build_mixer
-from attnlab.models import LanguageModel
-from attnlab.plots import critical_path as path_figures
-from attnlab.plots import look, style
-from attnlab.plots import path_and_clock as figures
-from attnlab.runmode import banner, is_fast
-from attnlab.seeding import torch_generator
-from attnlab.teach import show_notation
-from attnlab.teaching import path_and_clock
-from attnlab.teaching.critical_path import (
-    QUESTIONS,
-    check_crossover,
-    check_depth,
-    check_tree_depth,
-    levels,
-    longest_chain,
-)
-from attnlab.teaching.quiz import show_quiz
-from attnlab.widgets import predict_first, show_still
-from attnlab.widgets.critical_path import show_path_explorer
-from attnlab.widgets.path_and_clock import show_worker_explorer
+from attnlab.analysis import critical_path, theory
+from attnlab.chapters.critical_path import checks, live, pictures
+from attnlab.runmode import banner
+from attnlab.show import show
 
 banner(minutes=60)
 
@@ -160,16 +137,14 @@ def depth(program):
 
 
 # %% tags=["nbval-check-output"]
-check_depth(depth)
-chain = longest_chain(program)
+checks.check_depth(depth)
+chain = live.longest_chain(program)
 print(f"SHE, d = 2, two tokens: depth {depth(program)}")
 print("kinds on a longest chain:", " ".join(program[v][0] for v in chain))
 
 # %% tags=["nbval-ignore-output"]
 results = [f"{letter}.{c}" for letter in "egay" for c in "12"]
-with style():
-    ax = figures.plot_program(program, levels=levels(program), chain=chain, named=results)
-show_still(ax.figure, figures.describe_program(program, levels=levels(program), chain=chain))
+show(pictures.program(program, named=results))
 
 # %% [markdown]
 # Read the thick line: multiply, add (twice), multiply, multiply, add. With "add" for a whole sum
@@ -203,9 +178,7 @@ show_still(ax.figure, figures.describe_program(program, levels=levels(program), 
 # statement about hardware (or about rounding: the two orders round differently).
 
 # %% tags=["nbval-ignore-output"]
-with style():
-    fig = figures.draw_sums(8)
-show_still(fig, figures.describe_sums(8))
+show(pictures.sums(8))
 
 # %% [markdown] tags=["exercise"]
 # **Exercise 5.2** (difficulty 2, 4 min; builds on eq. (5.2)). Write `tree_depth(n)`: how many levels
@@ -230,7 +203,7 @@ def tree_depth(n):
 
 
 # %% tags=["nbval-check-output"]
-check_tree_depth(tree_depth)
+checks.check_tree_depth(tree_depth)
 print(
     "3 terms:", tree_depth(3), "  128 terms:", tree_depth(128), "  128 x 128:", tree_depth(128**2)
 )
@@ -285,6 +258,8 @@ for T, d, heads in ((2, 2, 1), (128, 128, 4), (2048, 128, 4)):
 # </details>
 
 # %% tags=["nbval-ignore-output"]
+import pandas as pd
+
 lengths = [2**k for k in range(1, 12)]
 rows = [
     (name, T, theory.expected_depth(name, d_model=128, context_len=T, n_heads=heads))
@@ -292,10 +267,8 @@ rows = [
     for T in lengths
 ]
 growth = pd.DataFrame(rows, columns=["name", "context_len", "depth"])
-with style():
-    ax = path_figures.plot_depth_growth(growth)
-words = path_figures.describe_depth_growth(growth)
-show_still(ax.figure, f"{words} Width 128, sums in trees, attention with four heads.")
+one = pictures.depth_growth(growth)
+show(one.saying(f"{one.words} Width 128, sums in trees, attention with four heads."))
 
 # %% [markdown]
 # **Takeaway.** "Shorter path" is true of SHE with trees of adders, at $T = d = 128$ it is 24
@@ -316,14 +289,23 @@ show_still(ax.figure, f"{words} Width 128, sums in trees, attention with four he
 # **Decide before you look:** HE does less work than SHE. Is its chain shorter, too?
 
 # %% tags=["agreement", "nbval-check-output"]
+from attnlab.mixers import build_mixer
+from attnlab.show import look
+
+
+def page_mixer(name, size):
+    heads = {"n_heads": 4} if name == "attention" else {}
+    return build_mixer(name, d_model=size, context_len=size, **heads)
+
+
 by_tracer = critical_path.trace_step(build_mixer("she", d_model=2, context_len=2))
 assert (by_tracer.depth(), by_tracer.n_operations) == (depth(program), len(program))
 print(f"d = 2: by hand = by tracer: depth {by_tracer.depth()}, work {by_tracer.n_operations}")
 traces = {}
 for name in ("attention", "she", "he", "we", "me"):
-    traces[name] = critical_path.trace_step(path_and_clock.page_mixer(name, size=128))
+    traces[name] = critical_path.trace_step(page_mixer(name, 128))
     path, work = traces[name].longest_path(), traces[name].n_operations
-    heads = path_and_clock.N_HEADS if name == "attention" else 1
+    heads = 4 if name == "attention" else 1
     sizes = {"d_model": 128, "context_len": 128, "n_heads": heads}
     assert path.depth == theory.expected_depth(name, **sizes)
     print(f"{look(name).label:9s} depth {path.depth:2d}  work {work:9,}  {path.names}")
@@ -342,7 +324,10 @@ for name in ("attention", "she", "he", "we", "me"):
 # softmax were left out? And which step of SHE grows with the context?
 
 # %% tags=["widget", "nbval-ignore-output"]
-show_path_explorer()
+from attnlab.show import explore
+
+settings = [{}, {"mixer": "he", "context_len": 2048}, {"accumulate": "sequential"}]
+explore(pictures.beside_attention, presets=settings, **pictures.path_dials())
 
 # %% [markdown]
 # <details><summary>Answer</summary>
@@ -359,6 +344,11 @@ show_path_explorer()
 
 
 # %% tags=["agreement", "nbval-check-output"]
+from functools import partial
+
+from attnlab.seeding import torch_generator
+
+
 def attend(x_t, K, V, W_q, W_o, *, is_late=False, is_guarded=True):
     scores = (x_t @ W_q) @ K.T / K.shape[-1] ** 0.5
     w = torch.exp(scores - scores.max() if is_guarded else scores)
@@ -376,10 +366,21 @@ for changes in ({}, {"is_late": True}, {"is_late": True, "is_guarded": False}):
     print(f"attention, one head: depth {chain.depth}  {chain.names}")
 print("four heads, a score sums 32 products:", chain.depth - tree_depth(128) + tree_depth(32))
 
+
 # %% tags=["agreement", "nbval-check-output"]
+def loop(x, W):  # e_t of the newest token, one lag after the other
+    e = x[-1] @ W[0]
+    for j in range(1, len(x)):
+        e = e + x[-1 - j] @ W[j]
+    return e
+
+
+def product(x, W):  # the same as one product over all lags and channels
+    return x.flip(0).flatten() @ W.flatten(0, 1)
+
+
 T, d = 32, 16
 x, W = (torch.randn(*shape, generator=dice) for shape in ((T, d), (T, d, d)))
-loop, product = path_and_clock.loop_over_lags, path_and_clock.sum_over_lags
 torch.testing.assert_close(loop(x, W), product(x, W), rtol=1e-4, atol=1e-4)
 as_loop, as_product = (critical_path.trace_module(f, x, W) for f in (loop, product))
 assert as_loop.depth() == 1 + tree_depth(d) + T - 1
@@ -399,6 +400,9 @@ for name, one in (("loop over lags", as_loop), ("one product", as_product)):
 # that does nothing.
 
 # %% tags=["nbval-check-output"]
+from attnlab.config import ModelConfig
+from attnlab.models import LanguageModel
+
 base = {"vocab_size": 512, "context_len": 128, "d_model": 128, "n_layers": 1, "n_heads": 4}
 whole = {}
 for name in ("identity", "attention", "she"):
@@ -438,8 +442,7 @@ print(f"SHE over attention, whole model: {whole['she'] / whole['attention']:.2f}
 
 # %% tags=["agreement", "nbval-check-output"]
 n = {  # operations by level, at d = T = 8
-    name: path_and_clock.level_sizes(name, d_model=8, context_len=8)
-    for name in ("attention", "she")
+    name: live.level_sizes(name, d_model=8, context_len=8) for name in ("attention", "she")
 }
 print("SHE, by level:", ", ".join(map(str, n["she"])))
 for P in (1, 8, 32, 64, 128, 1000):
@@ -457,7 +460,8 @@ for P in (1, 8, 32, 64, 128, 1000):
 # after the other: who wins with 128 workers?
 
 # %% tags=["widget", "nbval-ignore-output"]
-show_worker_explorer()
+settings = [{"units": 8}, {"units": 128}, {"units": 128, "accumulate": "sequential"}]
+explore(pictures.workers, presets=settings, **pictures.worker_dials())
 
 # %% [markdown] tags=["exercise"]
 # <details><summary>Answer</summary>
@@ -481,6 +485,9 @@ show_worker_explorer()
 
 
 # %% jupyter={"source_hidden": true} tags=["solution"]
+import math
+
+
 def crossover(work_a, depth_a, work_b, depth_b):
     """Return the number of workers from which the bound of a is the smaller one."""
     # SOLUTION
@@ -492,7 +499,7 @@ def crossover(work_a, depth_a, work_b, depth_b):
 
 
 # %% tags=["nbval-check-output"]
-check_crossover(crossover)
+checks.check_crossover(crossover)
 
 # %% [markdown]
 # In one line, where SHE has more work and less depth:
@@ -525,9 +532,8 @@ table = pd.DataFrame(
     [(name, one.n_operations, one.depth()) for name, one in traces.items()],
     columns=["name", "work", "depth"],
 )
-with style():
-    ax = path_figures.plot_bound(table)
-show_still(ax.figure, f"{path_figures.describe_bound(table)} One token, d = T = 128.")
+one = pictures.bound(table)
+show(one.saying(f"{one.words} One token, d = T = 128."))
 
 # %% [markdown]
 # With one addition after the other, SHE is ahead with no number of workers: it has more work *and* more
@@ -558,6 +564,8 @@ show_still(ax.figure, f"{path_figures.describe_bound(table)} One token, d = T = 
 # **Commit to a guess, then run on:**
 
 # %% tags=["widget", "nbval-ignore-output"]
+from attnlab.show import predict_first
+
 small = predict_first(
     "d = ℓ = 16: half the depth, 2.8 times the work. What is its time over attention's? Take the nearest.",
     options={"half as long": 0.5, "as long": 1.0, "2.8 times as long": 2.8},
@@ -567,14 +575,40 @@ large = predict_first(
     options={"half as long": 0.5, "as long": 1.0, "8 times as long": 8.0, "21 times as long": 21.0},
 )
 
+# %%
+from attnlab.runmode import is_fast
+
+
+def next_token(mixer):  # a program that reads one more token with a context that is full
+    mixer.eval().requires_grad_(False)
+    options = {"streaming": "ring"} if hasattr(mixer, "lag_weight") else {}
+    past = torch.randn(1, mixer.context_len, mixer.d_model, generator=torch_generator(0, "clock"))
+    _, state = mixer.prefill(past, mixer.initial_state(1, **options))
+    x_t = past[:, 0]
+
+    def call():  # each one costs the same: the ring drops its oldest token
+        nonlocal state
+        y_t, state = mixer.step(x_t, state)
+        return y_t
+
+    return call
+
+
+def race_against_attention(name, size, *, repeats):
+    mixers = {each: page_mixer(each, size) for each in (name, "attention")}
+    programs = {each: next_token(mixer) for each, mixer in mixers.items()}
+    paths = [critical_path.trace_step(mixer) for mixer in mixers.values()]
+    pair = f"{look(name).label} / attention, d = ℓ = {size}"
+    return {"d_model": size, **live.race(pair, programs, paths, repeats=repeats)}
+
+
 # %% tags=["nbval-ignore-output"]
 sizes = (16, 32, 64, 128) if is_fast() else (16, 32, 64, 128, 256)
-race = path_and_clock.race_by_size(sizes, repeats=121 if is_fast() else 201)
+repeats = 121 if is_fast() else 201
+race = pd.DataFrame([race_against_attention("she", size, repeats=repeats) for size in sizes])
 print(small.verdict(truth=round(race["time_ratio"].iloc[0], 2)))
 print(large.verdict(truth=round(race.set_index("d_model")["time_ratio"][128], 1)))
-with style():
-    ax = figures.plot_ratio_by_size(race)
-show_still(ax.figure, figures.describe_ratio_by_size(race))
+show(pictures.ratio_by_size(race))
 by_size = race.set_index("d_model")
 small_ratio, large_ratio = by_size["time_ratio"][[16, 128]]
 assert large_ratio > max(1, 2 * small_ratio), "large: attention wins; small: SHE comes nearer"
@@ -592,12 +626,14 @@ assert large_ratio > max(1, 2 * small_ratio), "large: attention wins; small: SHE
 # at $\beta$ bytes a second, and $\rho$ operations a second.
 
 # %% tags=["nbval-ignore-output"]
+from attnlab.analysis import timing
+
 beta = timing.machine_peaks(threads=1, seconds=0.1).copy_gb_s
 rows = []
 for size in (16, 128):
     for name, column in (("she", "ms"), ("attention", "rival_ms")):
-        mixer = path_and_clock.page_mixer(name, size=size)
-        n_calls = path_and_clock.count_calls(path_and_clock.next_token(mixer))
+        mixer = page_mixer(name, size)
+        n_calls = live.count_calls(next_token(mixer))
         kept = size**2 * (2 if name == "attention" else 1)
         mib = 4 * (sum(w.numel() for w in mixer.parameters()) + kept) / 2**20
         us = 1e3 * by_size[column][size]
@@ -617,9 +653,22 @@ print(pd.DataFrame(rows, columns=columns.split(",")).round(2).to_string(index=Fa
 # section 3. A short path that costs work: the sums of all prefixes by *doubling* (add what lies 1,
 # 2, 4, ... tokens back; depth $\log_2 T$) against a running total.
 
+
 # %% tags=["agreement", "nbval-check-output"]
+def running_sum(x):
+    return x.cumsum(0)
+
+
+def running_sum_by_doubling(x):
+    reach = 1
+    while reach < len(x):
+        x = torch.cat([x[:reach], x[reach:] + x[:-reach]])
+        reach *= 2
+    return x
+
+
 u = torch.randn(256, 16, generator=dice)
-doubling, in_a_row = path_and_clock.running_sum_by_doubling, path_and_clock.running_sum
+doubling, in_a_row = running_sum_by_doubling, running_sum
 torch.testing.assert_close(doubling(u), in_a_row(u), rtol=1e-4, atol=1e-4)
 sums = {f.__name__: critical_path.trace_module(f, u) for f in (doubling, in_a_row)}
 for name, one in sums.items():
@@ -628,12 +677,19 @@ for name, one in sums.items():
 
 # %% tags=["nbval-ignore-output"]
 repeats = 61 if is_fast() else 201
-he = path_and_clock.race_by_size([128], repeats=2 * repeats, name="he")
-programs = path_and_clock.race_programs(x, W, u, repeats=repeats)
-pairs = pd.concat([race[race["d_model"].isin([16, 128])], he, programs], ignore_index=True)
-with style():
-    ax = figures.plot_rulers(pairs)
-show_still(ax.figure, figures.describe_rulers(pairs))
+he = race_against_attention("he", 128, repeats=2 * repeats)
+contests = {  # the program with the shorter path first
+    "one product / loop over lags": ([product, loop], (x, W), "tree"),
+    "prefix sums: doubling / in a row": ([doubling, in_a_row], (u,), "sequential"),
+}
+rows = []
+for pair, (both, inputs, order) in contests.items():
+    programs = {f.__name__: partial(f, *inputs) for f in both}
+    paths = [critical_path.trace_module(f, *inputs) for f in both]
+    rows.append(live.race(pair, programs, paths, repeats=repeats, accumulate=order))
+programs, of_she = pd.DataFrame(rows), race[race["d_model"].isin([16, 128])]
+pairs = pd.concat([of_she, pd.DataFrame([he]), programs], ignore_index=True)
+show(pictures.rulers(pairs))
 free, bought = programs["time_ratio"]
 assert free < 1 < bought, "at equal work the shorter path wins; bought with work, it loses here"
 
@@ -670,7 +726,9 @@ assert free < 1 < bought, "at equal work the shorter path wins; bought with work
 # | HE, WE, ME are faster than attention | not part of the claim; for our reconstructions likely, with less of both by count; only HE was timed |
 
 # %% tags=["widget", "nbval-ignore-output"]
-show_quiz(QUESTIONS)
+from attnlab.teach import show_quiz
+
+show_quiz("critical_path")
 
 # %% [markdown]
 # **Takeaway.** The claim is right about what it counts. It counts neither work, nor bytes, nor calls,
@@ -704,6 +762,8 @@ show_quiz(QUESTIONS)
 # notebook 03. $A(n)$ has nothing to do with the weights $A_{ts}$ of attention.
 
 # %% tags=["nbval-check-output"]
+from attnlab.teach import show_notation
+
 keys = "d_model d_head context_len time x y lag lag_weight extracted gate adjusted adjust out"
 show_notation([*keys.split(), "query", "sum_depth", "units", "level_sizes"])
 

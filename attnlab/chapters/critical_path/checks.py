@@ -1,0 +1,109 @@
+"""Exercises of chapter 05."""
+
+from __future__ import annotations
+
+import math
+
+from attnlab.chapters.critical_path.live import Program, levels
+from attnlab.seeding import numpy_generator
+from attnlab.teach import Exercise
+
+
+def depth(program: Program) -> int:
+    return max(levels(program).values())
+
+
+def random_program(n: int) -> dict[str, tuple[str, tuple[str, ...]]]:
+    """Return additions of two earlier results or inputs each."""
+    draw, names = numpy_generator(0, "program").choice, [f"n{i}" for i in range(n)]
+    return {
+        name: ("add", tuple(map(str, draw([*names[:i], "x", "y"], size=2))))
+        for i, name in enumerate(names)
+    }
+
+
+def _depth(*, leaf=0, join=max):
+    """Return the largest depth with another rule for leaves or for joining operands."""
+
+    def wrong(program):
+        def visit(name):
+            is_leaf = name not in program
+            return leaf if is_leaf else 1 + join([visit(operand) for operand in program[name][1]])
+
+        return max(visit(name) for name in program)
+
+    return wrong
+
+
+x, p = ("mul", ("x", "w")), ("mul", ("p", "p"))
+check_depth = Exercise(
+    depth,
+    [
+        ("one multiplication", {"p": x}),
+        ("a product, then a sum", {"p": x, "s": ("add", ("b", "p"))}),
+        ("one arm longer than the other",
+         {"p": x, "q": p, "s": ("add", ("b", "q")), "y": ("mul", ("p", "s"))}),
+        ("listed in another order, the deepest not last",
+         {"y": ("mul", ("s", "g")), "s": ("add", ("p", "q")), "p": x, "q": ("mul", ("z", "w")), "g": ("mul", ("x", "v"))}),
+        ("a random program of 14 operations", random_program(14)),
+    ],
+    {
+        _depth(leaf=1): "Inputs and weights were counted as a step: they are ready at depth 0.",
+        len: "That is the work, the number of all operations. The depth counts one chain only.",
+        _depth(join=lambda ready: ready[0]): "Only the first operand of each operation was followed; the chain may come through any.",
+        _depth(join=min): "An operation was started when its first operand was ready: it waits for the last one.",
+        _depth(join=sum): "The depths of the operands were added. They are made side by side: take the larger.",
+        lambda program: levels(program)[list(program)[-1]]: "That is the depth of the entry listed last. The deepest may stand anywhere.",
+    },
+)  # fmt: skip
+
+
+def tree_depth(n: int) -> int:
+    return (n - 1).bit_length()
+
+
+check_tree_depth = Exercise(
+    tree_depth,
+    [(f"{n} terms", n) for n in (2, 1, 3, 4, 5, 8, 9, 100, 16384, 16385)],
+    {
+        lambda n: n - 1: "That is one addition after the other (and the number of additions in any order). In a tree, additions of one level happen side by side.",
+        lambda n: n.bit_length() - 1: "log2 was rounded down: 3 terms need two levels, because one term has to wait.",
+        lambda n: n.bit_length(): "At powers of two this is one level too many: 2 terms need one addition.",
+        math.log2: "log2 was not rounded: the number of levels is whole.",
+        lambda n: tree_depth(n) + 1: "The terms themselves were counted as a level; only additions are steps.",
+        lambda n: n // 2: "One level leaves half of the terms; go on until one is left.",
+    },
+)  # fmt: skip
+
+
+def crossover(work_a: float, depth_a: float, work_b: float, depth_b: float) -> float:
+    more_work, saved = work_a - work_b, depth_b - depth_a
+    if saved <= 0:
+        return 1.0 if saved == 0 and more_work < 0 else math.inf
+    return max(1.0, more_work / saved)
+
+
+def _formula(fraction):
+    """Return a crossover by another fraction, where a saves depth."""
+    return lambda wa, da, wb, db: max(1.0, fraction(wa, da, wb, db)) if db > da else math.inf
+
+
+check_crossover = Exercise(
+    crossover,
+    [
+        ("twice the work, half the depth", 200, 5, 100, 10),
+        ("more work, one step less", 1000, 9, 100, 10),
+        ("less work and less depth", 50, 5, 100, 10),
+        ("less work, as deep", 50, 10, 100, 10),
+        ("more work, as deep", 200, 10, 100, 10),
+        ("less work, deeper", 50, 20, 100, 10),
+        ("more work, deeper", 200, 20, 100, 10),
+    ],
+    {
+        lambda wa, da, wb, db: (wa - wb) / (db - da) if db != da else math.inf: "Where the bounds never cross, the formula gives a negative number, or none. If a is ahead already with one worker the answer is 1; if it stays behind with many, infinity.",
+        lambda wa, da, wb, db: max(1.0, (wa - wb) / db): "Only the depth of b was divided by. What a saves is the difference of the depths.",
+        _formula(lambda wa, da, wb, db: wa / (db - da)): "Only the work of a was counted. What it costs is the difference of the work.",
+        _formula(lambda wa, da, wb, db: (db - da) / (wa - wb)): "The fraction is upside down: workers are work divided by steps.",
+        lambda wa, da, wb, db: (wa / da) / (wb / db): "Ratios of work to depth do not tell: set the two bounds equal and solve for P.",
+    },
+)  # fmt: skip
