@@ -54,15 +54,6 @@ def longest_chains(table: pd.DataFrame):
         said.append(f"{look(name).label}: {total} operations follow each other ({kinds}).")
     ax.set(xlim=(0, 1.09 * longest), ylim=(1.22 - PITCH * len(groups), 1.42), yticks=[])
     ax.spines[["left", "top", "right"]].set_visible(False)
-    _label_scale(ax, longest, is_linear=is_linear)
-    short, long = min(depths, key=depths.__getitem__), max(depths, key=depths.__getitem__)
-    if len(depths) == 2 and depths[short] < depths[long]:
-        ratio = f"{depths[short] / depths[long]:.2f} times as long as that of"
-        said.append(f"The chain of {look(short).label} is {ratio} {look(long).label}.")
-    return ax, " ".join(said)
-
-
-def _label_scale(ax: Axes, longest: float, *, is_linear: bool) -> None:
     if is_linear:
         ax.spines["bottom"].set_bounds(0, longest)
         ticks = MaxNLocator(6, integer=True, steps=[1, 2, 5, 10]).tick_values(0, longest)
@@ -72,6 +63,11 @@ def _label_scale(ax: Axes, longest: float, *, is_linear: bool) -> None:
         ax.spines["bottom"].set_visible(False)
         label = "From input to output (a box grows with the logarithm of its depth)"
         ax.set(xticks=[], xlabel=label)
+    short, long = min(depths, key=depths.__getitem__), max(depths, key=depths.__getitem__)
+    if len(depths) == 2 and depths[short] < depths[long]:
+        ratio = f"{depths[short] / depths[long]:.2f} times as long as that of"
+        said.append(f"The chain of {look(short).label} is {ratio} {look(long).label}.")
+    return ax, " ".join(said)
 
 
 def _draw_chain(

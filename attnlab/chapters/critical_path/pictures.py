@@ -23,7 +23,7 @@ from attnlab.chapters.critical_path.live import (
 from attnlab.mixers import build_mixer
 from attnlab.show import LOOKS, choice, figure, look, name_points, new_axes, picture
 from attnlab.show.chains import longest_chains
-from attnlab.show.kinds import listed, name_ends, tick_at
+from attnlab.show.kinds import listed, name_ends, spread, tick_at
 from attnlab.show.style import FAMILIES
 
 GREY, ON_PATH = LOOKS["table"].colour, LOOKS["extractor"].colour
@@ -41,7 +41,8 @@ def program(program: Program, *, named: Collection[str] = ()):
         named: Operations whose name is written beside them.
     """
     ready, chain = levels(program), longest_chain(program)
-    ax, height, deepest = new_axes(size=(7.2, 5.2)), _heights(program, ready), max(ready.values())
+    ax, height = new_axes(size=(7.2, 5.2)), _heights(program, ready)
+    places = range(1, len(chain) + 1)
     spots = {name: (ready[name], height[name]) for name in program}
     _draw_program(ax, program, spots, chain=chain)
     for name, (_, operands) in program.items():
@@ -50,12 +51,12 @@ def program(program: Program, *, named: Collection[str] = ()):
         if ready[name] == 1:
             at, written = (0.72, height[name]), "   ".join(operands)
             ax.text(*at, written, fontsize=8, ha="right", va="center", color=GREY)
-    ax.set(xlim=(-0.1, deepest + 0.5), xlabel="Level: operations that follow each other")
-    ax.set(ylim=(max(height.values()) + 0.7, min(height.values()) - 0.8))
-    ax.set_xticks(range(1, deepest + 1))
-    sizes = [list(ready.values()).count(level) for level in range(1, deepest + 1)]
+    ax.set(xlim=(-0.1, len(chain) + 0.5), xticks=places,
+           ylim=(max(height.values()) + 0.7, min(height.values()) - 0.8),
+           xlabel="Level: operations that follow each other")  # fmt: skip
+    sizes = [list(ready.values()).count(level) for level in places]
     return ax, (
-        f"{len(program)} operations on {deepest} levels; by level, from left to right: "
+        f"{len(program)} operations on {len(chain)} levels; by level, from left to right: "
         f"{', '.join(map(str, sizes))}. Thick: one longest chain, "
         f"{' '.join(SIGNS[program[name][0]] for name in chain)}."
     )
@@ -75,8 +76,8 @@ def sums(n_terms: int):
         _draw_program(ax, program, spots, chain=[program[chain[0]][1][0], *chain])
         depths.append(len(chain))
         ax.set_title(f"{title}: depth {len(chain)}", fontsize=10)
-        ax.set(xlim=(-0.4, len(chain) + 0.5), ylim=(n_terms + 0.7, 0.3), xlabel="Level")
-        ax.set_xticks(range(len(chain) + 1))
+        ax.set(xlim=(-0.4, len(chain) + 0.5), ylim=(n_terms + 0.7, 0.3), xlabel="Level",
+               xticks=range(len(chain) + 1))  # fmt: skip
     return axes[0], (
         f"A sum of {n_terms} terms takes {n_terms - 1} additions in any order. One after the other "
         f"they form a chain of {depths[0]}; in a tree, side by side where possible, one of "
@@ -106,11 +107,8 @@ def _heights(program: Program, ready: Mapping[str, int]) -> dict[str, float]:
             above = [height[operand] for operand in program[name][1] if operand in height]
             wanted[name] = float(np.mean(above)) if above else float(place)
         names = sorted(wanted, key=wanted.__getitem__)
-        spots = [wanted[names[0]]]
-        for name in names[1:]:
-            spots.append(max(wanted[name], spots[-1] + (1.0 if level == 1 else 1.6)))
-        shift = np.mean(list(wanted.values())) - np.mean(spots)
-        height |= {name: float(spot + shift) for name, spot in zip(names, spots, strict=True)}
+        apart = spread([wanted[name] for name in names], gap=1.0 if level == 1 else 1.6)
+        height |= dict(zip(names, apart, strict=True))
     return height
 
 
@@ -140,19 +138,17 @@ ORDERS = {"in a tree": "tree", "one by one": "sequential"}
 
 @picture
 def beside_attention(*, mixer: str, context_len: int, d_model: int, accumulate: str):
-    """The chain of attention above that of a mixer, from closed forms: no model has to be built.
-
-    Args:
-        accumulate: A value of ``ORDERS``.
-    """
+    """The chain of attention above that of a mixer, from closed forms: no model has to be built."""
     sizes = {"context_len": context_len, "d_model": d_model}
     one = longest_chains(chains_table(("attention", mixer), accumulate=accumulate, **sizes))
-    n_new = {  # multiplications for the newest token
-        name: int(np.diff([expected_multiplications(name, d_model=d_model, time=time,
-                           n_heads=min(4, d_model)) for time in (context_len - 1, context_len)])[0])
-        for name in ("attention", mixer)
-    }  # fmt: skip
-    ratio = n_new[mixer] / n_new["attention"]
+
+    def n_new(name: str) -> int:  # multiplications for the newest token
+        heads = {"d_model": d_model, "n_heads": min(4, d_model)}
+        times = (context_len, context_len - 1)
+        until, before = (expected_multiplications(name, time=time, **heads) for time in times)
+        return until - before
+
+    ratio = n_new(mixer) / n_new("attention")
     order = next(label for label, order in ORDERS.items() if order == accumulate)
     shown = f"{ratio:,.0f}" if ratio >= 10 else f"{ratio:.2g}"
     return one.fig, (
@@ -243,8 +239,7 @@ def bound(table: pd.DataFrame):
         table: Rows ``name``, ``work`` and ``depth``, in operations.
     """
     ax, crossings, ends, said, won = new_axes(), list(_crossings(table)), {}, [], []
-    floors = table["work"] / table["depth"].clip(lower=1)
-    most = 10 * max([*floors, *(units for *_, units, _ in crossings), 10.0])
+    most = 10 * max([*table["work"] / table["depth"], *(units for *_, units, _ in crossings)])
     units = np.geomspace(1, most, 25)
     ax.set(xscale="log", yscale="log", xlabel="Workers P")
     for name, work, depth in table[["name", "work", "depth"]].itertuples(index=False):
@@ -260,8 +255,7 @@ def bound(table: pd.DataFrame):
                     arrowprops={"arrowstyle": "-", "lw": 0.7, "shrinkB": 7})  # fmt: skip
         labels = look(short).label, look(other).label
         won.append(f"{labels[0]} is below {labels[1]} above about {workers}")
-    ax.set_ylabel("Bound on time steps: work / P + depth")
-    ax.set_ylim(bottom=0.6 * max(1, table["depth"].min()))
+    ax.set(ylabel="Bound on time steps: work / P + depth", ylim=(0.5 * table["depth"].min(), None))
     name_ends(ax, ends)
     end = f"{'; '.join(won)}." if won else "No two curves cross."
     return ax, f"{'; '.join(said)}. {end}"
