@@ -250,6 +250,8 @@ class AttentionSite(Heads):
         arXiv:1706.03762, section 3.2.
     """
 
+    is_causal = False
+
     def __init__(
         self, *, d_model: int, n_heads: int, dropout: float = 0.0, bias: bool = False
     ) -> None:
@@ -261,9 +263,29 @@ class AttentionSite(Heads):
         """Return what the look-up adds to the residual stream."""
         return self.out(self.heads(*inputs, **paddings))
 
-    def heads(self, *inputs: Tensor, **paddings: Tensor | None) -> Tensor:
-        """Return the head outputs side by side, before ``out``; subclasses say where they look."""
-        raise NotImplementedError
+    def heads(
+        self,
+        x: Tensor,
+        memory: Tensor | None = None,
+        *,
+        source_padding: Tensor | None = None,
+        target_padding: Tensor | None = None,
+    ) -> Tensor:
+        """Return the head outputs side by side, before ``out``.
+
+        Padding of the target is for those who replace a site: it stands at the end, where no
+        causal query sees it, and no query of cross-attention sees another.
+        """
+        what = self._read(x if memory is None else memory, source_padding)
+        return self._find(x, what, is_causal=self.is_causal)
+
+    def attention_weights(
+        self, x: Tensor, memory: Tensor | None = None, *, source_padding: Tensor | None = None
+    ) -> Tensor:
+        """Return ``(batch, heads, time, memory_time)``; rows sum to one."""
+        what, q = self._read(x if memory is None else memory, source_padding), self.query(x)
+        sight = {"is_causal": self.is_causal, "padding": what.padding}
+        return look_up_weights(self._split(q), what.keys, **sight)
 
     def step(self, x_t: Tensor, state: KeyValues) -> tuple[Tensor, KeyValues]:
         """Mix one more token ``(batch, d_model)``; equals the last column of ``forward``."""
@@ -281,9 +303,6 @@ class AttentionSite(Heads):
         sight |= {"padding": what.padding, "dropout": self._dropout}
         return look_up(self._split(self.query(x)), what.keys, what.values, **sight)
 
-    def _weights(self, x: Tensor, what: KeyValues, **sight: Any) -> Tensor:
-        return look_up_weights(self._split(self.query(x)), what.keys, padding=what.padding, **sight)
-
 
 class SelfAttention(AttentionSite):
     """A sentence looks itself up: all of it in the encoder, its past in the decoder.
@@ -291,27 +310,12 @@ class SelfAttention(AttentionSite):
     Shapes:
         x: ``(batch, time, d_model)``; returns the same shape.
     Args:
-        is_causal: Whether position t sees the positions up to t only. Padding stands at the
-            end, so a causal site needs no mask: no real position sees it.
+        is_causal: Whether position t sees the positions up to t only.
     """
 
     def __init__(self, *, is_causal: bool, **sizes: Any) -> None:
         super().__init__(**sizes)
         self.is_causal = is_causal
-
-    def heads(
-        self,
-        x: Tensor,
-        *,
-        source_padding: Tensor | None = None,
-        target_padding: Tensor | None = None,
-    ) -> Tensor:
-        """Return the head outputs side by side, before ``out``."""
-        return self._find(x, self._read(x, source_padding), is_causal=self.is_causal)
-
-    def attention_weights(self, x: Tensor, *, source_padding: Tensor | None = None) -> Tensor:
-        """Return ``(batch, heads, time, time)``; rows sum to one."""
-        return self._weights(x, self._read(x, source_padding), is_causal=self.is_causal)
 
     def initial_state(self, batch_size: int) -> KeyValues:
         """Return keys and values of nothing yet."""
@@ -329,29 +333,10 @@ class SelfAttention(AttentionSite):
 class CrossAttention(AttentionSite):
     """The target looks the source up.
 
-    No query sees another, so the target's padding is for those who replace this site.
-
     Shapes:
         x: ``(batch, target_time, d_model)``; returns the same shape.
         memory: ``(batch, source_time, d_model)``, what the encoder made of the source.
     """
-
-    def heads(
-        self,
-        x: Tensor,
-        memory: Tensor,
-        *,
-        source_padding: Tensor | None = None,
-        target_padding: Tensor | None = None,
-    ) -> Tensor:
-        """Return the head outputs side by side, before ``out``."""
-        return self._find(x, self._read(memory, source_padding))
-
-    def attention_weights(
-        self, x: Tensor, memory: Tensor, *, source_padding: Tensor | None = None
-    ) -> Tensor:
-        """Return ``(batch, heads, target_time, source_time)``; rows sum to one."""
-        return self._weights(x, self._read(memory, source_padding))
 
     def initial_state(self, memory: Tensor, *, source_padding: Tensor | None = None) -> KeyValues:
         """Return keys and values of the source, computed once a sentence."""

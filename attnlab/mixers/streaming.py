@@ -18,7 +18,6 @@ Source:
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -79,7 +78,8 @@ class Tiling:
         """
         n_lags, is_dense = lag_weight.shape[0], lag_weight.ndim == 3
         block, n_reached = (16, 2) if is_dense else (32, 4)
-        return cls(n_lags, block, max(block, _power_of_two(-(-(n_lags - 1) // n_reached))))
+        reached = -(-(n_lags - 1) // n_reached)
+        return cls(n_lags, block, max(block, 1 << max(reached - 1, 0).bit_length()))
 
     @property
     def n_reached(self) -> int:
@@ -97,11 +97,7 @@ class Tiling:
         return size if size >= self.block and self.n_lags > 1 else 0
 
 
-def _power_of_two(n: int) -> int:
-    return 1 << max(n - 1, 0).bit_length()
-
-
-class Kernel(ABC):
+class Kernel:
     """The lag weights of one Extractor, transformed for tiles of every size when first used.
 
     All transforms together hold about ``3 n_lags d^2`` numbers for a matrix a lag, once
@@ -112,21 +108,17 @@ class Kernel(ABC):
         self.weight = lag_weight
         self._kept: dict[Any, Tensor] = {}
 
-    @abstractmethod
     def near(self, older: Tensor, newest: Tensor) -> Tensor:
         """Return ``older`` plus the direct sum over ``newest``, ``(batch, n, d_in)``."""
+        raise NotImplementedError
 
-    @abstractmethod
     def products(self, signals: list[Tensor], spectra: list[Tensor]) -> Tensor:
         """Multiply each ``(batch, frequencies, d_in)`` by its spectrum, and add all up."""
+        raise NotImplementedError
 
-    @abstractmethod
-    def d_out(self, d_in: int) -> int:
-        """Return the width of the outputs."""
-
-    @abstractmethod
     def rows(self, inputs: Tensor, size: int) -> int:
-        """Return how many sequences to transform at once."""
+        """Return how many sequences to transform at once: all, so that weights are read once."""
+        return inputs.shape[0]
 
     def tile(self, newest: Tensor, size: int) -> Tensor:
         """Return what the newest inputs give to the next ``size`` outputs."""
@@ -183,14 +175,6 @@ class DenseKernel(Kernel):
         """Lay the channels side by side, as the products want them; transforms do not."""
         return super().signal(newest, size).contiguous()
 
-    def d_out(self, d_in: int) -> int:
-        """Return the columns of a matrix."""
-        return self.weight.shape[2]
-
-    def rows(self, inputs: Tensor, size: int) -> int:
-        """All at once, so that each matrix is read once."""
-        return inputs.shape[0]
-
     def _transform(self, taps: Tensor, length: int) -> Tensor:
         _, d_in, d_out = taps.shape
         spectrum = taps.new_empty(length // 2 + 1, d_out, d_in, dtype=taps.dtype.to_complex())
@@ -226,10 +210,6 @@ class DepthwiseKernel(Kernel):
             total.addcmul_(signal, spectrum)
         return total
 
-    def d_out(self, d_in: int) -> int:
-        """Return the same width."""
-        return d_in
-
     def rows(self, inputs: Tensor, size: int) -> int:
         """As many as stay in the cache."""
         return max(1, CACHED_NUMBERS // (2 * size * inputs.shape[2]))
@@ -253,11 +233,6 @@ class DepthwiseKernel(Kernel):
             return taps[:, size - k + k[:, None]]
 
         return self._keep(("toeplitz", size), make)
-
-
-def kernel_of(lag_weight: Tensor) -> Any:
-    """Return the kernel of lag weights with three axes, two or one."""
-    return (DenseKernel if lag_weight.ndim == 3 else DepthwiseKernel)(lag_weight)
 
 
 class TiledStream:
@@ -309,7 +284,8 @@ class TiledStream:
         if before is not None and written == self._written and n % self.tiling.largest:
             return before, False
         dtype = torch.promote_types(lag_weight.dtype, torch.float32)
-        self._kernel = kernel = kernels.get("tiles", lag_weight, kernel_of, dtype=dtype)
+        make = DenseKernel if lag_weight.ndim == 3 else DepthwiseKernel
+        self._kernel = kernel = kernels.get("tiles", lag_weight, make, dtype=dtype)
         self._written = written
         return kernel, kernel is not before
 
@@ -317,9 +293,9 @@ class TiledStream:
         """Give all that the inputs in the ring still owe to outputs to come."""
         self._signals.clear()
         self.ring = self.ring.to(kernel.weight)
-        n, batch_size, d_in = self.n_seen, self.ring.slots.shape[0], self.ring.slots.shape[-1]
-        shape = batch_size, self.tiling.largest, kernel.d_out(d_in)
-        self.pending = kernel.weight.new_zeros(shape)
+        n, weight, slots = self.n_seen, kernel.weight, self.ring.slots
+        d_out = weight.shape[2] if weight.ndim == 3 else slots.shape[-1]
+        self.pending = weight.new_zeros(slots.shape[0], self.tiling.largest, d_out)
         for size in self.tiling.sizes:
             end = n - n % size  # here a tile of this size was due last, or a larger one
             if end and self.tiling.due(end) == size:
