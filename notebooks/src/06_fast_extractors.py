@@ -503,9 +503,24 @@ print("45 tokens, one after the other, in tiles: equal to eq. (6.1) within 1e-12
 # less, in operations (a multiply-add is two).
 
 # %% tags=["agreement", "nbval-check-output"]
+import pandas as pd
+
 from attnlab.mixers import build_mixer
 
-by_context, by_token = live.token_prices(d=128)
+
+def tile_flops(U, d):  # directly, or by transforms of length 2 U (2.5 n log2 n operations each)
+    transforms = 2 * d * 2.5 * 2 * U * np.log2(2 * U)
+    return round(min(2 * U**2 * d**2, 8 * (U + 1) * d**2 + transforms))
+
+
+def prices(T, d=128):  # of each token of a stream: with the ring, and with tiles, eq. (6.13)
+    due = [tile_flops(n & -n, d) for n in range(1, T)] + [0]  # nothing follows the last token
+    return {"ring": 2 * np.arange(1, T + 1) * d**2, "tiles": 2 * d**2 + np.array(due)}
+
+
+rows = [(name, T, flops.mean()) for T in (64, 256, 1024, 4096) for name, flops in prices(T).items()]
+by_context = pd.DataFrame(rows, columns=["label", "context_len", "flops"])
+by_token = {name: flops[:-1] for name, flops in prices(256).items()}
 for T, price in by_context.pivot_table(index="context_len", columns="label").flops.iterrows():
     print(f"{T:4d} tokens: tiles take {price.ring / price.tiles:4.1f} times fewer operations")
 show(pictures.token_prices(by_context, by_token), lead="Counted, d = 128. ")
@@ -611,10 +626,16 @@ from attnlab.training import load_model
 
 trained, facts = load_model(MODELS / "children" / "she.safetensors")
 kernels = [block.mixer.lag_weight.detach() for block in trained.blocks]
-noise = np.random.default_rng(0).normal(size=kernels[0].shape)
-errors = {"random, untrained": live.best_rank_errors(noise)}
-for layer, kernel in enumerate(kernels, start=1):
-    errors[f"trained, layer {layer}"] = live.best_rank_errors(kernel)
+
+
+def best_errors(W):  # of rank R = 1, 2, ...: what the singular values that are left out weigh
+    energy = torch.linalg.svdvals(W.double().permute(2, 0, 1)).square().sum(0).numpy()
+    return np.sqrt(np.maximum(energy.sum() - energy.cumsum(), 0) / energy.sum())
+
+
+noise = torch.from_numpy(np.random.default_rng(0).normal(size=kernels[0].shape))
+errors = {"random, untrained": best_errors(noise)}
+errors |= {f"trained, layer {i}": best_errors(W) for i, W in enumerate(kernels, start=1)}
 assert "classroom" in facts["experiment"]
 one = pictures.rank_errors(errors)
 show(one.saying(f"{one.words} Trained weights: from the recorded classroom model."))
@@ -669,13 +690,6 @@ def train(*, n_steps=120, lr=0.01, seed=0, **options):
     return model, [log.loss_nats for log in logs]
 
 
-@torch.no_grad()
-def by_position(model, windows):
-    tokens = torch.from_numpy(np.ascontiguousarray(windows))
-    return model.eval().loss(tokens[:, :-1], tokens[:, 1:], reduction="none").double().mean(0)
-
-
-# %% tags=["nbval-ignore-output"]
 starts = {"balanced": (24 * 32) ** -0.5, "terms of size 1": 24**-0.5, "entries of size 1": 1.0}
 cures = {"neither": {"adjust": "none"}, "1/√t": {"adjust": "none", "scale": "rsqrt_t"},
          "gate": {}, "both": {"scale": "rsqrt_t"}}  # fmt: skip
@@ -685,7 +699,7 @@ for start, init_std in starts.items():
         for seed in (0,) if is_fast() else (0, 1, 2):
             model, losses = train(seed=seed, mixer_options={**options, "init_std": init_std})
             run = {"start": start, "cure": cure, "seed": seed}
-            ends.append(run | {"loss_nats": float(by_position(model, held_out).mean())})
+            ends.append(run | {"loss_nats": live.by_position(model, held_out).mean()})
             curves.append(pd.DataFrame(run | {"step": range(1, 121), "loss_nats": losses}))
 ends, curves = pd.DataFrame(ends), pd.concat(curves)
 show(pictures.starts(ends, curves, floor_nats=float(source.oracle_nats(held_out))))
@@ -739,15 +753,15 @@ def stretched(model, context_len):
     return result.eval()
 
 
-losses = {name: by_position(stretched(m, 128), windows).numpy() for name, m in readers.items()}
+losses = {name: live.by_position(stretched(m, 128), windows) for name, m in readers.items()}
 for name, reader in readers.items():  # within the trained length it is the same model
-    inside = by_position(reader, windows[:, :33]).numpy()
+    inside = live.by_position(reader, windows[:, :33])
     assert np.allclose(losses[name][:32], inside, atol=1e-4)
 again, reader = losses["she/learned positions"].copy(), readers["she/learned positions"]
 n_done = 32
 while n_done < 128:  # as generate does: the newest half is read again, then 17 tokens more
     start, stop = n_done - 15, min(n_done + 17, 128)
-    again[n_done:stop] = by_position(reader, windows[:, start : stop + 1])[15:]
+    again[n_done:stop] = live.by_position(reader, windows[:, start : stop + 1])[15:]
     n_done = stop
 losses["she/learned positions, read again"] = again
 truth = source.oracle_nats(windows, per_token=True).mean(axis=0)

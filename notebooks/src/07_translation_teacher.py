@@ -343,15 +343,6 @@ for teacher, point in lesson(source, recipe, n_pairs=20_000, every=50):
     if half_taught is None and point["exact_match"] >= 0.3:
         half_taught = copy.deepcopy(teacher).eval()
 teacher = teacher.eval()
-
-
-# %% tags=["widget", "nbval-ignore-output"]
-def another_lesson(*, n_steps, **dials):
-    shorter = replace(recipe, n_steps=n_steps)
-    course = lesson(translation_source(**dials), shorter, n_pairs=8000, every=n_steps // 14)
-    yield from (point for _, point in course)
-
-
 near = min(points, key=lambda point: abs(point["accuracy"] - 0.9))
 p, whole = near["accuracy"], near["exact_match"]
 print(f"{p:.1%} of the words right: {whole:.1%} of the sentences")
@@ -359,8 +350,11 @@ print(f"eq. (7.6) with T = 9: {p**9:.1%}. {guess.verdict(truth=whole)}")
 assert points[-1]["exact_match"] > 0.8, "the teacher translates most sentences exactly"
 assert whole < p - 0.2, "words right is not sentences right"
 board = show_board(
-    another_lesson, n_ticks=15, draw=pictures.course, still=points, **pictures.COURSE_DIALS
-)
+    lambda *, n_steps, **dials: (point for _, point in lesson(
+        translation_source(**dials), replace(recipe, n_steps=n_steps), n_pairs=8000,
+        every=n_steps // 14)),
+    n_ticks=15, draw=pictures.course, still=points, **pictures.COURSE_DIALS,
+)  # fmt: skip
 
 # %% [markdown]
 # <details><summary>Answer</summary>

@@ -1,7 +1,5 @@
 """Chapter 06: transforms, tiles, counted prices, and texts past the trained length."""
 
-import math
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -194,35 +192,6 @@ def test_due_tiles_cover_every_pair_once(n_tokens):
         size, first_input, first_output, _ = checks.due_tile(n)
         covered[first_input:n, first_output : first_output + size] += 1
     assert np.array_equal(covered, np.triu(np.ones((n_tokens, n_tokens), dtype=int)))
-
-
-def test_small_tiles_are_summed_directly_and_large_ones_transformed():
-    d = 128
-    assert live.tile_flops(4, d=d) == 2 * 4 * 4 * d * d
-    # size 8: products 8 (8 + 1) d^2, transforms of length 16: 2 d times 2.5 * 16 * log2(16)
-    assert live.tile_flops(8, d=d) == 8 * 9 * d * d + 2 * d * 2.5 * 16 * 4 < 2 * 8 * 8 * d * d
-
-
-def test_the_price_with_tiles_grows_like_a_logarithm():
-    table, by_token = live.token_prices(d=128, contexts=(64, 4096), drawn=16)
-    means = table.pivot_table(index="label", columns="context_len", values="flops")
-    assert means.loc["ring", 4096] / means.loc["ring", 64] == pytest.approx(4097 / 65)
-    tiles = means.loc["tiles"]
-    # 2 log2 T in products, slower than log2^2 T in all
-    assert 1 < tiles[4096] / tiles[64] < (math.log2(4096) / math.log2(64)) ** 2
-    assert [len(price) for price in by_token.values()] == [15, 15]
-
-
-@given(n_lags=st.integers(1, 6), d=st.integers(1, 5), seed=st.integers(0, 99))
-def test_the_best_rank_errors_are_those_of_truncated_values(n_lags, d, seed):
-    weight = np.random.default_rng(seed).normal(size=(n_lags, d, d))
-    left, values, right = np.linalg.svd(weight.transpose(2, 0, 1), full_matrices=False)
-    for rank, error in enumerate(live.best_rank_errors(weight), start=1):
-        near = (left[..., :rank] * values[:, None, :rank]) @ right[:, :rank]
-        off = np.linalg.norm(near.transpose(1, 2, 0) - weight) / np.linalg.norm(weight)
-        assert off == pytest.approx(error, abs=1e-7)
-    with pytest.raises(AttnlabError, match=r"\(n_lags, d, d\)"):
-        live.best_rank_errors(np.ones((3, 2)))
 
 
 def test_sums_methods_and_mixers_are_raced_here():

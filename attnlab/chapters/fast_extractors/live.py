@@ -1,8 +1,7 @@
-"""What chapter 06 measures while it runs, counts by hand, and reads from the clock's records."""
+"""What chapter 06 measures while it runs, and reads from the clock's records."""
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -10,11 +9,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from torch import Tensor
 
 from attnlab.analysis.timing import compare, machine_peaks
-from attnlab.errors import AttnlabError
 from attnlab.mixers import build_mixer
 from attnlab.models import LanguageModel
 from attnlab.records import load_runs
@@ -32,7 +30,6 @@ from attnlab.studies.clock import (
 )
 
 METHODS = ("lags", "toeplitz", "fft", "planes", "staged")
-CONTEXTS = (64, 256, 1024, 4096)  # tokens
 REPEATS = 9  # of the times of a sum
 ROUNDS = 5  # of a live race for the next token
 LagSum = Callable[[Tensor, Tensor], Tensor]
@@ -178,84 +175,15 @@ def generation_laps(*, context_len: int, batch: int, d_model: int) -> Iterator[d
                 yield {"variant": STREAMS[index], "round": number, "tokens_per_s": speed}
 
 
-# Operations counted by hand ----------------------------------------------------------------------
-
-
-def tile_flops(size: int, *, d: int) -> int:
-    """Return the operations of a tile, directly or by a transform of length 2 U, what is less.
-
-    .. math:: 2 U^2 d^2 \\quad\\text{or}\\quad 8 (U + 1)\\, d^2 + 10\\, U \\log_2(2 U)\\, d
-
-    A transform of n real numbers counts ``2.5 n log2(n)``, the usual figure; the kernel is
-    transformed beforehand. A multiply-add counts two.
-    """
-    transforms = 2 * d * 2.5 * (2 * size) * math.log2(2 * size)
-    return round(min(2 * size**2 * d**2, 8 * (size + 1) * d**2 + transforms))
-
-
-def stream_flops(n_tokens: int, *, d: int) -> NDArray[np.int64]:
-    """Return the operations of each token in a stream with tiles: ``(n_tokens,)``.
-
-    Every token pays for its own lag 0; the tile that is due after token n counts for token n, and
-    nothing follows the last token.
-    """
-    sizes = [n & -n for n in range(1, n_tokens)]
-    cost = {size: tile_flops(size, d=d) for size in set(sizes)} | {0: 0}
-    return np.array([2 * d * d + cost[size] for size in (*sizes, 0)])
-
-
-def token_prices(
-    *, d: int, contexts: Sequence[int] = CONTEXTS, drawn: int = 256
-) -> tuple[pd.DataFrame, dict[str, NDArray[np.int64]]]:
-    """Return what a token of SHE costs with the ring and with tiles, in operations.
-
-    Args:
-        contexts: Lengths of streams that are as long as the context.
-        drawn: Length of the one stream whose tokens are priced one by one.
-
-    Returns:
-        Means in rows ``label``, ``context_len``, ``flops``; and, by label, the price of each
-        token but the last, which has nothing to pay in advance.
-    """
-
-    def prices(n: int) -> dict[str, NDArray[np.int64]]:
-        return {"ring": 2 * np.arange(1, n + 1) * d * d, "tiles": stream_flops(n, d=d)}
-
-    rows = [(label, n, price.mean()) for n in contexts for label, price in prices(n).items()]
-    table = pd.DataFrame(rows, columns=["label", "context_len", "flops"])
-    return table, {label: price[:-1] for label, price in prices(drawn).items()}
-
-
-def best_rank_errors(lag_weight: ArrayLike) -> NDArray[np.float64]:
-    r"""Return the relative error of the best rank-R weights for R = 1, 2, ..., min(l, d).
-
-    With :math:`W_j = \sum_r B_r \mathrm{diag}(a_r(j))` output channel c has the matrix
-    :math:`M_c[j, i] = W_j[i, c]`, and R is its rank. So the best choice is its truncated
-    singular value decomposition, channel by channel.
-
-    Shapes:
-        lag_weight: ``(n_lags, d, d)``; returns ``(min(n_lags, d),)``.
-    Source:
-        Eckart and Young 1936, for each output channel.
-    """
-    weight = np.asarray(lag_weight, dtype=np.float64)
-    if weight.ndim != 3:
-        raise AttnlabError(f"lag_weight must be (n_lags, d, d); it is {weight.shape}.")
-    values = np.linalg.svd(weight.transpose(2, 0, 1), compute_uv=False)  # (D, min(L, D))
-    energy = (values**2).sum(axis=0)
-    left = energy.sum() - np.cumsum(energy)
-    return np.sqrt(np.maximum(left, 0.0) / energy.sum())
-
-
 # Texts past the trained length -------------------------------------------------------------------
 
 
-def write_past(model: LanguageModel, prompt: Any, *, seed: int) -> np.ndarray:
-    """Return prompt and continuation, as many tokens as the model's context holds."""
-    start = torch.as_tensor(np.asarray(prompt, dtype=np.int64))[None]
-    n_tokens = model.config.context_len - start.shape[1]
-    generator = torch_generator(seed, "generate")
-    return model.generate(start, n_tokens=n_tokens, temperature=0.7, generator=generator)[0].numpy()
+@torch.no_grad()
+def by_position(model: LanguageModel, windows: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return the mean loss at every position of windows ``(n_windows, time + 1)``: ``(time,)``."""
+    tokens = torch.from_numpy(np.ascontiguousarray(windows))
+    losses = model.eval().loss(tokens[:, :-1], tokens[:, 1:], reduction="none")
+    return losses.double().mean(0).numpy()
 
 
 def length_playground(
@@ -269,17 +197,22 @@ def length_playground(
         trained_len: Where the bar in the text stands.
         prompt: How every text begins.
     """
-    start = source.encode(prompt)
+    start = torch.from_numpy(np.asarray(source.encode(prompt), dtype=np.int64))[None]
+
+    def text(model: str, seed: int) -> NDArray[np.int64]:
+        n_tokens = models[model].config.context_len - start.shape[1]
+        how = {"temperature": 0.7, "generator": torch_generator(seed, "generate")}
+        return models[model].generate(start, n_tokens=n_tokens, **how)[0].numpy()
 
     def write(*, model: str, seed: int) -> dict[str, str]:
-        tokens = write_past(models[model], start, seed=seed)
+        tokens = text(model, seed)
         whole, first = source.decode(tokens), source.decode(tokens[:trained_len])
         rest = whole[len(first) :].lstrip()
         return {look(model).label: f"{first} ‖ {rest}" if rest else first}
 
     def words(*, model: str, seed: int) -> str:
-        tokens = write_past(models[model], start, seed=seed)
-        surprise = np.asarray(source.oracle_nats(tokens, per_token=True))[len(start) - 1 :]
+        tokens = text(model, seed)
+        surprise = np.asarray(source.oracle_nats(tokens, per_token=True))[start.shape[1] - 1 :]
         slips = np.flatnonzero(~np.isfinite(surprise))
         how = (
             f"first impossible word: number {slips[0] + 1}" if len(slips) else "no impossible word"
