@@ -104,7 +104,6 @@ class AblationTask(StreamTask):
     """Predict a stream of small tales with a model whose mixer may see the newest token alone."""
 
     mixer_context_len: int
-    oracle_nats: float
 
     def build(self, config: ModelConfig, *, generator: torch.Generator) -> LanguageModel:
         """Return an untrained model; its initial weights depend on the seed alone."""
@@ -120,11 +119,6 @@ class AblationTask(StreamTask):
     def validate(self, model: LanguageModel) -> dict[str, float]:
         """Return nothing: the curve of this study is of the training cost."""
         return {}
-
-    def score(self, model: LanguageModel) -> tuple[dict[str, float], dict[str, Any]]:
-        """Return the loss beside the true source's."""
-        metrics, details = super().score(model)
-        return {**metrics, "oracle_nats": self.oracle_nats}, details
 
 
 def ablation_task(job: Job) -> AblationTask:

@@ -181,7 +181,8 @@ def export_models(plan: Plan, *, to: Path, folders: Folders | None = None) -> It
 def export_model(job: Any, folders: Folders, to: Path) -> Iterator[Path]:
     """Copy the trained model of one job, and its tokenizer where there is one."""
     source = work_of(job, folders, kind="model")
-    tokenizer = getattr(job.make_task(job), "tokenizer", None)  # of texts that may be passed on
+    data = getattr(job.make_task(job), "data", None)
+    tokenizer = getattr(data, "tokenizer", None)  # of texts that may be passed on
     if tokenizer is not None:
         yield from _export_tokenizer(tokenizer, to / "tokenizer.json")
     load = load_translator if isinstance(job.model, TranslatorConfig) else load_model

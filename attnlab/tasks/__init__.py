@@ -5,7 +5,6 @@ from attnlab.tasks.language import (
     Dataset,
     LanguageTask,
     StreamTask,
-    held_out_nats,
     list_datasets,
     oracle_on_windows,
     prepare_dataset,
@@ -18,18 +17,6 @@ from attnlab.tasks.translation import (
     prepare_pairs,
 )
 
-__all__ = [
-    "Dataset",
-    "LanguageTask",
-    "PairDataset",
-    "StreamTask",
-    "Task",
-    "TranslationTask",
-    "describe_score",
-    "held_out_nats",
-    "list_datasets",
-    "list_pair_datasets",
-    "oracle_on_windows",
-    "prepare_dataset",
-    "prepare_pairs",
-]
+__all__ = ["Dataset", "LanguageTask", "PairDataset", "StreamTask", "Task", "TranslationTask",
+           "describe_score", "list_datasets", "list_pair_datasets", "oracle_on_windows",
+           "prepare_dataset", "prepare_pairs"]  # fmt: skip

@@ -140,11 +140,6 @@ class LanguageTask(_NextToken):
         """What a record says about the data."""
         return self.data.facts
 
-    @property
-    def tokenizer(self) -> Tokenizer | None:
-        """What an exported model needs beside it."""
-        return self.data.tokenizer
-
     def batches(self, model: LanguageModel, train: TrainConfig, *, start: int = 0) -> Batches:
         """Yield windows of the training documents."""
         return _windows(self.data.train, model, train).starting_at(start)
@@ -211,32 +206,28 @@ class StreamTask(_NextToken):
 
     train: Tokens
     held_out: Tokens
+    oracle_nats: float | None = None  # loss of the true source on the held-out windows
     facts: dict[str, Any] = field(default_factory=dict)
 
     def batches(self, model: LanguageModel, train: TrainConfig, *, start: int = 0) -> Batches:
         """Yield windows of the stream; all models of one length and seed see the same."""
         return _windows([self.train], model, train).starting_at(start)
 
+    @torch.no_grad()
     def validate(self, model: LanguageModel) -> dict[str, float]:
-        """Return the loss on the held-out windows."""
-        return {"loss_nats": held_out_nats(model, self.held_out)}
+        """Return the mean loss on the held-out windows, on the tokens the true source scores."""
+        tokens = self._tokens(model)
+        return {"loss_nats": float(model.eval().loss(tokens[:, :-1], tokens[:, 1:]))}
 
+    @torch.no_grad()
     def score(self, model: LanguageModel) -> tuple[dict[str, float], dict[str, Any]]:
         """Return the loss on the held-out windows, also by position in the window."""
-        tokens = torch.from_numpy(np.ascontiguousarray(self.held_out)).to(model.device)
-        with torch.no_grad():
-            losses = model.eval().loss(tokens[:, :-1], tokens[:, 1:], reduction="none").double()
+        tokens = self._tokens(model)
+        losses = model.eval().loss(tokens[:, :-1], tokens[:, 1:], reduction="none").double()
         by_position = losses.mean(0).tolist()
-        places = list(range(1, len(by_position) + 1))
-        table = {"position": places, "loss_nats": by_position}
-        return {"test_loss_nats": float(losses.mean())}, {"by_position": table}
+        table = {"position": list(range(1, len(by_position) + 1)), "loss_nats": by_position}
+        oracle = {} if self.oracle_nats is None else {"oracle_nats": self.oracle_nats}
+        return {"test_loss_nats": float(losses.mean()), **oracle}, {"by_position": table}
 
-
-@torch.no_grad()
-def held_out_nats(model: LanguageModel, held_out: Tokens) -> float:
-    """Return the mean loss on windows ``(n_windows, time + 1)``, nats per predicted token.
-
-    It scores the same tokens as ``source.oracle_nats(held_out)``.
-    """
-    tokens = torch.from_numpy(np.ascontiguousarray(held_out)).to(model.device)
-    return float(model.eval().loss(tokens[:, :-1], tokens[:, 1:]))
+    def _tokens(self, model: LanguageModel) -> torch.Tensor:
+        return torch.from_numpy(np.ascontiguousarray(self.held_out)).to(model.device)

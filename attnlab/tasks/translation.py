@@ -169,12 +169,8 @@ class TranslationTask(Task):
 
     def translate(self, model: Translator) -> TranslationScore:
         """Return what a translator makes of the test split, by greedy search."""
-        return evaluate_translation(
-            model.eval(),
-            self.data.test,
-            vocabulary=self.data.vocabulary,
-            length_edges=self.data.length_edges,
-        )
+        how = {"vocabulary": self.data.vocabulary, "length_edges": self.data.length_edges}
+        return evaluate_translation(model.eval(), self.data.test, **how)
 
     def share(self, score: TranslationScore, teacher: Translator) -> BleuShare | None:
         """Return the BLEU of a score on the test split as a share of a teacher's.
@@ -192,16 +188,12 @@ class TranslationTask(Task):
 
 def describe_score(score: TranslationScore) -> tuple[dict[str, float], dict[str, Any]]:
     """Return a score as the metrics and details of a record: with what BLEU can be compared by."""
-    forced, bleu = score.forced, score.bleu
+    forced, bleu, buckets = score.forced, score.bleu, score.by_length
     metrics = {
-        "test_loss_nats": forced.loss_nats,
-        "test_accuracy": forced.accuracy,
-        "bleu": bleu.score,
-        "bleu_low": bleu.low,
-        "bleu_high": bleu.high,
+        "test_loss_nats": forced.loss_nats, "test_accuracy": forced.accuracy,
+        "bleu": bleu.score, "bleu_low": bleu.low, "bleu_high": bleu.high,
         "exact_match": score.exact_match,
-    }
-    buckets = score.by_length
+    }  # fmt: skip
     by_length = {
         "shortest": [bucket.shortest for bucket in buckets],
         "longest": [bucket.longest for bucket in buckets],
@@ -211,9 +203,7 @@ def describe_score(score: TranslationScore) -> tuple[dict[str, float], dict[str,
         "n_sentences": [bucket.bleu.n_sentences for bucket in buckets],
     }
     facts = {
-        "signature": bleu.signature,
-        "precisions": list(bleu.precisions),
-        "brevity_penalty": bleu.brevity_penalty,
-        "n_sentences": bleu.n_sentences,
-    }
+        "signature": bleu.signature, "precisions": list(bleu.precisions),
+        "brevity_penalty": bleu.brevity_penalty, "n_sentences": bleu.n_sentences,
+    }  # fmt: skip
     return metrics, {"by_length": by_length, "bleu": facts}
