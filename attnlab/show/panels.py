@@ -22,6 +22,7 @@ MOST_CONTROLS = 4
 WAIT_S = 0.2  # of quiet, before a burst of changes is drawn
 LIVE = "A live panel stands here when the notebook runs."
 KEYS = "Arrow keys change it."
+WIDE = {"style": {"description_width": "initial"}, "layout": {"width": "98%"}}
 
 
 def widgets_on() -> bool:
@@ -43,22 +44,13 @@ def slider(
     Args:
         description: Full words and the unit: ``"Context (tokens)"``.
         value: Where it starts and where Reset puts it.
-        minimum: Left end.
-        maximum: Right end.
         step: What one press of an arrow key adds.
         tooltip: What the quantity means.
     """
-    is_whole = all(isinstance(number, int) for number in (value, minimum, maximum, step))
-    return (w.IntSlider if is_whole else w.FloatSlider)(
-        value=value,
-        min=minimum,
-        max=maximum,
-        step=step,
-        description=description,
-        tooltip=f"{tooltip or description}. {KEYS}",
-        style={"description_width": "initial"},
-        layout=w.Layout(width="98%"),
-    )
+    sizes = {"value": value, "min": minimum, "max": maximum, "step": step}
+    kind = w.IntSlider if all(isinstance(n, int) for n in sizes.values()) else w.FloatSlider
+    note = f"{tooltip or description}. {KEYS}"
+    return kind(**sizes, description=description, tooltip=note, **WIDE)
 
 
 def choice(
@@ -71,14 +63,12 @@ def choice(
     """Return toggle buttons for up to five options, a dropdown for more or for long ones.
 
     Args:
-        description: Full words.
         options: Values, or values by the label to show.
         value: Where it starts; the first option by default.
         tooltip: What is chosen.
     """
-    pairs = (
-        list(options.items()) if isinstance(options, Mapping) else [(str(o), o) for o in options]
-    )
+    is_named = isinstance(options, Mapping)
+    pairs = list(options.items()) if is_named else [(str(o), o) for o in options]
     if not pairs:
         raise AttnlabError(f"The control {description!r} has no options. Give at least one.")
     start = pairs[0][1] if value is None else value
@@ -88,16 +78,16 @@ def choice(
     if is_short:
         looks = {"description_width": "initial", "button_width": "auto"}
         return w.ToggleButtons(**common, tooltips=[f"{note} ({n})" for n, _ in pairs], style=looks)
-    looks = {"description_width": "initial"}
-    return w.Dropdown(**common, style=looks, layout=w.Layout(width="98%"))
+    return w.Dropdown(**common, **WIDE)
 
 
 def dial(name: str, spec: Dial) -> w.ValueWidget:
     """Return the control of one argument, from an abbreviation.
 
     ``("Steps", 100, 20, 400, 20, "tooltip")`` is a slider: label, start, ends, then step and
-    tooltip if you like; ``("Kind", ["a", "b"], "tooltip")`` a choice, from a list or from values by
-    label; a bare list or mapping a choice labelled with the argument's name; a widget itself.
+    tooltip if you like; ``("Kind", ["a", "b"], "b", "tooltip")`` a choice from a list or from
+    values by label: label, options, then start and tooltip; a bare list or mapping a choice
+    labelled with the argument's name; a widget itself.
     """
     if isinstance(spec, w.ValueWidget):
         return spec
@@ -106,7 +96,7 @@ def dial(name: str, spec: Dial) -> w.ValueWidget:
     label, first, *rest = spec
     note = {"tooltip": rest.pop()} if rest and isinstance(rest[-1], str) else {}
     if isinstance(first, Sequence | Mapping):
-        return choice(label, options=first, **note)
+        return choice(label, options=first, value=rest[0] if rest else None, **note)
     sizes = dict(zip(("minimum", "maximum", "step"), rest, strict=False))
     return slider(label, value=first, **sizes, **note)
 

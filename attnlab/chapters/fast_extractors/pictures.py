@@ -20,7 +20,6 @@ from attnlab.records import load_runs
 from attnlab.show import (
     LOOKS,
     Picture,
-    choice,
     figure,
     look,
     new_axes,
@@ -215,11 +214,9 @@ def crossover(table: pd.DataFrame, *, slow: str, fast: Sequence[str]) -> float |
 
 
 COST_DIALS = {
-    "context_len": choice("Context ℓ (tokens)", options=[8, 32, 128, 512, 2048], value=128,
-                          tooltip="As long as T"),
-    "d_model": choice("Width d", options=[16, 64, 128, 512], value=128, tooltip="Channels"),
-    "batch": choice("Batch B", options=[1, 4, 16, 64], value=16,
-                    tooltip="Sequences that share a transform"),
+    "context_len": ("Context ℓ (tokens)", [8, 32, 128, 512, 2048], 128, "As long as T"),
+    "d_model": ("Width d", [16, 64, 128, 512], 128, "Channels"),
+    "batch": ("Batch B", [1, 4, 16, 64], 16, "Sequences that share a transform"),
 }  # fmt: skip
 
 
@@ -291,7 +288,7 @@ def leaks(changes: Mapping[str, ArrayLike], *, changed_at: int):
 
 TILING_DIALS = {
     "n_seen": ("Tokens read", 8, 1, 32, 1, "The stream so far"),
-    "n_tokens": choice("Stream (tokens)", options=[8, 16, 32], value=16),
+    "n_tokens": ("Stream (tokens)", [8, 16, 32], 16),
     "against": ("Drawn against", {"input s": "input", "lag t - s": "lag"},
                 "The same pairs, sheared"),
 }  # fmt: skip
@@ -399,7 +396,7 @@ def token_prices(by_context: pd.DataFrame, by_token: Mapping[str, ArrayLike]):
 GENERATION_DIALS = {
     "context_len": ("Context (tokens)", [32, 128, 512], "Kept full"),
     "batch": ("Batch", [1, 4, 16], "Streams side by side"),
-    "d_model": choice("Width d", options=[16, 32, 64], value=32, tooltip="Channels"),
+    "d_model": ("Width d", [16, 32, 64], 32, "Channels"),
 }
 
 

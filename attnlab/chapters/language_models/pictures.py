@@ -19,7 +19,6 @@ from attnlab.records import load_curves, load_runs
 from attnlab.show import (
     LOOKS,
     Picture,
-    choice,
     figure,
     final_gaps,
     final_losses,
@@ -165,11 +164,9 @@ def inside(name: str) -> str:
 
 RACE_DIALS = {
     "n_steps": ("Steps", 100, 20, 400, 20, "Batches each model reads"),
-    "context_len": choice("Context (tokens)", options=[8, 16, 32], value=32,
-                          tooltip="Longest prefix a model may read"),
+    "context_len": ("Context (tokens)", [8, 16, 32], 32, "Longest prefix a model may read"),
     "n_layers": ("Layers", [1, 2], "Blocks in each model"),
-    "lr": choice("Learning rate", options=[0.003, 0.01, 0.03], value=0.01,
-                 tooltip="Highest step size of the schedule"),
+    "lr": ("Learning rate", [0.003, 0.01, 0.03], 0.01, "Highest step size of the schedule"),
 }  # fmt: skip
 
 

@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from attnlab.chapters.translation_teacher import live
 from attnlab.errors import AttnlabError
 from attnlab.models import Translator
-from attnlab.show import LOOKS, Picture, choice, matrix, new_axes, picture
+from attnlab.show import LOOKS, Picture, matrix, new_axes, picture
 from attnlab.sources import NOUNS, TranslationSource, translation_source
 from attnlab.training import bleu
 
@@ -164,15 +164,11 @@ def _evenly(n_words: int, n_places: int) -> NDArray[np.float64]:
 
 
 LANGUAGE_DIALS = {
-    "reordering": choice(
-        "Reordering", options={"0 none": 0, "1 nouns first": 1, "2 verb last": 2}, value=2,
-        tooltip="0 keeps the order, 1 puts the noun before its adjective, 2 also the verb last",
-    ),
-    "agreement": choice(
-        "Agreement", options={"0 none": 0, "1 phrase": 1, "2 verb too": 2}, value=2,
-        tooltip="Which words end like a noun: none, those of its phrase, also the verb",
-    ),
-    "number": choice("Number", options=list(NUMBERS), value="three", tooltip="How many"),
+    "reordering": ("Reordering", {"0 none": 0, "1 nouns first": 1, "2 verb last": 2}, 2,
+                   "0 keeps the order, 1 puts the noun before its adjective, 2 also the verb last"),
+    "agreement": ("Agreement", {"0 none": 0, "1 phrase": 1, "2 verb too": 2}, 2,
+                  "Which words end like a noun: none, those of its phrase, also the verb"),
+    "number": ("Number", list(NUMBERS), "three", "How many"),
     "sentence": ("Sentence", list(SENTENCES), "What is translated"),
 }  # fmt: skip
 
@@ -255,10 +251,10 @@ def watcher(teacher: Translator, source: TranslationSource) -> tuple[Any, dict[s
 # A teacher's course ------------------------------------------------------------------------------
 
 COURSE_DIALS = {
-    "reordering": choice("Reordering", options=[0, 1, 2], value=2, tooltip="Words that move"),
-    "agreement": choice("Agreement", options=[0, 1, 2], value=2, tooltip="Words that agree"),
-    "counting": choice("Counting up to", options=[1, 3, 5], value=3, tooltip="Largest number"),
-    "n_steps": choice("Steps", options=[140, 350, 700], value=350, tooltip="Batches to read"),
+    "reordering": ("Reordering", [0, 1, 2], 2, "Words that move"),
+    "agreement": ("Agreement", [0, 1, 2], 2, "Words that agree"),
+    "counting": ("Counting up to", [1, 3, 5], 3, "Largest number"),
+    "n_steps": ("Steps", [140, 350, 700], 350, "Batches to read"),
 }
 
 
