@@ -336,7 +336,7 @@ checks.check_she(she)
 show(pictures.sublayers())
 
 
-# %%
+# %% tags=["agreement", "nbval-check-output"]
 def lag_sum(u, w):
     return [sum(u[t - j] * w[j] for j in range(t + 1)) for t in range(len(u))]
 
@@ -354,7 +354,6 @@ def me_rows(x, w, w_adj):  # eq. (3.10)
     return [e * (x_t * w_adj) for e, x_t in zip(lag_sum(x, w), x, strict=True)]
 
 
-# %% tags=["agreement", "nbval-check-output"]
 HE, WE, ME = (build_mixer(name, d_model=5, context_len=7).double() for name in ("he", "we", "me"))
 W_v, W_adj, W_out = HE.value.weight.T, HE.adjust.weight.T, HE.out.weight.T
 W_lags = W_v @ torch.diag_embed(HE.lag_weight)  # W_j = W_v diag(w_j)
@@ -643,7 +642,7 @@ def windows(n, seed, stream):
 class BareModel(torch.nn.Module):
     """Embedding, a mixer, a linear read-out: no norm, no residual, FFN only if asked for."""
 
-    def __init__(self, mixer, *, has_ffn=False, context_len=8, d=8, **options):
+    def __init__(self, mixer="she", *, has_ffn=False, context_len=8, d=8, **options):
         super().__init__()
         self.embedding = torch.nn.Embedding(2, d)
         self.position = torch.nn.Parameter(torch.randn(8, d) * d**-0.5)
@@ -653,48 +652,42 @@ class BareModel(torch.nn.Module):
         self.ffn = ffn if has_ffn else torch.nn.Identity()
         self.head = torch.nn.Linear(d, 2)
 
-    def forward(self, tokens):
-        x = self.embedding(tokens) + self.position
-        return self.head(self.ffn(self.mixer(x)))
-
-
-# %%
-def loss_of(model, tokens):  # from the fourth sign on the product can be known
-    logits = model(tokens[:, :-1])[:, 3:]
-    return F.cross_entropy(logits.flatten(0, 1), tokens[:, 4:].flatten())
-
-
-def train(seed, **parts):
-    with torch.random.fork_rng(devices=[]):
-        torch.set_rng_state(torch_generator(seed, "init").get_state())
-        model = BareModel(**parts)
-    optimizer = torch.optim.Adam(model.parameters(), lr=0.03)
-    for tokens in windows(150 * 128, seed, "data").split(128):
-        optimizer.zero_grad()
-        loss_of(model, tokens).backward()
-        optimizer.step()
-    return model.eval()
+    def loss(self, tokens):  # from the fourth sign on the product can be known
+        x = self.embedding(tokens[:, :-1]) + self.position
+        logits = self.head(self.ffn(self.mixer(x)))[:, 3:]
+        return F.cross_entropy(logits.flatten(0, 1), tokens[:, 4:].flatten())
 
 
 # %% tags=["nbval-ignore-output"]
 import pandas as pd
 
 from attnlab.runmode import is_fast
+from attnlab.seeding import seeded
 
-no_gate = {"mixer": "she", "adjust": "none"}
+
+def train(seed, **parts):
+    with seeded(torch_generator(seed, "init")):
+        model = BareModel(**parts)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.03)
+    for tokens in windows(150 * 128, seed, "data").split(128):
+        optimizer.zero_grad()
+        model.loss(tokens).backward()
+        optimizer.step()
+    return model.eval()
+
+
 variants = {
     "identity": ("neither", {"mixer": "identity"}),
-    "she/adjustment_only": ("adjustment only", {"mixer": "she", "context_len": 1}),
-    "she/extraction_only": ("extraction only", no_gate),
-    "she": ("both: SHE", {"mixer": "she"}),
-    "she/extraction_and_mlp": ("extraction only, then FFN", {**no_gate, "has_ffn": True}),
+    "she/adjustment_only": ("adjustment only", {"context_len": 1}),
+    "she/extraction_only": ("extraction only", {"adjust": "none"}),
+    "she": ("both: SHE", {}),
+    "she/extraction_and_mlp": ("extraction only, then FFN", {"adjust": "none", "has_ffn": True}),
 }
 test, rows, readers = windows(4000, 0, "test"), [], {}
 for variant, (label, parts) in variants.items():
     for seed in (0, 1, 2) if is_fast() else range(10):
         readers[variant] = train(seed, **parts)
-        with torch.no_grad():
-            rows.append((variant, label, seed, loss_of(readers[variant], test).item()))
+        rows.append((variant, label, seed, readers[variant].loss(test).item()))
 losses = pd.DataFrame(rows, columns=["variant", "label", "seed", "loss_nats"])
 truth = signs.oracle_nats(test.numpy(), per_token=True)[:, 3:].mean()
 floors = {"true source": truth, "blind to products, log 2": np.log(2)}

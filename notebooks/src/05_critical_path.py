@@ -99,8 +99,6 @@ def inner(result, pairs):  # a sum of products
 for c in "12":
     inner(f"e.{c}", [(f"x{2 - j}.{i}", f"W{j}.{i}{c}") for j in (0, 1) for i in "12"])
     inner(f"g.{c}", [(f"x2.{i}", f"G.{i}{c}") for i in "12"])
-
-# %% tags=["nbval-check-output"]
 for c in "12":
     program[f"a.{c}"] = ("mul", (f"e.{c}", f"g.{c}"))
 for c in "12":
