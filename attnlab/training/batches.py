@@ -20,14 +20,10 @@ Pairs = Sequence[tuple[Any, Any]]  # token ids of source and target, without BOS
 class _Batches:
     """Passes of shuffled batches, each pass made when it is reached."""
 
-    def __init__(self, seed: int, device: torch.device | str) -> None:
+    def __init__(self, n_batches: int, seed: int, device: torch.device | str) -> None:
+        self.n_batches = n_batches  # of a pass
         self.seed, self.device = seed, device
         self._pass: tuple[int, list[Any]] = (-1, [])
-
-    @property
-    def n_batches(self) -> int:
-        """Number of batches of a pass."""
-        raise NotImplementedError
 
     def starting_at(self, index: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield batches from ``index`` on, without end."""
@@ -81,22 +77,16 @@ class WindowBatches(_Batches):
         seed: int,
         device: torch.device | str = "cpu",
     ) -> None:
-        super().__init__(seed, device)
         self.documents = [np.asarray(d) for d in documents]
         self.context_len, self.batch_size = context_len, batch_size
         n_windows = sum(_n_windows(len(d), context_len) for d in self.documents)
-        self._n_batches = n_windows // batch_size
-        if self._n_batches == 0:
+        super().__init__(n_windows // batch_size, seed, device)
+        if self.n_batches == 0:
             n_tokens = sum(len(d) for d in self.documents)
             raise AttnlabError(
                 f"{n_tokens} tokens make {n_windows} windows of context_len={context_len}; a batch "
                 f"takes {batch_size}. Use a smaller batch_size or context_len, or more text."
             )
-
-    @property
-    def n_batches(self) -> int:
-        """Number of batches of a pass."""
-        return self._n_batches
 
     def _batch(self, held: np.ndarray) -> tuple[Tensor, Tensor]:
         """Return inputs and targets ``(batch, context_len)`` of these windows."""
@@ -151,15 +141,10 @@ class PairBatches(_Batches):
     ) -> None:
         if len(pairs) == 0:
             raise AttnlabError("There is no sentence pair to train on: were all of them too long?")
-        super().__init__(seed, device)
         self.pairs, self.max_tokens = pairs, max_tokens
         self.lengths = pair_lengths(pairs)
         self._cuts = cut_by_tokens(self.lengths[_by_length(self.lengths)], max_tokens=max_tokens)
-
-    @property
-    def n_batches(self) -> int:
-        """Number of batches of a pass."""
-        return len(self._cuts)
+        super().__init__(len(self._cuts), seed, device)
 
     @property
     def padding_share(self) -> float:

@@ -188,11 +188,12 @@ def bleu(
     _require_pairs(hypotheses, references)
     metric = BLEU(tokenize=tokenize)
     score = metric.corpus_score(list(hypotheses), [list(references)])
-    low, high = _interval(_sentence_counts(hypotheses, references, tokenize), n_resamples, seed)
+    counts = _sentence_counts(hypotheses, references, tokenize)
+    low, high = np.percentile(_resampled(counts, n_resamples, seed)[1:], [2.5, 97.5])
     return Bleu(
         score=score.score,
-        low=low,
-        high=high,
+        low=float(low),
+        high=float(high),
         signature=str(metric.get_signature()),
         precisions=tuple(score.precisions),
         brevity_penalty=score.bp,
@@ -284,7 +285,8 @@ def bleu_by_hand(hypotheses: Sequence[str], references: Sequence[str]) -> float:
     pairs = [(h.split(), r.split()) for h, r in zip(hypotheses, references, strict=True)]
     log_precisions = 0.0
     for order in range(1, MAX_ORDER + 1):
-        n_right = sum(_clipped(hyp, ref, order) for hyp, ref in pairs)
+        runs = [(n_grams(hyp, order=order), n_grams(ref, order=order)) for hyp, ref in pairs]
+        n_right = sum((hyp & ref).total() for hyp, ref in runs)
         n_written = sum(max(0, len(hyp) - order + 1) for hyp, _ in pairs)
         if n_right == 0:
             return 0.0
@@ -299,10 +301,6 @@ def n_grams(words: Sequence[str], *, order: int) -> Counter[tuple[str, ...]]:
     return Counter(tuple(words[i : i + order]) for i in range(len(words) - order + 1))
 
 
-def _clipped(hypothesis: list[str], reference: list[str], order: int) -> int:
-    return (n_grams(hypothesis, order=order) & n_grams(reference, order=order)).total()
-
-
 def _sentence_counts(
     hypotheses: Sequence[str], references: Sequence[str], tokenize: str
 ) -> np.ndarray:
@@ -313,11 +311,6 @@ def _sentence_counts(
         found = metric.sentence_score(hypothesis, [reference])
         rows.append([*found.counts, *found.totals, found.sys_len, found.ref_len])
     return np.array(rows, dtype=np.int64)
-
-
-def _interval(counts: np.ndarray, n_resamples: int, seed: int) -> tuple[float, float]:
-    low, high = np.percentile(_resampled(counts, n_resamples, seed)[1:], [2.5, 97.5])
-    return float(low), float(high)
 
 
 def _resampled(counts: np.ndarray, n_resamples: int, seed: int) -> np.ndarray:
