@@ -153,9 +153,8 @@ class Translator(nn.Module):
         self, memory: Tensor, *, source_padding: Tensor | None = None
     ) -> DecoderState:
         """Return the decoder's state before ``BOS``; keys and values of the source are computed."""
-        states = (
-            layer.initial_state(memory, source_padding=source_padding) for layer in self._decoder
-        )
+        layers = cast(Any, self.decoder)
+        states = (layer.initial_state(memory, source_padding=source_padding) for layer in layers)
         return DecoderState(tuple(states))
 
     def step(self, token: Tensor, state: DecoderState) -> tuple[Tensor, DecoderState]:
@@ -171,7 +170,7 @@ class Translator(nn.Module):
         x = self.target_embedding(token)
         if self.target_position is not None:
             x = x + self.target_position[state.position]
-        x, layers = through(self._decoder, "step", x, state.layers)
+        x, layers = through(self.decoder, "step", x, state.layers)
         return self.head(self.decoder_norm(x)), DecoderState(layers, state.position + 1)
 
     @torch.no_grad()
@@ -212,10 +211,6 @@ class Translator(nn.Module):
     def device(self) -> torch.device:
         """Where the weights are, and where tokens have to be."""
         return self.target_embedding.weight.device
-
-    @property
-    def _decoder(self) -> list[DecoderLayer]:
-        return cast(list[DecoderLayer], list(self.decoder))
 
     def _search(
         self, source: Tensor, beam_size: int, max_len: int, length_penalty: float

@@ -146,28 +146,17 @@ class PairBatches(_Batches):
         self._cuts = cut_by_tokens(self.lengths[_by_length(self.lengths)], max_tokens=max_tokens)
         super().__init__(len(self._cuts), seed, device)
 
-    @property
-    def padding_share(self) -> float:
-        """Share of the positions that the model reads for nothing, both sides together."""
-        parts = [self.lengths[index] for index in self._in_order(0)]
-        n_positions = sum(len(part) * int(part.max(0).sum()) for part in parts)
-        return 1 - float(self.lengths.sum()) / n_positions
-
     def _batch(self, held: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
         """Return source ``(batch, source_time)`` and target ``(batch, target_time)``."""
         return collate_pairs([self.pairs[int(i)] for i in held], device=self.device)
 
     def _shuffled(self, n_pass: int) -> list[NDArray[np.int64]]:
-        batches = self._in_order(n_pass)
+        """Return the pairs of each batch: of like length, and ties in another order each pass."""
+        mixed = numpy_generator(self.seed, f"order/{n_pass}").permutation(len(self.lengths))
+        order = mixed[_by_length(self.lengths[mixed])]
+        batches = [order[start:end] for start, end in self._cuts]
         random = numpy_generator(self.seed, f"order/{n_pass}/batches")
         return [batches[i] for i in random.permutation(len(batches))]
-
-    def _in_order(self, n_pass: int) -> list[NDArray[np.int64]]:
-        """Return the pairs of every batch of a pass, from short to long."""
-        random = numpy_generator(self.seed, f"order/{n_pass}")
-        shuffled = random.permutation(len(self.lengths))
-        order = shuffled[_by_length(self.lengths[shuffled])]
-        return [order[start:end] for start, end in self._cuts]
 
 
 def collate_pairs(pairs: Pairs, *, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:

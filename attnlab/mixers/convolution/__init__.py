@@ -26,7 +26,6 @@ __all__ = [
     "causal_convolution",
     "choose",
     "choose_method",
-    "is_exactly_causal",
     "list_methods",
     "method_flops",
     "require_method",
@@ -84,11 +83,6 @@ def causal_convolution(
 def list_methods(ndim: int) -> tuple[str, ...]:
     """Return the methods for lag weights with this many axes: 3, 2 or 1."""
     return tuple(_METHODS[ndim])
-
-
-def is_exactly_causal(method: str) -> bool:
-    """Say whether no later number reaches an earlier output, not even as rounding."""
-    return method not in ("fft", "planes", "staged")
 
 
 def require_method(method: str, *, ndim: int) -> None:
