@@ -33,12 +33,8 @@ class UnknownMixerError(UnknownNameError):
 
     def __init__(self, name: str, known: Iterable[str]) -> None:
         """Name the mixer that was asked for and the ones that exist."""
-        super().__init__(
-            "token mixer",
-            name,
-            known,
-            next_step="To add one, decorate its class with @mixer (CONTRIBUTING.md).",
-        )
+        step = "To add one, decorate its class with @mixer (CONTRIBUTING.md)."
+        super().__init__("token mixer", name, known, next_step=step)
 
 
 class CorpusNotFoundError(AttnlabError):

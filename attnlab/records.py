@@ -6,6 +6,7 @@ import json
 import math
 import os
 import platform
+import re
 import shlex
 import subprocess
 import sys
@@ -197,8 +198,8 @@ def load_runs(
         step = "Leave variants out for all of them."
         raise UnknownNameError("recorded variant", variant, known, next_step=step)
     table = table[table["variant"].isin(variants)]
-    order = table["variant"].map(list(variants).index)
-    return table.iloc[np.argsort(order, kind="stable")].reset_index(drop=True)
+    order = {"key": lambda names: names.map(list(variants).index), "kind": "stable"}
+    return table.sort_values("variant", ignore_index=True, **order)
 
 
 def load_curves(experiment: str, *, path: Path | None = None) -> pd.DataFrame:
@@ -235,14 +236,12 @@ def _tables(parts: Iterator[tuple[Mapping[str, Any], Any]] | list) -> pd.DataFra
 def _select(
     experiment: str | None, path: Path | None, *, is_needed: bool = True
 ) -> list[dict[str, Any]]:
-    def is_asked(name: str) -> bool:
-        if experiment is None or name == experiment:
-            return True
-        return experiment.endswith("/") and name.startswith(experiment)
-
     records = list(read_records(path))
-    chosen = [record for record in records if is_asked(record["experiment"])]
-    if is_needed and experiment is not None and not chosen:
+    if experiment is None:
+        return records
+    pattern = re.compile(re.escape(experiment) + ("" if experiment.endswith("/") else "$"))
+    chosen = [record for record in records if pattern.match(record["experiment"])]
+    if is_needed and not chosen:
         known = {record["experiment"] for record in records}
         step = "Run it with: attnlab study run NAME --scale SCALE."
         if any(name.startswith(f"{experiment}/") for name in known):
