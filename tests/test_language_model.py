@@ -21,7 +21,7 @@ CONFIG = ModelConfig(vocab_size=11, context_len=7, d_model=12, n_layers=2, n_hea
 VARIATIONS = [
     {"mixer": "attention"},
     {"mixer": "she", "mixer_options": {"method": "lags"}},
-    {"mixer": "he", "norm": "post"},
+    {"mixer": "he"},
     {"mixer": "we", "position": "sinusoidal"},
     {"mixer": "me", "position": "none"},
     {"mixer": "mean", "tie_embeddings": False},
@@ -40,17 +40,25 @@ def some_tokens(batch=2, time=7, seed=0, vocab_size=11):
 
 
 @pytest.mark.parametrize("changes", VARIATIONS, ids=str)
-def test_streaming_gives_the_logits_of_the_parallel_pass(changes):
-    model, tokens = build(**changes), some_tokens()
-    state, outputs = model.initial_state(2), []
-    with torch.no_grad():
-        for token in tokens.unbind(1):
-            logits, state = model.step(token, state)
-            outputs.append(logits)
-        torch.testing.assert_close(torch.stack(outputs, 1), model(tokens), rtol=1e-9, atol=1e-9)
+@pytest.mark.parametrize("norm", ["pre", "post"])
+@torch.no_grad()
+def test_single_tokens_and_prompts_give_the_logits_of_the_parallel_pass_without_dropout(
+    changes, norm
+):
+    model, tokens = build(**changes, norm=norm, dropout=0.5), some_tokens()
+    expected = model.eval()(tokens)
+    for cut in (0, 1, 6):
+        state = model.train().initial_state(2)
+        if cut:
+            logits, state = model.prefill(tokens[:, :cut])
+            torch.testing.assert_close(logits, expected[:, cut - 1], rtol=1e-9, atol=1e-9)
+        for t in range(cut, 7):
+            assert state.position == t
+            logits, state = model.step(tokens[:, t], state)
+            torch.testing.assert_close(logits, expected[:, t], rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("changes", VARIATIONS, ids=str)
+@pytest.mark.parametrize("changes", [*VARIATIONS, {"norm": "post"}], ids=str)
 def test_editing_a_later_token_changes_no_earlier_logit(changes):
     model, before = build(**changes), some_tokens()
     for cut in range(7):
