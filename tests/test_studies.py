@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,6 @@ from attnlab.studies import (
     Plan,
     ablation,
     export_models,
-    list_studies,
     n_grams,
     run_plan,
     unfinished_plans,
@@ -41,6 +41,9 @@ for progress in run_plan(plan, folders=folders):
     print(progress.job, progress.step, flush=True)
     time.sleep(float(sys.argv[3]))
 """
+
+
+MEAN = Plan(study="language-model", variants=("mean",))
 
 
 @pytest.fixture
@@ -68,24 +71,14 @@ def test_every_variant_runs_at_smoke_scale_and_is_recorded(folders):
     assert set(last) == {8 * 8 * 8}
 
 
-def test_finished_jobs_are_not_run_again(folders):
-    plan = Plan(study="language-model", variants=("mean",))
-    run(plan, folders)
-    again = run(plan, folders)
-    assert [p.message for p in again] == ["recorded before"]
-    assert len(list(read_records(folders.runs))) == 1
-    assert unfinished_plans(folders=folders) == []
-
-
-def test_another_process_holding_a_job_is_left_alone(folders):
-    first, second = (
-        run_plan(Plan(study="language-model", variants=("mean",)), folders=folders)
-        for _ in range(2)
-    )
+def test_a_job_is_run_once_whoever_asks_for_it(folders):
+    first, second = (run_plan(MEAN, folders=folders) for _ in range(2))
     next(first)
     assert [p.message for p in second] == ["another process has it"]
     list(first)
+    assert [p.message for p in run(MEAN, folders)] == ["recorded before"]
     assert len(list(read_records(folders.runs))) == 1
+    assert unfinished_plans(folders=folders) == []
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="not on Windows: the test kills with a signal")
@@ -129,19 +122,14 @@ def test_trained_models_are_exported_with_what_they_are(folders, tmp_path):
     assert facts["experiment"] == "language-model/smoke/tales"
 
 
-def test_an_interrupted_plan_is_remembered_exactly(folders):
-    done = Plan(study="language-model", variants=("mean",), seeds=(0, 1))
+def test_a_plan_is_remembered_exactly_while_it_is_unfinished(folders):
     begun = Plan(study="language-model", variants=("identity",), seeds=(2,))
-    run(done, folders)
+    run(replace(MEAN, seeds=(0, 1)), folders)
     next(run_plan(begun, folders=folders))
-    assert unfinished_plans(folders=folders) == [begun]
-
-
-def test_a_plan_that_cannot_be_is_not_remembered(folders):
-    for plan in (Plan(study="language-model", variants=("x",)), Plan(study="n-grams", corpus="x")):
+    for impossible in (replace(MEAN, variants=("x",)), Plan(study="n-grams", corpus="x")):
         with pytest.raises(UnknownNameError):
-            run(plan, folders)
-    assert unfinished_plans(folders=folders) == []
+            run(impossible, folders)
+    assert unfinished_plans(folders=folders) == [begun]
 
 
 def test_a_job_that_diverges_does_not_stop_the_others(folders, monkeypatch):
@@ -163,10 +151,10 @@ def test_a_process_that_dies_while_recording_keeps_its_checkpoint(folders, monke
     monkeypatch.setattr(engine, "CHECKPOINT_EVERY_S", 0.0)
     monkeypatch.setattr(RunRecord, "append_to", full)
     with pytest.raises(OSError, match="full"):
-        run(Plan(study="language-model", variants=("mean",)), folders)
+        run(MEAN, folders)
     monkeypatch.undo()
     assert list(folders.work.glob("language-model/*.checkpoint.safetensors"))
-    again = run(Plan(study="language-model", variants=("mean",)), folders)
+    again = run(MEAN, folders)
     assert len(list(read_records(folders.runs))) == 1
     assert not [p for p in again if p.step not in (0, p.n_steps)], "nothing was trained again"
 
@@ -175,27 +163,16 @@ def test_a_process_that_dies_while_recording_keeps_its_checkpoint(folders, monke
     ("plan", "words"),
     [
         ({"study": "langage-model"}, "Did you mean 'language-model'"),
-        ({"study": "language-model", "variants": ("shee",)}, "Did you mean 'she'"),
-        ({"study": "language-model", "corpus": "child"}, "data set is called 'child'"),
+        ({"variants": ("shee",)}, "Did you mean 'she'"),
+        ({"corpus": "child"}, "data set is called 'child'"),
+        ({"scale": "huge"}, "classroom minutes"),
+        ({"seeds": ()}, "at least one seed"),
+        ({"seeds": (-1,)}, "at least one seed"),
     ],
 )
-def test_unknown_names_are_answered_with_the_nearest(plan, words, folders):
-    with pytest.raises(UnknownNameError, match=words):
-        run(Plan(**plan), folders)
-
-
-def test_unknown_scales_and_missing_seeds_are_explained():
-    with pytest.raises(UnknownNameError, match="classroom minutes"):
-        Plan(study="language-model", scale="huge")
-    for seeds in ((), (-1,)):
-        with pytest.raises(AttnlabError, match="at least one seed"):
-            Plan(study="language-model", seeds=seeds)
-
-
-def test_every_study_says_what_it_is():
-    for study in list_studies():
-        assert study.summary
-        assert study.variants
+def test_a_plan_that_cannot_be_is_answered_with_what_could(plan, words, folders):
+    with pytest.raises(AttnlabError, match=words):
+        run(replace(MEAN, **plan), folders)
 
 
 # Study n-grams
