@@ -2,6 +2,7 @@
 
 import functools
 import heapq
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -14,7 +15,15 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from attnlab.analysis import critical_path, theory
 from attnlab.analysis.critical_path.capture import capture
-from attnlab.analysis.critical_path.reduction import combine, critical_term
+from attnlab.analysis.critical_path.operations import (
+    CHANGES_NOTHING,
+    DECIDES,
+    UNKNOWN,
+    Each,
+    Source,
+    combine,
+    critical_term,
+)
 from attnlab.config import ModelConfig
 from attnlab.errors import AttnlabError
 from attnlab.mixers import build_mixer, list_mixers, naive
@@ -53,13 +62,65 @@ def model_of(name, *, d_model=4, context_len=3, n_layers=1):
     )
 
 
+def one_by_one(trace, *, accumulate):
+    """Return depths and work of a trace, going through its scalars one after the other."""
+    depth, work = [0] * (trace.program.n_scalars + 1), Counter()
+
+    def join(kind, arrivals):
+        heap = list(arrivals)
+        work[kind] += len(heap) - 1
+        while len(heap) > 1:
+            if accumulate == "tree":
+                heap.sort()
+            heap[:2] = [max(heap[:2]) + 1]
+        return heap[0]
+
+    def each(operation):
+        columns = [numbers.flatten().tolist() for _, numbers in operation.inputs]
+        parts = (operation.out, operation.is_new, operation.cost)
+        for number, is_new, cost, *others in zip(
+            *(part.flatten().tolist() for part in parts), *columns, strict=True
+        ):
+            if is_new:
+                depth[number] = max(depth[other] for other in others) + cost
+                work[operation.kind] += cost
+
+    def result(operation, b, i, j):
+        terms = []
+        left, right = operation.left, operation.right
+        for k in range(left.code.shape[-1]):
+            ends = [(part.numbers[b % len(part.code), row, k % part.code.shape[-1]].item(),
+                     part.code[b % len(part.code), row, k % part.code.shape[-1]].item())
+                    for part, row in ((left, i), (right, j))]  # fmt: skip
+            codes = {code for _, code in ends}
+            if DECIDES in codes:
+                continue
+            cost = UNKNOWN in codes and CHANGES_NOTHING not in codes
+            work["mul"] += cost
+            terms.append(max(depth[number] for number, _ in ends) + cost)
+        return join(operation.kind, terms)
+
+    for operation in trace.operations:
+        if isinstance(operation, Each):
+            each(operation)
+        elif not isinstance(operation, Source):
+            for place in np.ndindex(operation.shape):
+                number = operation.rows[place].item()
+                if number:
+                    depth[number] = result(operation, *place)
+    return np.array(depth)[trace.output.numpy()], {kind: n for kind, n in work.items() if n}
+
+
 def require_engines_agree(trace):
-    """Compare depths in both orders and the work with the graph of scalar operations."""
+    """Compare depths in both orders, work and levels with what loops over scalars find."""
+    is_running = any(getattr(operation, "is_running", False) for operation in trace.operations)
     for accumulate in ORDERS:
-        graph = critical_path.scalar_graph(trace, accumulate=accumulate)
-        np.testing.assert_array_equal(graph.output_depths(), trace.depths(accumulate=accumulate))
-        if accumulate == "sequential":
-            assert graph.work == {kind: n for kind, n in trace.work.items() if n}
+        depths, work = one_by_one(trace, accumulate=accumulate)
+        np.testing.assert_array_equal(depths, trace.depths(accumulate=accumulate))
+        levels = trace.levels(accumulate=accumulate)
+        assert levels.sum() == trace.n_operations
+        assert is_running or work == trace.work
+        assert is_running or len(levels) >= depths.max(initial=0)
 
 
 # Closed forms
@@ -147,15 +208,12 @@ def test_the_chain_of_attention_goes_through_its_softmax():
     assert [step.name for step in path.steps[-2:]] == ["out", "out"]
 
 
-def test_a_table_has_one_row_a_step_and_words():
+def test_a_table_has_one_row_a_step():
     path = critical_path.trace_step(mixer_of("she", 6, 5)).longest_path()
     table = path.table()
     assert table["kind"].tolist() == SHE.split()
-    assert table["depth_after"].iloc[-1] == table["depth"].sum() == path.depth
-    assert table["words"].tolist()[:2] == [
-        "multiply: lag_weight",
-        "add up 30 terms: lag_weight",
-    ]
+    assert table["depth"].sum() == path.depth
+    assert table["n_terms"].tolist() == [2, 30, 2, 2, 6]
     assert all(len(element) == 2 for element in table["element"])
 
 
@@ -318,29 +376,6 @@ def test_both_engines_agree_on_options_of_the_family(options):
     require_engines_agree(critical_path.trace_module(mixer, torch.randn(1, 4, 2)))
 
 
-class Convolutions(nn.Module):
-    """Strides, groups, dilation and padding in one and two dimensions."""
-
-    def __init__(self):
-        super().__init__()
-        self.one = nn.Conv1d(4, 6, 3, stride=2, padding=2, dilation=2, groups=2)
-        self.two = nn.Conv2d(1, 2, (2, 3), padding=(1, 0))
-
-    def forward(self, x):
-        return self.two(self.one(x)[:, None])
-
-
-def test_convolutions_are_sums_over_windows():
-    module, x = Convolutions().double(), torch.randn(1, 4, 9, dtype=torch.float64)
-    graph, _ = capture(module, [x])
-    torch.testing.assert_close(graph(x), module(x))
-    trace = critical_path.trace_module(module, x)
-    require_engines_agree(trace)
-    # 2 channels a group and 3 taps; then 2 times 3 taps; a bias each
-    assert trace.longest_path(output=(0, 0, 3, 1)).names == "mul acc add mul acc add"
-    assert trace.depth() == (1 + 3 + 1) + (1 + 3 + 1)
-
-
 # Work
 
 
@@ -387,32 +422,23 @@ def test_work_is_told_by_kind():
     assert trace.longest_path().names == "max add exp acc div"
 
 
-# Bounds
-
-
-def test_a_bound_is_work_shared_plus_depth():
-    trace = critical_path.trace_module(lambda x: x.sum(-1), torch.randn(8))
-    assert (trace.n_operations, trace.depth(), trace.depth(accumulate="sequential")) == (7, 3, 7)
-    assert trace.bound(units=2) == 7 / 2 + 3
-    assert trace.bound(units=7, accumulate="sequential") == 1 + 7
+# Workers
 
 
 def test_more_work_and_a_shorter_chain_win_above_the_crossover():
-    she, attention = (
-        critical_path.trace_step(mixer_of(name, 16, 16, 4)) for name in ("she", "attention")
+    she, he, attention = (
+        critical_path.trace_step(mixer_of(name, 16, 16, 4)) for name in ("she", "he", "attention")
     )
     units = critical_path.crossover_units(she, attention)
+
+    def bound(trace, workers):
+        return trace.n_operations / workers + trace.depth()
+
     assert units > 1
-    assert she.bound(units=1.01 * units) < attention.bound(units=1.01 * units)
-    assert she.bound(units=0.99 * units) > attention.bound(units=0.99 * units)
+    assert bound(she, 1.01 * units) < bound(attention, 1.01 * units)
+    assert bound(she, 0.99 * units) > bound(attention, 0.99 * units)
     assert critical_path.crossover_units(attention, she) is None
-
-
-def test_less_work_and_a_shorter_chain_win_everywhere_or_never():
-    he, attention = (
-        critical_path.trace_step(mixer_of(name, 16, 16, 4)) for name in ("he", "attention")
-    )
-    assert critical_path.crossover_units(he, attention) == 1.0
+    assert critical_path.crossover_units(he, attention) == 1.0  # less work as well
     assert critical_path.crossover_units(attention, he) is None
     assert critical_path.crossover_units(he, he) is None
 
@@ -541,7 +567,7 @@ def test_the_context_of_a_step_can_be_shorter():
 
 
 def test_an_unknown_operation_is_named_with_what_to_add():
-    with pytest.raises(AttnlabError, match=r"aten\.sort.*rules\.py.*decompositions\.py"):
+    with pytest.raises(AttnlabError, match=r"aten\.sort.*lowering\.py.*textbook\.py"):
         critical_path.trace_module(lambda x: x.sort(-1)[0], torch.randn(3))
 
 
@@ -559,18 +585,16 @@ def test_wrong_choices_are_named():
         theory.expected_depth("me", d_model=2, context_len=2, accumulate="fast")
     with pytest.raises(AttnlabError, match=r"output=\(3,\) lies outside"):
         trace.longest_path(output=(3,))
-    with pytest.raises(AttnlabError, match="units=0 must be positive"):
-        trace.bound(units=0)
     with pytest.raises(AttnlabError, match="returned no tensor"):
         critical_path.trace_module(lambda x: 3, torch.ones(1))
 
 
-def test_a_graph_of_scalars_is_for_tiny_programs(monkeypatch):
-    monkeypatch.setattr(critical_path.scalars, "MOST_NODES", 50)
+def test_levels_are_for_tiny_programs(monkeypatch):
+    monkeypatch.setattr(critical_path.trace, "MOST_OPERATIONS", 50)
     trace = critical_path.trace_module(lambda x: x.softmax(-1), torch.randn(20))
     assert repr(trace) == "Trace(6 nodes of the aten graph, result (20,))"
     with pytest.raises(AttnlabError, match="tiny"):
-        critical_path.scalar_graph(trace)
+        trace.levels()
 
 
 def test_training_mode_gradients_and_numbers_are_left_alone():

@@ -15,7 +15,6 @@ The path belongs to the program, not to the equation: ``trace_step``, the defini
 """
 
 from attnlab.analysis.critical_path.path import Path, Step
-from attnlab.analysis.critical_path.scalars import ScalarGraph, scalar_graph
 from attnlab.analysis.critical_path.trace import (
     Trace,
     crossover_units,
@@ -25,11 +24,9 @@ from attnlab.analysis.critical_path.trace import (
 
 __all__ = [
     "Path",
-    "ScalarGraph",
     "Step",
     "Trace",
     "crossover_units",
-    "scalar_graph",
     "trace_module",
     "trace_step",
 ]

@@ -14,7 +14,7 @@ from torch._subclasses.functional_tensor import dispatch_functionalize
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.traceback import preserve_node_meta
 
-from attnlab.analysis.critical_path.decompositions import TextbookAttention, decomposition_table
+from attnlab.analysis.critical_path.textbook import TextbookAttention, decomposition_table
 from attnlab.errors import AttnlabError
 
 
@@ -26,31 +26,32 @@ def capture(
     A program that writes into its tensors is captured in its functional form.
     """
     modules = list(_modules_in(function))
-    with _evaluation_mode(modules), enable_grad():  # without gradients, kept transforms are read
-        graph = _run(function, inputs)
-        if any(_writes(node) for node in graph.graph.nodes):
-            graph = _run(function, inputs, wrap=dispatch_functionalize)
-    graph.graph.eliminate_dead_code()
-    return graph, {id(tensor): name for m in modules for name, tensor in _tensors_of(m)}
 
-
-def _run(
-    function: Callable[..., Any],
-    inputs: Sequence[Tensor],
-    *,
-    wrap: Callable[..., Any] = lambda program: program,
-) -> fx.GraphModule:
-    def program(*tensors: Tensor) -> Any:
+    def program(*tensors: Tensor) -> Tensor:
         with TextbookAttention():
-            return _first_tensor(function(*tensors))
+            result, found = function(*tensors), []
+            map_tensors(result, lambda _, tensor: found.append(tensor) or tensor)
+        if not found:
+            kind = type(result).__name__
+            raise AttnlabError(f"The traced function returned no tensor but {kind}.")
+        return found[0]
 
-    copies = [tensor.detach().clone() for tensor in inputs]
-    with preserve_node_meta():  # keeps which compound operation a node came from
-        return make_fx(
-            wrap(program),
-            decomposition_table=decomposition_table(),
-            _error_on_data_dependent_ops=False,  # a check of token ids is no part of the chain
-        )(*copies)
+    def run(wrapped: Callable[..., Any]) -> fx.GraphModule:
+        with preserve_node_meta():  # keeps which compound operation a node came from
+            return make_fx(
+                wrapped,
+                decomposition_table=decomposition_table(),
+                _error_on_data_dependent_ops=False,  # a check of token ids is no part of the chain
+            )(*[tensor.detach().clone() for tensor in inputs])
+
+    with _evaluation_mode(modules), enable_grad():  # without gradients, kept transforms are read
+        graph = run(program)
+        schemas = [getattr(node.target, "_schema", None) for node in graph.graph.nodes]
+        if any(schema is not None and schema.is_mutable for schema in schemas):
+            graph = run(dispatch_functionalize(program))
+    graph.graph.eliminate_dead_code()
+    named = [pair for m in modules for pair in (*m.named_buffers(), *m.named_parameters())]
+    return graph, {id(tensor): name for name, tensor in named}
 
 
 def input_names(function: Callable[..., Any], n_inputs: int) -> tuple[str, ...]:
@@ -62,55 +63,23 @@ def input_names(function: Callable[..., Any], n_inputs: int) -> tuple[str, ...]:
     return tuple(names[:n_inputs])
 
 
-def split_tensors(state: Any, name: str) -> tuple[dict[str, Tensor], Callable[..., Any]]:
-    """Take a nested state apart: its tensors by name, and a function that puts it together.
+def map_tensors(state: Any, change: Callable[[str, Tensor], Any], name: str = "") -> Any:
+    """Return a nested state with each tensor changed, given its name such as ``state.0.slots``.
 
     Tuples, lists, mappings and dataclasses are looked into; anything else stays as it is.
     """
     if isinstance(state, Tensor):
-        return {name: state}, lambda tensor: tensor
-    parts = _children(state)
-    split = {key: split_tensors(part, f"{name}.{key}") for key, part in parts.items()}
-    tensors = {n: tensor for found, _ in split.values() for n, tensor in found.items()}
-
-    def join(*given: Tensor) -> Any:
-        left, built = list(given), {}
-        for key, (found, build) in split.items():
-            built[key] = build(*[left.pop(0) for _ in found])
-        return _rebuilt(state, built)
-
-    return tensors, join
-
-
-def _children(state: Any) -> dict[Any, Any]:
+        return change(name, state)
     if isinstance(state, (tuple, list)):
-        return dict(enumerate(state))
-    if isinstance(state, dict):
-        return dict(state)
-    if is_dataclass(state) and not isinstance(state, type):
-        return {field.name: getattr(state, field.name) for field in fields(state) if field.init}
-    return {}
-
-
-def _rebuilt(state: Any, parts: dict[Any, Any]) -> Any:
-    if not parts:
-        return state
-    if isinstance(state, (tuple, list)):
-        values = parts.values()
+        values = [map_tensors(part, change, f"{name}.{i}") for i, part in enumerate(state)]
         return type(state)(*values) if hasattr(state, "_fields") else type(state)(values)
-    return dict(parts) if isinstance(state, dict) else replace(state, **parts)
-
-
-def _first_tensor(result: Any) -> Tensor:
-    tensors, _ = split_tensors(result, "")
-    if not tensors:
-        raise AttnlabError(f"The traced function returned no tensor but {type(result).__name__}.")
-    return next(iter(tensors.values()))
-
-
-def _writes(node: fx.Node) -> bool:
-    schema = getattr(node.target, "_schema", None)
-    return schema is not None and schema.is_mutable
+    if isinstance(state, dict):
+        return {key: map_tensors(part, change, f"{name}.{key}") for key, part in state.items()}
+    if is_dataclass(state) and not isinstance(state, type):
+        names = [field.name for field in fields(state) if field.init]
+        parts = {n: map_tensors(getattr(state, n), change, f"{name}.{n}") for n in names}
+        return replace(state, **parts)
+    return state
 
 
 def _modules_in(function: Any) -> Iterator[nn.Module]:
@@ -127,11 +96,6 @@ def _modules_in(function: Any) -> Iterator[nn.Module]:
         for part in (*held.nonlocals.values(), *held.globals.values()):
             if isinstance(part, (nn.Module, functools.partial)) or inspect.ismethod(part):
                 yield from _modules_in(part)
-
-
-def _tensors_of(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    yield from module.named_buffers()
-    yield from module.named_parameters()
 
 
 @contextmanager

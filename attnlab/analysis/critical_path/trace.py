@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from bisect import bisect
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -14,14 +15,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, fx, nn
 
-from attnlab.analysis.critical_path import naming
-from attnlab.analysis.critical_path.capture import capture, input_names, split_tensors
-from attnlab.analysis.critical_path.path import Path, Step, join_steps
-from attnlab.analysis.critical_path.primitives import Primitive, Source
-from attnlab.analysis.critical_path.reduction import require_order
-from attnlab.analysis.critical_path.rules import SHAPE_ONLY, Context, lower, operation_name
+from attnlab.analysis.critical_path.capture import capture, input_names, map_tensors
+from attnlab.analysis.critical_path.lowering import Program
+from attnlab.analysis.critical_path.operations import Operation, place_of, require_order
+from attnlab.analysis.critical_path.path import Path, Step, join_steps, name_steps, weight_name
 from attnlab.errors import AttnlabError
 from attnlab.mixers.base import Ring
+
+MOST_OPERATIONS = 200_000
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -29,26 +30,31 @@ class Trace:
     """The scalar operations of a program, and which waits for which.
 
     Attributes:
-        primitives: What each node of the aten graph does, in the order of the program.
+        program: The nodes of the aten graph as operations on numbered scalars.
         source_names: Inputs and weights by node.
-        output: The node that is the result.
+        output: Numbers of the elements of the result.
     """
 
-    primitives: dict[fx.Node, Primitive]
+    program: Program
     source_names: dict[fx.Node, str]
-    output: fx.Node
-    _depths: dict[str, dict[fx.Node, Tensor]] = field(default_factory=dict)
+    output: Tensor
+    _depths: dict[str, Tensor] = field(default_factory=dict)
 
     def __repr__(self) -> str:
-        return f"Trace({len(self.primitives)} nodes of the aten graph, result {self.shape})"
+        return f"Trace({len(self.program.nodes)} nodes of the aten graph, result {self.shape})"
+
+    @property
+    def operations(self) -> list[Operation]:
+        """What the program does, in its order."""
+        return list(self.program.operations.values())
 
     @cached_property
     def work(self) -> dict[str, int]:
         """Scalar operations by kind, the same in both orders of accumulation."""
         total: Counter[str] = Counter()
-        for primitive in self.primitives.values():
-            total += primitive.work()
-        return dict(total.most_common())
+        for operation in self.operations:
+            total.update(operation.work())
+        return {kind: n for kind, n in total.most_common() if n}
 
     @property
     def n_operations(self) -> int:
@@ -63,7 +69,7 @@ class Trace:
     @property
     def shape(self) -> tuple[int, ...]:
         """Shape of the result."""
-        return tuple(self.primitives[self.output].unknown.shape)
+        return tuple(self.output.shape)
 
     def depths(self, *, accumulate: str = "tree") -> NDArray[np.int64]:
         """Return for each element of the result how many operations follow each other."""
@@ -73,17 +79,21 @@ class Trace:
         """Return the depth of the deepest element of the result."""
         return int(self.depths(accumulate=accumulate).max(initial=0))
 
-    def bound(self, *, units: float, accumulate: str = "tree") -> float:
-        r"""Return how many time steps ``units`` workers need at most.
+    def levels(self, *, accumulate: str = "tree") -> NDArray[np.int64]:
+        """Return how many operations can be done at each depth, from 1 on.
 
-        .. math:: \frac{\text{work}}{P} + \text{depth}
-
-        Source:
-            Brent, "The parallel evaluation of general arithmetic expressions", JACM 21 (1974).
+        Raises:
+            AttnlabError: The program is not tiny: every operation is looked at by itself.
         """
-        if units <= 0:
-            raise AttnlabError(f"units={units} must be positive: one worker is the least.")
-        return self.n_operations / units + self.depth(accumulate=accumulate)
+        if self.n_operations > MOST_OPERATIONS:
+            raise AttnlabError(
+                f"The program has more than {MOST_OPERATIONS:,} scalar operations. Trace it at a "
+                "tiny size, or use its depth and work, which need no look at each."
+            )
+        depth, done = self._all_depths(accumulate), []
+        for operation in self.operations:
+            done += operation.levels(depth, accumulate=accumulate)
+        return np.bincount(done, minlength=1)[1:]
 
     def longest_path(
         self, *, accumulate: str = "tree", output: Sequence[int] | None = None
@@ -96,36 +106,26 @@ class Trace:
                 under it. None means the newest position: the last one along axis 1 of a result
                 with three axes or more, and the whole result otherwise.
         """
-        depths = self._all_depths(accumulate)
-        index = _deepest(depths[self.output], output)
-        node, steps = self.output, []
-        names = naming.name_steps(self.primitives, self.source_names)
-        place = int(np.ravel_multi_index(index, self.shape)) if self.shape else 0
-        while (hop := self._hop(node, place, accumulate)) is not None:
-            for kind, depth, n_terms in hop.did:
-                steps.append(_step(node, place, kind, depth, n_terms, names, self.primitives))
-            node, place = hop.node, hop.index
-        start = _unravel(place, self.primitives[node].unknown.shape)
-        return Path(
-            steps=join_steps(steps[::-1]),
-            start=(self.source_names.get(node, "a constant"), start),
-            end=index,
-            accumulate=accumulate,
-        )
+        depth = self._all_depths(accumulate)
+        end = _deepest(depth[self.output], output)
+        names, steps = name_steps(self.program, self.source_names), []
+        number, start = int(self.output[end]), ("a constant", end)
+        while number:
+            its = self.operations[bisect(self.program.firsts, number) - 1]
+            element = _unravel(place_of(number, its.out), its.out.shape)
+            start = (names[its.node], element)
+            did, number = its.hop(number, depth, accumulate=accumulate)
+            steps += [Step(kind, n, start[0], k, its.node.name, element) for kind, n, k in did]
+        return Path(steps=join_steps(steps[::-1]), start=start, end=end)
 
-    def _hop(self, node: fx.Node, place: int, accumulate: str):
-        primitive = self.primitives[node]
-        if not bool(primitive.unknown.flatten()[place]):
-            return None
-        return primitive.hop(place, self._all_depths(accumulate), accumulate=accumulate)
-
-    def _all_depths(self, accumulate: str) -> dict[fx.Node, Tensor]:
+    def _all_depths(self, accumulate: str) -> Tensor:
+        """Return the depth of every scalar; that of the constants stands first."""
         require_order(accumulate)
         if accumulate not in self._depths:
-            found: dict[fx.Node, Tensor] = {}
-            for node, primitive in self.primitives.items():
-                found[node] = primitive.depth(found, accumulate=accumulate)
-            self._depths[accumulate] = found
+            depth = torch.zeros(self.program.n_scalars + 1, dtype=torch.long)
+            for operation in self.operations:
+                operation.fill(depth, accumulate=accumulate)
+            self._depths[accumulate] = depth
         return self._depths[accumulate]
 
 
@@ -143,8 +143,7 @@ def trace_module(module: Callable[..., Any], *example_inputs: Tensor) -> Trace:
     Raises:
         AttnlabError: An operation the tracer does not know; the message says where to add it.
     """
-    names = input_names(module, len(example_inputs))
-    return _trace(module, example_inputs, names)
+    return _trace(module, example_inputs, input_names(module, len(example_inputs)))
 
 
 def trace_step(mixer: Any, *, context: int | None = None) -> Trace:
@@ -161,12 +160,18 @@ def trace_step(mixer: Any, *, context: int | None = None) -> Trace:
     context = longest if context is None else context
     if not 1 <= context <= longest:
         raise AttnlabError(f"context={context} must be 1 to context_len={longest}.")
-    newest = _newest_input(mixer)
-    tensors, join = split_tensors(_full_state(mixer, newest, context - 1), "state")
+    newest = torch.zeros(1, dtype=torch.long)  # a token id
+    if hasattr(mixer, "d_model"):
+        weight = next(mixer.parameters(), torch.empty(0))
+        newest = torch.ones(1, mixer.d_model, dtype=weight.dtype)
+    state = _full_state(mixer, newest, context - 1)
+    tensors: dict[str, Tensor] = {}
+    map_tensors(state, tensors.setdefault, "state")
 
-    def step(x_t: Tensor, *state: Tensor) -> Tensor:
+    def step(x_t: Tensor, *given: Tensor) -> Tensor:
+        left = iter(given)
         with torch.enable_grad():  # which keeps a mixer from writing over its state
-            return mixer.step(x_t, join(*state))[0]
+            return mixer.step(x_t, map_tensors(state, lambda *_: next(left)))[0]
 
     return _trace(step, (newest, *tensors.values()), ("x_t", *tensors))
 
@@ -185,62 +190,27 @@ def crossover_units(trace_a: Trace, trace_b: Trace, *, accumulate: str = "tree")
 
 def _trace(function: Callable[..., Any], inputs: Sequence[Tensor], names: Sequence[str]) -> Trace:
     graph, weights = capture(function, inputs)
-    context, named = Context(), {}
+    program, named = Program(), {}
     placeholders = iter(zip(inputs, names, strict=True))
     unread = {node: len(node.users) for node in graph.graph.nodes}
     for node in graph.graph.nodes:
         if node.op == "placeholder":
-            context.values[node], named[node] = next(placeholders)
-            context.primitives[node] = _source(context.values[node], is_known=False)
+            value, named[node] = next(placeholders)
+            program.add_source(node, value, is_constant=False)
         elif node.op == "get_attr":
             value = getattr(graph, node.target)
             is_weight = isinstance(value, nn.Parameter) or id(value) in weights
-            context.values[node] = value.detach()
-            context.primitives[node] = _source(value, is_known=not is_weight)
-            named[node] = naming.weight_name(weights.get(id(value), "")) or "a weight"
+            named[node] = weight_name(weights.get(id(value), "")) or "a weight"
+            program.add_source(node, value, is_constant=not is_weight)
         elif node.op == "call_function":
-            _add(node, context)
+            program.add(node)
         else:
-            output = node.args[0]
+            output = program.numbers[node.args[0]]
         for source in node.all_input_nodes:
             unread[source] -= 1
             if not unread[source]:
-                context.values.pop(source, None)  # values are large, and only constants matter
-    return Trace(context.primitives, named, output)
-
-
-def _add(node: fx.Node, context: Context) -> None:
-    """Compute the values of a node and find its primitive."""
-
-    def value_of(source: fx.Node) -> Any:
-        return context.values[source]
-
-    args, kwargs = fx.map_arg(node.args, value_of), fx.map_arg(node.kwargs, value_of)
-    with torch.no_grad():
-        value = node.target(*args, **kwargs)
-    context.values[node] = value
-    sources = node.all_input_nodes
-    if operation_name(node) in SHAPE_ONLY or all(context.is_constant(s) for s in sources):
-        if isinstance(value, Tensor):
-            context.primitives[node] = _source(value, is_known=True)
-        return
-    context.primitives[node] = lower(node, context)
-
-
-def _source(value: Tensor, *, is_known: bool) -> Source:
-    return Source(torch.tensor(not is_known).expand(value.shape))
-
-
-def _step(node, place, kind, depth, n_terms, names, primitives) -> Step:
-    return Step(
-        kind=kind,
-        depth=depth,
-        name=names[node],
-        operation=naming.describe_operation(node),
-        node=node.name,
-        element=_unravel(place, primitives[node].unknown.shape),
-        n_terms=n_terms,
-    )
+                program.forget(source)
+    return Trace(program, named, output)
 
 
 def _unravel(place: int, shape: Sequence[int]) -> tuple[int, ...]:
@@ -257,18 +227,10 @@ def _deepest(depth: Tensor, output: Sequence[int] | None) -> tuple[int, ...]:
     try:
         under = depth[where] if where else depth
     except IndexError as error:
-        raise AttnlabError(f"output={where} lies outside a result of {tuple(depth.shape)}.") from (
-            error
-        )
+        shape = tuple(depth.shape)
+        raise AttnlabError(f"output={where} lies outside a result of {shape}.") from error
     where = tuple(i % n for i, n in zip(where, depth.shape, strict=False))
     return (*where, *_unravel(int(under.argmax()), under.shape))
-
-
-def _newest_input(mixer: Any) -> Tensor:
-    if hasattr(mixer, "d_model"):
-        weight = next(mixer.parameters(), torch.empty(0))
-        return torch.ones(1, mixer.d_model, dtype=weight.dtype)
-    return torch.zeros(1, dtype=torch.long)  # a token id
 
 
 def _full_state(mixer: Any, newest: Tensor, n_seen: int) -> Any:

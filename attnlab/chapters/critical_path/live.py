@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
-import numpy as np
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -50,8 +49,7 @@ def level_sizes(
         accumulate: ``tree`` or ``sequential``.
     """
     mixer = build_mixer(name, d_model=d_model, context_len=context_len)
-    graph = critical_path.scalar_graph(critical_path.trace_step(mixer), accumulate=accumulate)
-    return tuple(int(n) for n in np.bincount(graph.depths())[1:])
+    return tuple(critical_path.trace_step(mixer).levels(accumulate=accumulate).tolist())
 
 
 def busy_workers(sizes: Sequence[int], *, units: int) -> list[int]:
