@@ -10,6 +10,7 @@ from tensors import assert_same, assert_same_mixing, randomised, stepped, tokens
 
 from attnlab.errors import AttnlabError, UnknownMixerError
 from attnlab.mixers import build_mixer, find_mixer, list_mixers, mixer_options, mixer_summary, naive
+from attnlab.mixers.attention import look_up, look_up_weights
 from attnlab.mixers.extractor import CHOICES
 from attnlab.show import look
 
@@ -195,6 +196,40 @@ def test_attention_weights_are_rows_of_chances_that_the_mixer_uses(shape, seed):
     values = mixer.value(x).unflatten(-1, (2, -1)).transpose(1, 2)
     mixed = (weights @ values).transpose(1, 2).flatten(2)
     assert_same(mixer.out(mixed), mixer(x), mixer.parameters())
+
+
+@given(
+    sizes=st.tuples(*(st.integers(1, most) for most in (3, 3, 5, 7, 3))),
+    is_causal=st.booleans(),
+    window=st.none() | st.integers(1, 5),
+    seed=seeds,
+)
+def test_a_look_up_averages_what_may_be_seen_and_finds_nothing_where_all_is_padding(
+    sizes, is_causal, window, seed
+):
+    n_rows, n_heads, n_queries, n_keys, width = sizes
+    n_queries = min(n_queries, n_keys) if is_causal else n_queries
+    q = tokens(n_rows, n_heads, n_queries, width, seed=seed)
+    k, v = (tokens(n_rows, n_heads, n_keys, width, seed=seed + i) for i in (1, 2))
+    for padding in (None, tokens(n_rows, n_keys, seed=seed) > 0):
+        sight = {"is_causal": is_causal, "window": window, "padding": padding}
+        weights = look_up_weights(q, k, **sight)
+        for row, t, s in itertools.product(range(n_rows), range(n_queries), range(n_keys)):
+            lag = n_keys - n_queries + t - s
+            is_seen = not is_causal or 0 <= lag < (window or n_keys)
+            is_seen = is_seen and not (padding is not None and padding[row, s])
+            score = (q[row, :, t] * k[row, :, s]).sum(-1) / width**0.5
+            assert ((weights[row, :, t, s] > 0) == is_seen).all()
+            if is_seen:
+                ratio = weights[row, :, t, s] / weights[row, :, t].amax(-1)
+                best = (q[row, :, t, None] * k[row]).sum(-1) / width**0.5
+                best = best.masked_fill(weights[row, :, t] == 0, -torch.inf).amax(-1)
+                torch.testing.assert_close(ratio, (score - best).exp(), **TINY)
+        total = weights.sum(-1)
+        torch.testing.assert_close(total, (total > 0).double())
+        if padding is None or not is_causal:
+            found = look_up(q, k, v, **sight).unflatten(-1, (n_heads, -1)).transpose(1, 2)
+            torch.testing.assert_close(found, weights @ v, **TINY)
 
 
 def test_attention_without_positions_forgets_the_order_of_the_past():
