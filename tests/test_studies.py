@@ -230,6 +230,8 @@ def test_an_ablation_is_recorded_with_its_losses_by_position(folders):
     row = load_runs("extractor-ablation/smoke/tales", path=folders.runs).iloc[0]
     windows, oracle_nats = ablation.held_out_windows()
     assert row["oracle_nats"] == oracle_nats < row["test_loss_nats"]
+    (job,) = ablation.jobs(Plan(study="extractor-ablation", variants=("she",)))
+    assert not np.array_equal(ablation.ablation_task(job).train[:99], windows.flatten()[:99])
     places = load_details("extractor-ablation/smoke/tales", "by_position", path=folders.runs)
     assert len(places) == windows.shape[1] - 1 == ablation.SIZES["context_len"]
     assert places["loss_nats"].mean() == pytest.approx(row["test_loss_nats"])
