@@ -8,11 +8,10 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.axis import Axis
-from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter, NullLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
 
 from attnlab.errors import AttnlabError
-from attnlab.show.kinds import listed, spread
+from attnlab.show.kinds import listed, name_ends, tick_at
 from attnlab.show.pictures import picture
 from attnlab.show.style import LOOKS, Look, look, new_axes
 
@@ -62,17 +61,18 @@ def ratio_by_length(points: pd.DataFrame):
     ax.set(xscale="log", yscale="log", xlabel="Sequence length (tokens)",
            ylabel="Time over attention's (log scale)")  # fmt: skip
     ax.axhline(1.0, color=LOOKS["attention"].colour, lw=1.6, zorder=1)
-    _set_lengths(ax.xaxis, points["config.time"])
+    lengths = sorted(points["config.time"].unique())
+    tick_at(ax.xaxis, lengths)
     ax.yaxis.set_major_locator(LogLocator(base=2, numticks=9))
     ax.yaxis.set_major_formatter(
         FuncFormatter(lambda v, _: f"{v:g}×" if v >= 1 else f"1/{1 / v:g}")
     )
     ax.yaxis.set_minor_locator(NullLocator())
-    _label_ends(ax, {"attention": 1.0, **{n: c["mid"].iloc[-1] for n, c in curves.items()}})
+    name_ends(ax, {"attention": (lengths[-1], 1.0), **_ends(curves)}, gap=LABEL_GAP)
     if not curves:
         return ax, "No mixer was timed beside attention."
-    lengths = listed([f"{length:.0f}" for length in sorted(points["config.time"].unique())])
-    return ax, f"Time over attention's at {lengths} tokens: {'; '.join(parts)}."
+    where = listed([f"{length:.0f}" for length in lengths])
+    return ax, f"Time over attention's at {where} tokens: {'; '.join(parts)}."
 
 
 @picture
@@ -147,10 +147,12 @@ def generation_growth(points: pd.DataFrame):
             _draw_curve(ax, name, curve)
         ax.set(xscale="log", yscale="log", xlabel="Context (tokens)")
         ax.set_title(f"batch {batch:.0f}", fontsize=10)
-        _set_lengths(ax.xaxis, rows["config.context_len"])
-        ends.append({name: curve["mid"].iloc[-1] for name, curve in curves.items()})
+        ends.append(_ends(curves))
         contexts = sorted(rows["config.context_len"].unique())
-        costs = ", ".join(f"{look(name).label} {_amount(end)}" for name, end in ends[-1].items())
+        tick_at(ax.xaxis, contexts)
+        costs = ", ".join(
+            f"{look(name).label} {_amount(end)}" for name, (_, end) in ends[-1].items()
+        )
         words = f"Batch {batch:.0f}, µs a token at context {contexts[-1]:.0f}: {costs}."
         if len(contexts) > 1:
             growth = ", ".join(
@@ -160,7 +162,7 @@ def generation_growth(points: pd.DataFrame):
             words += f" Growth from context {contexts[0]:.0f}, in times: {growth}."
         sentences.append(words)
     for ax, labels in zip(axes, ends, strict=True):  # once the shared axis is settled
-        _label_ends(ax, labels)
+        name_ends(ax, labels, gap=LABEL_GAP)
     axes[0].set_ylabel("Time of one more token (µs, log scale)")
     axes[0].yaxis.set_major_formatter(FuncFormatter(lambda value, _: _amount(value)))
     axes[0].yaxis.set_minor_formatter(NullFormatter())
@@ -228,21 +230,8 @@ def _draw_times(ax: Axes, table: pd.DataFrame) -> None:
     ax.set_axisbelow(True)
 
 
-def _set_lengths(axis: Axis, lengths: pd.Series) -> None:
-    """Put one tick at every measured length and none between."""
-    axis.set_major_locator(FixedLocator(sorted(float(length) for length in lengths.unique())))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axis.set_minor_locator(NullLocator())
-
-
-def _label_ends(ax: Axes, ends: Mapping[str, float]) -> None:
-    """Name each line at its right end, moved apart where two would touch."""
-    names = sorted(ends, key=lambda name: ends[name])
-    low, high = np.log(ax.get_ylim())
-    heights = [(float(np.log(ends[name])) - low) / (high - low) for name in names]
-    for name, height in zip(names, spread(heights, gap=LABEL_GAP), strict=True):
-        its, how = look(name), {"transform": ax.transAxes, "va": "center", "size": 9}
-        ax.text(1.02, height, its.label, color=its.colour, **how)
+def _ends(curves: Mapping[str, pd.DataFrame]) -> dict[str, tuple[float, float]]:
+    return {name: (curve.index[-1], curve["mid"].iloc[-1]) for name, curve in curves.items()}
 
 
 def _amount(value: float) -> str:

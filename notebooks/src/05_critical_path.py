@@ -459,7 +459,7 @@ for P in (1, 8, 32, 64, 128, 1000):
 
 # %% tags=["widget", "nbval-ignore-output"]
 settings = [{"units": 8}, {"units": 128}, {"units": 128, "accumulate": "sequential"}]
-explore(pictures.workers, presets=settings, **pictures.worker_dials())
+explore(pictures.workers, presets=settings, **pictures.WORKER_DIALS)
 
 # %% [markdown] tags=["exercise"]
 # <details><summary>Answer</summary>

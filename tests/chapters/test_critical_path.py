@@ -89,7 +89,7 @@ class TestChapter(ChapterTests):
     }
     PANELS = {  # noqa: RUF012
         "beside_attention": lambda: (pictures.beside_attention, pictures.path_dials()),
-        "workers": lambda: (pictures.workers, pictures.worker_dials()),
+        "workers": lambda: (pictures.workers, pictures.WORKER_DIALS),
     }
 
 

@@ -21,7 +21,7 @@ from attnlab.chapters.critical_path.live import (
     longest_chain,
 )
 from attnlab.mixers import build_mixer
-from attnlab.show import LOOKS, choice, figure, look, name_points, new_axes, picture
+from attnlab.show import LOOKS, figure, look, name_points, new_axes, picture
 from attnlab.show.chains import longest_chains
 from attnlab.show.kinds import listed, name_ends, spread, tick_at
 from attnlab.show.style import FAMILIES
@@ -271,14 +271,12 @@ def _crossings(table: pd.DataFrame) -> Iterator[tuple[str, str, float, float]]:
             yield short.name, other.name, units, short.work / units + short.depth
 
 
-def worker_dials() -> dict[str, object]:
-    """Return the dials of ``workers``."""
-    return {
-        "units": ("Workers P", 8, 1, 256, 1, "Each does one operation a step"),
-        "size": choice("Width d = context ℓ", options=[2, 4, 8], value=8, tooltip="Of both mixers"),
-        "accumulate": ("Sums", {"in a tree": "tree", "one after the other": "sequential"},
-                       "How terms are added up"),
-    }  # fmt: skip
+WORKER_DIALS = {
+    "units": ("Workers P", 8, 1, 256, 1, "Each does one operation a step"),
+    "size": ("Width d = context ℓ", [2, 4, 8], 8, "Of both mixers"),
+    "accumulate": ("Sums", {"in a tree": "tree", "one after the other": "sequential"},
+                   "How terms are added up"),
+}  # fmt: skip
 
 
 @picture
