@@ -35,7 +35,7 @@ def windows(chain):
 
 
 def test_activity_is_what_the_mixer_multiplies_its_values_by(model, windows):
-    activity = memory.key_activity(model, windows, layer=1)
+    activity = memory.key_activity(model, windows)
     assert activity.shape == (11, 9, 7)
     mixer, seen = model.blocks[1].mlp, []
     handle = mixer.register_forward_hook(lambda _, inputs, output: seen.append((inputs, output)))
@@ -92,21 +92,21 @@ def test_states_are_the_contexts_that_the_prefix_ends_with(chain, windows):
         assert states[row, end] == (max(fits, key=lambda i: len(contexts[i])) if fits else -1)
 
 
-def test_kl_by_state_of_a_model_that_knows_only_the_state_is_the_kl_of_its_rows(chain, windows):
-    config = ModelConfig(mixer="identity", vocab_size=3, context_len=9, d_model=4, n_layers=1,
+def test_a_model_that_knows_only_the_state_has_the_kl_of_its_rows_and_nan_where_it_never_is():
+    config = ModelConfig(mixer="identity", vocab_size=4, context_len=9, d_model=4, n_layers=1,
                          position="none")  # fmt: skip
     blind = LanguageModel(config, generator=torch_generator(1, "init")).eval()
-    truth = np.array([[0.2, 0.3, 0.5], [1.0, 0.0, 0.0], [0.6, 0.3, 0.1]])
-    states = memory.label_states(windows, contexts=[(0,), (1,), (2,)])
+    truth = np.array([[0.2, 0.3, 0.5, 0], [1, 0, 0, 0], [0.6, 0.3, 0.1, 0], [0.1, 0.2, 0.3, 0.4]])
+    contexts = [(0,), (1,), (2,), (3,)]
+    tokens = np.array([[0, 1, 2, 2, 0], [1, 1, 0, 2, 1]])
     rows = memory.next_token_law(blind, np.array([[0], [1], [2]]))[:, 0]
-    measured = memory.kl_by_state(blind, windows, states=states, truth=truth)
-    np.testing.assert_allclose(measured, kl_per_state(truth, rows), rtol=1e-5)
-
-
-def test_a_state_that_never_occurs_is_nan():
-    means = memory.mean_by_state([[1.0, 3.0]], states=np.array([[1, 1]]), n_states=2)
-    assert np.isnan(means[0])
-    assert means[1] == 2.0
+    atlas = memory.map_keys(blind, tokens, contexts=contexts, truth=truth, symbols="abcd")
+    np.testing.assert_allclose(atlas.kl_nats[:3], kl_per_state(truth[:3], rows), rtol=1e-5)
+    assert np.isnan(atlas.kl_nats[3])
+    assert np.isnan(atlas.activity[3]).all()
+    activity = memory.key_activity(blind, tokens)
+    np.testing.assert_allclose(atlas.activity[1], activity[tokens == 1].mean(0))
+    np.testing.assert_allclose(atlas.share, [0.3, 0.4, 0.3, 0.0])
 
 
 def test_the_atlas_has_one_column_a_key_and_measures_damage_against_the_whole(
@@ -116,11 +116,11 @@ def test_the_atlas_has_one_column_a_key_and_measures_damage_against_the_whole(
     truth = np.array(list(TREE.values()))
     atlas = memory.map_keys(model, windows, contexts=contexts, truth=truth, symbols=chain.symbols)
     assert atlas.states == tuple(TREE)
-    assert atlas.n_keys == 7
     assert atlas.activity.shape == atlas.damage_nats.shape == (9, 7)
     states = memory.label_states(windows, contexts=contexts)
     with memory.without_keys(model, [4]):
-        without = memory.kl_by_state(model, windows, states=states, truth=truth)
+        law = memory.next_token_law(model, windows)
+        without = kl_per_state(truth, law, states=states)
     np.testing.assert_allclose(atlas.damage_nats[:, 4], without - atlas.kl_nats)
     assert atlas.share.sum() == pytest.approx(1.0)
 

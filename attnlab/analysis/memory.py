@@ -1,4 +1,4 @@
-"""The channel mixer read as a memory: which keys fire where, what they write, what they are for."""
+"""The last channel mixer read as a memory: which keys fire where, what they write, what for."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ NO_STATE = -1
 
 @dataclass(frozen=True, kw_only=True)
 class KeyAtlas:
-    """What each key of one channel mixer does, as arrays.
+    """What each key of the last channel mixer does, as arrays.
 
     Shapes:
         activity: ``(n_states, d_ff)``, mean activation in each state.
@@ -40,11 +40,6 @@ class KeyAtlas:
     kl_without_nats: Numbers
     share: Numbers
 
-    @property
-    def n_keys(self) -> int:
-        """Number of keys."""
-        return self.activity.shape[1]
-
 
 def map_keys(
     model: LanguageModel,
@@ -53,9 +48,11 @@ def map_keys(
     contexts: Sequence[Sequence[int]],
     truth: ArrayLike,
     symbols: Sequence[str],
-    layer: int = -1,
 ) -> KeyAtlas:
-    """Measure every key of a layer against the states of a source whose table is known.
+    r"""Measure every key against the states of a source whose table is known.
+
+    The KL of a state is the mean over its places of
+    :math:`\sum_j P_{ij} \log \frac{P_{ij}}{Q_{tj}}`, with Q the model's law at that place.
 
     Shapes:
         tokens: ``(batch, time)`` windows of the source.
@@ -63,43 +60,35 @@ def map_keys(
     Args:
         contexts: The states: after these tokens (oldest first) the truth has that row.
         symbols: Names of the tokens.
-        layer: Which block's channel mixer.
     """
-    states = label_states(tokens, contexts=contexts)
-    n_states = len(contexts)
-    law = np.asarray(truth, dtype=np.float64)
-    whole = kl_by_state(model, tokens, states=states, truth=law)
-    n_keys = channel_mixer(model, layer=layer).keys.out_features
-    damage = np.empty((n_states, n_keys))
-    for key in range(n_keys):
-        with without_keys(model, [key], layer=layer):
-            damage[:, key] = kl_by_state(model, tokens, states=states, truth=law) - whole
-    with without_keys(model, range(n_keys), layer=layer):
-        nothing = kl_by_state(model, tokens, states=states, truth=law)
-    activity = key_activity(model, tokens, layer=layer)
+    states, n_states = label_states(tokens, contexts=contexts), len(contexts)
+    activity = key_activity(model, tokens)
+
+    def kl_without(*keys: int) -> Numbers:
+        with without_keys(model, keys):
+            return kl_per_state(truth, next_token_law(model, tokens), states=states)
+
+    keys, whole = range(activity.shape[-1]), kl_without()
+    places = [states == state for state in range(n_states)]
+    empty = np.full(len(keys), np.nan)
     known = states[states != NO_STATE]
     return KeyAtlas(
         states=tuple("".join(symbols[i] for i in context) for context in contexts),
         symbols=tuple(symbols),
-        activity=mean_by_state(activity, states=states, n_states=n_states),
-        writes=value_logits(model, layer=layer),
-        damage_nats=damage,
+        activity=np.stack([activity[at].mean(axis=0) if at.any() else empty for at in places]),
+        writes=value_logits(model),
+        damage_nats=np.stack([kl_without(key) - whole for key in keys], axis=1),
         kl_nats=whole,
-        kl_without_nats=nothing,
+        kl_without_nats=kl_without(*keys),
         share=np.bincount(known, minlength=n_states) / max(1, len(known)),
     )
 
 
-def channel_mixer(model: LanguageModel, *, layer: int = -1):
-    """Return the channel mixer of a block; -1 is the last."""
-    return model.blocks[layer].mlp
-
-
 @torch.no_grad()
-def key_activity(model: LanguageModel, tokens: ArrayLike, *, layer: int = -1) -> Numbers:
+def key_activity(model: LanguageModel, tokens: ArrayLike) -> Numbers:
     """Return how strongly each key fires at each position: ``(batch, time, d_ff)``."""
     seen: list[Tensor] = []
-    values = channel_mixer(model, layer=layer).values
+    values = model.blocks[-1].mlp.values
     handle = values.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     try:
         model.features(_as_tokens(tokens))
@@ -109,28 +98,26 @@ def key_activity(model: LanguageModel, tokens: ArrayLike, *, layer: int = -1) ->
 
 
 @torch.no_grad()
-def value_logits(model: LanguageModel, *, layer: int = -1) -> Numbers:
+def value_logits(model: LanguageModel) -> Numbers:
     r"""Read each value through the head: ``(d_ff, vocab_size)``, in logits.
 
     .. math:: u_i \,\mathrm{diag}(\gamma)\, E^\top \quad\text{minus its mean over the vocabulary}
 
-    with :math:`\gamma` the gain of the final norm. The norm's own division and later layers are
-    left out, so this is the direct path only. A softmax does not see the mean.
+    with :math:`\gamma` the gain of the final norm. The norm's own division is left out, so this
+    is the direct path only. A softmax does not see the mean.
 
     Source:
         Geva et al. 2021, arXiv:2012.14913, section 4.
     """
-    values = channel_mixer(model, layer=layer).values.weight.T  # (F, D)
+    values = model.blocks[-1].mlp.values.weight.T  # (F, D)
     logits = (values * model.norm.weight) @ model.head.weight.T
     return (logits - logits.mean(-1, keepdim=True)).double().numpy()
 
 
 @contextmanager
-def without_keys(
-    model: LanguageModel, keys: Sequence[int], *, layer: int = -1
-) -> Iterator[LanguageModel]:
+def without_keys(model: LanguageModel, keys: Sequence[int]) -> Iterator[LanguageModel]:
     """Silence some keys inside the ``with`` block: their activation is zero everywhere."""
-    mixer = channel_mixer(model, layer=layer)
+    mixer = model.blocks[-1].mlp
     n_keys = mixer.keys.out_features
     wrong = [key for key in keys if not 0 <= key < n_keys]
     if wrong:
@@ -154,25 +141,11 @@ def label_states(tokens: ArrayLike, *, contexts: Sequence[Sequence[int]]) -> NDA
     states = np.full(array.shape, NO_STATE)
     for index in sorted(range(len(contexts)), key=lambda i: len(contexts[i])):
         context = contexts[index]
-        if len(context) > array.shape[1]:
-            continue
         n_ends = array.shape[1] - len(context) + 1
-        fits = np.ones((len(array), n_ends), dtype=bool)
-        for offset, token in enumerate(context):
-            fits &= array[:, offset : offset + n_ends] == token
-        states[:, len(context) - 1 :][fits] = index
+        if n_ends > 0:
+            shifted = [array[:, i : i + n_ends] == token for i, token in enumerate(context)]
+            states[:, len(context) - 1 :][np.all(shifted, axis=0)] = index
     return states
-
-
-def mean_by_state(values: ArrayLike, *, states: NDArray[np.int64], n_states: int) -> Numbers:
-    """Average ``(batch, time, ...)`` over the positions of each state: ``(n_states, ...)``.
-
-    A state that never occurs has NaN.
-    """
-    array = np.asarray(values, dtype=np.float64)
-    rows = [array[states == state] for state in range(n_states)]
-    empty = np.full(array.shape[2:], np.nan)
-    return np.stack([row.mean(axis=0) if len(row) else empty for row in rows])
 
 
 @torch.no_grad()
@@ -181,31 +154,15 @@ def next_token_law(model: LanguageModel, tokens: ArrayLike) -> Numbers:
     return model(_as_tokens(tokens)).double().softmax(-1).numpy()
 
 
-def kl_by_state(
-    model: LanguageModel, tokens: ArrayLike, *, states: NDArray[np.int64], truth: ArrayLike
-) -> Numbers:
-    r"""Return the mean KL of the model's rows from the true row, for each state.
-
-    .. math:: D_i = \operatorname{mean}_{t: s_t = i} \sum_j P_{ij} \log \frac{P_{ij}}{Q_{tj}}
-
-    Shapes:
-        tokens, states: ``(batch, time)``; truth: ``(n_states, vocab_size)``; returns
-        ``(n_states,)`` in nats.
-    """
-    return kl_per_state(truth, next_token_law(model, tokens), states=states)
-
-
 def top_triggers(
-    activity: Numbers, tokens: ArrayLike, *, key: int, n_triggers: int = 5, n_tokens: int = 4
+    activity: Numbers, tokens: ArrayLike, *, key: int, n_triggers: int, n_tokens: int
 ) -> list[tuple[float, tuple[int, ...]]]:
     """Return the different short contexts at which a key fires most, strongest first.
 
     Shapes:
         activity: ``(batch, time, d_ff)``; tokens: ``(batch, time)``.
     Args:
-        key: Which one.
-        n_triggers: How many contexts to return.
-        n_tokens: How many tokens of each, the newest last.
+        n_tokens: How many tokens of each context, the newest last.
 
     Returns:
         Pairs of activation and token ids.
@@ -215,11 +172,10 @@ def top_triggers(
     found: dict[tuple[int, ...], float] = {}
     for place in np.argsort(-strengths, axis=None, kind="stable"):
         row, end = np.unravel_index(place, strengths.shape)
-        context = tuple(array[row, end : end + n_tokens].tolist())
-        found.setdefault(context, float(strengths[row, end]))
+        found.setdefault(tuple(array[row, end : end + n_tokens].tolist()), strengths[row, end])
         if len(found) == n_triggers:
             break
-    return [(strength, context) for context, strength in found.items()]
+    return [(float(strength), context) for context, strength in found.items()]
 
 
 def key_glossary(
@@ -229,7 +185,6 @@ def key_glossary(
     symbols: Sequence[str],
     n_keys: int = 5,
     n_examples: int = 4,
-    layer: int = -1,
 ) -> list[dict[str, object]]:
     """Return the keys that push some tokens most: when they fire, and what they write.
 
@@ -242,19 +197,14 @@ def key_glossary(
     Returns:
         Rows of ``key``, ``fires_after`` (contexts of three tokens) and ``writes`` (tokens).
     """
-    activity, writes = key_activity(model, tokens, layer=layer), value_logits(model, layer=layer)
+    activity, writes = key_activity(model, tokens), value_logits(model)
     push = activity.max(axis=(0, 1)) * np.sort(writes, axis=1)[:, -n_examples:].mean(axis=1)
     rows: list[dict[str, object]] = []
     for key in np.argsort(-push, kind="stable")[:n_keys].tolist():
         triggers = top_triggers(activity, tokens, key=key, n_triggers=n_examples, n_tokens=3)
+        fires_after = [" ".join(symbols[i] for i in context) for _, context in triggers]
         best = np.argsort(-writes[key], kind="stable")[:n_examples]
-        rows.append(
-            {
-                "key": key,
-                "fires_after": [" ".join(symbols[i] for i in context) for _, context in triggers],
-                "writes": [symbols[i] for i in best],
-            }
-        )
+        rows.append({"key": key, "fires_after": fires_after, "writes": [symbols[i] for i in best]})
     return rows
 
 
