@@ -17,7 +17,7 @@ from attnlab.mixers import build_mixer
 from attnlab.mixers.convolution import list_methods
 from attnlab.records import load_runs
 from attnlab.studies import clock
-from attnlab.studies.clock import PARTS, Entrant, Race, SpeedPlan, Sum, as_table, run_race
+from attnlab.studies.clock import PARTS, Entrant, Race, SpeedPlan, as_table, run_race
 
 PEAKS = Peaks(gemm_gflops=100.0, copy_gb_s=10.0, rfft_gflops=5.0, n_threads=1)
 TRANSLATION = SpeedPlan(part="translation")
@@ -133,9 +133,14 @@ def naps(monkeypatch):
         return Entrant(call=call, flops=3 * 10**7, n_pieces=2, config={"method": "lags"})
 
     def make(*opponents, name="naps", **seconds):
-        entrants = {n.replace("_", "/"): functools.partial(entrant, s) for n, s in seconds.items()}
+        naps = {n.replace("_", "/"): s for n, s in seconds.items()}
         race = Race(
-            point="nap", sizes={"work": "nap"}, entrants=entrants, opponents=opponents, n_tokens=6
+            point="nap",
+            sizes={"work": "nap"},
+            variants=tuple(naps),
+            build=lambda name: entrant(naps[name]),
+            opponents=opponents,
+            n_tokens=6,
         )
         monkeypatch.setitem(PARTS, name, ("pass time", lambda plan: iter([race])))
 
@@ -237,12 +242,14 @@ def test_tiles_are_timed_over_a_whole_period():
 
 
 def test_methods_far_from_the_best_are_left_out():
-    large = Sum(extract="matrix", work="training", batch=16, time=2048, d_model=128)
-    assert "toeplitz" not in large.near_methods()
-    assert "staged" in large.near_methods()
-    assert "toeplitz" in large.race(SpeedPlan(part="methods")).sizes["left_out"].split(",")
-    small = Sum(extract="matrix", work="training", batch=1, time=8, d_model=4)
-    assert small.near_methods() == list(list_methods(3))
+    plan, what = SpeedPlan(part="methods"), {"extract": "matrix", "work": "training"}
+    large = clock.sum_race(plan, **what, batch=16, time=2048, d_model=128)
+    assert "she/staged" in large.variants
+    assert "she/toeplitz" not in large.variants
+    assert "toeplitz" in large.sizes["left_out"].split(",")
+    small = clock.sum_race(plan, **what, batch=1, time=8, d_model=4)
+    assert small.variants == [f"she/{method}" for method in (*list_methods(3), "auto")]
+    assert small.sizes["left_out"] == ""
 
 
 @pytest.mark.parametrize("variant", ["teacher", *clock.ARMS])
@@ -291,14 +298,15 @@ def test_what_is_translated_is_as_large_as_in_the_study():
 
 
 def test_a_choice_over_the_tolerance_is_found():
-    rows = [(f"speed/smoke/methods/{n}/default-1-threads", r) for n, r in
-            (("a", 1.25), ("b", 1.26), ("c", 0.9))]  # fmt: skip
-    table = pd.DataFrame(rows, columns=["experiment", "ratio_to_best"])
-    table = table.assign(variant="she/auto", **{"config.part": "methods"})
-    slow = clock.slow_choices(table)
-    assert [e.split("/")[3] for e in slow["experiment"]] == ["b"]
+    ratios = {"a": 1.25, "b": 1.26, "c": 0.9}
+    table = pd.DataFrame(ratios.items(), columns=["experiment", "ratio_to_best"])
+    table["experiment"] = "speed/smoke/methods/" + table["experiment"] + "/default-1-threads"
+    table = table.assign(variant="she/auto", **{"config.part": "methods", "config.method": "fft"})
+    with pytest.raises(AttnlabError, match=r"at 1 points: b/default-1-threads chose fft, 1\.26"):
+        clock.judge_choices(table)
+    assert "within 1.25" in clock.judge_choices(table[table["ratio_to_best"] <= 1.25])
     with pytest.raises(AttnlabError, match="run the part methods"):
-        clock.slow_choices(table.assign(variant="she/lags"))
+        clock.judge_choices(table.assign(variant="she/lags"))
 
 
 # The command
@@ -322,8 +330,10 @@ def test_bench_prints_ratios_with_spread_and_stores_nothing_unasked(
     assert bench("prefill") == 0
     text = capsys.readouterr().out
     assert "matrix products 100 GFLOP/s; copy 10 GB/s" in text
-    assert "to attention" in text
-    assert re.search(r"she +\w+ +[\d.]+ +[\d.e-]+ to [\d.e-]+ +[\d.]+ \(", text)
+    assert re.search(
+        r"variant +method +median_ms .* ratio_to_attention +ratio_to_attention_low", text
+    )
+    assert re.search(r"she +\w+( +[\d.e+-]+){6}", text)
     assert "appended" not in text
     assert not list(tmp_path.iterdir())
     assert bench("prefill", "--record") == 0
@@ -392,7 +402,7 @@ def test_bench_names_every_part(capsys):
 
 def test_on_cuda_every_layer_also_runs_compiled():
     names = {
-        device: set(clock.layer_race(plan, work="forward", batch=1, time=2, d_model=4).entrants)
+        device: set(clock.layer_race(plan, work="forward", batch=1, time=2, d_model=4).variants)
         for device in ("cpu", "cuda")
         for plan in [SpeedPlan(part="mixers", device=device)]
     }

@@ -128,14 +128,16 @@ class Race:
     Args:
         point: Its name in the records, for example ``training-b16-t512-d128``.
         sizes: The same as numbers and words, for the configuration of the records.
-        entrants: Builders by variant; built together when the race starts.
+        variants: Names of the programs.
+        build: From a variant to its program; all are built when the race starts.
         opponents: Variants, or ``BEST``, that every time is divided by.
         n_tokens: Tokens that a piece of work reads or writes, for tokens per second.
     """
 
     point: str
     sizes: Mapping[str, Any]
-    entrants: Mapping[str, Callable[[], Entrant]]
+    variants: Sequence[str]
+    build: Callable[[str], Entrant]
     opponents: tuple[str, ...] = ("attention",)
     n_tokens: int
 
@@ -143,7 +145,7 @@ class Race:
 def run_race(race: Race, plan: SpeedPlan, *, peaks: Peaks) -> Iterator[RunRecord]:
     """Run all entrants in interleaved rounds; yield a record for each."""
     commit()  # of the code that was loaded, not of what is there at the end
-    entrants = {variant: build() for variant, build in race.entrants.items()}
+    entrants = {variant: race.build(variant) for variant in race.variants}
     timings = compare(
         {variant: entrant.call for variant, entrant in entrants.items()},
         repeats=plan.n_rounds,
@@ -303,11 +305,11 @@ def layer_race(plan: SpeedPlan, *, work: str, batch: int, time: int, d_model: in
     """Return the race of all mixers; on CUDA each runs a second time through ``torch.compile``."""
     compiled = tuple(f"{m}/compiled" for m in MIXERS if plan.device.startswith("cuda"))
     sizes = {"work": work, "batch": batch, "time": time, "d_model": d_model}
-    build = partial(layer_entrant, plan=plan, **sizes)
     return Race(
         point=f"{work}-b{batch}-t{time}-d{d_model}",
         sizes=sizes,
-        entrants={name: partial(build, name) for name in MIXERS + compiled},
+        variants=MIXERS + compiled,
+        build=partial(layer_entrant, plan=plan, **sizes),
         n_tokens=batch * time,
     )
 
@@ -355,88 +357,62 @@ SUM_GRIDS = {  # scale: (batch, time, d_model)
 FAR, LONG_GFLOP = 40, 100  # so many times the operations, and so many: left out
 
 
-@dataclass(frozen=True, kw_only=True)
-class Sum:
-    """One causal convolution that all methods evaluate.
+def sum_races(plan: SpeedPlan) -> Iterator[Race]:
+    """Yield one race for each size, kind of weight and work: all methods by name, and auto."""
+    kinds = product(SUM_GRIDS[plan.scale], NDIM, ("forward", "training"))
+    for (batch, time, d_model), extract, work in kinds:
+        sizes = {"batch": batch, "time": time, "d_model": d_model}
+        yield sum_race(plan, extract=extract, work=work, **sizes)
+
+
+def sum_race(
+    plan: SpeedPlan, *, extract: str, work: str, methods: Sequence[str] = (), **sizes: int
+) -> Race:
+    """Return the race of one sum: of these methods, or of all but the hopeless, and ``auto``.
 
     Args:
         extract: ``matrix``, ``diag`` or ``scalar``: what a lag's weight is.
         work: ``forward``, or ``training`` (with backward).
+        sizes: ``batch``, ``time`` and ``d_model``.
     """
-
-    extract: str
-    work: str
-    batch: int
-    time: int
-    d_model: int
-
-    def flops(self, method: str) -> int:
-        """Return the operations of a method."""
-        sizes = {"batch": self.batch, "time": self.time, "n_lags": self.time, "d_in": self.d_model}
-        ndim, is_training = NDIM[self.extract], self.work == "training"
-        return convolution.method_flops(method, ndim=ndim, training=is_training, **sizes)
-
-    def near_methods(self) -> list[str]:
-        """Return the methods of which one call is worth the wait."""
-        flops = {name: self.flops(name) for name in convolution.list_methods(NDIM[self.extract])}
-        limit = max(LONG_GFLOP * 1e9, FAR * min(flops.values()))
-        return [name for name in flops if flops[name] <= limit]
-
-    def race(self, plan: SpeedPlan, *, methods: Sequence[str] | None = None) -> Race:
-        """Return the race of these methods; by default of all but the hopeless, and ``auto``."""
-        methods = methods or (*self.near_methods(), "auto")
-        every = convolution.list_methods(NDIM[self.extract])
-        build, whose = partial(self.entrant, plan=plan), WHOSE[self.extract]
-        return Race(
-            point=f"{self.extract}-{self.work}-b{self.batch}-t{self.time}-d{self.d_model}",
-            sizes={**vars(self), "left_out": ",".join(n for n in every if n not in methods)},
-            entrants={f"{whose}/{method}": partial(build, method) for method in methods},
-            opponents=(BEST,),
-            n_tokens=self.batch * self.time,
-        )
-
-    def entrant(self, method: str, *, plan: SpeedPlan) -> Entrant:
-        """Return a method on weights that keep the input's size; ``auto`` with what it takes."""
-        is_training = self.work == "training"
-        wide = (self.time, self.d_model, self.d_model)[: NDIM[self.extract]]
-        x = plan.noise(self.batch, self.time, self.d_model)
-        weight = plan.noise(*wide, stream=1) / (self.time * self.d_model) ** 0.5
-        weight.requires_grad_(is_training)
-
-        def convolve(x: Tensor) -> Tensor:
-            return convolution.causal_convolution(x, weight, method=method)
-
-        call: Call = torch.no_grad()(lambda: convolve(x))
-        if is_training:
-            call = training_pass(convolve, x, weights=[weight])
-        if method == "auto":
-            with torch.set_grad_enabled(is_training):
-                method = convolution.choose_method(x, weight)
-        return Entrant(call=call, flops=self.flops(method), config={"method": method})
+    what = {"extract": extract, "work": work, **sizes}
+    flops = {name: sum_flops(name, **what) for name in convolution.list_methods(NDIM[extract])}
+    limit = max(LONG_GFLOP * 1e9, FAR * min(flops.values()))
+    methods = methods or (*(name for name in flops if flops[name] <= limit), "auto")
+    return Race(
+        point="{extract}-{work}-b{batch}-t{time}-d{d_model}".format(**what),
+        sizes={**what, "left_out": ",".join(name for name in flops if name not in methods)},
+        variants=[f"{WHOSE[extract]}/{method}" for method in methods],
+        build=partial(sum_entrant, plan=plan, **what),
+        opponents=(BEST,),
+        n_tokens=sizes["batch"] * sizes["time"],
+    )
 
 
-def sum_races(plan: SpeedPlan) -> Iterator[Race]:
-    """Yield one race for each size, kind of weight and work: all methods by name, and auto."""
-    for (batch, time, d_model), extract, work in product(
-        SUM_GRIDS[plan.scale], NDIM, ("forward", "training")
-    ):
-        sizes = {"batch": batch, "time": time, "d_model": d_model}
-        yield Sum(extract=extract, work=work, **sizes).race(plan)
+def sum_flops(method: str, *, extract: str, work: str, batch: int, time: int, d_model: int) -> int:
+    """Return the operations of a method, the context as long as the text."""
+    sizes = {"batch": batch, "time": time, "n_lags": time, "d_in": d_model}
+    is_training = work == "training"
+    return convolution.method_flops(method, ndim=NDIM[extract], training=is_training, **sizes)
 
 
-def slow_choices(table: pd.DataFrame, *, tolerance: float = TOLERANCE) -> pd.DataFrame:
-    """Return the points at which ``auto`` takes longer than the best method allows.
-
-    Args:
-        table: Records of the part ``methods`` as a table.
-        tolerance: How many times the best method's time is still fine.
-    Raises:
-        AttnlabError: The table has no record of ``auto``.
-    """
-    is_auto = table["variant"].str.endswith("/auto") & (table["config.part"] == "methods")
-    if not is_auto.any():
-        raise AttnlabError("No record of method='auto' to judge: run the part methods.")
-    return table[is_auto & (table["ratio_to_best"] > tolerance)]
+def sum_entrant(variant: str, *, plan: SpeedPlan, extract: str, work: str, **sizes: int) -> Entrant:
+    """Return a method on weights that keep the input's size; ``auto`` with what it takes."""
+    method, is_training = variant.rpartition("/")[2], work == "training"
+    batch, time, d_model = (sizes[name] for name in ("batch", "time", "d_model"))
+    wide = (time, d_model, d_model)[: NDIM[extract]]
+    x = plan.noise(batch, time, d_model)
+    weight = plan.noise(*wide, stream=1) / (time * d_model) ** 0.5
+    weight.requires_grad_(is_training)
+    convolve = partial(convolution.causal_convolution, lag_weight=weight, method=method)
+    call: Call = torch.no_grad()(lambda: convolve(x))
+    if is_training:
+        call = training_pass(convolve, x, weights=[weight])
+    if method == "auto":
+        with torch.set_grad_enabled(is_training):
+            method = convolution.choose_method(x, weight)
+    flops = sum_flops(method, extract=extract, work=work, **sizes)
+    return Entrant(call=call, flops=flops, config={"method": method})
 
 
 # Part ``training``: whole training steps of a language model, every mixer in the same model
@@ -452,17 +428,17 @@ def step_races(plan: SpeedPlan) -> Iterator[Race]:
     """Yield the one race of a scale."""
     batch, sizes = STEP_SIZES[plan.scale]
     time = sizes["context_len"]
-    variants = ("attention", "she", "she/lags", "he", "we", "me")
     yield Race(
         point=f"step-b{batch}-t{time}-d{sizes['d_model']}-n{sizes['n_layers']}",
         sizes={"work": "step", "batch": batch, "time": time, **sizes},
-        entrants={v: partial(step_entrant, v, plan, batch=batch, **sizes) for v in variants},
+        variants=("attention", "she", "she/lags", "he", "we", "me"),
+        build=partial(step_entrant, plan=plan, batch=batch, **sizes),
         opponents=("attention", "she/lags"),
         n_tokens=batch * time,
     )
 
 
-def step_entrant(variant: str, plan: SpeedPlan, *, batch: int, **sizes: int) -> Entrant:
+def step_entrant(variant: str, *, plan: SpeedPlan, batch: int, **sizes: int) -> Entrant:
     """Build a model and its training step."""
     model = build_model(variant, plan, **sizes)
     step = training_step(model, plan, batch=batch)
@@ -499,11 +475,11 @@ def stream_races(plan: SpeedPlan) -> Iterator[Race]:
 def stream_race(plan: SpeedPlan, *, batch: int, context_len: int, d_model: int) -> Race:
     """Return the race of single layers for the next token, the context full."""
     sizes = {"batch": batch, "context_len": context_len, "d_model": d_model}
-    build = partial(stream_entrant, plan=plan, **sizes)
     return Race(
         point=f"layer-b{batch}-c{context_len}-d{d_model}",
         sizes={"work": "layer", **sizes},
-        entrants={name: partial(build, name) for name in STREAMS},
+        variants=STREAMS,
+        build=partial(stream_entrant, plan=plan, **sizes),
         n_tokens=batch,
     )
 
@@ -564,11 +540,11 @@ def translation_races(plan: SpeedPlan) -> Iterator[Race]:
     """Yield the teacher-forced pass, then greedy translation of a batch and of one sentence."""
     sizes, (_, n_tokens, n_sentences) = translator_sizes(plan.scale), BUDGETS[plan.scale]
     for work, batch in (("forced", n_sentences), ("greedy", n_sentences), ("greedy", 1)):
-        build = partial(sentence_entrant, plan=plan, work=work, batch=batch)
         yield Race(
             point=f"{work}-b{batch}-t{n_tokens}-d{sizes['d_model']}",
             sizes={"work": work, "batch": batch, "time": n_tokens, **sizes},
-            entrants={variant: partial(build, variant) for variant in (TEACHER, *ARMS)},
+            variants=(TEACHER, *ARMS),
+            build=partial(sentence_entrant, plan=plan, work=work, batch=batch),
             opponents=(TEACHER,),
             n_tokens=n_tokens,
         )
@@ -712,7 +688,7 @@ def bench(
     with pinned_threads(n_threads):
         seconds = 0.04 if scale == "smoke" else 0.4
         peaks = machine_peaks(threads=n_threads, device=device, seconds=seconds)
-        yield from _peak_lines(peaks)
+        yield _peak_line(peaks)
         for plan in plans:
             summary, races = PARTS[plan.part]
             yield f"\n{plan.part}: {summary}"
@@ -727,7 +703,7 @@ def bench(
     if file:
         yield f"\n{len(records)} records appended to {file}"
     if is_checked:
-        yield _check(as_table(records))
+        yield judge_choices(as_table(records))
 
 
 def run_file(folder: Path = RUNS) -> Path:
@@ -742,46 +718,41 @@ def _next_series(file: Path | None, scale: str, part: str) -> int:
     return max((r["seed"] for r in rows if r["experiment"].startswith(before)), default=-1) + 1
 
 
-def _peak_lines(peaks: Peaks) -> Iterator[str]:
-    yield (
+def _peak_line(peaks: Peaks) -> str:
+    load, n_processors = load_average(), os.cpu_count() or 1
+    is_busy = load is not None and load > 0.5 * n_processors
+    return (
         f"This machine, threads {peaks.n_threads}: matrix products {peaks.gemm_gflops:.0f} "
         f"GFLOP/s; copy {peaks.copy_gb_s:.0f} GB/s; real transform {peaks.rfft_gflops:.0f} GFLOP/s."
+    ) + is_busy * (
+        f" Other programs are running (load average {load}, processors {n_processors}): ratios "
+        "within a round still mean something; times and shares of the peak mean less."
     )
-    load, n_processors = load_average(), os.cpu_count() or 1
-    if load is not None and load > 0.5 * n_processors:
-        yield (
-            f"Other programs are running (load average {load}, processors {n_processors}): ratios "
-            "within a round still mean something; times and shares of the peak mean less."
-        )
 
 
-def _race_table(group: Iterable[RunRecord]) -> str:
-    """Return one race as text, the fastest first; columns with nothing in them are left out."""
-    rows = []
-    for record in sorted(group, key=lambda record: record.metrics["median_ms"]):
-        m, config = record.metrics, record.config
-        row = {
-            "variant": record.variant,
-            "method": config.get("method") or config.get("streaming"),
-            "ms": f"{m['median_ms']:.3g}",
-            "quartiles": f"{m['low_ms']:.3g} to {m['high_ms']:.3g}",
-        }
-        for name in m:
-            if name.startswith("ratio_") and f"{name}_low" in m:
-                low, high = m[f"{name}_low"], m[f"{name}_high"]
-                heading = name.removeprefix("ratio_").replace("_", " ")
-                row[heading] = f"{m[name]:.2f} ({low:.2f} to {high:.2f})"
-        row["tokens/s"] = f"{m['tokens_per_s']:,.0f}"
-        if "gflop_per_s" in m:
-            row["GFLOP/s (of peak)"] = f"{m['gflop_per_s']:.0f} ({m['roofline_fraction']:.0%})"
-        row |= {f"{n} MiB": f"{m[f'{n}_mib']:.3g}" for n in ("saved", "peak") if f"{n}_mib" in m}
-        rows.append(row)
-    table = pd.DataFrame(rows).fillna("")
-    return table.loc[:, (table != "").any()].to_string(index=False)
+def _race_table(group: list[RunRecord]) -> str:
+    """Return one race as text, the fastest first: what it measured, and how it was run."""
+    table = as_table(group).sort_values("median_ms").dropna(axis="columns", how="all")
+    table = table.rename(columns=lambda name: name.removeprefix("config."))
+    columns = ["variant", "method", "streaming", "median_ms", "low_ms", "high_ms"]
+    columns += [name for name in table if name.startswith("ratio_")]
+    columns += ["tokens_per_s", "gflop_per_s", "roofline_fraction", "saved_mib", "peak_mib"]
+    table = table[[name for name in columns if name in table]]
+    return table.to_string(index=False, float_format="{:.3g}".format, na_rep="")
 
 
-def _check(table: pd.DataFrame) -> str:
-    slow = slow_choices(table)
+def judge_choices(table: pd.DataFrame) -> str:
+    """Say that ``auto`` is nowhere much slower than the best method.
+
+    Args:
+        table: Records of the part ``methods`` as a table.
+    Raises:
+        AttnlabError: It is, or the table has no record of ``auto``.
+    """
+    judged = table[table["variant"].str.endswith("/auto") & (table["config.part"] == "methods")]
+    if not len(judged):
+        raise AttnlabError("No record of method='auto' to judge: run the part methods.")
+    slow = judged[judged["ratio_to_best"] > TOLERANCE]
     if not len(slow):
         return f"\nmethod=auto is within {TOLERANCE} times the best method at every point."
     points = "; ".join(
@@ -791,5 +762,5 @@ def _check(table: pd.DataFrame) -> str:
     )
     raise AttnlabError(
         f"method=auto takes over {TOLERANCE} times the best method's time at {len(slow)} "
-        f"points: {points}. Measure again on a quiet machine, then correct the table of choices."
+        f"points: {points}. Measure again on a quiet machine, then correct the rule."
     )

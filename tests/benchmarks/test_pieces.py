@@ -8,7 +8,7 @@ import torch
 
 from attnlab.mixers.convolution import list_methods
 from attnlab.studies import clock
-from attnlab.studies.clock import MIXERS, SpeedPlan, Sum
+from attnlab.studies.clock import MIXERS, SpeedPlan
 
 SMALL = {"d_model": 32, "context_len": 32, "n_layers": 1, "vocab_size": 100}
 
@@ -25,8 +25,8 @@ def test_a_layer(benchmark, mixer, work):
     [(extract, m) for extract, n in (("matrix", 3), ("diag", 2)) for m in list_methods(n)],
 )
 def test_a_convolution_with_its_gradients(benchmark, extract, method):
-    what = Sum(extract=extract, work="training", batch=4, time=64, d_model=32)
-    benchmark(what.entrant(method, plan=SpeedPlan(part="methods")).call)
+    plan, sizes = SpeedPlan(part="methods"), {"batch": 4, "time": 64, "d_model": 32}
+    benchmark(clock.sum_entrant(method, plan=plan, extract=extract, work="training", **sizes).call)
 
 
 @pytest.mark.parametrize("mixer", MIXERS)

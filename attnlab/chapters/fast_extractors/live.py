@@ -22,10 +22,10 @@ from attnlab.sources import Source
 from attnlab.studies.clock import (
     STREAMS,
     SpeedPlan,
-    Sum,
     as_table,
     run_race,
     stream_race,
+    sum_race,
     training_pass,
 )
 
@@ -67,7 +67,7 @@ def race_methods(*, lengths: Sequence[int], batch: int, d_model: int) -> tuple[p
     peaks, records = machine_peaks(threads=n_threads, seconds=0.1), []
     for length in lengths:
         sizes = {"batch": batch, "time": length, "d_model": d_model}
-        race = Sum(extract="matrix", work="training", **sizes).race(plan, methods=METHODS)
+        race = sum_race(plan, extract="matrix", work="training", methods=METHODS, **sizes)
         records += run_race(race, plan, peaks=peaks)
     return as_table(records), (
         f"Measured while this page ran: {n_threads} thread{'s' * (n_threads > 1)}, width "
@@ -164,7 +164,7 @@ def generation_laps(*, context_len: int, batch: int, d_model: int) -> Iterator[d
     """
     plan = SpeedPlan(part="generation", n_threads=torch.get_num_threads())
     race = stream_race(plan, batch=batch, context_len=context_len, d_model=d_model)
-    entrants = {name: build() for name, build in race.entrants.items()}
+    entrants = {name: race.build(name) for name in race.variants}
     generator = numpy_generator(0, "order")
     for number in range(ROUNDS + 1):
         for index in generator.permutation(len(STREAMS)):
