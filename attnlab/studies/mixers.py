@@ -7,6 +7,7 @@ against what that paper lacks: held-out loss, seeds, attention of the same size 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 from attnlab.analysis.theory import (
     expected_language_model_multiplications,
@@ -18,58 +19,57 @@ from attnlab.studies.study import Plan, Study, register_study
 from attnlab.tasks import Dataset, LanguageTask, list_datasets, prepare_dataset
 from attnlab.training import WindowBatches, steps_dense_early
 
-VARIANTS = (
-    "attention",
-    "attention_1_head",
-    "she",
-    "he",
-    "we",
-    "me",
-    "mean",
-    "identity",
-    "attention_matched_parameters",
-    "attention_matched_compute",
-)
+VARIANTS = {  # name: what a table calls it
+    "attention": "attention, 4 heads",
+    "attention_1_head": "attention, 1 head",
+    "she": "SHE",
+    "he": "HE",
+    "we": "WE",
+    "me": "ME",
+    "mean": "mean of the past",
+    "identity": "no mixing",
+    "attention_matched_parameters": "attention, as many weights as SHE",
+    "attention_matched_compute": "attention, as many multiplications as SHE",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Budget:
-    """Sizes of one scale. ``n_passes`` overrides ``n_steps`` where text is finite."""
+    """Sizes of one scale: fields of the model, and of its training.
 
-    context_len: int
-    d_model: int
-    n_layers: int
-    batch_size: int
-    lr: float
-    n_heads: int = 4
-    n_steps: int = 0
+    Args:
+        n_passes: Of real text; gives ``n_steps`` where the training does not.
+        vocab_size: Asked of the tokenizer.
+    """
+
+    model: dict[str, Any]
+    train: dict[str, Any]
     n_passes: float = 0.0
     vocab_size: int = 5000
-    precision: str = "fp32"
 
     @property
-    def n_train_tokens(self) -> int:
-        """Length of a synthetic stream that no step reads twice."""
-        return self.n_steps * self.batch_size * self.context_len + 1
+    def data(self) -> dict[str, int]:
+        """What ``prepare_dataset`` takes: a synthetic stream is as long as is read once."""
+        window = self.train["batch_size"] * self.model["context_len"]
+        n_tokens = self.train.get("n_steps", 0) * window + 1
+        return {"vocab_size": self.vocab_size, "n_train_tokens": n_tokens}
 
 
-SMOKE = Budget(
-    context_len=8, d_model=16, n_layers=1, batch_size=8, lr=3e-3, n_steps=8, vocab_size=300
-)
-CLASSROOM = Budget(
-    context_len=64, d_model=64, n_layers=2, batch_size=32, lr=3e-3, n_steps=400, vocab_size=1000
-)
-PAPER = Budget(
-    context_len=128, d_model=128, n_layers=6, batch_size=64, lr=2e-3, n_passes=1, precision="bf16"
-)
+SMALL = {"context_len": 64, "d_model": 64, "n_layers": 2}
+LARGE = {"context_len": 128, "d_model": 128, "n_layers": 6}
+PAPER = {"batch_size": 64, "lr": 2e-3}
 BUDGETS = {  # by scale and corpus; None: every other one
-    ("smoke", None): SMOKE,
-    ("classroom", None): CLASSROOM,
-    ("classroom", "children"): replace(CLASSROOM, n_steps=1500, vocab_size=2000),
-    ("paper", None): PAPER,
-    ("paper", "tales"): replace(PAPER, n_passes=0, n_steps=2000, precision="fp32"),
-    ("paper", "python_reference"): replace(PAPER, n_passes=8, vocab_size=2000),
-}
+    ("smoke", None): Budget(model={"context_len": 8, "d_model": 16, "n_layers": 1}, vocab_size=300,
+                            train={"batch_size": 8, "lr": 3e-3, "n_steps": 8}),
+    ("classroom", None): Budget(model=SMALL, vocab_size=1000,
+                                train={"batch_size": 32, "lr": 3e-3, "n_steps": 400}),
+    ("classroom", "children"): Budget(model=SMALL, vocab_size=2000,
+                                      train={"batch_size": 32, "lr": 3e-3, "n_steps": 1500}),
+    ("paper", None): Budget(model=LARGE, n_passes=1, train={**PAPER, "precision": "bf16"}),
+    ("paper", "tales"): Budget(model=LARGE, train={**PAPER, "n_steps": 2000}),
+    ("paper", "python_reference"): Budget(model=LARGE, n_passes=8, vocab_size=2000,
+                                          train={**PAPER, "precision": "bf16"}),
+}  # fmt: skip
 
 
 def budget_of(plan: Plan) -> Budget:
@@ -77,53 +77,32 @@ def budget_of(plan: Plan) -> Budget:
     return BUDGETS.get((plan.scale, plan.corpus)) or BUDGETS[plan.scale, None]
 
 
-def budgeted_data(plan: Plan) -> Dataset:
-    """Return the data of a plan."""
+def jobs(plan: Plan) -> list[Job]:
+    """Return the jobs of a plan."""
     sizes = budget_of(plan)
-    return prepare_dataset(
-        plan.corpus, vocab_size=sizes.vocab_size, n_train_tokens=sizes.n_train_tokens
+    data = prepare_dataset(plan.corpus, **sizes.data)
+    n_steps = sizes.train.get("n_steps") or round(sizes.n_passes * _batches_of_a_pass(data, sizes))
+    warmup_steps = max(1, n_steps // 20)
+    base = ModelConfig(vocab_size=data.vocab_size, n_heads=4, **sizes.model)
+    return grid(
+        plan,
+        variants={name: variant_config(name, base) for name in plan.variants or VARIANTS},
+        train=TrainConfig(**{**sizes.train, "n_steps": n_steps, "warmup_steps": warmup_steps}),
+        task={"corpus": plan.corpus, **sizes.data},
+        make_task=language_task,
+        points=steps_dense_early(n_steps),
     )
+
+
+def _batches_of_a_pass(data: Dataset, sizes: Budget) -> int:
+    windows = {"context_len": sizes.model["context_len"], "batch_size": sizes.train["batch_size"]}
+    return WindowBatches(data.train, seed=0, **windows).n_batches
 
 
 def language_task(job: Job) -> LanguageTask:
     """Return the task of a job."""
-    options = {name: value for name, value in job.task.items() if name != "corpus"}
-    return LanguageTask(data=prepare_dataset(job.task["corpus"], **options))
-
-
-def jobs(plan: Plan) -> list[Job]:
-    """Return the jobs of a plan."""
-    sizes, data = budget_of(plan), budgeted_data(plan)
-    windows = {"context_len": sizes.context_len, "batch_size": sizes.batch_size}
-    n_steps = sizes.n_steps or round(
-        sizes.n_passes * WindowBatches(data.train, seed=0, **windows).n_batches
-    )
-    base = ModelConfig(
-        vocab_size=data.vocab_size,
-        context_len=sizes.context_len,
-        d_model=sizes.d_model,
-        n_layers=sizes.n_layers,
-        n_heads=sizes.n_heads,
-    )
-    train = TrainConfig(
-        n_steps=n_steps,
-        batch_size=sizes.batch_size,
-        lr=sizes.lr,
-        warmup_steps=max(1, n_steps // 20),
-        precision=sizes.precision,
-    )
-    return grid(
-        plan,
-        variants={name: variant_config(name, base) for name in plan.variants or VARIANTS},
-        train=train,
-        task={
-            "corpus": plan.corpus,
-            "vocab_size": sizes.vocab_size,
-            "n_train_tokens": sizes.n_train_tokens,
-        },
-        make_task=language_task,
-        points=steps_dense_early(n_steps),
-    )
+    options = dict(job.task)
+    return LanguageTask(data=prepare_dataset(options.pop("corpus"), **options))
 
 
 def variant_config(variant: str, base: ModelConfig) -> ModelConfig:
@@ -146,7 +125,7 @@ register_study(
     Study(
         name="language-model",
         summary="attention, four Extractors and baselines in one language model, same batches",
-        variants=VARIANTS,
+        variants=tuple(VARIANTS),
         corpora=list_datasets(),
         jobs=jobs,
     )

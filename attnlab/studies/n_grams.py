@@ -43,15 +43,8 @@ class CountJob:
 
 def jobs(plan: Plan) -> list[CountJob]:
     """Return the one job of a plan; counting knows no seed."""
-    sizes = budget_of(plan)
-    job = CountJob(
-        experiment=plan.name,
-        corpus=plan.corpus,
-        vocab_size=sizes.vocab_size,
-        n_train_tokens=sizes.n_train_tokens,
-        context_len=sizes.context_len,
-    )
-    return [job]
+    sizes, names = budget_of(plan), {"experiment": plan.name, "corpus": plan.corpus}
+    return [CountJob(**names, **sizes.data, context_len=sizes.model["context_len"])]
 
 
 def run_count(job: CountJob, folders: Folders) -> Generator[Progress, None, RunRecord]:

@@ -16,6 +16,7 @@ from attnlab.paths import RUNS
 from attnlab.records import load_details, load_runs
 from attnlab.studies.attentionless.verdicts import AIM, claims_table
 from attnlab.studies.attentionless.words import arm_words
+from attnlab.studies.mixers import VARIANTS
 
 TEMPLATE = Path(__file__).with_name("report.md")
 BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
@@ -59,19 +60,6 @@ CLOCK = {  # kind of work: sizes of the point that stands for it
 }  # fmt: skip
 GROWTH = {"part": "mixers", "work": "training", "batch": 16}
 CLOCKED_ON = {"route": "default", "precision": "fp32", "device": "cpu", "threads": 1}
-
-NAMES = {
-    "attention": "attention, 4 heads",
-    "attention_1_head": "attention, 1 head",
-    "attention_matched_parameters": "attention, as many weights as SHE",
-    "attention_matched_compute": "attention, as many multiplications as SHE",
-    "she": "SHE",
-    "he": "HE",
-    "we": "WE",
-    "me": "ME",
-    "mean": "mean of the past",
-    "identity": "no mixing",
-}
 
 
 def results_block(*, path: Path = RUNS) -> str:
@@ -127,7 +115,7 @@ def results_table(runs: pd.DataFrame, *, columns: dict[str, str]) -> str:
         mine = variants.get_group(variant)
         weights = f"{mine['n_weights'].iloc[0] / 1e6:.2f} M"
         cells = [mean_and_range(mine[metric].tolist()) for metric in columns]
-        rows.append([NAMES.get(str(variant), variant), weights, *cells, len(mine)])
+        rows.append([VARIANTS.get(str(variant), variant), weights, *cells, len(mine)])
     return markdown_table(["mixer", "weights", *columns.values(), "seeds"], rows)
 
 
@@ -141,7 +129,7 @@ def clock_table(runs: pd.DataFrame) -> str:
     for says, sizes in CLOCK.items():
         points = _newest(runs, **sizes).set_index("variant")
         rows.append([says, *(_ratio(points.loc[mixer]) for mixer in mixers)])
-    return markdown_table(["work", *(NAMES[mixer] for mixer in mixers)], rows)
+    return markdown_table(["work", *(VARIANTS[mixer] for mixer in mixers)], rows)
 
 
 def _newest(runs: pd.DataFrame, **sizes: object) -> pd.DataFrame:
@@ -168,7 +156,7 @@ def growth_sentence(runs: pd.DataFrame) -> str:
     for mixer in ("attention", "she", "he", "we", "me"):
         mine = points[points["variant"] == mixer]
         slope = np.polyfit(np.log(mine["config.time"]), np.log(mine["median_ms"]), 1)[0]
-        parts.append(f"{NAMES[mixer]} $T^{{{slope:.2f}}}$")
+        parts.append(f"{VARIANTS[mixer]} $T^{{{slope:.2f}}}$")
     lengths = sorted(points["config.time"].unique())
     return (
         f"From {lengths[0]:.0f} to {lengths[-1]:.0f} tokens the time of a layer, forward and "
