@@ -35,7 +35,6 @@ from attnlab.config import BOS, EOS, N_SPECIAL, ModelConfig, TrainConfig, Transl
 from attnlab.distillation import StudentSpec, build_students, substitute
 from attnlab.errors import AttnlabError, UnknownNameError
 from attnlab.mixers import TokenMixer, build_mixer, convolution
-from attnlab.mixers.extractor import Extractor
 from attnlab.mixers.streaming import TiledStream
 from attnlab.models import LanguageModel, Translator
 from attnlab.models.search import greedy_search
@@ -222,10 +221,10 @@ def load_average() -> float | None:
 # What is timed
 
 
-def build_layer(variant: str, plan: SpeedPlan, *, d_model: int, context_len: int) -> TokenMixer:
+def build_layer(variant: str, plan: SpeedPlan, **sizes: int) -> TokenMixer:
     """Build one mixer by the name of a variant: ``she``, or ``she/planes`` for a method."""
     name, options = _mixer_and_options(variant)
-    return build_mixer(name, d_model=d_model, context_len=context_len, **options).to(plan.device)
+    return build_mixer(name, **sizes, **options).to(plan.device)
 
 
 def build_model(variant: str, plan: SpeedPlan, **sizes: int) -> LanguageModel:
@@ -272,19 +271,6 @@ def counted_flops(call: Call) -> int:
     return counter.get_total_flops()
 
 
-def chosen_method(mixer: nn.Module, *, batch: int, time: int, work: str) -> str | None:
-    """Return how an Extractor sums its past at these sizes; None for a mixer that is none."""
-    if not isinstance(mixer, Extractor):
-        return None
-    if mixer.method != "auto":
-        return mixer.method
-    x = mixer.lag_weight.detach().new_zeros(()).expand(batch, time, mixer.d_model)
-    is_frozen = work == "inference"
-    with torch.set_grad_enabled(not is_frozen):
-        x = x if is_frozen else x.requires_grad_()
-        return convolution.choose_method(x, mixer.lag_weight, is_frozen=is_frozen)
-
-
 # Parts ``mixers`` and ``prefill``: one layer at a time, every mixer beside attention
 
 LAYER_GRIDS = {  # scale: (d_model, times, batches)
@@ -294,52 +280,42 @@ LAYER_GRIDS = {  # scale: (d_model, times, batches)
 }
 
 
-def layer_races(plan: SpeedPlan, *, works: tuple[str, ...]) -> Iterator[Race]:
-    """Yield one race for each kind of work, batch and length."""
+def layer_races(plan: SpeedPlan, *, work: str) -> Iterator[Race]:
+    """Yield one race for each batch and length.
+
+    Args:
+        work: ``training`` (forward and backward) or ``inference``, with frozen weights.
+    """
     d_model, times, batches = LAYER_GRIDS[plan.scale]
-    for work, batch, time in product(works, batches, times):
-        yield layer_race(plan, work=work, batch=batch, time=time, d_model=d_model)
-
-
-def layer_race(plan: SpeedPlan, *, work: str, batch: int, time: int, d_model: int) -> Race:
-    """Return the race of all mixers; on CUDA each runs a second time through ``torch.compile``."""
-    compiled = tuple(f"{m}/compiled" for m in MIXERS if plan.device.startswith("cuda"))
-    sizes = {"work": work, "batch": batch, "time": time, "d_model": d_model}
-    return Race(
-        point=f"{work}-b{batch}-t{time}-d{d_model}",
-        sizes=sizes,
-        variants=MIXERS + compiled,
-        build=partial(layer_entrant, plan=plan, **sizes),
-        n_tokens=batch * time,
-    )
+    for batch, time in product(batches, times):
+        sizes = {"work": work, "batch": batch, "time": time, "d_model": d_model}
+        yield Race(
+            point=f"{work}-b{batch}-t{time}-d{d_model}",
+            sizes=sizes,
+            variants=MIXERS,
+            build=partial(layer_entrant, plan=plan, **sizes),
+            n_tokens=batch * time,
+        )
 
 
 def layer_entrant(
     variant: str, *, plan: SpeedPlan, work: str, batch: int, time: int, d_model: int
 ) -> Entrant:
-    """Build one layer and the pass through it that is timed.
-
-    Args:
-        work: ``forward`` as in training, ``training`` (with backward) or ``inference``.
-    """
-    name = variant.removesuffix("/compiled")
-    layer = build_layer(name, plan, d_model=d_model, context_len=time)
-    weights, x = list(layer.parameters()), plan.noise(batch, time, d_model)
-    method = chosen_method(layer, batch=batch, time=time, work=work)
-    program = layer if name == variant else torch.compile(layer)
-    memory: dict[str, float] = {}
+    """Build one layer and the pass through it that is timed."""
+    layer = build_layer(variant, plan, d_model=d_model, context_len=time)
+    x = plan.noise(batch, time, d_model)
+    call: Call = torch.no_grad()(lambda: layer(x))
+    flops = counted_flops(call)
     if work == "inference":
         layer.eval().requires_grad_(False)
-        call = torch.no_grad()(lambda: program(x))
-    else:
-        x.requires_grad_()  # all that backward needs is kept
-        call = partial(program, x)
-    if work == "training":
-        memory = {"saved_mib": saved_for_backward_mib(call, parameters=weights)}
-        call = training_pass(program, x, weights=weights)
-    with torch.no_grad():  # backward takes two products for each of these
-        flops = counted_flops(partial(layer, x)) * (3 if work == "training" else 1)
-    return Entrant(call=call, flops=flops, memory=memory, config={"method": method})
+        return Entrant(call=call, flops=flops)
+    weights = list(layer.parameters())
+    forward = partial(layer, x.requires_grad_())
+    return Entrant(
+        call=training_pass(layer, x, weights=weights),
+        flops=3 * flops,  # backward takes two products for each of the forward pass
+        memory={"saved_mib": saved_for_backward_mib(forward, parameters=weights)},
+    )
 
 
 # Part ``methods``: every way to evaluate the causal convolution, and whether auto chooses well
@@ -443,10 +419,8 @@ def step_entrant(variant: str, *, plan: SpeedPlan, batch: int, **sizes: int) -> 
     model = build_model(variant, plan, **sizes)
     step = training_step(model, plan, batch=batch)
     step()  # the optimiser's own state is made once and stays
-    mixer = model.get_submodule("blocks.0.mixer")
-    method = chosen_method(mixer, batch=batch, time=sizes["context_len"], work="training")
     memory = {"peak_mib": peak_memory_mib(step, device=plan.device), "n_weights": n_weights(model)}
-    return Entrant(call=step, memory=memory, config={"method": method})
+    return Entrant(call=step, memory=memory)
 
 
 def n_weights(module: nn.Module) -> int:
@@ -629,8 +603,8 @@ def write_greedily(model: Translator, source: Tensor, *, n_tokens: int) -> Tenso
 
 PARTS: dict[str, tuple[str, Callable[[SpeedPlan], Iterator[Race]]]] = {
     "mixers": (
-        "one layer, forward and forward with backward, beside attention with 4 heads",
-        partial(layer_races, works=("forward", "training")),
+        "one layer, forward and backward, beside attention with 4 heads",
+        partial(layer_races, work="training"),
     ),
     "methods": (
         "every method of the causal convolution by name, and what auto chooses",
@@ -642,7 +616,7 @@ PARTS: dict[str, tuple[str, Callable[[SpeedPlan], Iterator[Race]]]] = {
     ),
     "prefill": (
         "one layer with frozen weights over a whole sequence, no gradients",
-        partial(layer_races, works=("inference",)),
+        partial(layer_races, work="inference"),
     ),
     "generation": ("one token after the other at full context: a layer's step", stream_races),
     "translation": (

@@ -13,7 +13,7 @@ from attnlab.studies.clock import MIXERS, SpeedPlan
 SMALL = {"d_model": 32, "context_len": 32, "n_layers": 1, "vocab_size": 100}
 
 
-@pytest.mark.parametrize("work", ["forward", "training", "inference"])
+@pytest.mark.parametrize("work", ["training", "inference"])
 @pytest.mark.parametrize("mixer", MIXERS)
 def test_a_layer(benchmark, mixer, work):
     plan, sizes = SpeedPlan(part="mixers"), {"batch": 4, "time": 64, "d_model": 32}
