@@ -139,6 +139,18 @@ def test_a_tenth_of_all_sentences_is_held_out_for_each_purpose():
     assert shares["test"] == pytest.approx(400, abs=114)
 
 
+@pytest.mark.parametrize(
+    "dials",
+    [{"max_adjectives": 0}, {"n_clauses": 2, "counting": 1}, {"n_prepositions": 0}],
+    ids=str,
+)
+def test_the_longest_sentence_is_as_long_as_promised(dials):
+    source = translation_source(**{"max_adjectives": 1, **dials})
+    pairs = source.sample_pairs(4000)
+    assert max(len(words) for words, _ in pairs) == source.max_source_len
+    assert max(len(target) for _, target in pairs) == source.max_target_len
+
+
 def test_parts_of_a_sentence_are_as_frequent_as_they_should_be():
     source, n = translation_source(n_clauses=3, max_adjectives=2), 3000
     generator = numpy_generator(0, "data")
