@@ -218,8 +218,10 @@ def test_a_fetched_corpus_is_found_and_not_fetched_again(file, server, tmp_path,
     monkeypatch.setenv("ATTNLAB_DATA", str(tmp_path))
     fetch_files(entry_of(file), tmp_path, lambda _: None)
     assert read_files(entry_of(file)) == {"inner/text.txt.gz": STORED}
-    fetch_files(entry_of(file), None, lambda _: None)
+    counts = []
+    fetch_files(entry_of(file), None, counts.append)
     assert len(server.seen) == 1
+    assert counts == [file.size_bytes]  # what is here counts as arrived
 
 
 def test_fetched_files_are_the_same_bytes_every_time(get, file, tmp_path):
