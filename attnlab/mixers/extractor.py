@@ -60,6 +60,11 @@ class Extractor(TokenMixer):
         derived in notebook 03.
     """
 
+    value: Any  # linear maps and weights, or None, as the options say
+    adjust: Any
+    adjust_weight: Any
+    out: Any
+
     def __init__(
         self,
         *,
@@ -122,7 +127,8 @@ class Extractor(TokenMixer):
             else:
                 e_t = e_t + (token @ weight if self.extract == "matrix" else token * weight)
         n = self.context_len if self.scale == "rsqrt_l" else n_summed
-        e_t = e_t * {"none": 1.0, "inv_t": 1 / n}.get(self.scale, n**-0.5)
+        factors = {"none": 1.0, "inv_t": 1 / n, "rsqrt_t": n**-0.5, "rsqrt_l": n**-0.5}
+        e_t = e_t * factors[self.scale]
         return e_t if self.extract_bias is None else e_t + self.extract_bias
 
     def _defined_gate(self, x_t: Tensor, position: int) -> Tensor | None:

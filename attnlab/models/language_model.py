@@ -44,6 +44,8 @@ class LanguageModel(nn.Module):
         AttnlabError: Ids outside the vocabulary, more tokens than ``context_len``, no token.
     """
 
+    position_embedding: Tensor | None
+
     def __init__(self, config: ModelConfig, *, generator: torch.Generator | None = None) -> None:
         """Build the model; ``generator`` makes the initial weights a function of its seed."""
         super().__init__()

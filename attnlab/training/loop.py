@@ -72,7 +72,7 @@ def train_steps(
         AttnlabError: Label smoothing is asked of a loss that has none.
     """
     loss = _own_loss(model, config) if loss is None else loss
-    count = getattr(model, "n_predictions", Tensor.numel) if count is None else count
+    n_read: Callable[[Tensor], int] = count or getattr(model, "n_predictions", Tensor.numel)
     optimizer = optimizer or build_optimizer(model, config)
     weights = list(model.parameters())
     groups = _grouped(batches, config.accumulation_steps)
@@ -86,14 +86,14 @@ def train_steps(
             parameters["lr"] = lr
         optimizer.zero_grad(set_to_none=True)
         with _dropout_stream(model, config.seed, step):
-            loss_nats = _accumulate(loss, count, group, config)
+            loss_nats = _accumulate(loss, n_read, group, config)
         total_norm = nn.utils.get_total_norm([w.grad for w in weights if w.grad is not None])
         grad_norm = float(total_norm)
         if not (math.isfinite(loss_nats) and math.isfinite(grad_norm)):
             raise DivergenceError(_divergence_message(model, step, loss_nats, grad_norm, lr))
         nn.utils.clip_grads_with_norm_(weights, config.max_grad_norm, total_norm)
         optimizer.step()
-        tokens_seen += sum(count(targets) for _, targets in group)
+        tokens_seen += sum(n_read(targets) for _, targets in group)
         yield StepLog(step + 1, loss_nats, grad_norm, lr, tokens_seen)
 
 
