@@ -549,13 +549,12 @@ def test_dropout_is_off_while_a_model_is_traced_and_on_again_after():
 # Choices and errors
 
 
-def test_an_output_can_be_chosen():
-    trace = critical_path.trace_module(mixer_of("she", 4, 4, method="im2col"), torch.randn(1, 4, 4))
-    newest, first = trace.longest_path(), trace.longest_path(output=(0, 0))
-    assert newest.end[:2] == (0, 3)
-    assert first.end[:2] == (0, 0)
-    assert (newest.depth, first.depth) == (1 + 4 + 1 + 3, 1 + 2 + 1 + 3)
-    assert trace.longest_path(output=(0, 1, 2)).end == (0, 1, 2)
+def test_a_path_ends_at_the_newest_position():
+    trace = critical_path.trace_module(mixer_of("she", 4, 4, method="im2col"), torch.randn(2, 4, 4))
+    newest = trace.longest_path()
+    assert newest.end[1] == 3
+    assert newest.depth == 1 + 4 + 1 + 3
+    assert trace.depths()[0, 0].max() == 1 + 2 + 1 + 3
 
 
 def test_the_context_of_a_step_can_be_shorter():
@@ -583,8 +582,6 @@ def test_wrong_choices_are_named():
         trace.longest_path(accumulate="fast")
     with pytest.raises(AttnlabError, match="'fast' is not one of tree, sequential"):
         theory.expected_depth("me", d_model=2, context_len=2, accumulate="fast")
-    with pytest.raises(AttnlabError, match=r"output=\(3,\) lies outside"):
-        trace.longest_path(output=(3,))
     with pytest.raises(AttnlabError, match="returned no tensor"):
         critical_path.trace_module(lambda x: 3, torch.ones(1))
 

@@ -164,32 +164,6 @@ def test_no_time_is_reported_without_spread():
         compare({})
 
 
-def test_a_candidate_runs_in_its_own_setting_outside_the_clock():
-    clock = FakeTime()
-    states = []
-
-    class Setting:
-        def __init__(self, name):
-            self.name = name
-
-        def __enter__(self):
-            clock.now += 100.0  # setting up is slow and must not count
-            states.append(self.name)
-
-        def __exit__(self, *_):
-            states.append(None)
-
-    def call(name):
-        def run():
-            assert states[-1] == name
-            clock.now += 0.01
-
-        return run
-
-    timings = compare({n: call(n) for n in "ab"}, repeats=5, clock=clock, setting=Setting)
-    assert timings.samples_ms["a"] == pytest.approx([10.0] * 5)
-
-
 def test_the_clock_waits_for_the_graphics_card(monkeypatch):
     log = []
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)

@@ -13,7 +13,7 @@ import sys
 import timeit
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -102,7 +102,6 @@ def compare(
     repeats: int = 15,
     seed: int = 0,
     pieces: Mapping[str, int] | None = None,
-    setting: Callable[[str], AbstractContextManager[object]] | None = None,
     clock: Clock = benchmark.timer,
 ) -> Timings:
     """Time candidates in turns: every round runs all of them once, in a shuffled order.
@@ -115,8 +114,6 @@ def compare(
         repeats: Rounds, at least 5: fewer have no spread worth the name.
         seed: Of the stream that shuffles the rounds.
         pieces: How many equal pieces of work a call does, where not one; times are per piece.
-        setting: From a name to the state of the process in which that candidate runs; entered
-            outside the clock.
         clock: Seconds; torch's own waits until a graphics card has finished.
     Raises:
         AttnlabError: No candidate, or too few repeats.
@@ -128,11 +125,9 @@ def compare(
             f"repeats={repeats} shows no spread, and a time without spread is not reported. "
             f"Use {MIN_REPEATS} or more."
         )
-    around = setting or (lambda _: nullcontext())
     names, n_calls = list(candidates), {}
     for name, call in candidates.items():
-        with around(name):
-            block = _in_blocks(call, seconds=BLOCK_S, clock=clock)
+        block = _in_blocks(call, seconds=BLOCK_S, clock=clock)
         n, taken = block.number_per_run, block.number_per_run * block.median
         n_calls[name] = max(math.ceil(n / 10), math.ceil(n * min(1.0, BLOCK_S / taken)))
     generator = numpy_generator(seed, "order")
@@ -140,8 +135,7 @@ def compare(
     samples: dict[str, list[float]] = {name: [] for name in names}
     for turn in order:
         for name in turn:
-            with around(name):
-                taken = timeit.Timer(candidates[name], timer=clock).timeit(n_calls[name])
+            taken = timeit.Timer(candidates[name], timer=clock).timeit(n_calls[name])
             samples[name].append(1e3 * taken / n_calls[name] / (pieces or {}).get(name, 1))
     return Timings(
         samples_ms={name: tuple(values) for name, values in samples.items()},

@@ -95,19 +95,20 @@ class Trace:
             done += operation.levels(depth, accumulate=accumulate)
         return np.bincount(done, minlength=1)[1:]
 
-    def longest_path(
-        self, *, accumulate: str = "tree", output: Sequence[int] | None = None
-    ) -> Path:
-        """Return a longest chain that ends in the result.
+    def longest_path(self, *, accumulate: str = "tree") -> Path:
+        """Return a longest chain that ends in the result, at its newest position.
+
+        That is the last one along axis 1 of a result with three axes or more; of another
+        result the deepest element counts.
 
         Args:
             accumulate: ``tree`` or ``sequential``: how terms are added up.
-            output: Index of an element of the result, or its first axes: the deepest element
-                under it. None means the newest position: the last one along axis 1 of a result
-                with three axes or more, and the whole result otherwise.
         """
         depth = self._all_depths(accumulate)
-        end = _deepest(depth[self.output], output)
+        ends = depth[self.output].clone()
+        if ends.ndim >= 3:
+            ends[:, :-1] = -1
+        end = _unravel(int(ends.argmax()), ends.shape)
         names, steps = name_steps(self.program, self.source_names), []
         number, start = int(self.output[end]), ("a constant", end)
         while number:
@@ -215,22 +216,6 @@ def _trace(function: Callable[..., Any], inputs: Sequence[Tensor], names: Sequen
 
 def _unravel(place: int, shape: Sequence[int]) -> tuple[int, ...]:
     return tuple(int(i) for i in np.unravel_index(place, tuple(shape))) if len(shape) else ()
-
-
-def _deepest(depth: Tensor, output: Sequence[int] | None) -> tuple[int, ...]:
-    if output is None:
-        where = (0, depth.shape[1] - 1) if depth.ndim >= 3 else ()
-        if where and depth.shape[0] > 1:
-            where = (int(depth[:, -1].flatten(1).amax(1).argmax()), where[1])
-    else:
-        where = tuple(int(i) for i in output)
-    try:
-        under = depth[where] if where else depth
-    except IndexError as error:
-        shape = tuple(depth.shape)
-        raise AttnlabError(f"output={where} lies outside a result of {shape}.") from error
-    where = tuple(i % n for i, n in zip(where, depth.shape, strict=False))
-    return (*where, *_unravel(int(under.argmax()), under.shape))
 
 
 def _full_state(mixer: Any, newest: Tensor, n_seen: int) -> Any:
