@@ -184,9 +184,10 @@ def register_look(name: str, *, family: str, label: str, marker: str) -> Look:
 def variants(name: str, labels: Iterable[str]) -> list[Look]:
     """Return looks for variants of one name: each a shade, a marker and a dash of its own."""
     base, looks = look(name), []
+    markers = [base.marker, *(marker for marker in VARIANT_MARKERS if marker != base.marker)]
     for place, label in enumerate(labels):
         colour = to_hex([0.8**place * part for part in to_rgb(base.colour)])
-        marker = base.marker if place == 0 else VARIANT_MARKERS[place % len(VARIANT_MARKERS)]
+        marker = markers[place % len(markers)]
         dash = base.dash if place % 2 == 0 else "solid"
         looks.append(replace(base, label=label, colour=colour, marker=marker, dash=dash))
     return looks

@@ -35,36 +35,11 @@
 # - predict where a small error will not give a good translation.
 
 # %% tags=["setup"]
-import pandas as pd
 import torch
-from IPython.display import Markdown, display
 
-from attnlab.config import PAD, TrainConfig
-from attnlab.distillation import (
-    KEEPS,
-    METHODS,
-    REPLACES,
-    StudentSpec,
-    build_controls,
-    build_student,
-    capture,
-    substitute,
-)
-from attnlab.distillation.naive import decoder_naive, encoder_naive
-from attnlab.plots import distillation as figures
-from attnlab.plots import style
+from attnlab.chapters.distillation import checks, live, pictures
 from attnlab.runmode import banner, is_fast
-from attnlab.seeding import torch_generator
-from attnlab.sources import translation_source
-from attnlab.teach import show_notation
-from attnlab.teaching import distillation as exercises
-from attnlab.teaching import distillation_runs as runs
-from attnlab.teaching.distillation import norm
-from attnlab.teaching.live_translation import Lesson
-from attnlab.teaching.quiz import show_quiz
-from attnlab.training import collate_pairs
-from attnlab.widgets import distillation as widgets
-from attnlab.widgets import predict_first, show_still
+from attnlab.show import show
 
 banner(minutes=70)
 
@@ -85,13 +60,27 @@ banner(minutes=70)
 # First the teacher of notebook 07, trained again in a little less time.
 
 # %% tags=["nbval-ignore-output"]
+from attnlab.config import TrainConfig, TranslatorConfig
+from attnlab.models import Translator
+from attnlab.seeding import torch_generator
+from attnlab.sources import translation_source
+from attnlab.training import PairBatches, evaluate_translation, train_steps
+
 source = translation_source()
+sizes = {"d_model": 32, "n_heads": 4, "n_encoder_layers": 2, "n_decoder_layers": 2, "d_ff": 128,
+         "source_vocab_size": source.vocab_size, "target_vocab_size": source.vocab_size,
+         "max_len": max(source.max_source_len, source.max_target_len + 2)}  # fmt: skip
+config = TranslatorConfig(dropout=0.0, **sizes)
+teacher = Translator(config, generator=torch_generator(0, "init"))
 recipe = TrainConfig(n_steps=600 if is_fast() else 3000, lr=0.007, warmup_steps=50)
-lesson = Lesson(source, train=recipe)  # 2 + 2 layers, d = 32, 4 heads; 20,000 pairs
-*_, end = lesson.points(every=recipe.n_steps)
-teacher = lesson.teacher.eval().requires_grad_(False)
-print(f"{end.accuracy:.1%} of the words right (right past given); written freely: BLEU "
-      f"{end.bleu:.1f}, {end.exact_match:.1%} of the sentences right")  # fmt: skip
+batches = PairBatches(source.sample_pairs(20_000), max_tokens=1024, seed=0)
+for _ in train_steps(teacher, batches.starting_at(0), config=recipe):
+    pass
+teacher = teacher.eval().requires_grad_(False)
+exam = source.sample_pairs(200, stream="validation")
+end = evaluate_translation(teacher, exam, vocabulary=source, n_resamples=1)
+print(f"{end.forced.accuracy:.1%} of the words right (right past given); written freely: BLEU "
+      f"{end.bleu.score:.1f}, {end.exact_match:.1%} of the sentences right")  # fmt: skip
 assert end.exact_match > 0.75, "the teacher knows enough to teach"
 
 # %% [markdown]
@@ -99,6 +88,10 @@ assert end.exact_match > 0.75, "the teacher knows enough to teach"
 # writes. Below, `capture` against the equation run by hand, and against a hook of three lines.
 
 # %% tags=["agreement", "nbval-check-output"]
+from attnlab.config import PAD
+from attnlab.distillation import capture
+from attnlab.training import collate_pairs
+
 read, written = collate_pairs(source.sample_pairs(50, stream="test"))
 found = capture(teacher, (read, written))  # every site and layer, in one pass
 layer = teacher.encoder[0]
@@ -110,8 +103,11 @@ scores = (q @ k.mT / 8**0.5).masked_fill((read == PAD)[:, None, None], -torch.in
 y = (scores.softmax(-1) @ v).transpose(1, 2).flatten(2)  # f of eq. (8.1)
 lesson_1 = found["encoder_self", 0]
 torch.testing.assert_close(lesson_1.targets, y)
-hooked = runs.hooked_heads(layer.self_attention, lambda: teacher.encode(read))
-assert torch.equal(lesson_1.targets, hooked)
+seen = []
+hook = layer.self_attention.out.register_forward_pre_hook(lambda _, read: seen.append(read[0]))
+teacher.encode(read)
+hook.remove()
+assert torch.equal(lesson_1.targets, seen[0])
 for (site, number), one in found.items():
     print(f"{site:>12}, layer {number + 1}: reads {tuple(one.inputs.shape)}, writes the same")
 
@@ -122,9 +118,11 @@ for (site, number), one in found.items():
 # memory.
 
 # %% tags=["nbval-check-output"]
+from attnlab.distillation import StudentSpec
+
 print(f"published: {18 * 4 * 4_000_000 * 128 * 4 / 1e9:.0f} GB for attention alone")
-pairs = source.sample_pairs(runs.N_LESSONS)
-lessons = runs.collect_lessons(teacher, pairs, spec=StudentSpec(method="alr"))
+pairs = source.sample_pairs(live.N_LESSONS)
+lessons = live.collect_lessons(teacher, pairs, spec=StudentSpec(method="alr"))
 print(f"here: {lessons.n_sentences:,} sentences, {lessons.inputs.shape[1]:,} tokens, 2 layers: "
       f"{lessons.mib:.1f} MiB in memory, nothing on disk")  # fmt: skip
 
@@ -168,11 +166,11 @@ print("teacher 0, constant 1, zero above 1, in both layers")
 # look at the picture: which cut leaves the student least to do, which one most?
 
 # %% tags=["nbval-ignore-output"]
-with style():
-    fig = figures.draw_methods()
-show_still(fig, figures.describe_methods())
+show(pictures.methods())
 
 # %% tags=["agreement", "nbval-check-output"]
+from attnlab.distillation import KEEPS, METHODS, REPLACES
+
 lesson_of = {m: capture(teacher, (read, written), method=m)["encoder_self", 0] for m in METHODS}
 x = lesson_of["elr"].inputs
 y = layer.self_attention.heads(layer.self_attention_norm(x), source_padding=read == PAD)
@@ -247,6 +245,9 @@ for method, (inputs, targets) in want.items():
 
 
 # %% jupyter={"source_hidden": true} tags=["solution"]
+from attnlab.chapters.distillation.checks import norm
+
+
 def alr_net(x, n_words, weights):
     """Return what a student says at each slot: x (l, d) -> (l, d)."""
     # SOLUTION
@@ -258,8 +259,11 @@ def alr_net(x, n_words, weights):
 
 
 # %% tags=["agreement", "nbval-check-output"]
-exercises.check_alr_net(alr_net)
-page = alr_net(torch.tensor([[3.0], [1.0]]).double(), 2, exercises.hand_weights())
+from attnlab.distillation import build_student
+from attnlab.distillation.naive import decoder_naive, encoder_naive
+
+checks.check_alr_net(alr_net)
+page = alr_net(torch.tensor([[3.0], [1.0]]).double(), 2, checks.hand_weights())
 print("by hand (1, -2); your net:", [round(value, 3) for value in page.flatten().tolist()])
 sizes = {"max_len": 7, "d_model": 6, "n_heads": 3}
 for method in ("alr", "aslr"):
@@ -292,6 +296,8 @@ for method in ("alr", "aslr"):
 # $W = 6400$.
 
 # %% tags=["widget", "nbval-ignore-output"]
+from attnlab.show import predict_first
+
 guess = predict_first(
     "W_q, W_k, W_v of one published layer have 3 x 128 x 128 = 49,152 weights. How many times as many "
     "has ALR at size L, which replaces them?",
@@ -300,7 +306,7 @@ guess = predict_first(
 
 # %% tags=["agreement", "nbval-check-output"]
 d, H, W = 128, 8, 50 * 128
-counts = runs.count_table()
+counts = live.count_table()
 print(counts.map("{:,}".format).to_string())
 for size, h in {"XS": 25, "S": 50, "M": 800, "L": 3200, "XL": 12800}.items():  # eq. (8.6)
     assert counts.loc["ALR, ALRR, ELR", size] == 2 * W * h + 3 * W + 3 * h
@@ -314,9 +320,7 @@ assert built.n_weights == counts.loc["ALR, ALRR, ELR", "L"]
 print(f"ALR L / attention = {built.n_weights / (3 * d * d):.0f}")
 
 # %% tags=["nbval-ignore-output"]
-with style():
-    ax = figures.plot_weights(counts, attention=3 * d * d)
-show_still(ax.figure, figures.describe_weights(counts, attention=3 * d * d))
+show(pictures.weights(counts, attention=3 * d * d))
 print(guess.verdict(truth=800))
 
 # %% [markdown]
@@ -338,16 +342,29 @@ print(guess.verdict(truth=800))
 # the board: what does ten times the rate change for XS, and what for ALRR?
 
 # %% tags=["widget", "nbval-ignore-output"]
+from dataclasses import replace
+
+from attnlab.show import show_board
+
+
+def teach_others(*, method, size, n_steps, lr):
+    arms = {f"{method}/{size}": StudentSpec(method=method, size=size)}
+    config = replace(live.RECIPE, n_steps=n_steps, lr=lr, warmup_steps=n_steps // 20)
+    course = live.Course(teacher, source=source, arms=arms, config=config, n_lessons=3000)
+    yield from course.points(every=n_steps // live.N_POINTS)
+
+
 names = ("alr/xs", "alr/m", "aslr/xs")
 arms = {name: StudentSpec(method=name.split("/")[0], size=name.split("/")[1]) for name in names}
-course = runs.Course(teacher, source=source, arms=arms)  # 300 steps of 64 sentences
+course = live.Course(teacher, source=source, arms=arms)  # 300 steps of 64 sentences
 points = list(course.points(every=30))
 encoder_students, errors = course.students, course.errors()
 first, last = points[0].errors, points[-1].errors
 for name in arms:
     assert max(last[name]) < min(first[name]), "all of them have learned"
 assert sum(errors["alr/m"]) < 0.6 * sum(errors["alr/xs"]), "width helps"
-board = widgets.show_fit_board(teacher, source=source, recipe=runs.RECIPE, still=points)
+board = show_board(teach_others, n_ticks=live.N_POINTS + 1, draw=pictures.errors, still=points,
+                   **pictures.FIT_DIALS)  # fmt: skip
 
 # %% [markdown]
 # <details><summary>Answer</summary>
@@ -363,17 +380,20 @@ board = widgets.show_fit_board(teacher, source=source, recipe=runs.RECIPE, still
 # what all sentences share at a position, or what is special in this one?
 
 # %% tags=["widget", "nbval-ignore-output"]
+from attnlab.show import explore
+
 kinds = {"ALR XS": "alr/xs", "ALR M": "alr/m", "ASLR XS": "aslr/xs"}
 long = "the red bird near three tall cat see a dog"
-viewer = widgets.show_output_viewer(
-    teacher,
-    {label: encoder_students[name] for label, name in kinds.items()},
-    source=source,
+nets = {label: encoder_students[name] for label, name in kinds.items()}
+draw, dials = pictures.viewer(teacher, nets, source=source)
+viewer = explore(
+    draw,
     presets=[
         {"student": "ALR XS", "layer": 0, "head": 0, "sentence": long},
         {"student": "ALR M", "layer": 0, "head": 0, "sentence": long},
         {"student": "ALR M", "layer": 1, "head": 2, "sentence": "a cat hear"},
     ],
+    **dials,
 )
 
 # %% [markdown]
@@ -388,9 +408,22 @@ viewer = widgets.show_output_viewer(
 # control that learned nothing: the constant $\bar y$.
 
 # %% tags=["nbval-ignore-output"]
+from attnlab.distillation import build_controls, substitute
+
+test = source.sample_pairs(300, stream="test")
+
+
+def judge(nets):
+    """Swap nets in, translate the test sentences, swap them out again."""
+    with substitute(teacher, nets):
+        score = evaluate_translation(teacher, test, vocabulary=source, n_resamples=1)
+    numbers = score.forced.accuracy, score.bleu.score, score.exact_match
+    return dict(zip(("accuracy", "bleu", "exact_match"), numbers, strict=True))
+
+
 mean = build_controls("mean", teacher=teacher, site="encoder_self", activations=course.lessons)
 stand_ins = {"teacher": {}, "control: mean": mean, **encoder_students}
-rows = {name: runs.judge(teacher, nets, source=source) for name, nets in stand_ins.items()}
+rows = {name: judge(nets) for name, nets in stand_ins.items()}
 errors |= {"teacher": (0.0, 0.0), "control: mean": (1.0, 1.0)}
 for name, row in rows.items():
     n_weights = sum(w.numel() for net in stand_ins[name].values() for w in net.parameters())
@@ -471,7 +504,7 @@ def prefix_hidden(x, gain, shift, w_1, b_1):
 
 
 # %% tags=["agreement", "nbval-check-output"]
-exercises.check_prefix_hidden(prefix_hidden)
+checks.check_prefix_hidden(prefix_hidden)
 spec = StudentSpec(site="decoder_self", size="s", width=5)
 net = build_student(spec, **sizes, generator=torch_generator(1, "init")).double()
 x = torch.randn(3, 7, 6, generator=torch_generator(1, "data"), dtype=torch.float64)
@@ -481,8 +514,8 @@ torch.testing.assert_close(*outputs.values())
 inputs = [x, *net.parameters()]
 by_sums, by_loop = (torch.autograd.grad(y.square().sum(), inputs) for y in outputs.values())
 torch.testing.assert_close(by_sums, by_loop)
-first = prefix_hidden(x[0], *exercises.first_layer(net))
-torch.testing.assert_close(exercises.rest_of_net(net, first), net(x)[0])
+first = prefix_hidden(x[0], *checks.first_layer(net))
+torch.testing.assert_close(checks.rest_of_net(net, first), net(x)[0])
 print(f"yours = package = loop: values, and gradients of {len(inputs)} tensors")
 
 # %% [markdown]
@@ -517,10 +550,10 @@ print("last token edited, rows that move:", moved.nonzero().flatten().tolist())
 # %% tags=["nbval-ignore-output"]
 names = ("s", "m")
 arms = {f"decoder/{size}": StudentSpec(site="decoder_self", size=size) for size in names}
-decoder_course = runs.Course(teacher, source=source, arms=arms)
+decoder_course = live.Course(teacher, source=source, arms=arms)
 decoder_errors = decoder_course.teach()
 for name, nets in decoder_course.students.items():
-    rows[name] = runs.judge(teacher, nets, source=source)
+    rows[name] = judge(nets)
     rho = ", ".join(f"{error:.2f}" for error in decoder_errors[name])
     print(f"{name}: error {rho}; words right {rows[name]['accuracy']:.1%}; written freely BLEU "
           f"{rows[name]['bleu']:.1f}, sentences right {rows[name]['exact_match']:.1%}")  # fmt: skip
@@ -562,13 +595,13 @@ skip_guess = predict_first(
 skips = {"no_skip": "none", "identity_skip": "identity", "linear_skip": "linear"}
 arms = {f"alrr/m/{name}": StudentSpec(method="alrr", size="m", skip=skip)
         for name, skip in skips.items()}  # fmt: skip
-stream_course = runs.Course(teacher, source=source, arms=arms)
-elr = runs.Course(teacher, source=source, arms={"elr/m": StudentSpec(method="elr", size="m")})
+stream_course = live.Course(teacher, source=source, arms=arms)
+elr = live.Course(teacher, source=source, arms={"elr/m": StudentSpec(method="elr", size="m")})
 stream_errors = stream_course.teach() | elr.teach()
 for name, nets in (stream_course.students | elr.students).items():
-    rows[name] = runs.judge(teacher, nets, source=source)
+    rows[name] = judge(nets)
     rho = ", ".join(f"{error:.2f}" for error in stream_errors[name])
-    print(f"{figures.arm_label(name):>21}: error {rho}; BLEU {rows[name]['bleu']:.1f}, sentences "
+    print(f"{pictures.arm_label(name):>21}: error {rho}; BLEU {rows[name]['bleu']:.1f}, sentences "
           f"right {rows[name]['exact_match']:.1%}")  # fmt: skip
 errors |= stream_errors
 fall = sum(stream_errors["alrr/m/identity_skip"]) / sum(stream_errors["alrr/m/no_skip"])
@@ -576,31 +609,45 @@ print(f"share that is left: {fall:.2f}. {skip_guess.verdict(truth=round(fall, 2)
 assert fall < 0.6, "a skip alone takes most of the error away"
 
 # %% tags=["agreement", "nbval-ignore-output"]
-x, y = runs.same_length(stream_course.lessons, layer=1, length=7)
-floors = runs.bottleneck(x, y)
+import numpy as np
+import pandas as pd
+
+
+def outside(z):
+    """Return the summed squares outside the best plane of h - 1 dimensions, for h = 0, 1, ..."""
+    energy = torch.linalg.svdvals((z - z.mean(0)).double().flatten(1)).square()
+    left = energy.flip(0).cumsum(0).flip(0).numpy()
+    return np.concatenate([left[:1], left, [0.0]])  # h = 0 and h = 1: one point, the mean
+
+
+def bottleneck(x, y):  # eq. (8.11): writing the stream y, and writing its update alone
+    update = (y - x).double().flatten(0, 1)
+    spread = float((update - update.mean(0)).square().sum())
+    return outside(y) / spread, outside(y - x) / spread, spread
+
+
+x, y = live.same_length(stream_course.lessons, layer=1, length=7)
+stream, update, spread = bottleneck(x, y)
 second = {name: nets["encoder_self", 1] for name, nets in stream_course.students.items()}
 points = pd.DataFrame(
-    [{"width": net.width, "arm": "alrr", "label": figures.arm_label(name),
-      "error": runs.stream_error(net, x, y)} for name, net in second.items()]
+    [{"width": net.width, "label": pictures.arm_label(name),
+      "error": (net(x) - y).detach().double().square().sum().item() / spread}
+     for name, net in second.items()]
 )  # fmt: skip
 without, identity, _ = points["error"]
-assert without > floors.stream[64], "eq. (8.11) holds for the stream"
-assert floors.stream[64] > identity > floors.update[64], "and for the update"
-curves = {"Least, writing the stream": floors.stream, "Least, with the identity": floors.update}
-with style():
-    ax = figures.plot_bottleneck(curves, points=points)
-words = figures.describe_bottleneck(curves, points=points)
-show_still(ax.figure, f"{words} Layer 2, {len(x)} sentences of 7 words, one teacher.")
+assert without > stream[64], "eq. (8.11) holds for the stream"
+assert stream[64] > identity > update[64], "and for the update"
+curves = {"Least, writing the stream": stream, "Least, with the identity": update}
+one = pictures.bottleneck(curves, points=points)
+show(one.saying(f"{one.words} Layer 2, {len(x)} sentences of 7 words, one teacher."))
 
 # %% tags=["agreement", "nbval-check-output"]
 y = torch.tensor(
     [[[1.0, 0, 0]], [[-1, 0, 0]], [[0, 2, 0]], [[0, -2, 0]], [[0, 0, 3]], [[0, 0, -3]]]
 )
-floors = runs.bottleneck(0 * y, y)  # squared singular values 18, 8, 2; spread 28
-print("28 x least error for h = 1, 2, 3, 4:", (28 * floors.stream[1:5]).round(6).tolist())
-assert torch.allclose(
-    torch.tensor(28 * floors.stream[:5]), torch.tensor([28.0, 28, 10, 2, 0]).double()
-)
+least, _, _ = bottleneck(0 * y, y)  # squared singular values 18, 8, 2; spread 28
+print("28 x least error for h = 1, 2, 3, 4:", (28 * least[1:5]).round(6).tolist())
+assert np.allclose(28 * least[:5], [28, 28, 10, 2, 0])
 
 # %% [markdown]
 # **What we see.** With the identity, the student lies below the solid line: *no* net of this width
@@ -631,35 +678,26 @@ assert torch.allclose(
 # grey line?
 
 # %% tags=["nbval-ignore-output"]
-arms = runs.recorded_arms()
-is_student = arms["variant"].str.match(r"encoder_self/(alr|aslr|alrr|elr)/[a-z]+$")
-metrics = ["relative_error", "bleu"]
-if arms[is_student].empty:
-    display(Markdown(runs.NO_RECORDS))
-else:
-    encoder = runs.over_seeds(arms[is_student], columns=metrics)
-    bleu = arms.groupby("variant")["bleu"].mean()
-    controls = {name: bleu[f"encoder_self/{name}"] for name in ("mean", "uniform", "random")
-                if f"encoder_self/{name}" in bleu}  # fmt: skip
-    with style():
-        fig = figures.plot_sizes(encoder, controls=controls, teacher=bleu.get("teacher"))
-    words = figures.describe_sizes(encoder, controls=controls, teacher=bleu.get("teacher"))
-    show_still(fig, f"{words} {runs.source_line(arms)}")
+arms = live.recorded_arms()
+is_student = (arms["site"] == "encoder_self") & (arms["n_parts"] == 3) & (arms["way"] == "")
+is_student &= arms["method"].isin(["alr", "aslr", "alrr", "elr"])
+encoder = live.over_seeds(arms[is_student], columns=["relative_error", "bleu"])
+bleu = arms.groupby("variant")["bleu"].mean()
+controls = {name: bleu[f"encoder_self/{name}"] for name in pictures.CONTROLS}
+one = pictures.sizes(encoder, controls=controls, teacher=bleu["teacher"])
+show(one.saying(f"{one.words} {live.source_line(arms)}"))
 
 # %% tags=["nbval-ignore-output"]
-if not arms[is_student].empty:
-    is_single = arms["site"].isin(figures.SITE_LOOKS) & (arms["way"] == "")
-    fitted = arms[is_single & arms["relative_error"].notna()]
-    table = runs.over_seeds(fitted, columns=metrics)
-    with style():
-        ax = figures.plot_error_against_score(table)
-    show_still(ax.figure, f"{figures.describe_error_against_score(table)} {runs.source_line(arms)}")
-live = pd.DataFrame(
+is_single = arms["site"].isin(pictures.SITES) & (arms["way"] == "")
+fitted = arms[is_single & arms["relative_error"].notna()]
+one = pictures.error_against_score(live.over_seeds(fitted, columns=["relative_error", "bleu"]))
+show(one.saying(f"{one.words} {live.source_line(arms)}"))
+table = pd.DataFrame(
     {name: {"mean error": sum(errors[name]) / 2, **rows[name]} for name in rows}
 ).T.sort_values("mean error")
 print("This notebook's students (one teacher, one seed):\n")
-print(live.round({"mean error": 3, "accuracy": 3, "bleu": 1, "exact_match": 3}).to_string())
-small, large = live.loc["decoder/s"], live.loc["alrr/m/no_skip"]
+print(table.round({"mean error": 3, "accuracy": 3, "bleu": 1, "exact_match": 3}).to_string())
+small, large = table.loc["decoder/s"], table.loc["alrr/m/no_skip"]
 assert small["mean error"] < large["mean error"]
 assert small["bleu"] < large["bleu"], "the better imitation translates worse"
 
@@ -699,9 +737,11 @@ assert small["bleu"] < large["bleu"], "the better imitation translates worse"
 # the best of each, the number of weights on the axis, and a control that learned nothing.
 
 # %% tags=["widget", "nbval-ignore-output"]
+from attnlab.teach import show_quiz
+
 for site in ("encoder_self", "cross"):  # does the order of the study's arms survive?
-    print(runs.best_rates(arms, site=site))
-quiz = show_quiz(exercises.DISTILLATION_QUIZ)
+    print(live.best_rates(arms, site=site))
+quiz = show_quiz("distillation")
 
 # %% [markdown]
 # ## Summary
@@ -730,6 +770,8 @@ quiz = show_quiz(exercises.DISTILLATION_QUIZ)
 # a student's maps; $O = W/H$ only in eq. (8.6); $u_t$ is an update here, not a source token.
 
 # %% tags=["hide-input", "nbval-ignore-output"]
+from attnlab.teach import show_notation
+
 show_notation(["time", "d_model", "n_heads", "context_len", "x", "out", "slot_numbers",
                "student_width", "heads", "student_output", "relative_error", "norm_gain",
                "norm_shift"])  # fmt: skip

@@ -1,19 +1,18 @@
-"""Small live fits of notebook 08: lessons, students taught side by side, what they can reach."""
+"""What chapter 08 teaches while it runs, and what it reads from records."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import ArrayLike, NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
-from attnlab.config import BOS, TrainConfig
+from attnlab.config import TrainConfig
 from attnlab.distillation import (
     FIT,
     SIZES,
@@ -25,19 +24,19 @@ from attnlab.distillation import (
     expected_student_weights,
     fit_steps,
     measure_errors,
-    substitute,
 )
 from attnlab.models import Translator
 from attnlab.records import load_details, load_runs
 from attnlab.sources import TranslationSource
 from attnlab.studies.attentionless.arms import SCHOOLING
-from attnlab.training import collate_pairs, evaluate_translation
+from attnlab.training import collate_pairs
 from attnlab.training.batches import Pairs
 
 Key = tuple[str, int]
 RECIPE = replace(FIT, n_steps=300, lr=3e-3, warmup_steps=15)
 N_LESSONS = 6000  # sentences that students learn from
 N_HELD_OUT = 300
+N_POINTS = 10  # of a course on the board
 SENTENCES_AT_A_TIME = 300
 EXPERIMENT = "attentionless/classroom/toy"
 PUBLISHED = {"max_len": 50, "d_model": 128, "n_heads": 8}
@@ -97,20 +96,12 @@ class Course:
     def points(self, *, every: int) -> Iterator[FitPoint]:
         """Teach all of them; yield their errors at the start and after each ``every`` steps."""
         yield FitPoint(0, self.errors())
-        steps = [
-            fit_steps(
-                students,
-                self.lessons,
-                held_out=self.held_out,
-                config=self.config,
-                eval_every=every,
-            )
-            for students in self.students.values()
-        ]
+        how = {"held_out": self.held_out, "config": self.config, "eval_every": every}
+        steps = [fit_steps(nets, self.lessons, **how) for nets in self.students.values()]
         for logs in zip(*steps, strict=True):
-            errors = [log.errors for log in logs if log.errors is not None]
-            if errors:
-                yield FitPoint(logs[0].step, dict(zip(self.students, errors, strict=True)))
+            if logs[0].errors is not None:
+                errors = zip(self.students, (log.errors for log in logs), strict=True)
+                yield FitPoint(logs[0].step, dict(errors))
 
     def teach(self) -> dict[str, tuple[float, ...]]:
         """Teach all of them to the end; return the errors of the students that were kept."""
@@ -126,42 +117,6 @@ class Course:
         }
 
 
-def as_rows(points: Sequence[FitPoint]) -> pd.DataFrame:
-    """Return tidy rows ``step``, ``arm``, ``layer`` (from 1) and ``error``."""
-    rows = [
-        {"step": point.step, "arm": arm, "layer": layer, "error": error}
-        for point in points
-        for arm, errors in point.errors.items()
-        for layer, error in enumerate(errors, start=1)
-    ]
-    return pd.DataFrame(rows)
-
-
-def judge(
-    teacher: Translator,
-    stand_ins: Mapping[Any, nn.Module],
-    *,
-    source: TranslationSource,
-    n_sentences: int = N_HELD_OUT,
-) -> dict[str, float]:
-    """Swap nets in, translate test sentences, swap them out again.
-
-    Returns:
-        ``accuracy`` (of words, right past given), ``bleu`` and ``exact_match`` (written freely).
-    """
-    pairs = source.sample_pairs(n_sentences, stream="test")
-    with substitute(teacher, stand_ins):
-        score = evaluate_translation(teacher.eval(), pairs, vocabulary=source, n_resamples=1)
-    return {
-        "accuracy": score.forced.accuracy,
-        "bleu": score.bleu.score,
-        "exact_match": score.exact_match,
-    }
-
-
-# Counts
-
-
 def count_table() -> pd.DataFrame:
     """Return the weights of one published student: rows are ``COUNTED``, columns XS to XL."""
     return pd.DataFrame(
@@ -173,9 +128,6 @@ def count_table() -> pd.DataFrame:
             for size in SIZES
         }
     )
-
-
-# One head of one layer
 
 
 @torch.no_grad()
@@ -192,26 +144,14 @@ def head_outputs(
     Shapes:
         tokens: ``(time,)``; returns two arrays ``(n_heads, time, d_head)``.
     """
+
+    def by_head(y: Tensor) -> NDArray[np.float64]:
+        return y.unflatten(-1, (teacher.config.n_heads, -1)).movedim(1, 0).double().numpy()
+
     read = np.asarray(tokens, np.int64)
-    pair = (read, source.translate(read))
-    found = collect_lessons(teacher, [pair], spec=StudentSpec())
+    found = collect_lessons(teacher, [(read, source.translate(read))], spec=StudentSpec())
     x, y = found.inputs[layer], found.targets[layer]
-    n_heads = teacher.config.n_heads
-    return _by_head(y, n_heads), _by_head(student(x[None])[0], n_heads)
-
-
-def _by_head(y: Tensor, n_heads: int) -> NDArray[np.float64]:
-    return y.unflatten(-1, (n_heads, -1)).movedim(1, 0).double().numpy()
-
-
-# What a bottleneck leaves
-
-
-class Bottleneck(NamedTuple):
-    """The least relative error that any net with h hidden units can have, h = 0, 1, 2, ..."""
-
-    stream: NDArray[np.float64]  # if it has to write the stream
-    update: NDArray[np.float64]  # if the stream is handed past it
+    return by_head(y), by_head(student(x[None])[0])
 
 
 def same_length(lessons: Activations, *, layer: int, length: int) -> tuple[Tensor, Tensor]:
@@ -220,73 +160,26 @@ def same_length(lessons: Activations, *, layer: int, length: int) -> tuple[Tenso
     return batch.inputs[layer], batch.targets[layer]
 
 
-def bottleneck(x: Tensor, y: Tensor) -> Bottleneck:
-    """Return the floors of eq. (8.11) for students that write the stream ``y`` from ``x``.
-
-    Shapes:
-        x, y: ``(n, length, d_model)``, sentences of one length, before and after the sublayer.
-        The floors have one entry for each h from 0.
-    """
-    spread = update_spread(x, y)
-    return Bottleneck(*(_outside(part.double()) / spread for part in (y, y - x)))
+# Records -----------------------------------------------------------------------------------------
 
 
-def update_spread(x: Tensor, y: Tensor) -> float:
-    """Return the summed squared distance of the updates from their mean vector."""
-    update = (y - x).double().flatten(0, 1)
-    return float((update - update.mean(0)).square().sum())
-
-
-@torch.no_grad()
-def stream_error(student: Student, x: Tensor, y: Tensor) -> float:
-    """Return a student's relative error on sentences of one length."""
-    return float((student(x) - y).double().square().sum()) / update_spread(x, y)
-
-
-def _outside(z: Tensor) -> NDArray[np.float64]:
-    """Return the summed squares outside the best plane of h - 1 dimensions, for h = 0, 1, ..."""
-    z = z.flatten(1)
-    energy = torch.linalg.svdvals(z - z.mean(0)).square()
-    left = energy.flip(0).cumsum(0).flip(0).numpy()
-    return np.concatenate([left[:1], left, [0.0]])  # h = 0 and h = 1: one point, the mean
-
-
-def hooked_heads(site: nn.Module, run: Any) -> Tensor:
-    """Return what stands before a site's last projection while ``run()`` runs: a plain hook."""
-    seen: list[Tensor] = []
-    hook = site.out.register_forward_pre_hook(lambda _, args: seen.append(args[0]))  # type: ignore
-    try:
-        run()
-    finally:
-        hook.remove()
-    return seen[0]
-
-
-def framed(target: ArrayLike) -> Tensor:
-    """Return what the decoder reads: ``BOS`` and the words, ``(1, time + 1)``."""
-    return torch.tensor([[BOS, *np.asarray(target).tolist()]])
-
-
-# Records
-
-
-def recorded_arms(*, experiment: str = EXPERIMENT, path: Path | None = None) -> pd.DataFrame:
-    """Return one row for each recorded arm and seed of the study; empty where there is none.
+def recorded_arms() -> pd.DataFrame:
+    """Return one row for each recorded arm and seed of the study on the toy languages.
 
     Returns:
-        Rows ``variant``, ``site``, ``way`` (how it learnt, where that is in its name), ``lr``
-        (the best of several, where several were tried), ``seed``, ``commit``, and the metrics of
-        the records.
+        Rows ``variant``, ``site``, ``method``, ``way`` (how it learnt, where that is in its name),
+        ``lr`` (the best of several, where several were tried), ``seed``, ``commit``, and the
+        metrics of the records.
     """
     columns = ["variant", "seed", "commit", "bleu", "relative_error", "n_stand_in_weights"]
-    arms = load_runs(experiment, path=path, columns=[*columns, "config.fit.lr"])
-    words = arms["variant"].astype(str).str.split("/")
-    arms["site"] = words.str[0]
-    arms["way"] = words.str[-1].where(words.str[-1].isin(list(SCHOOLING)), "")
-    tried = load_details(experiment, "rates", path=path, is_needed=False)
-    tried = tried.reindex(columns=["variant", "seed", "lr", "relative_error"])
-    best = tried.sort_values("relative_error").drop_duplicates(["variant", "seed"])
-    arms = arms.merge(best[["variant", "seed", "lr"]], on=["variant", "seed"], how="left")
+    arms = load_runs(EXPERIMENT, columns=[*columns, "config.fit.lr"])
+    words = arms["variant"].str.split("/")
+    last = words.str[-1]
+    arms = arms.assign(site=words.str[0], method=words.str[1], n_parts=words.str.len(),
+                       way=last.where(last.isin(list(SCHOOLING)), ""))  # fmt: skip
+    tried = load_details(EXPERIMENT, "rates").sort_values("relative_error")
+    best = tried.drop_duplicates(["variant", "seed"])[["variant", "seed", "lr"]]
+    arms = arms.merge(best, on=["variant", "seed"], how="left")
     return arms.assign(lr=arms["lr"].fillna(arms["config.fit.lr"]))
 
 
@@ -302,10 +195,7 @@ def best_rates(arms: pd.DataFrame, *, site: str) -> str:
         own.assign(variant=names)[own["way"] == way].set_index(["variant", "seed"])[["bleu", "lr"]]
         for way in ("", "best_lr")
     )
-    both = common.join(best.add_suffix("_best"), how="inner")
-    if both.empty:
-        return f"{site}, each at its best rate: not recorded yet."
-    means = both.groupby("variant")
+    means = common.join(best.add_suffix("_best"), how="inner").groupby("variant")
     orders = [means[name].mean().sort_values(ascending=False) for name in ("bleu", "bleu_best")]
     said = [", ".join(f"{name} {bleu:.1f}" for name, bleu in order.items()) for order in orders]
     is_same = list(orders[0].index) == list(orders[1].index)
@@ -321,25 +211,14 @@ def over_seeds(arms: pd.DataFrame, *, columns: Sequence[str]) -> pd.DataFrame:
     """Return lowest, mean and highest value over the seeds, one row a variant.
 
     Returns:
-        Rows ``variant``, ``site``, ``n_seeds``, ``n_weights``, and ``X_low``, ``X``, ``X_high``
-        for each column X.
+        Rows ``variant``, ``site``, ``method``, ``n_seeds``, ``n_weights``, and ``X_low``, ``X``,
+        ``X_high`` for each column X.
     """
-    rows = []
-    for variant, part in arms.groupby("variant", sort=False):
-        row: dict[str, Any] = {"variant": variant, "site": part["site"].iloc[0]}
-        row |= {"n_seeds": len(part), "n_weights": part["n_stand_in_weights"].iloc[0]}
-        for name in columns:
-            values = part[name]
-            row |= {f"{name}_low": values.min(), name: values.mean(), f"{name}_high": values.max()}
-        rows.append(row)
-    return pd.DataFrame(rows)
-
-
-NO_RECORDS = (
-    "**The study is not recorded here yet.** This cell shows its table and picture as soon as "
-    "`data/runs/attentionless.jsonl` holds the arms of `attentionless/classroom/toy`; to make "
-    "them: `attnlab study run attentionless --scale classroom --corpus toy`."
-)
+    how: dict[str, Any] = {name: (name, "first") for name in ("site", "method")}
+    how |= {"n_seeds": ("seed", "size"), "n_weights": ("n_stand_in_weights", "first")}
+    for name in columns:
+        how |= {f"{name}_low": (name, "min"), name: (name, "mean"), f"{name}_high": (name, "max")}
+    return arms.groupby("variant", sort=False).agg(**how).reset_index()
 
 
 def source_line(arms: pd.DataFrame) -> str:
