@@ -12,6 +12,7 @@ import pandas as pd
 from attnlab.analysis.compare import ORDERING, judge_claims, latest_runs
 from attnlab.errors import AttnlabError
 from attnlab.markdown import markdown_table
+from attnlab.mixers import list_mixers
 from attnlab.paths import RUNS
 from attnlab.records import load_details, load_runs
 from attnlab.studies.attentionless.verdicts import AIM, claims_table
@@ -125,7 +126,7 @@ def clock_table(runs: pd.DataFrame) -> str:
     Args:
         runs: Records of ``attnlab bench``; the newest series on one CPU thread counts.
     """
-    mixers, rows = ("she", "he", "we", "me"), []
+    mixers, rows = list_mixers(family="extractor"), []
     for says, sizes in CLOCK.items():
         points = _newest(runs, **sizes).set_index("variant")
         rows.append([says, *(_ratio(points.loc[mixer]) for mixer in mixers)])
@@ -153,7 +154,7 @@ def growth_sentence(runs: pd.DataFrame) -> str:
     """
     points = _newest(runs, **GROWTH)
     points, parts = points[points["config.time"] >= 128], []
-    for mixer in ("attention", "she", "he", "we", "me"):
+    for mixer in ("attention", *list_mixers(family="extractor")):
         mine = points[points["variant"] == mixer]
         slope = np.polyfit(np.log(mine["config.time"]), np.log(mine["median_ms"]), 1)[0]
         parts.append(f"{VARIANTS[mixer]} $T^{{{slope:.2f}}}$")
