@@ -6,20 +6,10 @@ import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
 
-from attnlab.analysis.compare import FAILS, HOLDS, UNDECIDED
 from attnlab.plots import labels, style
 from attnlab.plots import price as price_figures
 from attnlab.plots import replacing_records as figures
-from attnlab.studies.attentionless import ARMS
-from attnlab.studies.attentionless.arms import SCHOOLING
-from attnlab.studies.attentionless.verdicts import (
-    AIM,
-    CLAIMS,
-    best_arm,
-    claims_table,
-    judge_replacements,
-)
-from attnlab.studies.attentionless.words import HOW, arm_words
+from attnlab.studies.replaced import AIM, ARMS, WAYS
 from attnlab.teaching import figures_replacing
 from attnlab.teaching import replacing_price as price
 from attnlab.teaching import replacing_records as records
@@ -55,88 +45,14 @@ def write(folder, *lines):
 # Names
 
 
-def test_every_arm_has_a_name_of_its_own():
-    names = [arm_words(variant) for variant in ARMS]
-    assert len(set(names)) == len(names)
-    assert arm_words("teacher") == "teacher"
-    assert arm_words("self/alr/m/tuned") == "both self sites: ALR M, tuned"
-    assert arm_words("encoder_self/alrr/m/linear_skip") == "encoder self: ALRR M, linear skip"
-    assert arm_words("encoder_self/identity/tuned_all").startswith("teacher, trained on")
-    assert arm_words("cross/uniform/tuned_all") == "cross: uniform average, everything tuned"
-
-
-def test_every_way_to_learn_has_words_and_a_place():
-    assert set(HOW) == set(SCHOOLING)
-    assert {way.strip("/") for way in records.WAYS} == set(SCHOOLING) - {"best_lr"} | {""}
+def test_every_way_to_learn_has_a_place():
+    assert {way.strip("/") for way in records.WAYS} == set(WAYS) - {"best_lr"}
 
 
 def test_all_rows_are_arms_of_the_study():
     rows = set(records.CAPTION_ROWS) | set(records.TAUGHT) | set(price.PRICED) | set(price.LONGER)
     rows |= {f"cross/{arm}" for arms in records.CROSS_ARMS.values() for arm in arms}
-    assert rows <= {"teacher", *ARMS}
-
-
-# Verdicts
-
-
-def judged(*scores):
-    """Return the verdicts on arms ``(variant, bleu, seed)``; each seed's teacher has 50."""
-    rows = [("teacher", 50.0, seed) for seed in {seed for _, _, seed in scores}]
-    table = pd.DataFrame([*rows, *scores], columns=["variant", "bleu", "seed"])
-    table = table.assign(bleu_low=table["bleu"] - 2, bleu_high=table["bleu"] + 2)
-    return judge_replacements(table).set_index("says")
-
-
-BOTH, CROSS = CLAIMS[2].says, CLAIMS[3].says
-
-
-@pytest.mark.parametrize(
-    ("bleus", "verdict"),
-    [((49.6, 50.0), HOLDS), ((49.6, 47.0), UNDECIDED), ((40.0, 45.0), FAILS)],
-)
-def test_a_claim_holds_if_every_seed_keeps_the_aim(bleus, verdict):
-    assert 47 / 50 < AIM < 47.6 / 50  # each score has an interval of 2 on both sides
-    rows = judged(*(("self/alr/m", bleu, seed) for seed, bleu in enumerate(bleus)))
-    assert rows.loc[BOTH, "verdict"] == verdict
-    assert rows.loc[BOTH, "n_seeds"] == 2
-
-
-@pytest.mark.parametrize(("bleu", "verdict"), [(50.0, HOLDS), (48.0, UNDECIDED), (45.0, FAILS)])
-def test_a_single_seed_is_judged_on_resampled_test_sets(bleu, verdict):
-    row = judged(("self/alr/m", bleu, 0)).loc[BOTH]
-    assert row["verdict"] == verdict
-    assert (row["share_low"], row["share_high"]) == ((bleu - 2) / 50, (bleu + 2) / 50)
-
-
-def test_that_none_can_fails_with_the_best_one():
-    arms = [("cross/paper/l", 20.0, 0), ("cross/per_query/l/tuned", 50.0, 0)]
-    row = judged(*arms).loc[CROSS]
-    assert (row["verdict"], row["arm"]) == (FAILS, "cross: net per query L, tuned")
-    assert judged(arms[0]).loc[CROSS, "verdict"] == HOLDS
-
-
-def test_a_learned_head_is_a_softmax():
-    rows = judged(("all/per_query/l/learned_head/tuned", 50.0, 0))
-    assert list(rows.index) == [BOTH]
-
-
-def test_what_has_no_teacher_or_no_arm_is_not_recorded():
-    alone = pd.DataFrame([{"variant": "self/alr/m", "seed": 0, "bleu": 50.0, "bleu_low": 48.0,
-                           "bleu_high": 52.0}])  # fmt: skip
-    assert judge_replacements(alone).empty
-    assert judge_replacements(alone.head(0)).empty
-    assert claims_table({"toy": alone}) == "The claims: not recorded yet."
-
-
-def test_a_column_of_claims_is_a_set_that_judges_something():
-    one = [("teacher", 50.0), ("self/alr/m", 48.0)]
-    table = pd.DataFrame(one, columns=["variant", "bleu"]).assign(seed=0)
-    table = table.assign(bleu_low=table["bleu"], bleu_high=table["bleu"])
-    lines = claims_table({"toy": table.head(1), "captions": table}).splitlines()
-    assert lines[0] == "| claim | captions |"
-    assert [line for line in lines[2:] if "not recorded yet" not in line] == [
-        f"| {BOTH} | **holds here** (both self sites: ALR M: 96.0%, 1 seed) |"
-    ]
+    assert rows <= set(ARMS)
 
 
 # Captions
@@ -167,7 +83,6 @@ def test_the_best_decoder_without_softmax_is_named_with_its_share(tmp_path):
         tmp_path,
         *(record("teacher", bleu=40.0, seed=seed) for seed in (0, 1)),
         *(record("cross/low_rank/l/tuned", bleu=39.0 + seed, seed=seed) for seed in (0, 1)),
-        record("cross/identity", bleu=40.0),
         record("all/per_query/l/learned_head", bleu=40.0),
     )
     words = records.best_without_softmax(runs.recorded_arms(path=tmp_path))
@@ -368,18 +283,6 @@ def test_a_name_stands_beside_its_point_and_none_touches_another():
     heights = {text.get_text(): text.xyann[1] for text in ax.texts}
     assert heights["high"] == pytest.approx(0.8)
     assert heights["near"] - heights["low"] == pytest.approx(0.1)
-
-
-def test_an_interval_on_the_same_sentences_is_preferred_where_a_record_has_it():
-    rows = [
-        {"variant": "teacher", "seed": 0, "bleu": 40.0, "bleu_low": 38.0, "bleu_high": 42.0},
-        {"variant": "cross/low_rank/l", "seed": 0, "bleu": 39.0, "bleu_low": 37.0, "bleu_high": 41},
-    ]
-    (wide,) = best_arm(pd.DataFrame(rows), arms="cross").itertuples()
-    assert (wide.share_low, wide.share_high) == (37 / 40, 41 / 40)
-    rows[1] |= {"bleu_share_low": 0.96, "bleu_share_high": 0.99}
-    (paired,) = best_arm(pd.DataFrame(rows), arms="cross").itertuples()
-    assert (paired.share, paired.share_low, paired.share_high) == (39 / 40, 0.96, 0.99)
 
 
 def test_the_clock_of_another_device_or_more_threads_is_not_read(tmp_path):

@@ -4,7 +4,13 @@ Three steps: ``capture`` what a teacher's attention reads and writes, fit studen
 (``fit_students``), and put them in its place (``substitute``), with undo.
 """
 
-from attnlab.distillation.capture import Activations, Captured, capture, collect_activations
+from attnlab.distillation.capture import (
+    Activations,
+    Captured,
+    capture,
+    collect_activations,
+    collect_lessons,
+)
 from attnlab.distillation.controls import CONTROLS, build_controls, length_ratio
 from attnlab.distillation.cross import ExtractorCross, LowRankCross, PaperCross, PerQueryCross
 from attnlab.distillation.fit import (
@@ -73,6 +79,7 @@ __all__ = [
     "build_students",
     "capture",
     "collect_activations",
+    "collect_lessons",
     "cut_targets",
     "expected_student_weights",
     "find_site",

@@ -24,6 +24,7 @@ from attnlab.distillation.sites import (
 from attnlab.errors import AttnlabError
 from attnlab.models import Translator
 from attnlab.seeding import numpy_generator
+from attnlab.training.batches import Pairs, collate_pairs
 
 MIB = 2**20
 TokenBatch = tuple[Tensor, Tensor]  # source (batch, time), target (batch, time) with BOS and EOS
@@ -275,6 +276,20 @@ def collect_activations(
         sites = [find_site(teacher, site=spec.site, layer=layer) for layer in layers]
         projections = torch.stack([site.out.weight.detach().T for site in sites])
     return Activations(spec=spec, layers=layers, projections=projections, **joined)
+
+
+def collect_lessons(
+    teacher: Translator, pairs: Pairs, *, spec: StudentSpec, n_at_a_time: int = 256
+) -> Activations:
+    """Return what the teacher's attention read and wrote for some sentence pairs.
+
+    Args:
+        spec: As ``collect_activations`` takes it.
+        n_at_a_time: Sentences that the teacher reads at a time.
+    """
+    starts = range(0, len(pairs), n_at_a_time)
+    batches = (collate_pairs(pairs[i : i + n_at_a_time], device=teacher.device) for i in starts)
+    return collect_activations(teacher, batches, spec=spec)
 
 
 def one_pass(batches: Iterable[TokenBatch]) -> Iterator[TokenBatch]:

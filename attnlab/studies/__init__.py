@@ -1,6 +1,6 @@
 """Studies: named experiments that turn configurations into run records."""
 
-from attnlab.studies import ablation, attentionless, mixers, n_grams
+from attnlab.studies import ablation, mixers, n_grams, replaced
 from attnlab.studies.engine import Folders, Job, Progress
 from attnlab.studies.study import (
     Plan,
@@ -19,12 +19,12 @@ __all__ = [
     "Progress",
     "Study",
     "ablation",
-    "attentionless",
     "export_models",
     "get_study",
     "list_studies",
     "mixers",
     "n_grams",
+    "replaced",
     "run_plan",
     "unfinished_plans",
 ]

@@ -42,9 +42,7 @@ from attnlab.paths import RUNS
 from attnlab.records import RunRecord, commit, environment, read_records
 from attnlab.seeding import torch_generator
 from attnlab.sources import translation_source
-from attnlab.studies.attentionless.arm_job import count_replaced
-from attnlab.studies.attentionless.arms import get_arm
-from attnlab.studies.attentionless.budgets import CLASSROOM, PAPER, SMOKE
+from attnlab.studies.replaced import CLASSROOM, PAPER, SMOKE, count_replaced, get_arm
 from attnlab.training import train_steps
 
 STUDY = "speed"
@@ -566,9 +564,8 @@ def build_translator(plan: SpeedPlan) -> Translator:
 
 def build_stand_ins(variant: str, model: Translator, *, seed: int) -> dict[Any, nn.Module]:
     """Return untrained students for an arm of the study ``attentionless``; none for the teacher."""
-    parts = {} if variant == TEACHER else get_arm(variant).parts
     stand_ins: dict[Any, nn.Module] = {}
-    for part in parts.values():
+    for part in get_arm(variant).parts.values():
         if isinstance(part, StudentSpec):
             stand_ins |= build_students(model, spec=part, seed=seed)
     return stand_ins

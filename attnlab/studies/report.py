@@ -15,9 +15,8 @@ from attnlab.markdown import markdown_table
 from attnlab.mixers import list_mixers
 from attnlab.paths import RUNS
 from attnlab.records import load_details, load_runs
-from attnlab.studies.attentionless.verdicts import AIM, claims_table
-from attnlab.studies.attentionless.words import arm_words
 from attnlab.studies.mixers import VARIANTS
+from attnlab.studies.replaced import AIM, arm_words, claims_table
 
 TEMPLATE = Path(__file__).with_name("report.md")
 BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"

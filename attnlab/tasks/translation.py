@@ -26,7 +26,6 @@ from attnlab.training import PairBatches, evaluate_forced, evaluate_translation,
 from attnlab.training.batches import Pairs
 from attnlab.training.scores import (
     LENGTH_EDGES,
-    BleuShare,
     TranslationScore,
     ZeroBaselineError,
     bleu_share,
@@ -172,18 +171,20 @@ class TranslationTask(Task):
         how = {"vocabulary": self.data.vocabulary, "length_edges": self.data.length_edges}
         return evaluate_translation(model.eval(), self.data.test, **how)
 
-    def share(self, score: TranslationScore, teacher: Translator) -> BleuShare | None:
-        """Return the BLEU of a score on the test split as a share of a teacher's.
+    def share(self, score: TranslationScore, teacher: Translator) -> dict[str, float]:
+        """Return the BLEU of a score on the test split as a share of a teacher's, with its ends.
 
-        None where the teacher gets nothing right.
+        Nothing where the teacher gets nothing right.
         """
         decode, test = self.data.vocabulary.decode, self.data.test
         found = translate_all(teacher.eval(), [source for source, _ in test])
-        references = [decode(target) for _, target in test]
+        own, references = [decode(tokens) for tokens in found], [decode(t) for _, t in test]
         try:
-            return bleu_share(score.hypotheses, [decode(tokens) for tokens in found], references)
+            share = bleu_share(score.hypotheses, own, references)
         except ZeroBaselineError:
-            return None
+            return {}
+        ends = {"": share.value, "_low": share.low, "_high": share.high}
+        return {f"bleu_share{end}": value for end, value in ends.items()}
 
 
 def describe_score(score: TranslationScore) -> tuple[dict[str, float], dict[str, Any]]:

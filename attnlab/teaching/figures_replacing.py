@@ -14,7 +14,7 @@ from attnlab.plots.replacing_records import (
     plot_forced_against_free,
     plot_ways,
 )
-from attnlab.studies.attentionless.verdicts import AIM
+from attnlab.studies.replaced import AIM
 from attnlab.teaching.replacing_price import CLOCKS, price_table
 from attnlab.teaching.replacing_records import CAPTIONS, SMALL, cross_points, ways_points
 from attnlab.teaching.replacing_runs import EXPERIMENT, recorded_arms

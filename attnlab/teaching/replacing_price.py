@@ -11,8 +11,8 @@ import pandas as pd
 from attnlab.plots.labels import ranged
 from attnlab.plots.price import NOT_RECORDED, short
 from attnlab.records import load_details, load_runs
-from attnlab.studies.attentionless.words import arm_words
-from attnlab.teaching.replacing_records import CAPTIONS, look_of
+from attnlab.studies.replaced import arm_words, get_arm
+from attnlab.teaching.replacing_records import CAPTIONS
 from attnlab.teaching.replacing_runs import EXPERIMENT, gained, no_record, recorded_arms
 
 SHORT = "attentionless/classroom/toy_short"
@@ -61,7 +61,7 @@ def price_table(*, experiment: str = CAPTIONS, path: Path | None = None) -> pd.D
         cost = clock.get(variant, clock.get(plain, {}))
         same = {
             "label": arm_words(variant),
-            "look": look_of(variant),
+            "look": get_arm(variant).look,
             **{name: cost.get(name, math.nan) for name in COSTS},
         }
         found = runs[runs["variant"] == variant]

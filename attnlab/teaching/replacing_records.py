@@ -9,8 +9,15 @@ from typing import Any
 import pandas as pd
 
 from attnlab.plots.labels import ranged
-from attnlab.studies.attentionless.verdicts import AIM, NO_SOFTMAX, best_arm, claims_table
-from attnlab.studies.attentionless.words import CONTROL_NAMES, HOW, arm_words
+from attnlab.studies.replaced import (
+    AIM,
+    NO_SOFTMAX,
+    arm_words,
+    best_arm,
+    claims_table,
+    get_arm,
+)
+from attnlab.studies.replaced import WAYS as HOW
 from attnlab.studies.report import CLAIMED_ON, REPLACED
 from attnlab.teaching.replacing_runs import EXPERIMENT, recorded_arms, verdict
 
@@ -19,7 +26,11 @@ SMALL = "attentionless/classroom/toy_small"
 TITLES = {EXPERIMENT: "Toy languages", CAPTIONS: "Captions, German to English"}
 
 WAYS = {  # the same in the order of a picture; "" is what has no such word
-    **{f"/{word}": HOW[word][0].upper() + HOW[word][1:] for word in HOW if "scratch" in word},
+    **{
+        f"/{way}": said[0].upper() + said[1:]
+        for way, (said, columns) in HOW.items()
+        if columns.get("begins") == "scratch"
+    },
     "/undistilled": "New nets in the teacher's body, tuned",
     "": "Distilled",
     "/tuned": "Distilled, nets tuned",
@@ -35,15 +46,6 @@ CROSS_ARMS = {  # L nets on the toy, M nets on captions
     CAPTIONS: ("paper/m", "truncated/m", "per_query/m", "low_rank/l", "gaussian"),
 }
 TUNED = tuple(f"cross/{arm}" for arm in CROSS_ARMS[CAPTIONS][1:])  # on captions, after the swap
-
-
-def look_of(variant: str) -> str:
-    """Return the look of what stands in: attention, a control, a net, or another mixer."""
-    if variant == "teacher":
-        return "attention"
-    kind = variant.split("/")[1]
-    others = {"low_rank": "linear_attention", "extractor": "extractor"}
-    return "table" if kind in CONTROL_NAMES else others.get(kind, "feedforward")
 
 
 # Real sentences
@@ -65,7 +67,7 @@ def cross_points(*, path: Path | None = None) -> pd.DataFrame:
                     {
                         "data": TITLES[experiment],
                         "label": arm_words(variant).removeprefix("cross: "),
-                        "look": look_of(variant),
+                        "look": get_arm(variant).look,
                         "is_tuned": stage != variant,
                         "accuracy": run.test_accuracy,
                         "bleu": run.bleu,

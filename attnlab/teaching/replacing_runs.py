@@ -12,7 +12,7 @@ import pandas as pd
 from attnlab.distillation import CONTROLS
 from attnlab.plots.labels import ranged
 from attnlab.records import load_runs
-from attnlab.studies.attentionless.words import CONTROL_NAMES, SITE_NAMES
+from attnlab.studies.replaced import CONTROL_NAMES, SITE_NAMES, arm_columns, get_arm
 from attnlab.teaching.replacing import kept_share
 
 EXPERIMENT = "attentionless/classroom/toy"
@@ -37,9 +37,7 @@ SITE_ROWS = {
     },
 }
 NET_ROWS = {
-    variant: said
-    for variant, said in SITE_ROWS.items()
-    if variant.partition("/")[2] not in CONTROL_NAMES
+    variant: said for variant, said in SITE_ROWS.items() if get_arm(variant).method not in CONTROLS
 }
 LEAK_ROWS = {
     "cross/paper/m": "Published net, M",
@@ -107,13 +105,13 @@ def recorded_arms(*, experiment: str = EXPERIMENT, path: Path | None = None) -> 
     table["share"] = table["bleu"] / table["seed"].map(teachers["bleu"])
     whole = table["seed"].map(teachers["n_weights"])
     swapped = whole - table["n_replaced_weights"] + table["n_stand_in_weights"]
-    is_more = table["variant"].astype(str).str.contains(r"/(?:identity|alrr|elr)(?:/|$)")
+    is_more = arm_columns(table)["method"].isin(["identity", "alrr", "elr"])
     table["n_weights"] = table["n_weights"].fillna(swapped.mask(is_more))
     return table
 
 
 def _kept(variant: str, seed: int, bleu: Mapping[tuple[str, int], float]) -> float:
-    site = variant.split("/")[0]
+    site = get_arm(variant).site
     floors = [bleu[f"{site}/{c}", seed] for c in CONTROL_NAMES if (f"{site}/{c}", seed) in bleu]
     if ("teacher", seed) not in bleu or not floors or site not in SITE_NAMES:
         return math.nan

@@ -679,9 +679,8 @@ assert np.allclose(28 * least[:5], [28, 28, 10, 2, 0])
 
 # %% tags=["nbval-ignore-output"]
 arms = live.recorded_arms()
-is_student = (arms["site"] == "encoder_self") & (arms["n_parts"] == 3) & (arms["way"] == "")
-is_student &= arms["method"].isin(["alr", "aslr", "alrr", "elr"])
-encoder = live.over_seeds(arms[is_student], columns=["relative_error", "bleu"])
+students = arms.query("site == 'encoder_self' and size != '' and extra == '' and way == ''")
+encoder = live.over_seeds(students, columns=["relative_error", "bleu"])
 bleu = arms.groupby("variant")["bleu"].mean()
 controls = {name: bleu[f"encoder_self/{name}"] for name in pictures.CONTROLS}
 one = pictures.sizes(encoder, controls=controls, teacher=bleu["teacher"])

@@ -50,7 +50,7 @@ from attnlab.plots import replacing_records as record_figures
 from attnlab.plots import style
 from attnlab.runmode import banner, is_fast
 from attnlab.sources import translation_source
-from attnlab.studies.attentionless.verdicts import AIM
+from attnlab.studies.replaced import AIM
 from attnlab.teach import show_notation
 from attnlab.teaching import live_replacing as live
 from attnlab.teaching import replacing as exercises

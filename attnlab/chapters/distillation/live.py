@@ -28,7 +28,7 @@ from attnlab.distillation import (
 from attnlab.models import Translator
 from attnlab.records import load_details, load_runs
 from attnlab.sources import TranslationSource
-from attnlab.studies.attentionless.arms import SCHOOLING
+from attnlab.studies.replaced import arm_columns
 from attnlab.training import collate_pairs
 from attnlab.training.batches import Pairs
 
@@ -167,16 +167,11 @@ def recorded_arms() -> pd.DataFrame:
     """Return one row for each recorded arm and seed of the study on the toy languages.
 
     Returns:
-        Rows ``variant``, ``site``, ``method``, ``way`` (how it learnt, where that is in its name),
-        ``lr`` (the best of several, where several were tried), ``seed``, ``commit``, and the
-        metrics of the records.
+        Rows ``variant``, the columns of ``arm_columns``, ``lr`` (the best of several, where
+        several were tried), ``seed``, ``commit``, and the metrics of the records.
     """
     columns = ["variant", "seed", "commit", "bleu", "relative_error", "n_stand_in_weights"]
-    arms = load_runs(EXPERIMENT, columns=[*columns, "config.fit.lr"])
-    words = arms["variant"].str.split("/")
-    last = words.str[-1]
-    arms = arms.assign(site=words.str[0], method=words.str[1], n_parts=words.str.len(),
-                       way=last.where(last.isin(list(SCHOOLING)), ""))  # fmt: skip
+    arms = arm_columns(load_runs(EXPERIMENT, columns=[*columns, "config.fit.lr"]))
     tried = load_details(EXPERIMENT, "rates").sort_values("relative_error")
     best = tried.drop_duplicates(["variant", "seed"])[["variant", "seed", "lr"]]
     arms = arms.merge(best, on=["variant", "seed"], how="left")

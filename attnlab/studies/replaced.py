@@ -1,0 +1,890 @@
+"""Study ``attentionless``: a translation teacher, and what is left when its attention goes.
+
+An arm is a row: where attention goes, what stands there, how that learnt. ``ARMS`` holds the
+rows by name; words and looks follow from the columns, and ``arm_columns`` puts them beside
+records, so that nobody has to read a name. The walk from plan to record: ``study_jobs``, then a
+teacher by ``run_job``, an arm by ``run_arm``; the engine trains both.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Generator, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import nn
+
+from attnlab.analysis.compare import FAILS, HOLDS, UNDECIDED, latest_runs
+from attnlab.config import TrainConfig, TranslatorConfig, digest_of
+from attnlab.distillation import (
+    CONTROLS,
+    FIT,
+    LRS,
+    SITES,
+    ReplacedSite,
+    Student,
+    StudentSpec,
+    build_controls,
+    build_students,
+    collect_lessons,
+    find_site,
+    fit_students,
+    length_ratio,
+    load_students,
+    save_students,
+    substitute,
+)
+from attnlab.errors import AttnlabError, UnknownNameError
+from attnlab.markdown import markdown_table
+from attnlab.models import Translator
+from attnlab.paths import MODELS
+from attnlab.records import RunRecord, commit, environment
+from attnlab.seeding import torch_generator
+from attnlab.studies.engine import (
+    Folders,
+    Job,
+    Progress,
+    grid,
+    run_job,
+    train_job,
+    training_metrics,
+    work_file,
+)
+from attnlab.studies.study import Plan, Study, export_model, export_name, register_study, work_of
+from attnlab.tasks import (
+    PairDataset,
+    TranslationTask,
+    describe_score,
+    list_pair_datasets,
+    prepare_pairs,
+)
+from attnlab.tasks.translation import TOY, TOY_SHORT, TOY_SMALL
+from attnlab.training import PairBatches, State, evaluate_forced, load_translator, steps_every
+
+STUDY, TEACHER = "attentionless", "teacher"
+Key = tuple[str, int]  # a site and a layer
+
+# Arms: where attention goes, what stands there, how it learnt
+
+SITE_NAMES = {"encoder_self": "Encoder self", "decoder_self": "Decoder self", "cross": "Cross"}
+PLACES = {  # site: its sites, and words for them
+    "": ((), "nowhere"),
+    **{site: ((site,), name.lower()) for site, name in SITE_NAMES.items()},
+    "self": (SITES[:2], "both self sites"),
+    "all": (SITES, "all sites"),
+}
+CONTROL_NAMES = {
+    "mean": "mean vector",
+    "zero": "zero",
+    "uniform": "uniform average",
+    "gaussian": "Gaussian average",
+    "random": "untrained net",
+}
+KINDS = {
+    **CONTROL_NAMES,
+    "identity": "attention",
+    "paper": "published net",
+    "truncated": "cut net",
+    "prefix": "net on prefixes",
+    "per_query": "net per query",
+    "low_rank": "linear attention",
+    "extractor": "Extractor",
+}
+LOOK_OF = {"identity": "attention", "low_rank": "linear_attention", "extractor": "extractor"}
+WAYS: dict[str, tuple[str, dict[str, Any]]] = {  # last word of a name: words, columns
+    "": ("", {}),  # from the teacher's activations alone, all at one rate
+    "tuned": ("tuned", {"tunes": "students"}),
+    "tuned_all": ("everything tuned", {"tunes": "everything"}),
+    "undistilled": ("new nets, tuned", {"begins": "untrained", "tunes": "students"}),
+    "scratch": ("from scratch", {"begins": "scratch"}),
+    "scratch_quiet": ("from scratch, quiet start", {"begins": "scratch", "is_quiet": True}),
+    "scratch_long": ("from scratch, twice as long", {"begins": "scratch", "n_times": 2}),
+    "scratch_slow": (
+        "from scratch, a quarter of the rate",
+        {"begins": "scratch", "lr_factor": 0.25},
+    ),
+    "best_lr": ("at its best rate", {"has_best_lr": True}),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arm:
+    """What is replaced by what, and how it learns; without a site nothing is: the teacher.
+
+    Args:
+        site: One of ``SITES``; ``self``, both of self-attention; ``all``, with ALR M at these two.
+        method: Of the students; or a control.
+        layout, size, depth, gate, learned_head, skip: As ``StudentSpec`` takes them.
+        begins: Where learning begins: ``distilled`` (students taught by the teacher's
+            activations), ``untrained`` (new students in the teacher's body) or ``scratch`` (new
+            students in a new body, trained as the teacher was).
+        tunes: What goes on learning from the translations themselves after the swap:
+            ``nothing``, ``students`` or ``everything``.
+        is_quiet: Whether a replaced sublayer adds nothing at first: its last projection is zero.
+        n_times: Steps of a run from scratch, as a multiple of the teacher's.
+        lr_factor: Rate of a run from scratch, as a multiple of the teacher's.
+        has_best_lr: Whether the students' rate is the best of ``LRS`` on held-out sentences.
+    """
+
+    site: str = ""
+    method: str = "alr"
+    layout: str = ""  # of a cross net
+    size: str = ""  # of a net
+    depth: int = 1
+    gate: bool = False
+    learned_head: bool = False
+    skip: str = "none"
+    begins: str = "distilled"
+    tunes: str = "nothing"
+    is_quiet: bool = False
+    n_times: int = 1
+    lr_factor: float = 1.0
+    has_best_lr: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse to train what has no weights."""
+        if self.method in CONTROLS and self.begins == "scratch":
+            raise AttnlabError(
+                f"{self.method!r} is a control: it has nothing to learn from scratch. Choose a "
+                "net, or begins='distilled'."
+            )
+
+    @property
+    def parts(self) -> dict[str, StudentSpec | str]:
+        """What stands at each site that is replaced: a student, or the name of a control."""
+        if self.method in CONTROLS:
+            return {self.site: self.method}
+        own = {name: getattr(self, name) for name in _OF_STUDENTS if getattr(self, name)}
+        beside = {"size": "m"} if self.site == "all" else own  # of the site that differs
+        return {
+            site: StudentSpec(site=site, **(own if site == "cross" else beside))
+            for site in PLACES[self.site][0]
+        }
+
+    @property
+    def learning(self) -> dict[str, Any]:
+        """How it learns, as plain JSON; only what is not the default."""
+        columns = {name: getattr(self, name) for name in _OF_LEARNING}
+        return {name: v for name, v in columns.items() if v != getattr(Arm, name)}
+
+    @property
+    def way(self) -> str:
+        """The word for how it learns."""
+        return next(word for word, (_, columns) in WAYS.items() if columns == self.learning)
+
+    @property
+    def kind(self) -> str:
+        """The word for what stands there."""
+        return self.layout or self.method
+
+    @property
+    def extra(self) -> str:
+        """The word for what a net has besides."""
+        skip = {"none": "", "identity": "skip", "linear": "linear_skip"}[self.skip]
+        depth = f"depth_{self.depth}" if self.depth > 1 else ""
+        return skip or depth or self.gate * "gate" or self.learned_head * "learned_head"
+
+    @property
+    def name(self) -> str:
+        """Sites, what stands there, and how it learnt: ``self/alr/m/tuned``."""
+        words = (self.site, self.kind, self.size, self.extra, self.way)
+        return "/".join(filter(None, words)) if self.site else TEACHER
+
+    @property
+    def words(self) -> str:
+        """The name as sentences and tables say it: ``both self sites: ALR M, tuned``."""
+        if not self.site:
+            return TEACHER
+        if self.method == "identity" and self.tunes != "nothing":
+            return "teacher, trained on as long as students are tuned"
+        kind = " ".join([KINDS.get(self.kind, self.kind.upper()), self.size.upper()]).rstrip()
+        parts = (f"{PLACES[self.site][1]}: {kind}", self.extra.replace("_", " "), WAYS[self.way][0])
+        return ", ".join(filter(None, parts))
+
+    @property
+    def look(self) -> str:
+        """The look of what stands there: attention, a control, a net, or another mixer."""
+        usual = "table" if self.method in CONTROLS else "feedforward"
+        return LOOK_OF.get(self.kind, usual) if self.site else "attention"
+
+    @property
+    def has_cross_softmax(self) -> bool:
+        """Whether the decoder still looks at the source through a softmax."""
+        is_replaced = "cross" in PLACES[self.site][0] and self.method != "identity"
+        return self.learned_head or not is_replaced
+
+    @property
+    def columns(self) -> dict[str, Any]:
+        """The row: what is given, and what follows from it."""
+        return asdict(self) | {name: getattr(self, name) for name in _DERIVED}
+
+
+_OF_STUDENTS = ("method", "layout", "size", "depth", "gate", "learned_head", "skip")
+_OF_LEARNING = ("begins", "tunes", "is_quiet", "n_times", "lr_factor", "has_best_lr")
+_DERIVED = ("kind", "extra", "way", "words", "look", "has_cross_softmax")
+
+
+def _nets() -> Iterator[Arm]:
+    """Yield the students of the study as they are taught, each kind in its sizes."""
+    encoder, cross = (partial(Arm, site=site) for site in ("encoder_self", "cross"))
+    for make, sizes in (
+        (encoder, "xs s m l"),
+        (partial(encoder, method="aslr"), "xs l"),
+        (partial(encoder, method="alrr"), "xs m l"),
+        (partial(encoder, method="alrr", skip="identity"), "m"),
+        (partial(encoder, method="alrr", skip="linear"), "m"),
+        (partial(encoder, method="elr"), "xs m l"),
+        (partial(Arm, site="decoder_self"), "xs s m l"),
+        (partial(cross, layout="paper"), "xs m l"),
+        (partial(cross, layout="truncated"), "m l"),
+        (partial(cross, layout="prefix"), "l"),
+        (partial(cross, layout="per_query"), "m l xl"),
+        (partial(cross, layout="per_query", depth=2), "l"),
+        (partial(cross, layout="per_query", depth=3), "l"),
+        (partial(cross, layout="per_query", gate=True), "l"),
+        (partial(cross, layout="per_query", learned_head=True), "l"),
+        (partial(cross, layout="low_rank"), "m l"),
+        (partial(cross, layout="extractor"), "m"),
+        (partial(Arm, site="self"), "m"),
+        (partial(Arm, site="all", layout="truncated"), "l"),
+        (partial(Arm, site="all", layout="per_query"), "l"),
+        (partial(Arm, site="all", layout="per_query", learned_head=True), "l"),
+        (partial(Arm, site="all", layout="low_rank"), "l"),
+    ):
+        yield from (make(size=size) for size in sizes.split())
+
+
+_TAUGHT_OTHERWISE = {
+    "tuned": """cross/truncated/m cross/truncated/l cross/per_query/m cross/per_query/l
+        cross/low_rank/l cross/uniform cross/gaussian encoder_self/alr/m self/alr/m
+        all/truncated/l all/per_query/l/learned_head all/per_query/l all/low_rank/l""",
+    "tuned_all": """encoder_self/identity cross/uniform
+        cross/per_query/m cross/low_rank/l all/per_query/l all/low_rank/l""",
+    "undistilled": "cross/per_query/l cross/low_rank/l all/per_query/l all/low_rank/l",
+    "scratch": """encoder_self/alr/m self/alr/m cross/per_query/l all/per_query/l
+        all/low_rank/l""",
+    "scratch_quiet": "all/per_query/l",
+    "scratch_long": "all/per_query/l",
+    "scratch_slow": "all/per_query/l",
+    "best_lr": """encoder_self/alr/m encoder_self/aslr/l encoder_self/alrr/m encoder_self/elr/m
+        decoder_self/alr/m cross/paper/l cross/truncated/l cross/per_query/l cross/low_rank/l""",
+}
+
+
+def _arms() -> dict[str, Arm]:
+    """Return the teacher, then controls, students, and what learns otherwise, by name."""
+    controls = [Arm(site=site, method=control) for site in SITES for control in CONTROLS]
+    once = [a for a in controls if a.method != "identity" or a.site == "encoder_self"]
+    arms = {arm.name: arm for arm in (Arm(), *once, *_nets())}
+    for way, names in _TAUGHT_OTHERWISE.items():
+        rows = [replace(arms[name], **WAYS[way][1]) for name in names.split()]
+        arms |= {arm.name: arm for arm in rows}
+    return arms
+
+
+ARMS = _arms()
+
+
+def get_arm(name: str) -> Arm:
+    """Return an arm by name."""
+    if name not in ARMS:
+        step = "See them with: attnlab study list."
+        raise UnknownNameError("arm of the study", name, ARMS, next_step=step)
+    return ARMS[name]
+
+
+def arm_words(variant: str) -> str:
+    """Return an arm's name in words: ``self/alr/m/tuned`` is ``both self sites: ALR M, tuned``."""
+    return get_arm(variant).words
+
+
+def arm_columns(runs: pd.DataFrame) -> pd.DataFrame:
+    """Return runs with the columns of their arms beside them.
+
+    Args:
+        runs: Rows with ``variant``, such as ``load_runs`` returns.
+
+    Returns:
+        What ``Arm`` takes, and ``kind``, ``extra``, ``way``, ``words``, ``look`` and
+        ``has_cross_softmax``.
+    """
+    rows = [get_arm(variant).columns for variant in runs["variant"]]
+    table = pd.DataFrame(rows, index=runs.index, columns=list(Arm().columns))
+    return runs.assign(**dict(table.items()))
+
+
+# Budgets and jobs
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """Sizes of a teacher. ``n_passes`` overrides ``n_steps`` where text is finite."""
+
+    d_model: int
+    n_heads: int
+    n_layers: int  # of the encoder, and of the decoder
+    d_ff: int
+    max_len: int
+    max_tokens: int  # of one side of a batch
+    lr: float
+    warmup_steps: int
+    dropout: float = 0.0
+    label_smoothing: float = 0.0
+    n_steps: int = 0
+    n_passes: float = 0.0
+    n_fit_steps: int = 600  # of every student
+    n_lessons: int = 16_000  # sentences that students learn from
+    n_tuning_steps: int = 300
+    fit_batch: int = 128  # sentences
+    vocab_size: int = 4000
+    n_train_pairs: int = 0  # of the toy languages
+
+
+SMOKE = Budget(
+    d_model=16, n_heads=2, n_layers=1, d_ff=32, max_len=24, max_tokens=200, lr=5e-3,
+    warmup_steps=2, n_steps=6, n_fit_steps=4, n_lessons=100, n_tuning_steps=4, vocab_size=400,
+    n_train_pairs=200,
+)  # fmt: skip
+CLASSROOM = Budget(
+    d_model=32, n_heads=4, n_layers=2, d_ff=64, max_len=24, max_tokens=1000, lr=5e-3,
+    warmup_steps=100, n_steps=1200, n_train_pairs=16_000,
+)  # fmt: skip
+PAPER = Budget(  # the published widths; half the layers: two cores train it within an hour
+    d_model=128, n_heads=8, n_layers=3, d_ff=512, max_len=32, max_tokens=4096, lr=2e-3,
+    warmup_steps=400, dropout=0.1, label_smoothing=0.1, n_passes=12, n_tuning_steps=720,
+    vocab_size=6000,
+)  # fmt: skip
+PAPER_TOY = replace(CLASSROOM, n_steps=6000, n_train_pairs=60_000)
+BUDGETS = {  # by scale and corpus; None: every other one
+    ("smoke", None): SMOKE,
+    ("classroom", None): replace(PAPER, n_layers=2, n_passes=10, n_tuning_steps=300),
+    **dict.fromkeys([("classroom", TOY), ("classroom", TOY_SHORT)], CLASSROOM),
+    ("classroom", TOY_SMALL): replace(CLASSROOM, n_train_pairs=1500),
+    ("paper", None): replace(PAPER, n_layers=6, max_len=50, n_passes=20, vocab_size=8000),
+    **dict.fromkeys([("paper", TOY), ("paper", TOY_SHORT)], PAPER_TOY),
+    ("paper", TOY_SMALL): replace(PAPER_TOY, n_train_pairs=1500),
+    **{("paper", f"multi30k/{pair}"): PAPER for pair in ("de-en", "en-de", "fr-en", "en-fr")},
+}
+
+
+def budget_of(plan: Plan) -> Budget:
+    """Return the sizes for the scale and the data of a plan."""
+    return BUDGETS.get((plan.scale, plan.corpus)) or BUDGETS[plan.scale, None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArmJob(Job):
+    """One arm for one teacher; ``train`` is how the whole learns, from scratch or tuned.
+
+    Args:
+        fit: Steps and rate of every student; ``batch_size`` counts sentences.
+        n_lessons: Training sentences whose activations the students learn from.
+    """
+
+    teacher: Job
+    fit: TrainConfig
+    n_lessons: int
+
+    @property
+    def arm(self) -> Arm:
+        """What is replaced by what, and how it learns."""
+        return get_arm(self.variant)
+
+    @property
+    def n_tuning_steps(self) -> int:
+        """Steps on the translations after the swap."""
+        return 0 if self.arm.tunes == "nothing" else self.train.n_steps
+
+    @property
+    def digest(self) -> str:
+        """Twelve hex digits that name this exact job."""
+        arm = self.arm
+        unusual = {} if arm.learning == {"tunes": "students"} else arm.learning
+        return digest_of(
+            {
+                "variant": self.variant,
+                "teacher": self.teacher.digest,
+                "fit": self.fit.to_dict(),
+                "n_lessons": self.n_lessons,
+                "parts": {
+                    site: part if isinstance(part, str) else part.to_dict()
+                    for site, part in arm.parts.items()
+                },
+                "n_tuning_steps": self.n_tuning_steps,
+                **({"learning": unusual} if unusual else {}),
+            }
+        )
+
+
+def study_jobs(plan: Plan) -> list[Job]:
+    """Return the jobs of a plan, teacher first, then its arms, seed by seed."""
+    wanted, budget, jobs = plan.variants or ARMS, budget_of(plan), []
+    for teacher in teacher_jobs(plan):
+        jobs += [teacher] if TEACHER in wanted else []
+        jobs += [_arm_job(get_arm(name), teacher, budget) for name in wanted if name != TEACHER]
+    return jobs
+
+
+def teacher_jobs(plan: Plan) -> list[Job]:
+    """Return the teachers of a plan, one a seed."""
+    budget = budget_of(plan)
+    sizes = {"vocab_size": budget.vocab_size, "n_train_pairs": budget.n_train_pairs}
+    data = prepare_pairs(plan.corpus, max_len=budget.max_len, **sizes)
+    a_pass = PairBatches(data.train, max_tokens=budget.max_tokens, seed=0).n_batches
+    model = TranslatorConfig(
+        source_vocab_size=data.source_vocabulary.vocab_size,
+        target_vocab_size=data.vocabulary.vocab_size,
+        d_model=budget.d_model,
+        n_heads=budget.n_heads,
+        n_encoder_layers=budget.n_layers,
+        n_decoder_layers=budget.n_layers,
+        d_ff=budget.d_ff,
+        dropout=budget.dropout,
+        max_len=budget.max_len,
+    )
+    train = TrainConfig(
+        n_steps=budget.n_steps or round(budget.n_passes * a_pass),
+        lr=budget.lr,
+        schedule="inverse_sqrt",
+        warmup_steps=budget.warmup_steps,
+        label_smoothing=budget.label_smoothing,
+    )
+    return grid(
+        replace(plan, variants=()),
+        variants={TEACHER: model},
+        train=train,
+        task={"corpus": plan.corpus, **sizes, "max_tokens": budget.max_tokens},
+        make_task=translation_task,
+        points=_twenty_points(train),
+    )
+
+
+def translation_task(job: Job) -> TranslationTask:
+    """Return the task of a job."""
+    options = dict(job.task)
+    corpus, max_tokens = options.pop("corpus"), options.pop("max_tokens")
+    data = prepare_pairs(corpus, max_len=job.model.max_len, **options)
+    return TranslationTask(data=data, max_tokens=max_tokens)
+
+
+def _twenty_points(train: TrainConfig) -> set[int]:
+    return steps_every(max(1, train.n_steps // 20), train.n_steps)
+
+
+def _arm_job(arm: Arm, teacher: Job, budget: Budget) -> ArmJob:
+    seed, n_steps, points = teacher.train.seed, budget.n_fit_steps, set()
+    how = {"n_steps": n_steps, "warmup_steps": n_steps // 20, "batch_size": budget.fit_batch}
+    fit = replace(FIT, seed=seed, **how)
+    train = replace(fit, n_steps=budget.n_tuning_steps)
+    if arm.begins == "scratch":
+        own = teacher.train
+        train = replace(own, n_steps=arm.n_times * own.n_steps, lr=arm.lr_factor * own.lr)
+        points = _twenty_points(train)
+    same = vars(teacher) | {"variant": arm.name, "train": train, "points": points}
+    return ArmJob(**same, teacher=teacher, fit=fit, n_lessons=budget.n_lessons)
+
+
+# From a job to its record
+
+
+@dataclass(frozen=True, kw_only=True)
+class StandIns:
+    """What stands in at every layer of a site, and what is known of its learning."""
+
+    modules: Mapping[Key, nn.Module]
+    errors: Mapping[Key, float] = field(default_factory=dict)  # on held-out sentences
+    rates: Mapping[float, float] = field(default_factory=dict)  # error of each that was tried
+    taught_by: str = ""  # commit, where another arm had them taught before
+
+
+def run_arm(job: ArmJob, folders: Folders) -> Generator[Progress, None, RunRecord]:
+    """Put an arm in a teacher's place, let it learn, translate; return the record.
+
+    A teacher that is recorded but not here is trained again first, which takes as long as it
+    took. ``relative_error`` is that of the fit, also where students are tuned afterwards.
+    """
+    arm, task, state = job.arm, job.make_task(job), State()
+    is_new = arm.begins == "scratch"
+    if is_new:
+        generator = torch_generator(job.train.seed, "init")
+        body, precision = task.build(job.model, generator=generator), "float32"
+    else:
+        body, precision = yield from find_teacher(job.teacher, folders)
+    started, body = time.perf_counter(), body.to(folders.device)
+    teacher = None if is_new else copy.deepcopy(body)
+    found: dict[str, StandIns] = {}
+    for site in arm.parts:
+        yield Progress(job=job.name, step=0, n_steps=1, message=f"{site}: what stands there")
+        found[site] = _stand_ins(job, body, task.data, site, folders, precision)
+    modules = {key: m for each in found.values() for key, m in each.modules.items()}
+    n_replaced = count_replaced(body, modules)
+    _swap(arm, body, modules)
+    seconds = time.perf_counter() - started
+    if is_new or job.n_tuning_steps:
+        state = yield from train_job(job, task, body, folders)
+    score = task.translate(body)
+    if is_new:
+        config = {"max_tokens": task.max_tokens, "train": job.train.to_dict()}
+        validation = evaluate_forced(body, task.data.validation).loss_nats
+        metrics = {**training_metrics(body, state), "validation_loss_nats": validation}
+        details: dict[str, Any] = {}
+    else:
+        config, metrics, details = _how_taught(job, found, precision)
+        metrics |= task.share(score, teacher)
+        if arm.method not in CONTROLS and arm.tunes != "everything":  # else useless elsewhere
+            file = work_file(job, folders, "students")
+            save_students(file, students=modules, job=job.digest, variant=job.variant)
+    scores, tables = describe_score(score)
+    n_weights = sum(p.numel() for module in modules.values() for p in module.parameters())
+    learning = {"learning": arm.learning} if arm.learning else {}
+    return RunRecord(
+        experiment=job.experiment,
+        variant=job.variant,
+        seed=job.train.seed,
+        config={"job": job.digest, "corpus": job.task["corpus"], **learning, **config},
+        metrics={"n_stand_in_weights": n_weights, "n_replaced_weights": n_replaced}
+        | metrics
+        | scores,
+        curve=state.curve,
+        details={**details, **tables},
+        seconds=seconds + state.seconds,
+        environment=environment(device=folders.device),
+    )
+
+
+def find_teacher(job: Job, folders: Folders) -> Generator[Progress, None, tuple[Translator, str]]:
+    """Return a job's teacher and the precision of its weights: trained here, or committed.
+
+    One that is neither is trained.
+    """
+    path = work_file(job, folders, "model")
+    if not path.exists():
+        teacher = committed_teacher(job)
+        if teacher is not None:
+            return teacher, "bfloat16"
+        yield from run_job(job, folders)
+    return load_translator(path)[0], "float32"
+
+
+def _swap(arm: Arm, body: Translator, modules: Mapping[Key, nn.Module]) -> None:
+    """Put everything in place, as loud as the arm wants it, and free to learn what shall."""
+    substitute(body, modules)
+    for module in body.modules():
+        if arm.is_quiet and isinstance(module, ReplacedSite):
+            nn.init.zeros_(module.out.weight)
+    body.requires_grad_(arm.begins == "scratch" or arm.tunes == "everything")
+    for student in modules.values():
+        student.requires_grad_(True)
+
+
+def count_replaced(teacher: Translator, places: Iterable[Key]) -> int:
+    """Return the weights of the attention that goes: queries, keys and values."""
+    sites = [find_site(teacher, site=site, layer=layer) for site, layer in places]
+    maps = [getattr(site, name) for site in sites for name in ("query", "key", "value")]
+    return sum(p.numel() for each in maps for p in each.parameters())
+
+
+def _stand_ins(
+    job: ArmJob, body: Translator, data: PairDataset, site: str, folders: Folders, precision: str
+) -> StandIns:
+    """Return what the arm puts at a site: a control, new students, or students that are taught."""
+    part, seed = job.arm.parts[site], job.fit.seed
+    if isinstance(part, StudentSpec):
+        if job.arm.begins == "distilled":
+            return _teach(job, body, data, part, folders, precision)
+        return StandIns(modules=build_students(body, spec=part, seed=seed))
+    lessons = None
+    if part == "mean":
+        pairs = data.train[: job.n_lessons]
+        lessons = collect_lessons(body, pairs, spec=StudentSpec(site=site))
+    how = {"activations": lessons, "ratio": length_ratio(data.train), "seed": seed}
+    return StandIns(modules=build_controls(part, teacher=body, site=site, **how))
+
+
+def _teach(
+    job: ArmJob,
+    teacher: Translator,
+    data: PairDataset,
+    spec: StudentSpec,
+    folders: Folders,
+    precision: str,
+) -> StandIns:
+    """Return students that learnt to do what the attention of a site does.
+
+    They are kept for other arms that ask for the same ones. The file names the commit that
+    taught them; delete ``taught-*`` in the study's work folder after a change of how they learn.
+    """
+    lrs = LRS if job.arm.has_best_lr else (job.fit.lr,)
+    what = {
+        "teacher": job.teacher.digest,
+        "teacher_weights": precision,
+        "spec": spec.to_dict(),
+        "fit": job.fit.to_dict(),
+        "lrs": list(lrs),
+        "n_lessons": job.n_lessons,
+    }
+    path = folders.work_file(STUDY, f"taught-{digest_of(what)}.safetensors")
+    if path.exists():
+        students, facts = load_students(path)
+        return StandIns(
+            modules=students,
+            errors={(spec.site, layer): error for layer, error in facts["errors"]},
+            rates=dict(facts["rates"]),
+            taught_by=facts.get("commit", "unknown"),
+        )
+    lessons, held_out = (
+        collect_lessons(teacher, pairs, spec=spec)
+        for pairs in (data.train[: job.n_lessons], data.validation)
+    )
+    how = {"held_out": held_out, "seed": job.fit.seed, **spec.to_dict()}
+    tried = {
+        lr: fit_students(teacher, lessons, config=replace(job.fit, lr=lr), **how) for lr in lrs
+    }
+    best = min(tried.values(), key=lambda fitted: fitted.error)
+    rates = {lr: fitted.error for lr, fitted in tried.items()} if job.arm.has_best_lr else {}
+    errors = [[layer, error] for (_, layer), error in best.errors.items()]
+    facts = {"errors": errors, "rates": list(rates.items()), "commit": commit()}
+    save_students(path, students=best.students, **facts)
+    return StandIns(modules=best.students, errors=best.errors, rates=rates)
+
+
+def _how_taught(
+    job: ArmJob, found: Mapping[str, StandIns], precision: str
+) -> tuple[dict[str, Any], dict[str, float], dict[str, Any]]:
+    """Return what a record says of how students learnt: settings, metrics and tables."""
+    before = {site: each.taught_by for site, each in found.items() if each.taught_by}
+    layers = [
+        {"site": site, "layer": layer, "relative_error": error}
+        for each in found.values()
+        for (site, layer), error in each.errors.items()
+    ]
+    rates = [
+        {"site": site, "lr": lr, "relative_error": error}
+        for site, each in found.items()
+        for lr, error in each.rates.items()
+    ]
+    config = {
+        "teacher": job.teacher.digest,
+        "teacher_weights": precision,
+        **({"taught_before": before} if before else {}),
+        "n_lessons": job.n_lessons,
+        "n_tuning_steps": job.n_tuning_steps,
+        "fit": job.fit.to_dict(),
+    }
+    errors = [row["relative_error"] for row in layers]
+    metrics = {"relative_error": sum(errors) / len(errors)} if errors else {}
+    return config, metrics, {"layers": layers, **({"rates": rates} if rates else {})}
+
+
+# Small weights that come with the workbook: teachers, and students for them
+
+
+def committed_teacher(job: Job, *, folder: Path = MODELS) -> Translator | None:
+    """Return the teacher of exactly this job if it came with the workbook, rounded to bfloat16."""
+    path = _place(job.task["corpus"], folder) / export_name(TEACHER)
+    if not path.exists():
+        return None
+    teacher, facts = load_translator(path)
+    return teacher if facts["job"] == job.digest else None
+
+
+def list_committed(corpus: str, *, folder: Path = MODELS) -> tuple[str, ...]:
+    """Return the arms of which trained students came with the workbook."""
+    paths = sorted(_place(corpus, folder).glob("*.safetensors"))
+    return tuple(load_students(p)[1]["variant"] for p in paths if p.stem != TEACHER)
+
+
+def load_committed(
+    corpus: str, variant: str, *, folder: Path = MODELS
+) -> tuple[Translator, dict[Key, Student], dict[str, Any]]:
+    """Return a teacher, the students that learnt from it, for ``substitute``, and their facts.
+
+    Raises:
+        UnknownNameError: No students of that arm came with the workbook.
+    """
+    path = _place(corpus, folder) / export_name(variant)
+    if variant == TEACHER or not path.exists():
+        known = list_committed(corpus, folder=folder)
+        step = "Train it with: attnlab study run attentionless."
+        raise UnknownNameError(f"committed arm of {corpus}", variant, known, next_step=step)
+    teacher, _ = load_translator(_place(corpus, folder) / export_name(TEACHER))
+    return teacher, *load_students(path)
+
+
+def export_job(job: Job, folders: Folders, to: Path) -> Iterator[Path]:
+    """Copy what a finished job trained, in bfloat16: a teacher, or students."""
+    if not isinstance(job, ArmJob):
+        yield from export_model(job, folders, to)
+        return
+    students, facts = load_students(work_of(job, folders, kind="students"))
+    path = to / export_name(job.variant)
+    save_students(path, students=students, dtype=torch.bfloat16, seed=job.fit.seed, **facts)
+    yield path
+
+
+def _place(corpus: str, folder: Path) -> Path:
+    return folder / corpus.replace("/", "-")
+
+
+register_study(
+    Study(
+        name=STUDY,
+        summary="a translation teacher, and nets in place of its attention, site by site",
+        variants=tuple(ARMS),
+        corpora=list_pair_datasets(),
+        jobs=study_jobs,
+        run=lambda job, folders: (run_arm if isinstance(job, ArmJob) else run_job)(job, folders),
+        export=export_job,
+    )
+)
+
+
+# Verdicts
+
+NOT_RECORDED = "not recorded yet"
+AIM = 0.95  # of the teacher's BLEU: what counts as replaced
+TAUGHT = "begins != 'scratch'"  # by a teacher; training from scratch is a claim of its own
+NO_SOFTMAX = "not has_cross_softmax"  # nowhere at the cross site
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReplacementClaim:
+    """A sentence that is true or false with the best of some arms.
+
+    Args:
+        says: The claim in words.
+        arms: Query on the columns of an arm: those that speak for or against it.
+        is_possible: Whether it says that such an arm keeps the aim, or that none does.
+    """
+
+    says: str
+    arms: str
+    is_possible: bool
+
+
+CLAIMS = (  # arXiv:2311.10642; the fifth is what follows from "it is the softmax that counts"
+    ReplacementClaim(
+        says="a net can replace encoder self-attention",
+        arms=f"{TAUGHT} and site == 'encoder_self' and method not in {CONTROLS}",
+        is_possible=True,
+    ),
+    ReplacementClaim(
+        says="a net can replace decoder self-attention",
+        arms=f"{TAUGHT} and site == 'decoder_self' and method not in {CONTROLS}",
+        is_possible=True,
+    ),
+    ReplacementClaim(
+        says="nets can replace both at once",
+        arms=f"{TAUGHT} and site in ('self', 'all')",
+        is_possible=True,
+    ),
+    ReplacementClaim(
+        says="no net can replace cross-attention",
+        arms=f"{TAUGHT} and {NO_SOFTMAX} and "
+        "layout in ('paper', 'truncated', 'prefix', 'per_query')",
+        is_possible=False,
+    ),
+    ReplacementClaim(
+        says="nothing without a softmax can replace it",
+        arms=f"{TAUGHT} and {NO_SOFTMAX}",
+        is_possible=False,
+    ),
+    ReplacementClaim(
+        says="nets trained from scratch fail", arms="begins == 'scratch'", is_possible=False
+    ),
+)
+
+
+def judge_replacements(runs: pd.DataFrame) -> pd.DataFrame:
+    """Judge each of ``CLAIMS`` by the arm of its kind with the best mean share of BLEU.
+
+    Replaced means: at least ``AIM`` of the BLEU of the same seed's teacher, with every seed and
+    on the middle 95 % of resampled test sets. A share that lies on both sides of the aim decides
+    nothing. The arm is the best of many on the same sentences, which flatters it.
+
+    Args:
+        runs: Rows ``variant``, ``seed``, ``bleu``, ``bleu_low`` and ``bleu_high`` of one set of
+            pairs.
+
+    Returns:
+        One row a claim: ``says``, ``verdict``, ``arm`` (in words), ``share_low``,
+        ``share_high``, ``n_seeds``. Claims without an arm are left out.
+    """
+    runs = latest_runs(runs)
+    rows = []
+    for claim in CLAIMS:
+        best = best_arm(runs, arms=claim.arms)
+        if best.empty:
+            continue
+        low, high = float(best["share_low"].min()), float(best["share_high"].max())
+        verdict = HOLDS if (low >= AIM) == claim.is_possible else FAILS
+        rows.append(
+            {
+                "says": claim.says,
+                "verdict": UNDECIDED if low < AIM <= high else verdict,
+                "arm": best["words"].iloc[0],
+                "share_low": low,
+                "share_high": high,
+                "n_seeds": len(best),
+            }
+        )
+    columns = ["says", "verdict", "arm", "share_low", "share_high", "n_seeds"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def claims_table(runs: Mapping[str, pd.DataFrame]) -> str:
+    """Return the claims as Markdown: one row a claim, one column a set of pairs.
+
+    Args:
+        runs: Records by the words for their set of pairs; sets that judge nothing are left out.
+    """
+    judged = {title: judge_replacements(table).set_index("says") for title, table in runs.items()}
+    judged = {title: rows for title, rows in judged.items() if len(rows)}
+    if not judged:
+        return f"The claims: {NOT_RECORDED}."
+    lines = []
+    for claim in CLAIMS:
+        cells = [
+            _verdict_words(rows.loc[claim.says]) if claim.says in rows.index else NOT_RECORDED
+            for rows in judged.values()
+        ]
+        lines.append([claim.says, *cells])
+    return markdown_table(["claim", *judged], lines)
+
+
+def _verdict_words(row: pd.Series) -> str:
+    low, high = (f"{100 * row[name]:.1f}" for name in ("share_low", "share_high"))
+    share = low if low == high else f"{low} to {high}"
+    seeds = "1 seed" if row["n_seeds"] == 1 else f"{row['n_seeds']} seeds"
+    return f"**{row['verdict']}** ({row['arm']}: {share}%, {seeds})"
+
+
+def best_arm(runs: pd.DataFrame, *, arms: str) -> pd.DataFrame:
+    """Return the runs of the arm with the best mean share of its teachers' BLEU.
+
+    Args:
+        runs: Rows as ``judge_replacements`` reads them, each variant and seed once.
+        arms: Query on the columns of an arm.
+
+    Returns:
+        The same columns with those of the arm, and ``share``, ``share_low`` and ``share_high``;
+        empty if no arm matches, or none has a teacher.
+    """
+    teachers = runs[runs["variant"] == "teacher"].set_index("seed")["bleu"]
+    chosen = arm_columns(runs).query(arms)
+    own = chosen["seed"].map(teachers)
+    shares = {f"share{end}": chosen[f"bleu{end}"] / own for end in ("", "_low", "_high")}
+    for end in ("_low", "_high"):  # on the same sentences, where a record has it: narrower
+        if f"bleu_share{end}" in chosen:
+            shares[f"share{end}"] = chosen[f"bleu_share{end}"].fillna(shares[f"share{end}"])
+    chosen = chosen.assign(**shares).dropna(subset=["share"])
+    if chosen.empty:
+        return chosen
+    best = chosen.groupby("variant")["share"].mean().idxmax()
+    return chosen[chosen["variant"] == best]

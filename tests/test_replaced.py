@@ -1,0 +1,453 @@
+"""The study of what may stand in for attention: its rows, its jobs, its records, its verdicts."""
+
+import math
+from dataclasses import replace
+
+import pandas as pd
+import pytest
+import torch
+
+from attnlab.analysis.compare import FAILS, HOLDS, UNDECIDED
+from attnlab.distillation import LRS, ReplacedSite, StudentSpec, load_students, substitute
+from attnlab.errors import AttnlabError, UnknownNameError
+from attnlab.records import commit, load_details, load_runs
+from attnlab.studies import Folders, Plan, export_models, get_study, replaced, run_plan
+from attnlab.studies.engine import work_file
+from attnlab.studies.replaced import (
+    AIM,
+    ARMS,
+    CLAIMS,
+    SMOKE,
+    Arm,
+    arm_columns,
+    arm_words,
+    best_arm,
+    claims_table,
+    committed_teacher,
+    get_arm,
+    judge_replacements,
+    list_committed,
+    load_committed,
+    run_arm,
+)
+from attnlab.tasks import TranslationTask, prepare_pairs
+from attnlab.tasks.translation import SHORT
+from attnlab.training import evaluate_forced, load_translator
+
+STUDY = "attentionless"
+TOY = {"study": STUDY, "scale": "smoke", "corpus": "toy"}
+
+
+def jobs(*variants, seeds=(0,)):
+    return get_study(STUDY).jobs(Plan(**TOY, variants=variants, seeds=seeds))
+
+
+def run(folders, *variants):
+    list(run_plan(Plan(**TOY, variants=variants), folders=folders))
+    return load_runs(path=folders.run_file(STUDY)).set_index("variant")
+
+
+def record_of(job, folders):
+    *_, record = _all(run_arm(job, folders))
+    return record
+
+
+def _all(steps):
+    record = yield from steps
+    yield record
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    """Folders in which a teacher and an arm of each kind were run at the smallest scale."""
+    root = tmp_path_factory.mktemp("attentionless")
+    folders = Folders(runs=root / "runs", work=root / "work")
+    run(folders, "teacher", "encoder_self/identity", "cross/mean", "cross/truncated/m")
+    run(folders, "cross/per_query/l/tuned", "cross/low_rank/l/undistilled")
+    run(folders, "cross/low_rank/l/best_lr", "all/per_query/l/scratch_quiet")
+    run(folders, "all/per_query/l/scratch_long")
+    return folders
+
+
+@pytest.fixture(scope="module")
+def runs(done):
+    """The records of ``done`` by variant."""
+    return load_runs(path=done.run_file(STUDY)).set_index("variant")
+
+
+def teacher_of(folders):
+    return load_translator(work_file(jobs("teacher")[0], folders, "model"))[0]
+
+
+def students_of(job, folders):
+    return load_students(work_file(job, folders, "students"))[0]
+
+
+def flat(modules):
+    return torch.cat([p.detach().flatten() for m in modules.values() for p in m.parameters()])
+
+
+# Rows
+
+
+def test_a_row_has_its_own_name_and_words():
+    assert {arm.name: arm for arm in ARMS.values()} == ARMS
+    assert len({arm.words for arm in ARMS.values()}) == len(ARMS)
+    assert arm_words("teacher") == "teacher"
+    assert arm_words("self/alr/m/tuned") == "both self sites: ALR M, tuned"
+    assert arm_words("encoder_self/alrr/m/linear_skip") == "encoder self: ALRR M, linear skip"
+    assert arm_words("encoder_self/identity/tuned_all").startswith("teacher, trained on")
+    assert arm_words("cross/uniform/tuned_all") == "cross: uniform average, everything tuned"
+
+
+def test_a_row_says_what_stands_at_each_site():
+    own = StudentSpec(site="cross", layout="per_query", size="l", depth=2)
+    assert get_arm("cross/per_query/l/depth_2").parts == {"cross": own}
+    assert get_arm("cross/truncated/l/tuned").parts == get_arm("cross/truncated/l").parts
+    assert get_arm("teacher").parts == {}
+    assert get_arm("decoder_self/mean").parts == {"decoder_self": "mean"}
+    self_sites = {
+        site: StudentSpec(site=site, size="m") for site in ("encoder_self", "decoder_self")
+    }
+    assert get_arm("self/alr/m").parts == self_sites
+    low_rank = StudentSpec(site="cross", layout="low_rank", size="l")
+    assert get_arm("all/low_rank/l").parts == {**self_sites, "cross": low_rank}
+
+
+def test_columns_stand_beside_every_committed_record():
+    runs = arm_columns(load_runs(f"{STUDY}/")).set_index("variant")
+    assert set(runs["site"]) == {"", "encoder_self", "decoder_self", "cross", "self", "all"}
+    row = runs.loc[["all/per_query/l/learned_head"]].iloc[0]
+    assert row[["kind", "size", "begins", "way"]].tolist() == ["per_query", "l", "distilled", ""]
+    assert row["has_cross_softmax"]
+    looks = {"teacher": "attention", "cross/mean": "table", "cross/paper/l": "feedforward",
+             "cross/extractor/m": "extractor", "cross/low_rank/l": "linear_attention"}  # fmt: skip
+    assert {variant: get_arm(variant).look for variant in looks} == looks
+    assert arm_columns(pd.DataFrame(columns=["variant"])).query(CLAIMS[-2].arms).empty
+
+
+def test_an_unknown_arm_is_answered_with_the_nearest():
+    with pytest.raises(UnknownNameError, match="cross/truncated/l"):
+        get_arm("cross/truncated/ll")
+
+
+def test_a_control_cannot_be_trained_from_scratch():
+    with pytest.raises(AttnlabError, match="nothing to learn"):
+        Arm(site="cross", method="mean", begins="scratch")
+
+
+# Jobs
+
+
+@pytest.mark.parametrize("variant", [*ARMS][1::7])
+def test_every_seed_has_its_own_teacher_lessons_and_order(variant):
+    for seed, job in zip((0, 1), jobs(variant, seeds=(0, 1)), strict=True):
+        assert job.teacher.train.seed == job.fit.seed == job.train.seed == seed
+
+
+def test_only_a_run_from_scratch_learns_as_the_teacher_did():
+    teacher = replace(jobs("teacher")[0], points={6})
+    teacher = replace(teacher, train=replace(teacher.train, label_smoothing=0.1))
+    tuned, scratch, slow, long = (
+        replaced._arm_job(get_arm(f"all/per_query/l/{way}"), teacher, SMOKE).train
+        for way in ("tuned", "scratch", "scratch_slow", "scratch_long")
+    )
+    assert tuned.label_smoothing == 0
+    assert tuned.n_steps == SMOKE.n_tuning_steps
+    assert scratch == teacher.train
+    assert slow == replace(scratch, lr=scratch.lr / 4)
+    assert long == replace(scratch, n_steps=2 * scratch.n_steps)
+
+
+@pytest.mark.parametrize("variant", ["encoder_self/alr/m", "cross/low_rank/l/undistilled"])
+def test_students_begin_apart_for_each_seed_of_one_teacher(variant, done):
+    begun = []
+    for job in jobs(variant, seeds=(0, 1)):
+        still = {"fit": replace(job.fit, lr=1e-30), "train": replace(job.train, lr=1e-30)}
+        job = replace(job, teacher=jobs("teacher")[0], **still)
+        record_of(job, done)
+        begun.append(flat(students_of(job, done)))
+    assert not torch.equal(*begun)
+
+
+class Seen(Exception):
+    """Carries what a function was called with."""
+
+
+def test_students_learn_from_training_and_are_measured_on_validation(tmp_path, monkeypatch):
+    def look(teacher, lessons, *, held_out, config, seed, **_):
+        raise Seen(lessons.lengths.tolist(), held_out.lengths.tolist(), config, seed)
+
+    monkeypatch.setattr(replaced, "fit_students", look)
+    (job,) = jobs("encoder_self/alr/m", seeds=(3,))
+    with pytest.raises(Seen) as caught:
+        record_of(job, Folders(runs=tmp_path, work=tmp_path))
+    data = replaced.translation_task(job).data
+    lengths = [[len(source) for source, _ in pairs] for pairs in (data.train, data.validation)]
+    assert caught.value.args == (lengths[0][: job.n_lessons], lengths[1], job.fit, 3)
+
+
+@pytest.mark.parametrize(
+    ("variant", "moves"), [("cross/low_rank/l/tuned", False), ("cross/uniform/tuned_all", True)]
+)
+def test_what_is_tuned_moves_and_nothing_else(variant, moves, done, monkeypatch):
+    moved, train_job = set(), replaced.train_job
+
+    def watch(job, task, model, folders):
+        before = {name: weight.clone() for name, weight in model.state_dict().items()}
+        state = yield from train_job(job, task, model, folders)
+        after = model.state_dict()
+        moved.update(name for name, w in before.items() if not torch.equal(w, after[name]))
+        return state
+
+    monkeypatch.setattr(replaced, "train_job", watch)
+    (job,) = jobs(variant)
+    record_of(job, done)
+    assert any(".student." in name for name in moved)
+    assert ("target_embedding.weight" in moved) is moves
+    assert all(moves or ".student." in name for name in moved)
+    assert work_file(job, done, "students").exists() is not moves  # no use without their body
+
+
+def test_a_quiet_start_silences_what_is_replaced(monkeypatch, tmp_path):
+    def look(job, task, model, folders):
+        outs = [m.out.weight.detach() for m in model.modules() if isinstance(m, ReplacedSite)]
+        assert all(weight.requires_grad for weight in model.parameters())
+        raise Seen([bool(weight.any()) for weight in outs])
+        yield
+
+    monkeypatch.setattr(replaced, "train_job", look)
+    for way, is_loud in (("scratch", True), ("scratch_quiet", False)):
+        (job,) = jobs(f"all/per_query/l/{way}")
+        with pytest.raises(Seen) as caught:
+            record_of(job, Folders(runs=tmp_path, work=tmp_path))
+        assert caught.value.args == ([is_loud] * 3,)
+
+
+# Records
+
+
+def test_an_arm_that_keeps_the_teachers_attention_scores_like_the_teacher(runs):
+    metrics = ["bleu", "test_loss_nats", "test_accuracy", "exact_match"]
+    teacher, identity = runs.loc["teacher", metrics], runs.loc["encoder_self/identity", metrics]
+    assert identity.tolist() == pytest.approx(teacher.tolist(), abs=1e-9)
+    assert runs.loc["cross/mean", "test_loss_nats"] != teacher["test_loss_nats"]
+
+
+def test_a_record_holds_the_share_of_its_teachers_bleu(runs):
+    assert runs.loc["encoder_self/identity", "bleu_share"] == 1
+    arm = runs.loc["cross/truncated/m"]
+    assert arm["bleu"] != runs.loc["teacher", "bleu"]
+    assert arm["bleu_share"] == pytest.approx(arm["bleu"] / runs.loc["teacher", "bleu"])
+    assert arm["bleu_share_low"] <= arm["bleu_share"] <= arm["bleu_share_high"]
+
+
+def test_a_record_says_what_was_replaced_and_how_it_learnt(runs, done):
+    attention = teacher_of(done).decoder[0].cross_attention
+    maps = (attention.query, attention.key, attention.value)
+    n_replaced = sum(p.numel() for each in maps for p in each.parameters())
+    assert runs.loc["cross/truncated/m", "n_replaced_weights"] == n_replaced
+    errors = load_details("attentionless/smoke/toy", "layers", path=done.run_file(STUDY))
+    assert set(errors["site"]) == {"cross"}
+    assert (errors["relative_error"] > 0).all()
+    steps = runs["config.n_tuning_steps"]
+    assert steps["cross/per_query/l/tuned"] == SMOKE.n_tuning_steps
+    assert steps["cross/truncated/m"] == steps["cross/mean"] == 0
+    untaught = runs.loc["cross/low_rank/l/undistilled"]
+    assert math.isnan(untaught["relative_error"])
+    assert untaught["config.learning.begins"] == "untrained"
+    assert untaught["config.n_tuning_steps"] > 0
+
+
+def test_a_run_from_scratch_counts_all_weights(runs):
+    quiet, long = (runs.loc[f"all/per_query/l/scratch_{way}"] for way in ("quiet", "long"))
+    assert long["config.train.n_steps"] == 2 * quiet["config.train.n_steps"]
+    swapped = quiet["n_stand_in_weights"] - quiet["n_replaced_weights"]
+    assert quiet["n_weights"] == runs.loc["teacher", "n_weights"] + swapped
+    assert math.isfinite(quiet["validation_loss_nats"])
+    assert math.isnan(quiet["relative_error"])
+    assert quiet["config.learning.is_quiet"]
+
+
+def test_the_best_of_several_rates_is_kept(runs, done):
+    rates = load_details("attentionless/smoke/toy", "rates", path=done.run_file(STUDY))
+    assert tuple(rates["lr"]) == LRS
+    kept = runs.loc["cross/low_rank/l/best_lr", "relative_error"]
+    assert kept == pytest.approx(rates["relative_error"].min())
+
+
+def test_a_second_run_finds_everything_recorded(done):
+    plan = Plan(**TOY, variants=("teacher", "cross/mean"))
+    assert {p.message for p in run_plan(plan, folders=done)} == {"recorded before"}
+
+
+def test_an_arm_trains_its_teacher_where_the_weights_are_missing(runs, tmp_path):
+    again = run(Folders(runs=tmp_path / "runs", work=tmp_path / "work"), "cross/mean")
+    assert list(again.index) == ["cross/mean"]
+    assert again.loc["cross/mean", "bleu"] == runs.loc["cross/mean", "bleu"]
+
+
+def test_students_taught_for_one_arm_are_used_again_by_the_next(done):
+    first, second = jobs("self/alr/m", "all/per_query/l/learned_head")
+    run(done, first.variant)
+    recorded = run(done, second.variant).loc[second.variant]
+    fresh, kept = students_of(first, done), students_of(second, done)
+    for site in ("encoder_self", "decoder_self"):
+        assert recorded[f"config.taught_before.{site}"] == commit()
+    assert torch.equal(flat(fresh), flat({place: kept[place] for place in fresh}))
+
+
+# Weights
+
+
+def test_a_teacher_and_its_students_are_exported_and_found_again(done, tmp_path):
+    plan = Plan(**TOY, variants=("teacher", "cross/truncated/m"))
+    names = [path.name for path in export_models(plan, to=tmp_path / "toy", folders=done)]
+    assert names == ["teacher.safetensors", "cross-truncated-m.safetensors"]
+    assert list_committed("toy", folder=tmp_path) == ("cross/truncated/m",)
+    teacher, students, facts = load_committed("toy", "cross/truncated/m", folder=tmp_path)
+    assert facts["variant"] == "cross/truncated/m"
+    assert set(students) == {("cross", 0)}
+    assert students["cross", 0].spec == get_arm("cross/truncated/m").parts["cross"]
+    for name, weight in teacher_of(done).state_dict().items():
+        assert torch.equal(teacher.state_dict()[name], weight.bfloat16().float())
+    (job,) = jobs("teacher")
+    assert committed_teacher(job, folder=tmp_path) is not None
+    other = replace(job, train=replace(job.train, seed=1))
+    assert committed_teacher(other, folder=tmp_path) is None
+    with pytest.raises(UnknownNameError, match="cross/truncated/m"):
+        load_committed("toy", "cross/truncated/l", folder=tmp_path)
+    with pytest.raises(AttnlabError, match="has no trained students here"):
+        list(export_models(Plan(**TOY, variants=("cross/mean",)), to=tmp_path, folders=done))
+
+
+@pytest.mark.parametrize("variant", list_committed("toy"))
+def test_committed_students_translate_as_their_record_says(variant):
+    teacher, students, facts = load_committed("toy", variant)
+    data = prepare_pairs("toy", vocab_size=0, max_len=24, n_train_pairs=1)
+    with substitute(teacher, students):
+        score = TranslationTask(data=data, max_tokens=1).translate(teacher)
+    records = load_runs("attentionless/classroom/toy")
+    record = records[records["config.job"] == facts["job"]].iloc[-1]
+    assert record["variant"] == variant
+    assert score.bleu.score == pytest.approx(record["bleu"], abs=1.0)  # rounded to bfloat16
+    assert score.forced.accuracy == pytest.approx(record["test_accuracy"], abs=0.01)
+
+
+def test_committed_students_for_captions_predict_as_their_record_says(corpus_folder):
+    corpus_folder("multi30k")
+    (variant,) = list_committed("multi30k/de-en")
+    teacher, students, facts = load_committed("multi30k/de-en", variant)
+    data = prepare_pairs("multi30k/de-en", vocab_size=6000, max_len=32, n_train_pairs=0)
+    with substitute(teacher, students):
+        score = evaluate_forced(teacher, data.test)
+    records = load_runs("attentionless/paper/multi30k/de-en")
+    record = records[records["config.job"] == facts["job"]].iloc[-1]
+    assert score.accuracy == pytest.approx(record["test_accuracy"], abs=0.01)
+    assert score.loss_nats == pytest.approx(record["test_loss_nats"], abs=0.05)
+
+
+# Pairs
+
+
+def test_toy_pairs_share_no_sentence_between_splits():
+    data = prepare_pairs("toy", vocab_size=400, max_len=24, n_train_pairs=300)
+    train = {tuple(source) for source, _ in data.train}
+    assert not train & {tuple(source) for source, _ in data.test}
+    with pytest.raises(UnknownNameError, match="set of sentence pairs"):
+        prepare_pairs("tales", vocab_size=400, max_len=24, n_train_pairs=3)
+
+
+def test_short_training_pairs_and_a_test_of_all_lengths():
+    data = prepare_pairs("toy_short", vocab_size=400, max_len=24, n_train_pairs=300)
+    assert max(max(len(s), len(t)) for s, t in data.train) <= SHORT
+    assert max(len(t) for _, t in data.test) > SHORT
+    assert data.facts["train"] == len(data.train) < 300
+    small = prepare_pairs("toy_small", vocab_size=400, max_len=24, n_train_pairs=50)
+    assert len(small.train) == 50
+
+
+# Verdicts
+
+
+def scored(*scores, spread=2):
+    """Return runs of arms ``(variant, bleu, seed)``; each seed's teacher has 50."""
+    rows = [("teacher", 50.0, seed) for seed in {seed for _, _, seed in scores}]
+    table = pd.DataFrame([*rows, *scores], columns=["variant", "bleu", "seed"])
+    return table.assign(bleu_low=table["bleu"] - spread, bleu_high=table["bleu"] + spread)
+
+
+def judged(*scores):
+    return judge_replacements(scored(*scores)).set_index("says")
+
+
+BOTH, CROSS = CLAIMS[2].says, CLAIMS[3].says
+
+
+@pytest.mark.parametrize(
+    ("bleus", "verdict"),
+    [((49.6, 50.0), HOLDS), ((49.6, 47.0), UNDECIDED), ((40.0, 45.0), FAILS),
+     ((50.0,), HOLDS), ((48.0,), UNDECIDED), ((45.0,), FAILS)],
+)  # fmt: skip
+def test_a_claim_holds_if_every_seed_and_resample_keeps_the_aim(bleus, verdict):
+    assert 47 / 50 < AIM < 47.6 / 50  # each score has an interval of 2 on both sides
+    row = judged(*(("self/alr/m", bleu, seed) for seed, bleu in enumerate(bleus))).loc[BOTH]
+    assert (row["verdict"], row["n_seeds"]) == (verdict, len(bleus))
+    assert (row["share_low"], row["share_high"]) == ((min(bleus) - 2) / 50, (max(bleus) + 2) / 50)
+
+
+def test_that_none_can_fails_with_the_best_one():
+    arms = [("cross/paper/l", 20.0, 0), ("cross/per_query/l/tuned", 50.0, 0)]
+    row = judged(*arms).loc[CROSS]
+    assert (row["verdict"], row["arm"]) == (FAILS, "cross: net per query L, tuned")
+    assert judged(arms[0]).loc[CROSS, "verdict"] == HOLDS
+
+
+def test_the_best_arm_is_best_over_all_its_seeds():
+    runs = scored(("cross/low_rank/l", 45.0, 0), ("cross/low_rank/l", 45.0, 1),
+                  ("cross/paper/l", 49.0, 0), ("cross/paper/l", 20.0, 1))  # fmt: skip
+    assert set(best_arm(runs, arms="site == 'cross'")["variant"]) == {"cross/low_rank/l"}
+
+
+def spoken_for(variant):
+    row = arm_columns(pd.DataFrame({"variant": [variant]}))
+    return {claim.says for claim in CLAIMS if len(row.query(claim.arms))}
+
+
+@pytest.mark.parametrize(
+    ("variant", "claims"),
+    [("teacher", []), ("encoder_self/identity/tuned_all", []), ("encoder_self/mean", []),
+     ("encoder_self/elr/l", [0]), ("encoder_self/alr/m/tuned", [0]),
+     ("encoder_self/alr/m/scratch", [5]), ("decoder_self/alr/xs", [1]), ("self/alr/m", [2]),
+     ("all/low_rank/l/undistilled", [2, 4]), ("all/per_query/l/learned_head/tuned", [2]),
+     ("all/per_query/l", [2, 3, 4]), ("cross/gaussian/tuned", [4]), ("cross/extractor/m", [4]),
+     ("cross/prefix/l", [3, 4]), ("cross/per_query/l/learned_head", []),
+     ("cross/per_query/l/scratch", [5])],
+)  # fmt: skip
+def test_an_arm_speaks_for_the_claims_about_its_kind(variant, claims):
+    assert spoken_for(variant) == {CLAIMS[i].says for i in claims}
+
+
+def test_what_has_no_teacher_or_no_arm_is_not_recorded():
+    alone = scored(("self/alr/m", 50.0, 0)).tail(1)
+    assert judge_replacements(alone).empty
+    assert judge_replacements(alone.head(0)).empty
+    assert claims_table({"toy": alone}) == "The claims: not recorded yet."
+
+
+def test_a_column_of_claims_is_a_set_that_judges_something():
+    table = scored(("self/alr/m", 48.0, 0), spread=0)
+    lines = claims_table({"toy": table.head(1), "captions": table}).splitlines()
+    assert lines[0] == "| claim | captions |"
+    assert [line for line in lines[2:] if "not recorded yet" not in line] == [
+        f"| {BOTH} | **holds here** (both self sites: ALR M: 96.0%, 1 seed) |"
+    ]
+
+
+def test_an_interval_on_the_same_sentences_is_preferred_where_a_record_has_it():
+    runs = scored(("cross/low_rank/l", 39.0, 0))
+    (wide,) = best_arm(runs, arms="site == 'cross'").itertuples()
+    assert (wide.share_low, wide.share_high) == (37 / 50, 41 / 50)
+    paired = runs.assign(bleu_share_low=0.76, bleu_share_high=0.79)
+    (narrow,) = best_arm(paired, arms="site == 'cross'").itertuples()
+    assert (narrow.share, narrow.share_low, narrow.share_high) == (39 / 50, 0.76, 0.79)
