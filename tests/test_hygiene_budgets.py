@@ -45,7 +45,7 @@ CEILINGS = {
     "models": 1_080,
     "plots": 1_900,
     "show": 1_950,
-    "sources": 2_640,
+    "sources": 2_480,
     "studies": 3_210,
     "tasks": 550,
     "teach": 560,
