@@ -18,35 +18,28 @@ from PIL import Image
 
 from notebooks import WIDGET_STATE, source_digest
 
-PLAIN_TAGS = ("setup", "hide-input", "agreement", "check", "widget", "slow")
-EXERCISE_TAGS = ("exercise", "solution", "hint")
-NBVAL_TAGS = ("nbval-check-output", "nbval-ignore-output")
-TAGS = frozenset(PLAIN_TAGS + EXERCISE_TAGS + NBVAL_TAGS)
-MAX_CODE_LINES = 30
-MAX_SETUP_NAMES = 8
-MAX_WORDS = 120
-MAX_CELLS = 60
+TAGS = {"setup", "hide-input", "agreement", "check", "widget", "slow", "exercise", "solution"}
+TAGS |= {"hint", "nbval-check-output", "nbval-ignore-output"}
+MOST = {"code": 30, "words": 120, "cells": 60, "setup names": 8, "bytes": 1_000_000}
+SMALLEST_PICTURE = (100, 50)  # width and height in pixels
 ENDINGS = ("Summary", "What we did not show", "Notation", "Sources")
-GOALS = re.compile(r"learning goals", re.IGNORECASE)
 UNTESTABLE = ("understand", "know", "learn", "appreciate", "be familiar", "see")
+WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
+GOALS = re.compile(r"learning goals", re.IGNORECASE)
 MINUTES = re.compile(r"\d+\s*(?:min\b|minutes\b)|minutes:?\**:?\s*(?:about\s*)?\d+", re.IGNORECASE)
 LINK = re.compile(r"\]\((\d\d_[a-z0-9_]+\.ipynb)[^)]*\)")
-EQUATION = re.compile(r"\\tag\{(\d+)\.(\d+)\}")
 REMOTE_PICTURE = re.compile(
     r"!\[[^\]]*\]\(\s*https?:|<(?:img|iframe|script|link)\b[^>]*https?:", re.I
 )
-LINE_COMMAND = re.compile(r"^%|^\s*!", re.MULTILINE)
-PLAIN_IMPORT = re.compile(r"^(?:from\s+\S+\s+)?import\s")
-MAX_BYTES = 1_000_000
-SMALLEST_PICTURE = (100, 50)  # width and height in pixels
-WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
-REMOTE = re.compile(
+REMOTE_HTML = re.compile(
     r"(?:src|href)\s*=\s*[\"']?(?:https?:)?//|@import\s+url\(|cdn\.|unpkg\.com|jsdelivr", re.I
 )
+LINE_COMMAND = re.compile(r"^%|^\s*!", re.MULTILINE)
+PLAIN_IMPORT = re.compile(r"^(?:from\s+\S+\s+)?import\s")
 
 
 def shape_problems(notebook: NotebookNode, *, number: int, names: Sequence[str]) -> list[str]:
-    """Return one sentence for each rule of the anatomy that a notebook breaks.
+    """Return one sentence for each rule of the common shape that a notebook breaks.
 
     Args:
         number: The notebook's own number; its equations are numbered ``number.1``, ...
@@ -61,9 +54,24 @@ def shape_problems(notebook: NotebookNode, *, number: int, names: Sequence[str])
         _exercises(cells, number),
         _endings(cells),
         _equations(cells, number),
-        _tags(cells),
-        _sizes(cells),
-        _contents(cells),
+        _each_cell(cells),
+    )
+    return [problem for check in checks for problem in check]
+
+
+def stored_problems(target: Path, *, source: Path) -> list[str]:
+    """Return one sentence for each way in which a stored notebook is not what its source says.
+
+    Args:
+        target: The executed ``.ipynb``.
+        source: The ``.py`` it was made from.
+    """
+    notebook = nbformat.read(target, as_version=4)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    checks = (
+        _pair(notebook, source),
+        _whole(target, notebook, code),
+        *(_stored_cell(n, cell, notebook) for n, cell in enumerate(code, start=1)),
     )
     return [problem for check in checks for problem in check]
 
@@ -104,12 +112,9 @@ def _title(cells: list, number: int, names: Sequence[str]) -> Iterator[str]:
     if not re.search(r"prerequisite|before this|you need|needs", text, re.IGNORECASE):
         yield "The title cell must name the prerequisites ('**Prerequisites:** none' is fine)."
     here = next((i for i, name in enumerate(names) if name.startswith(f"{number:02d}_")), None)
-    if here is None:
-        return
-    links = set(LINK.findall(text))
-    neighbours = [names[i] for i in (here - 1, here + 1) if 0 <= i < len(names)]
-    for neighbour in neighbours:
-        if neighbour not in links:
+    places = [] if here is None else [i for i in (here - 1, here + 1) if 0 <= i < len(names)]
+    for neighbour in (names[place] for place in places):
+        if neighbour not in LINK.findall(text):
             yield f"The title cell must link to its neighbour, as in [next]({neighbour})."
 
 
@@ -135,12 +140,10 @@ def _setup(cells: list, number: int) -> Iterator[str]:
     elif not re.search(r"\bbanner\(\s*minutes=\d+", tagged[0].source):
         yield "The setup cell must call banner(minutes=...)."
     for cell in tagged[:1]:
-        nodes = ast.walk(ast.parse(cell.source))
-        names = [
-            x.name for n in nodes if isinstance(n, ast.Import | ast.ImportFrom) for x in n.names
-        ]
-        if len(names) > MAX_SETUP_NAMES:
-            yield f"The setup cell imports {len(names)} names; {MAX_SETUP_NAMES} is the most."
+        imports = (n for n in ast.walk(ast.parse(cell.source)) if hasattr(n, "names"))
+        n_names = sum(len(node.names) for node in imports)
+        if n_names > MOST["setup names"]:
+            yield f"The setup cell imports {n_names} names; {MOST['setup names']} is the most."
 
 
 def _headings(cells: list) -> list[tuple[int, str]]:
@@ -153,15 +156,15 @@ def _headings(cells: list) -> list[tuple[int, str]]:
     ]
 
 
-def _is_ending(heading: str) -> bool:
-    return GOALS.search(heading) is not None or heading.lower().lstrip("0123456789. ").startswith(
-        tuple(ending.lower() for ending in ENDINGS)
-    )
+def _ending(heading: str) -> str | None:
+    """Return which of ``ENDINGS`` a heading is."""
+    bare = heading.lower().lstrip("0123456789. ")
+    return next((ending for ending in ENDINGS if bare.startswith(ending.lower())), None)
 
 
 def _sections(cells: list) -> Iterator[str]:
     headings = _headings(cells)
-    sections = [item for item in headings if not _is_ending(item[1])]
+    sections = [(i, h) for i, h in headings if not (GOALS.search(h) or _ending(h))]
     if not sections:
         yield "There must be at least one section (a heading that starts with '## ')."
     starts = [index for index, _ in headings] + [len(cells)]
@@ -192,179 +195,106 @@ def _exercises(cells: list, number: int) -> Iterator[str]:
 
 
 def _endings(cells: list) -> Iterator[str]:
-    found = [heading.lower().lstrip("0123456789. ") for _, heading in _headings(cells)]
-    places = []
+    found = [ending for ending in (_ending(h) for _, h in _headings(cells)) if ending]
     for ending in ENDINGS:
-        place = next((i for i, h in enumerate(found) if h.startswith(ending.lower())), None)
-        if place is None:
+        if ending not in found:
             yield f"There must be a heading '## {ending}' near the end."
-        else:
-            places.append(place)
-    if places != sorted(places):
+    firsts = list(dict.fromkeys(found))
+    if firsts != sorted(firsts, key=ENDINGS.index):
         yield f"The last headings must come in this order: {', '.join(ENDINGS)}."
 
 
 def _equations(cells: list, number: int) -> Iterator[str]:
     text = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
-    tags = [(int(left), int(right)) for left, right in EQUATION.findall(text)]
-    if tags != [(number, index) for index in range(1, len(tags) + 1)]:
-        shown = ", ".join(f"{left}.{right}" for left, right in tags)
+    tags = re.findall(r"\\tag\{(\d+\.\d+)\}", text)
+    if tags != [f"{number}.{index}" for index in range(1, len(tags) + 1)]:
+        shown = ", ".join(tags)
         yield f"Equations must be numbered {number}.1, {number}.2, ... in order; found {shown}."
 
 
-def _tags(cells: list) -> Iterator[str]:
+def _each_cell(cells: list) -> Iterator[str]:
+    if len(cells) > MOST["cells"]:
+        yield f"A notebook has at most {MOST['cells']} cells; this one has {len(cells)}."
     for index, cell in enumerate(cells, start=1):
-        tags = set(tags_of(cell))
+        tags, is_code, text = set(tags_of(cell)), cell.cell_type == "code", cell.source
+        first = (text.splitlines() or [""])[0]
         for tag in sorted(tags - TAGS):
             yield f"Cell {index} has the unknown tag {tag!r}. Known: {', '.join(sorted(TAGS))}."
         if "widget" in tags and "nbval-ignore-output" not in tags:
             yield f"Cell {index} is tagged 'widget' and needs 'nbval-ignore-output' as well."
         if {"nbval-check-output", "nbval-ignore-output"} <= tags:
             yield f"Cell {index} asks for its output to be both compared and ignored."
-
-
-def _sizes(cells: list) -> Iterator[str]:
-    if len(cells) > MAX_CELLS:
-        yield f"A notebook has at most {MAX_CELLS} cells; this one has {len(cells)}."
-    for index, cell in enumerate(cells, start=1):
-        if cell.cell_type == "code" and (lines := count_code_lines(cell.source)) > MAX_CODE_LINES:
-            yield (
-                f"Cell {index} has {lines} lines of code; {MAX_CODE_LINES} is the most. "
-                f"Move a function to the package: {cell.source.splitlines()[0]!r}"
-            )
-        if cell.cell_type == "markdown" and (words := count_words(cell.source)) > MAX_WORDS:
-            yield (
-                f"Cell {index} has {words} words; {MAX_WORDS} is the most. "
-                f"Split it: {cell.source.splitlines()[0]!r}"
-            )
-
-
-def _contents(cells: list) -> Iterator[str]:
-    for index, cell in enumerate(cells, start=1):
-        if not cell.source.strip():
+        if not text.strip():
             yield f"Cell {index} is empty."
-        if cell.cell_type == "code" and LINE_COMMAND.search(cell.source):
+        if is_code and (n := count_code_lines(text)) > MOST["code"]:
+            yield f"Cell {index} has {n} lines of code; {MOST['code']} is the most: {first!r}"
+        if is_code and LINE_COMMAND.search(text):
             yield f"Cell {index} uses a % magic or a ! command; write Python."
-        if cell.cell_type == "markdown" and REMOTE_PICTURE.search(cell.source):
+        if not is_code and (n := count_words(text)) > MOST["words"]:
+            yield f"Cell {index} has {n} words; {MOST['words']} is the most. Split it: {first!r}"
+        if not is_code and REMOTE_PICTURE.search(text):
             yield f"Cell {index} loads a picture or a script from another machine."
-
-
-def stored_problems(target: Path, *, source: Path) -> list[str]:
-    """Return one sentence for each way in which a stored notebook is not what its source says.
-
-    Args:
-        target: The executed ``.ipynb``.
-        source: The ``.py`` it was made from.
-    """
-    notebook = nbformat.read(target, as_version=4)
-    checks = (
-        _pair(notebook, source),
-        _size(target),
-        _execution(notebook),
-        _streams(notebook),
-        _widgets(notebook),
-        _pictures(notebook),
-        _texts(notebook),
-    )
-    return [problem for check in checks for problem in check]
-
-
-def _code(notebook: NotebookNode) -> Iterator[tuple[int, NotebookNode]]:
-    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
-    yield from enumerate(code, start=1)
-
-
-def _outputs(notebook: NotebookNode) -> Iterator[tuple[int, NotebookNode]]:
-    for number, cell in _code(notebook):
-        for output in cell.outputs:
-            yield number, output
 
 
 def _pair(notebook: NotebookNode, source: Path) -> Iterator[str]:
     again = "Run 'make notebooks'; nothing else writes .ipynb files."
-    stamped = notebook.metadata.get("attnlab", {}).get("source_sha256")
-    if stamped != source_digest(source):
+    if notebook.metadata.get("attnlab", {}).get("source_sha256") != source_digest(source):
         yield f"It was not made from the present text of {source.name}. {again}"
+    fmt = "py:percent"
     try:
-        compare_notebooks(
-            notebook,
-            jupytext.read(source, fmt="py:percent"),
-            fmt="py:percent",
-            compare_outputs=False,
-        )
+        written = jupytext.read(source, fmt=fmt)
+        compare_notebooks(notebook, written, fmt=fmt, compare_outputs=False)
     except NotebookDifference as difference:
         first = str(difference).strip().splitlines()[0]
         yield f"Its cells differ from {source.name}: {first} {again}"
 
 
-def _size(target: Path) -> Iterator[str]:
+def _whole(target: Path, notebook: NotebookNode, code: list) -> Iterator[str]:
     size = target.stat().st_size
-    if size > MAX_BYTES:
+    if size > MOST["bytes"]:
         yield f"It has {size / 1e6:.2f} MB; 1 MB is the most. Fewer or smaller pictures?"
-
-
-def _execution(notebook: NotebookNode) -> Iterator[str]:
-    counts = [cell.execution_count for _, cell in _code(notebook)]
+    counts = [cell.execution_count for cell in code]
     if counts != list(range(1, len(counts) + 1)):
         yield f"Its cells were not run once each from top to bottom: {counts}."
+    widgets = notebook.metadata.get("widgets", {})
+    if widgets and "state" not in widgets.get(WIDGET_STATE, {}):
+        yield "Its widget metadata has no 'state', and GitHub then shows nothing at all."
 
 
-def _streams(notebook: NotebookNode) -> Iterator[str]:
-    for number, output in _outputs(notebook):
+def _stored_cell(number: int, cell: NotebookNode, notebook: NotebookNode) -> Iterator[str]:
+    state = notebook.metadata.get("widgets", {}).get(WIDGET_STATE, {}).get("state", {})
+    shown = [output.get("data", {}) for output in cell.outputs]
+    n_pictures = sum("image/png" in data for data in shown)
+    if "widget" in tags_of(cell) and not any(WIDGET_VIEW in data for data in shown):
+        yield f"Code cell {number} is tagged 'widget' and shows none."
+    if n_pictures > 1 and "widget" not in tags_of(cell):
+        yield f"Code cell {number} shows {n_pictures} pictures; one is the most."
+    for output, data in zip(cell.outputs, shown, strict=True):
+        texts = [output.get("text", ""), data.get("text/plain", ""), data.get("text/html", "")]
         if output.output_type == "error":
             yield f"Code cell {number} stores an error: {output.ename}."
         if output.get("name") == "stderr":
             yield f"Code cell {number} stores standard error: {output.text.strip()[:80]!r}."
-
-
-def _widgets(notebook: NotebookNode) -> Iterator[str]:
-    widgets = notebook.metadata.get("widgets", {})
-    if widgets and "state" not in widgets.get(WIDGET_STATE, {}):
-        yield "Its widget metadata has no 'state', and GitHub then shows nothing at all."
-    state = widgets.get(WIDGET_STATE, {}).get("state", {})
-    for number, output in _outputs(notebook):
-        view = output.get("data", {}).get(WIDGET_VIEW)
-        if view and view.get("model_id") not in state:
+        if WIDGET_VIEW in data and data[WIDGET_VIEW].get("model_id") not in state:
             yield f"Code cell {number} shows a widget whose state is not stored."
-    for number, cell in _code(notebook):
-        shown = [o for o in cell.outputs if WIDGET_VIEW in o.get("data", {})]
-        if "widget" in tags_of(cell) and not shown:
-            yield f"Code cell {number} is tagged 'widget' and shows none."
+        if any(" at 0x" in text for text in texts):
+            yield f"Code cell {number} prints the address of an object."
+        if REMOTE_HTML.search(data.get("text/html", "")):
+            yield f"Code cell {number} shows HTML that loads from another machine."
+        if "image/png" in data:
+            yield from _picture(number, cell, output)
 
 
-def _pictures(notebook: NotebookNode) -> Iterator[str]:
-    for number, cell in _code(notebook):
-        pictures = [o for o in cell.outputs if "image/png" in o.get("data", {})]
-        if len(pictures) > 1 and "widget" not in tags_of(cell):
-            yield f"Code cell {number} shows {len(pictures)} pictures; one is the most."
-        for output in pictures:
-            yield from _one_picture(number, cell, output)
-
-
-def _one_picture(number: int, cell: NotebookNode, output: NotebookNode) -> Iterator[str]:
+def _picture(number: int, cell: NotebookNode, output: NotebookNode) -> Iterator[str]:
     alt = output.get("metadata", {}).get("image/png", {}).get("alt") or cell.metadata.get("alt")
     if not alt or len(str(alt).split()) < 3:
-        yield (
-            f"A picture of code cell {number} has no alt text: "
-            "display(fig, metadata={'image/png': {'alt': ...}})."
-        )
+        yield f"A picture of code cell {number} has no alt text; use show or explore."
     try:
-        picture = Image.open(
-            io.BytesIO(base64.b64decode(output.data["image/png"])), formats=["PNG"]
-        )
+        png = io.BytesIO(base64.b64decode(output.data["image/png"]))
+        picture = Image.open(png, formats=["PNG"])
         picture.load()
     except (OSError, SyntaxError):
         yield f"A picture of code cell {number} is not a whole PNG."
         return
     if picture.width < SMALLEST_PICTURE[0] or picture.height < SMALLEST_PICTURE[1]:
         yield f"A picture of code cell {number} is only {picture.width} x {picture.height} pixels."
-
-
-def _texts(notebook: NotebookNode) -> Iterator[str]:
-    for number, output in _outputs(notebook):
-        data = output.get("data", {})
-        texts = [output.get("text", ""), data.get("text/plain", ""), data.get("text/html", "")]
-        if any(" at 0x" in text for text in texts):
-            yield f"Code cell {number} prints the address of an object."
-        if REMOTE.search(data.get("text/html", "")):
-            yield f"Code cell {number} shows HTML that loads from another machine."
