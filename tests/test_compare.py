@@ -46,7 +46,7 @@ def half_of_t(t, df):
     return np.trapezoid(density, x) * gamma((df + 1) / 2) / gamma(df / 2) / np.sqrt(df * np.pi)
 
 
-@pytest.mark.parametrize("df", [1, 2, 3, 4, 9, 30, 31, 60, 200])
+@pytest.mark.parametrize("df", [*range(1, 32), 60, 200])
 def test_beyond_the_quantile_lie_2_5_percent(df):
     assert half_of_t(student_t_975(df), df) == pytest.approx(0.475, abs=2e-5)
 
@@ -103,6 +103,7 @@ def test_a_run_repeated_counts_once_with_its_last_result():
     [
         ([1.0, 1.01, 1.02], [2.0, 2.01, 2.02], HOLDS),
         ([2.0, 2.01, 2.02], [1.0, 1.01, 1.02], FAILS),
+        ([1.0, 1.001], [2.0, 2.001], HOLDS),  # two pairs that agree
         ([1.0, 1.5, 1.2], [1.1, 1.3, 1.4], UNDECIDED),
         ([1.0, 1.1], [1.3, 1.2], UNDECIDED),  # ranges apart, but two pairs that disagree on size
         ([1.0, 2.0, 3.0], [1.1, 2.1, 3.1], UNDECIDED),  # one sign, but the ranges overlap
@@ -126,6 +127,31 @@ def test_close_means_an_interval_within_the_tolerance(differences, expected):
     assert verdict(CLOSE, one=two + differences, two=two) == [expected]
 
 
+@pytest.mark.parametrize(
+    ("claim", "one", "low", "high", "expected"),
+    [
+        (CLOSE, [0.0, 0.0], -0.05, 0.05, HOLDS),
+        (CLOSE, [0.0, 0.0], 0.05, 0.2, UNDECIDED),
+        (CLOSE, [0.0, 0.0], -0.2, -0.05, UNDECIDED),
+        (LOWER, [0.0, 1.0], -1.0, -0.1, UNDECIDED),  # the worst ties with the other's best
+        (LOWER, [0.0, 0.0], -1.0, 0.0, UNDECIDED),
+        (LOWER, [3.0, 2.0], 0.1, 1.0, UNDECIDED),
+        (LOWER, [3.0, 3.0], 0.0, 1.0, UNDECIDED),
+    ],
+)
+def test_a_verdict_at_the_very_limit(claim, one, low, high, expected):
+    other = pd.Series([1.0, 2.0])
+    assert claim.verdict(pd.Series(one), other, low=low, high=high) == expected
+
+
+@pytest.mark.parametrize(("losses", "agree"), [([1, 2], True), ([1, -1], False), ([0, 0], False)])
+def test_seeds_agree_only_if_all_differ_to_one_side(losses, agree):
+    runs = table(base=[0.0, 0.0], worse=[9.0, 9.0], one=losses)
+    rows = paired_differences(runs, baseline="base", metric="loss")
+    assert rows["has_one_sign"].tolist() == [agree, True]
+    assert rows.index.tolist() == [0, 1]
+
+
 def test_claims_about_absent_variants_are_left_out():
     assert verdict(LOWER, one=[1.0, 2.0]) == []
     assert {c.variant for c in ORDERING} == {"she", "he", "we", "me"}
@@ -146,3 +172,5 @@ def test_a_missing_baseline_or_column_is_explained():
         paired_differences(table(one=[1.0]), baseline="three", metric="loss")
     with pytest.raises(AttnlabError, match="bits"):
         seed_ranges(table(one=[1.0]), metric="bits")
+    with pytest.raises(AttnlabError, match="seed"):
+        latest_runs(table(one=[1.0]).drop(columns="seed"))
