@@ -55,24 +55,20 @@ def environment(*, device: str = "cpu") -> dict[str, str]:
     """
     import torch
 
-    cuda = device.startswith("cuda")
     return {
         "python": platform.python_version(),
         "torch": torch.__version__,
         "os": platform.platform(terse=True),
-        "device": torch.cuda.get_device_name() if cuda else _processor(),
+        "device": torch.cuda.get_device_name() if device.startswith("cuda") else _processor(),
         "threads": str(torch.get_num_threads()),
     }
 
 
 def _processor() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine() or "cpu"
+    linux = Path("/proc/cpuinfo")
+    lines = linux.read_text(encoding="utf-8").splitlines() if linux.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine() or "cpu"
 
 
 def command() -> str:
@@ -133,14 +129,11 @@ class RunRecord:
     def append_to(self, path: Path) -> None:
         """Add one line of JSON; a run file is only ever appended to, whole lines at a time."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        line = json.dumps(asdict(self), sort_keys=True) + "\n"
-        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-        try:
-            if os.write(descriptor, line.encode()) < len(line.encode()):
+        line = (json.dumps(asdict(self), sort_keys=True) + "\n").encode()
+        with path.open("ab", buffering=0) as file:  # one write: lines of two writers never mix
+            if file.write(line) < len(line):
                 raise OSError(f"{path} was not written whole: the disk is full")
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+            os.fsync(file.fileno())
 
 
 def read_records(path: Path | None = None) -> Iterator[dict[str, Any]]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import platform
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from typing import Literal
 
+from attnlab import __version__
 from attnlab.errors import UnknownNameError
 
 RunMode = Literal["fast", "full"]
@@ -46,15 +47,8 @@ def banner(*, minutes: int, seed: int = 0) -> None:
     import torch
 
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
-    packages = ", ".join(f"{name} {_version(name)}" for name in ("torch", "numpy", "attnlab"))
+    packages = f"torch {version('torch')}, numpy {version('numpy')}, attnlab {__version__}"
     print(  # noqa: T201 - a notebook's first output
         f"About {minutes} minutes. Mode: {_mode()} ({OTHER[_mode()]}).\n"
         f"Device: {device}. Seed: {seed}. Python {platform.python_version()}, {packages}."
     )
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "not installed"

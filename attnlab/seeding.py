@@ -17,8 +17,7 @@ def seed_sequence(seed: int, stream: str) -> np.random.SeedSequence:
     """Return the seed sequence of a named stream of one integer seed.
 
     Two streams of the same seed are independent; the same pair gives the same
-    numbers on every machine. Any name is a stream; the usual ones are ``data``,
-    ``validation``, ``test``, ``init``, ``order``, ``dropout`` and ``generate``.
+    numbers on every machine. Any name is a stream.
     """
     return np.random.SeedSequence([seed, zlib.crc32(stream.encode())])
 

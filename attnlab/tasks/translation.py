@@ -100,15 +100,11 @@ def _toy_pairs(name: str, n_train_pairs: int) -> PairDataset:
         )
     facts = {"name": name, "train": len(train), "test": len(test)}
     return PairDataset(
-        name=name,
-        source_vocabulary=source,
-        vocabulary=source,
-        train=train,
-        validation=validation,
-        test=test,
+        name=name, source_vocabulary=source, vocabulary=source,
+        train=train, validation=validation, test=test,
         facts=facts | ({"longest_train": SHORT} if is_short else {}),
         length_edges=LONGER if is_short else LENGTH_EDGES,
-    )
+    )  # fmt: skip
 
 
 def _real_pairs(name: str, vocab_size: int, max_len: int) -> PairDataset:
