@@ -7,7 +7,17 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from small_teacher import CROSS, DECODER, ENCODER, EVERYWHERE, PAPER, RICH, label, teacher_for
+from small_teacher import (
+    CROSS,
+    DECODER,
+    ENCODER,
+    EVERYWHERE,
+    LAYOUTS,
+    PAPER,
+    RICH,
+    label,
+    teacher_for,
+)
 
 from attnlab.distillation import (
     METHODS,
@@ -106,16 +116,15 @@ def test_the_papers_students_have_the_papers_number_of_weights(options, counts):
     assert [student.n_weights for student in built] == counts
 
 
-def test_the_widths_are_the_papers_shares_of_a_whole_sentence():
-    def widths(**options):
-        specs = [StudentSpec(size=size, **options) for size in SIZES]
-        return [student_width(spec, max_len=50, d_model=128) for spec in specs]
+def test_widths_beside_the_papers_are_counted_on_a_row_or_given():
+    def width(max_len=50, d_model=128, **options):
+        return student_width(StudentSpec(**options), max_len=max_len, d_model=d_model)
 
-    assert widths() == widths(site="decoder_self") == [25, 50, 800, 3200, 12800]
-    assert widths(method="aslr") == [200, 400, 800, 1600, 1600]
-    assert widths(site="cross") == [50, 100, 1600, 6400, 25600]
-    assert student_width(StudentSpec(size="xs"), max_len=3, d_model=2) == 2
-    assert student_width(StudentSpec(width=13), max_len=50, d_model=128) == 13
+    cross = {layout: width(site="cross", layout=layout, size="l") for layout in LAYOUTS}
+    assert cross == {"truncated": 6400, "prefix": 6400, "per_query": 3200, "low_rank": 32,
+                     "extractor": 8}  # fmt: skip
+    assert width(size="xs", max_len=3, d_model=2) == 2  # a norm over one unit says nothing
+    assert width(width=13) == 13
 
 
 @every

@@ -6,17 +6,15 @@ Three steps: ``capture`` what a teacher's attention reads and writes, fit studen
 
 from attnlab.distillation.capture import (
     Activations,
-    Captured,
     capture,
     collect_activations,
     collect_lessons,
 )
 from attnlab.distillation.controls import CONTROLS, build_controls, length_ratio
-from attnlab.distillation.cross import ExtractorCross, LowRankCross, PaperCross, PerQueryCross
+from attnlab.distillation.cross import PaperCross
 from attnlab.distillation.fit import (
     FIT,
     LRS,
-    FitLog,
     Fitted,
     cut_targets,
     fit_steps,
@@ -27,7 +25,6 @@ from attnlab.distillation.nets import Student
 from attnlab.distillation.sites import (
     KEEPS,
     METHODS,
-    METHODS_AT,
     REPLACES,
     SITES,
     SIZES,
@@ -37,7 +34,6 @@ from attnlab.distillation.sites import (
 )
 from attnlab.distillation.students import (
     DecoderStudent,
-    EncoderStudent,
     build_student,
     build_students,
     expected_student_weights,
@@ -51,44 +47,10 @@ from attnlab.distillation.surgery import (
 )
 
 __all__ = [
-    "CONTROLS",
-    "FIT",
-    "KEEPS",
-    "LRS",
-    "METHODS",
-    "METHODS_AT",
-    "REPLACES",
-    "SITES",
-    "SIZES",
-    "Activations",
-    "Captured",
-    "DecoderStudent",
-    "EncoderStudent",
-    "ExtractorCross",
-    "FitLog",
-    "Fitted",
-    "LowRankCross",
-    "PaperCross",
-    "PerQueryCross",
-    "ReplacedSite",
-    "Student",
-    "StudentSpec",
-    "Substitution",
-    "build_controls",
-    "build_student",
-    "build_students",
-    "capture",
-    "collect_activations",
-    "collect_lessons",
-    "cut_targets",
-    "expected_student_weights",
-    "find_site",
-    "fit_steps",
-    "fit_students",
-    "length_ratio",
-    "load_students",
-    "measure_errors",
-    "save_students",
-    "student_width",
-    "substitute",
-]
+    "CONTROLS", "FIT", "KEEPS", "LRS", "METHODS", "REPLACES", "SITES", "SIZES", "Activations",
+    "DecoderStudent", "Fitted", "PaperCross", "ReplacedSite", "Student", "StudentSpec",
+    "Substitution", "build_controls", "build_student", "build_students", "capture",
+    "collect_activations", "collect_lessons", "cut_targets", "expected_student_weights", "find_site", "fit_steps",
+    "fit_students", "length_ratio", "load_students", "measure_errors", "save_students",
+    "student_width", "substitute",
+]  # fmt: skip

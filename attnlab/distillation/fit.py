@@ -165,21 +165,22 @@ class StudentLessons(Lessons):
 
     def train_options(self, students: nn.ModuleList, train: TrainConfig) -> dict[str, Any]:
         """Return the sum of relative errors, and AdamW that decays maps, not gains and shifts."""
-        how: dict[str, Any] = {"variance": self.held_out.variance}
-        if students[0].spec.layout == "truncated":
-            how["sees_future"] = True
+        is_cut = students[0].spec.layout == "truncated"
+        how = {"sees_future": True} if is_cut else {}  # as far as the cut
 
-        def loss(lesson: Captured, _: Tensor) -> Tensor:
-            return relative_losses(students, lesson, **how).sum()
+        def loss(lesson: Captured, targets: Tensor) -> Tensor:
+            n_numbers = (~lesson.padding).sum().clamp(min=1) * targets.shape[-1]
+            losses = []
+            for student, x, y in zip(students, lesson.inputs, targets, strict=True):
+                found = student(x, **lesson.context, **how)  # zero at padding, as the target
+                losses.append(F.mse_loss(found.to(y.dtype), y, reduction="sum"))
+            return (torch.stack(losses) / n_numbers / self.held_out.variance).sum()
 
-        groups = [
-            {
-                "params": [w for n, w in students.named_parameters()
-                           if n.endswith("weight") == is_map],
-                "weight_decay": train.weight_decay if is_map else 0.0,
-            }
-            for is_map in (True, False)
-        ]  # fmt: skip
+        groups = []
+        for is_map in (True, False):
+            params = [w for n, w in students.named_parameters() if n.endswith("weight") == is_map]
+            decay = train.weight_decay if is_map else 0.0
+            groups.append({"params": params, "weight_decay": decay})
         betas = (train.beta_1, train.beta_2)
         optimizer = torch.optim.AdamW(groups, lr=train.lr, betas=betas, fused=True)
         return {"loss": loss, "count": len, "optimizer": optimizer}
@@ -189,24 +190,6 @@ class StudentLessons(Lessons):
         how = {"held_out": self.held_out, "batch_size": self.batch_size}
         errors = measure_errors(students, **how)
         return {f"error_{n}": e for n, e in zip(self.lessons.layers, errors.tolist(), strict=True)}
-
-
-def relative_losses(
-    students: Iterable[nn.Module], lesson: Captured, *, variance: Tensor, **how: Any
-) -> Tensor:
-    """Return the loss of each layer's student: mean squared error over ``variance``.
-
-    Shapes:
-        variance: ``(n_layers,)``, as the result. The targets are zero at padding.
-    Args:
-        how: What students are called with besides what the lesson says.
-    """
-    n_numbers = (~lesson.padding).sum().clamp(min=1) * lesson.inputs.shape[-1]
-    losses = []
-    for student, x, y in zip(students, lesson.inputs, lesson.targets, strict=True):
-        found = student(x, **lesson.context, **how)  # zero at padding
-        losses.append(F.mse_loss(found.to(y.dtype), y, reduction="sum"))
-    return torch.stack(losses) / n_numbers / variance
 
 
 @torch.no_grad()
