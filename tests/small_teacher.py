@@ -79,3 +79,8 @@ def weights_of(students):
         for key, student in students.items()
         for name, weight in student.named_parameters()
     }
+
+
+def differ(a, b):
+    """Return the names under which two collections of weights differ."""
+    return {key for key in a if not torch.equal(a[key], b[key])}

@@ -12,6 +12,7 @@ from small_teacher import (
     EVERYWHERE,
     PAPER,
     RICH,
+    differ,
     label,
     lessons_for,
     some_batches,
@@ -49,10 +50,6 @@ def fitted(teacher, spec, *, layers=None, eval_every=100, **settings):
     config = dataclasses.replace(SHORT, **settings)
     steps = fit_steps(students, lessons, held_out=exam, config=config, eval_every=eval_every)
     return students, list(steps), exam
-
-
-def differ(a, b):
-    return {key for key in a if not torch.equal(a[key], b[key])}
 
 
 # capture

@@ -13,6 +13,7 @@ from small_teacher import (
     MAX_LEN,
     PAPER,
     RICH,
+    differ,
     label,
     lessons_for,
     logits_of,
@@ -20,6 +21,7 @@ from small_teacher import (
     some_pairs,
     stepwise_logits,
     teacher_for,
+    weights_of,
 )
 
 from attnlab.config import BOS, EOS, PAD, UNK
@@ -273,6 +275,14 @@ def test_the_gaussian_control_looks_where_it_is_told_to():
     wide = build_controls("gaussian", teacher=model, site="decoder_self", width=1e4)
     flat = build_controls("uniform", teacher=model, site="decoder_self")
     torch.testing.assert_close(wide["decoder_self", 0](x), flat["decoder_self", 0](x))
+
+
+def test_the_random_control_is_a_student_before_its_training():
+    how = {"teacher": teacher_for(), "site": "decoder_self", "spec": DECODER}
+    for seed in (0, 1):
+        students = build_students(how["teacher"], spec=DECODER, seed=seed)
+        controls = build_controls("random", seed=seed, **how)
+        assert not differ(weights_of(controls), weights_of(students))
 
 
 def test_the_length_ratio_counts_source_tokens_for_one_of_the_target():
