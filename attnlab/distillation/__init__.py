@@ -50,7 +50,8 @@ __all__ = [
     "CONTROLS", "FIT", "KEEPS", "LRS", "METHODS", "REPLACES", "SITES", "SIZES", "Activations",
     "DecoderStudent", "Fitted", "PaperCross", "ReplacedSite", "Student", "StudentSpec",
     "Substitution", "build_controls", "build_student", "build_students", "capture",
-    "collect_activations", "collect_lessons", "cut_targets", "expected_student_weights", "find_site", "fit_steps",
+    "collect_activations", "collect_lessons", "cut_targets", "expected_student_weights",
+    "find_site", "fit_steps",
     "fit_students", "length_ratio", "load_students", "measure_errors", "save_students",
     "student_width", "substitute",
 ]  # fmt: skip
