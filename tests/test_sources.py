@@ -34,10 +34,8 @@ SOURCES |= {
     "tales": tales(),
 }
 SMALL = [name for name, source in SOURCES.items() if source.vocab_size <= 8]
-seeds = st.integers(0, 2**16)
 each_source = pytest.mark.parametrize("source", SOURCES.values(), ids=SOURCES.keys())
 each_small_source = pytest.mark.parametrize("source", [SOURCES[n] for n in SMALL], ids=SMALL)
-few = settings(deadline=None, max_examples=8, derandomize=True)
 
 
 def mean_and_error(values, n_blocks=200):
@@ -125,17 +123,8 @@ def test_the_mean_oracle_loss_is_the_entropy_rate(source):
 
 
 @each_source
-def test_each_step_of_the_staircase_is_the_mean_oracle_loss_at_that_place(source):
-    n_windows = 3000
-    losses = source.oracle_nats(source.sample_windows(n_windows, window_len=5), per_token=True)
-    error = losses.std(axis=0) / np.sqrt(n_windows)
-    for i, mean in enumerate(losses.mean(axis=0)):
-        assert abs(mean - source.best_loss_nats(context_len=i + 1)) <= 4 * error[i] + 1e-9
-
-
-@each_source
 def test_the_estimated_staircase_agrees_with_the_exact_one(source):
-    for context_len in (0, 1, 6):
+    for context_len in (0, 1, 2, 3, 6):
         mean, error = source.estimate_best_loss_nats(context_len=context_len, n_windows=3000)
         exact = source.best_loss_nats(context_len=context_len)
         assert abs(mean - exact) <= 4 * error + 1e-9
@@ -158,26 +147,24 @@ def test_no_fitted_table_beats_the_oracle_on_fresh_tokens(source):
 
 
 @each_source
-@given(seed=seeds, length=st.integers(1, 97))
-@few
+@given(seed=st.integers(0, 2**16), length=st.integers(1, 97))
+@settings(deadline=None, max_examples=8, derandomize=True)
 def test_text_reads_back_as_the_same_tokens(source, seed, length):
     tokens = source.sample(length, seed=seed)
+    assert (tokens.shape, tokens.dtype) == ((length,), np.int64)
     np.testing.assert_array_equal(source.encode(source.decode(tokens)), tokens)
 
 
 @each_source
 def test_samples_follow_their_seed_and_streams_differ(source):
     def draw(**options):
-        return source.sample(97, **options).tolist()
+        return tuple(source.sample(97, **options).tolist())
 
     assert draw(seed=3) == draw(seed=3)
-    assert source.sample(97).dtype == np.int64
-    assert source.sample(1).shape == (1,)
     if source.entropy_rate_nats:
-        generator = np.random.default_rng(5)
-        others = [draw(seed=4), draw(seed=3, stream="validation"), draw(generator=generator)]
-        others.append(draw(generator=generator))  # it moves on
-        assert len({tuple(tokens) for tokens in (draw(seed=3), *others)}) == 5
+        generator = np.random.default_rng(5)  # it moves on
+        others = [{"seed": 4}, {"seed": 3, "stream": "validation"}, *[{"generator": generator}] * 2]
+        assert len({draw(seed=3), *(draw(**options) for options in others)}) == 5
 
 
 @pytest.mark.parametrize(
