@@ -80,6 +80,16 @@ def test_pairing_takes_away_what_a_seed_gives_to_both():
     assert row["n_pairs"] == 3
 
 
+def test_variants_stand_in_the_order_of_their_means_and_zero_is_no_sign():
+    runs = table(base=[0.0, 0.0], worse=[2.0, 1.0], better=[-1.0, 0.0], mixed=[1.0, -1.0])
+    rows = paired_differences(runs, baseline="base", metric="loss")
+    assert rows["variant"].tolist() == ["better", "mixed", "worse"]
+    assert rows["has_one_sign"].tolist() == [False, False, True]
+    ranges = seed_ranges(runs, metric="loss")
+    assert ranges["variant"].tolist() == ["better", "base", "mixed", "worse"]
+    assert ranges[["n_seeds", "mean", "lowest", "highest"]].iloc[0].tolist() == [2, -0.5, -1, 0]
+
+
 def test_one_pair_has_no_interval_and_decides_nothing():
     row = paired_differences(table(one=[1.0], two=[2.0]), baseline="one", metric="loss").iloc[0]
     assert np.isnan(row["low"])
@@ -105,6 +115,7 @@ def test_a_run_repeated_counts_once_with_its_last_result():
         ([2.0, 2.01, 2.02], [1.0, 1.01, 1.02], FAILS),
         ([1.0, 1.001], [2.0, 2.001], HOLDS),  # two pairs that agree
         ([1.0, 1.5, 1.2], [1.1, 1.3, 1.4], UNDECIDED),
+        ([1.0, 1.1, 1.2], [1.2, 1.3, 1.4], UNDECIDED),  # the ranges touch
         ([1.0, 1.1], [1.3, 1.2], UNDECIDED),  # ranges apart, but two pairs that disagree on size
         ([1.0, 2.0, 3.0], [1.1, 2.1, 3.1], UNDECIDED),  # one sign, but the ranges overlap
     ],
@@ -120,6 +131,7 @@ def test_lower_needs_ranges_apart_and_an_interval_below_zero(one, two, expected)
         ([0.2, 0.21, 0.2], FAILS),
         ([-0.2, -0.21, -0.2], FAILS),
         ([0.0, 0.1, 0.2], UNDECIDED),
+        ([-0.1, 0.0, -0.2], UNDECIDED),
     ],
 )
 def test_close_means_an_interval_within_the_tolerance(differences, expected):
