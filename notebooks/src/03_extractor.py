@@ -753,19 +753,23 @@ print(f"extraction only {late['she/extraction_only']:.3f}")
 # weight it gives each lag. On the sign task we know what must come out. The gate brings $v_t$, so
 # the extraction has to fetch $v_{t-3}$: lag 3, as the next cell asserts.
 #
-# In a language model nobody tells us. Below, one model for each member: from `data/models` where a
-# whole set is stored, else trained here on small tales in seconds; the printed line says which.
+# In a language model nobody tells us. Below, one model for each member, trained alike on children's
+# books and stored in `data/models`; the printed line says by which study.
 # **Play, then answer:** do far lags look learned?
 
 # %% tags=["widget", "nbval-ignore-output"]
+from attnlab.paths import MODELS
 from attnlab.show import lag_profile
-from attnlab.studies.stored import load_or_train
+from attnlab.training import load_model
 
 sign_task = lag_profile(readers["she"].mixer.lag_weight.detach().numpy())
 assert sign_task.argmax() == 3
-trained = load_or_train(("she", "he", "we", "me"), n_steps=150 if is_fast() else 1000)
-print("Sign task: lag 3 weighs most. Models below, SHE for one:", trained["she"].origin)
-kernels = {name: one.kernels for name, one in trained.items()}
+stored = {name: load_model(MODELS / f"children/{name}.safetensors")
+          for name in ("she", "he", "we", "me")}  # fmt: skip
+origin = f"data/models/children/she.safetensors, {stored['she'][1]['experiment']}"
+print("Sign task: lag 3 weighs most. Models below, SHE for one:", origin)
+kernels = {name: [block.mixer.lag_weight.detach().numpy() for block in model.blocks]
+           for name, (model, _) in stored.items()}  # fmt: skip
 dials = pictures.kernel_dials(kernels)
 presets = [{"mixer": name} for name in ("she", "he", "me")]
 explore(partial(pictures.kernel, kernels), presets=presets, **dials)
