@@ -27,76 +27,55 @@ from attnlab.training import steps_every
 
 N_HELD_OUT = 256  # windows that the loss is measured on
 POINT_EVERY = 50  # steps
+SIZES = {"context_len": 32, "d_model": 24, "n_layers": 1}
+STEPS = {"smoke": 5, "classroom": 500, "paper": 2000}
+LR = 6e-3
 
 
 @dataclass(frozen=True, kw_only=True)
 class Variant:
-    """A way to mutilate SHE, and what a picture calls it.
+    """A way to mutilate SHE: its options, and what a picture calls it.
 
     Args:
-        adjusts_only: Whether the mixer sees the newest token alone: no extraction.
-        start_like_she: Whether lag weights start as small as those of SHE without a factor,
-            so that only the factor differs.
+        mixer_context_len: How far the mixer looks back; 1 is the newest token alone.
     """
 
     label: str
     mixer: str = "she"
     options: dict[str, Any] = field(default_factory=dict)
-    adjusts_only: bool = False
-    start_like_she: bool = False
+    mixer_context_len: int = SIZES["context_len"]
 
 
+FACTOR = {"scale": "rsqrt_t"}  # comes with larger initial lag weights, which the first undoes
+LIKE_SHE = {**FACTOR, "init_std": (SIZES["d_model"] * SIZES["context_len"]) ** -0.5}
 VARIANTS = {
     "identity": Variant(label="neither: no mixing", mixer="identity"),
-    "she/adjustment_only": Variant(label="adjustment only", adjusts_only=True),
+    "she/adjustment_only": Variant(label="adjustment only", mixer_context_len=1),
     "she/extraction_only": Variant(label="extraction only", options={"adjust": "none"}),
     "she": Variant(label="both: SHE"),
     "she/position_gate": Variant(
         label="both, gate from t alone", options={"adjust": "position_only"}
     ),
     "she/no_output_map": Variant(label="both, no output map", options={"out_proj": False}),
-    "she/rsqrt_t": Variant(
-        label="both, times 1/√t", options={"scale": "rsqrt_t"}, start_like_she=True
-    ),
-    "she/rsqrt_t_large_start": Variant(
-        label="both, times 1/√t, larger start", options={"scale": "rsqrt_t"}
-    ),
+    "she/rsqrt_t": Variant(label="both, times 1/√t", options=LIKE_SHE),
+    "she/rsqrt_t_large_start": Variant(label="both, times 1/√t, larger start", options=FACTOR),
     "she/absolute": Variant(label="both, absolute index", options={"index": "absolute"}),
 }
 
-SIZES = {"context_len": 32, "d_model": 24, "n_layers": 1}
-STEPS = {"smoke": 5, "classroom": 500, "paper": 2000}
-LR = 6e-3
-
 
 def jobs(plan: Plan) -> list[Job]:
-    """Return the jobs of a plan, seed by seed."""
-    train = TrainConfig(n_steps=STEPS[plan.scale], lr=LR)
+    """Return the jobs of a plan."""
+    train, sizes = TrainConfig(n_steps=STEPS[plan.scale], lr=LR), {**SIZES, "n_heads": 1}
+    sizes["vocab_size"] = tales("small").vocab_size
+    models = {
+        name: ModelConfig(mixer=variant.mixer, mixer_options=variant.options, **sizes)
+        for name, variant in VARIANTS.items()
+    }
+    points = steps_every(POINT_EVERY, train.n_steps)
     return [
-        replace(job, task={"mixer_context_len": _context_of_mixer(job.variant)})
-        for job in grid(
-            plan,
-            variants={name: variant_config(variant) for name, variant in VARIANTS.items()},
-            train=train,
-            make_task=ablation_task,
-            points=steps_every(POINT_EVERY, train.n_steps),
-        )
+        replace(job, task={"mixer_context_len": VARIANTS[job.variant].mixer_context_len})
+        for job in grid(plan, variants=models, train=train, make_task=ablation_task, points=points)
     ]
-
-
-def _context_of_mixer(variant: str) -> int:
-    return 1 if VARIANTS[variant].adjusts_only else SIZES["context_len"]
-
-
-def variant_config(variant: Variant) -> ModelConfig:
-    """Return the small language model with this variant as its mixer."""
-    options = dict(variant.options)
-    if variant.start_like_she:
-        options["init_std"] = (SIZES["d_model"] * SIZES["context_len"]) ** -0.5
-    vocab_size = tales("small").vocab_size
-    return ModelConfig(
-        mixer=variant.mixer, mixer_options=options, vocab_size=vocab_size, n_heads=1, **SIZES
-    )
 
 
 @dataclass(frozen=True, kw_only=True)

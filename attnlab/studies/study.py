@@ -12,7 +12,7 @@ import torch
 from filelock import FileLock, Timeout
 
 from attnlab.config import TranslatorConfig, digest_of
-from attnlab.corpora import Tokenizer, load_tokenizer
+from attnlab.corpora import load_tokenizer
 from attnlab.errors import AttnlabError, DivergenceError, UnknownNameError
 from attnlab.paths import write_whole
 from attnlab.records import RunRecord, commit, read_records
@@ -183,8 +183,11 @@ def export_model(job: Any, folders: Folders, to: Path) -> Iterator[Path]:
     source = work_of(job, folders, kind="model")
     data = getattr(job.make_task(job), "data", None)
     tokenizer = getattr(data, "tokenizer", None)  # of texts that may be passed on
-    if tokenizer is not None:
-        yield from _export_tokenizer(tokenizer, to / "tokenizer.json")
+    if tokenizer is not None and not (to / "tokenizer.json").exists():
+        tokenizer.save(to / "tokenizer.json")
+        yield to / "tokenizer.json"
+    elif tokenizer is not None and load_tokenizer(to / "tokenizer.json").digest != tokenizer.digest:
+        raise AttnlabError(f"{to} holds models of another tokenizer; export to an empty folder.")
     load = load_translator if isinstance(job.model, TranslatorConfig) else load_model
     model, facts = load(source)
     del facts["config"]
@@ -211,11 +214,3 @@ def work_of(job: Any, folders: Folders, *, kind: str) -> Path:
             f"study keeps none. Run {study} with the same scale, corpus and seed first."
         )
     return path
-
-
-def _export_tokenizer(tokenizer: Tokenizer, path: Path) -> Iterator[Path]:
-    if not path.exists():
-        tokenizer.save(path)
-        yield path
-    elif load_tokenizer(path).digest != tokenizer.digest:
-        raise AttnlabError(f"{path} is of another tokenizer; export to an empty folder.")
