@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from attnlab.corpora import load_tokenizer, train_bpe
 from attnlab.errors import AttnlabError, DivergenceError, UnknownNameError
 from attnlab.records import RunRecord, load_curves, load_details, load_runs, read_records
 from attnlab.seeding import torch_generator
@@ -112,14 +113,18 @@ def test_a_killed_study_resumes_to_bit_equal_numbers(tmp_path, folders):
 
 
 def test_trained_models_are_exported_with_what_they_are(folders, tmp_path):
-    plan = Plan(study="language-model", variants=("he",))
+    plan = Plan(study="language-model", corpus="python_reference", variants=("he",))
     with pytest.raises(AttnlabError, match="has no trained model here"):
         list(export_models(plan, to=tmp_path / "models", folders=folders))
     run(plan, folders)
-    (path,) = export_models(plan, to=tmp_path / "models", folders=folders)
+    tokenizer, path = export_models(plan, to=tmp_path / "models", folders=folders)
     model, facts = load_model(path)
     assert model.config.mixer == "he"
-    assert facts["experiment"] == "language-model/smoke/tales"
+    assert model.config.vocab_size == load_tokenizer(tokenizer).vocab_size
+    assert facts["experiment"] == plan.name
+    train_bpe(["another text"], vocab_size=260).save(tokenizer)
+    with pytest.raises(AttnlabError, match="models of another tokenizer"):
+        list(export_models(plan, to=tmp_path / "models", folders=folders))
 
 
 def test_a_plan_is_remembered_exactly_while_it_is_unfinished(folders):
