@@ -1,6 +1,8 @@
 """Text as token ids: nothing lost between documents, nothing believed from a damaged cache."""
 
 import logging
+from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -38,31 +40,19 @@ def tokenizer():
     return train_bpe([book.text for book in BOOKS], vocab_size=281)
 
 
-def test_each_document_decodes_to_itself(tokenizer):
+def test_each_document_decodes_to_itself_byte_by_byte(tokenizer):
     encoded = encode_documents(BOOKS, tokenizer)
     assert [tokenizer.decode(ids) for ids in encoded] == [book.text for book in BOOKS]
-
-
-def test_bytes_of_the_tokens_are_the_bytes_of_the_text(tokenizer):
-    n_bytes = [tokenizer.token_lengths[ids].sum() for ids in encode_documents(BOOKS, tokenizer)]
+    n_bytes = [tokenizer.token_lengths[ids].sum() for ids in encoded]
     assert n_bytes == [book.n_bytes for book in BOOKS]
-
-
-class Large:
-    """A tokenizer of so many tokens, with the largest for every letter."""
-
-    digest = "large"
-
-    def __init__(self, vocab_size):
-        self.vocab_size = vocab_size
-
-    def encode(self, text):
-        return np.full(len(text), self.vocab_size - 1, dtype=np.int32)
 
 
 @pytest.mark.parametrize(("vocab_size", "dtype"), [(1 << 16, np.uint16), (65_537, np.int32)])
 def test_ids_take_two_bytes_where_two_are_enough(corpus, tmp_path, vocab_size, dtype):
-    large = Large(vocab_size)
+    def encode(text):
+        return np.full(len(text), vocab_size - 1, dtype=np.int32)
+
+    large = SimpleNamespace(digest="large", vocab_size=vocab_size, encode=encode)
     for _ in range(2):  # encoded, then from the cache
         documents = encode_corpus(corpus, large, cache=tmp_path)["train"]
         assert documents[0].dtype == dtype
@@ -75,19 +65,14 @@ def assert_same(left, right):
         assert [ids.dtype for ids in left[split]] == [ids.dtype for ids in right[split]]
 
 
-class Broken:
-    """Has the digest and size of a tokenizer but must not be asked to encode."""
-
-    def __init__(self, tokenizer):
-        self.digest, self.vocab_size = tokenizer.digest, tokenizer.vocab_size
-
-    def encode(self, text):
-        raise AssertionError("the cache was not used")
+def broken(tokenizer):
+    """Return what has the digest and size of a tokenizer but cannot encode."""
+    return SimpleNamespace(digest=tokenizer.digest, vocab_size=tokenizer.vocab_size)
 
 
 def test_the_cache_gives_the_same_arrays_without_encoding(corpus, tokenizer, tmp_path):
     first = encode_corpus(corpus, tokenizer, cache=tmp_path)
-    assert_same(first, encode_corpus(corpus, Broken(tokenizer), cache=tmp_path))
+    assert_same(first, encode_corpus(corpus, broken(tokenizer), cache=tmp_path))
     assert [path.name for path in tmp_path.iterdir()] == [
         f"little_books-{tokenizer.digest}-{corpus.fingerprint}.npz"
     ]
@@ -131,7 +116,7 @@ def test_a_damaged_cache_is_made_again_and_said(corpus, tokenizer, tmp_path, cap
         again = encode_corpus(corpus, tokenizer, cache=tmp_path)
     assert_same(good, again)
     assert "is damaged" in caplog.text
-    assert_same(good, encode_corpus(corpus, Broken(tokenizer), cache=tmp_path))
+    assert_same(good, encode_corpus(corpus, broken(tokenizer), cache=tmp_path))
 
 
 # sentence pairs
@@ -159,26 +144,28 @@ def test_any_sentence_comes_back_from_its_pieces(vocabulary, text):
 
 def test_special_tokens_are_not_written_and_the_end_is_the_end(vocabulary):
     ids = vocabulary.encode("a dog")
-    framed = [BOS, *ids, PAD, EOS, *ids]
-    assert vocabulary.decode(framed) == "a dog"
+    assert vocabulary.decode([BOS, *ids, PAD, EOS, *ids]) == "a dog"
     assert vocabulary.decode([UNK, *ids]) == "\ufffda dog"
     assert vocabulary.decode([]) == ""
 
 
+@pytest.fixture
+def encode(vocabulary):
+    return partial(encode_pairs, source_vocabulary=vocabulary, target_vocabulary=vocabulary)
+
+
 @pytest.mark.parametrize("max_len", range(1, 30))
-def test_pairs_that_are_too_long_are_left_out(vocabulary, max_len):
+def test_pairs_that_are_too_long_are_left_out(vocabulary, encode, max_len):
     ids = [(vocabulary.encode(p.source), vocabulary.encode(p.target)) for p in PAIRS]
-    vocabularies = {"source_vocabulary": vocabulary, "target_vocabulary": vocabulary}
-    encoded = encode_pairs(PAIRS, max_len=max_len, **vocabularies)
+    encoded = encode(PAIRS, max_len=max_len)
     # BOS takes a position of the target
     fits = [(s, t) for s, t in ids if len(s) <= max_len and len(t) + 1 <= max_len]
     assert [list(map(list, pair)) for pair in encoded] == [list(map(list, pair)) for pair in fits]
     assert all(array.dtype == np.int64 for pair in encoded for array in pair)
 
 
-def test_an_empty_sentence_has_no_tokens_and_no_limit_no_sentence(vocabulary):
-    vocabularies = {"source_vocabulary": vocabulary, "target_vocabulary": vocabulary}
-    ((source, target),) = encode_pairs([SentencePair("", "")], **vocabularies)
+def test_an_empty_sentence_has_no_tokens_and_no_limit_no_sentence(encode):
+    ((source, target),) = encode([SentencePair("", "")])
     assert len(source) == len(target) == 0
     with pytest.raises(AttnlabError, match="max_len=0"):
-        encode_pairs(PAIRS, max_len=0, **vocabularies)
+        encode(PAIRS, max_len=0)
