@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -27,6 +28,16 @@ print({message!r}, flush=True)
 time.sleep({seconds})
 sys.exit({code})
 """
+FAKE_JUPYTER = """#!{python}
+import signal, socket, sys, time
+signal.signal(signal.SIGTERM, signal.default_int_handler)
+port = next(int(word.split("=")[1]) for word in sys.argv if word.startswith("--port="))
+with socket.create_server(("127.0.0.1", port)):
+    try:
+        time.sleep(60)
+    finally:
+        open("ended.txt", "w").close()
+"""
 
 
 @pytest.fixture
@@ -44,41 +55,61 @@ def lab(tmp_path, monkeypatch):
     return module
 
 
-def fake_venv(lab, *, code=0, message="Successfully installed", seconds=0):
-    """Put a Python in place whose pip does as told and writes down that it was called."""
+def fake(lab, name="python", text=FAKE_PIP, *, code=0, message="Done", seconds=0):
+    """Put a program in place that does as told; a pip writes down that it was called."""
     if os.name == "nt":
         pytest.skip("not on Windows: the fake is a script with a first line for Unix")
-    python = lab.in_venv("python")
-    python.parent.mkdir(parents=True, exist_ok=True)
-    text = FAKE_PIP.format(python=sys.executable, code=code, message=message, seconds=seconds)
-    python.write_text(text)
-    python.chmod(0o755)
-    return lab.ROOT / "calls.txt"
+    program = lab.in_venv(name)
+    program.parent.mkdir(parents=True, exist_ok=True)
+    options = {"code": code, "message": message, "seconds": seconds}
+    program.write_text(text.format(python=sys.executable, **options))
+    program.chmod(0o755)
+
+
+def calls(lab):
+    return (lab.ROOT / "calls.txt").read_text().splitlines()
+
+
+def failed(lab, capsys, code, *words):
+    """Assert that a set-up stops with this code and one line that holds the words."""
+    assert lab.main(["setup"]) == code
+    printed = capsys.readouterr().err
+    assert printed.count("\n") == 1
+    assert all(word in printed for word in words)
+    assert not lab.stamp_file().exists()
 
 
 def test_the_first_set_up_installs_by_the_lock_and_the_second_calls_no_pip(lab, capsys):
-    calls = fake_venv(lab)
+    fake(lab)
     assert lab.main(["setup"]) == 0
     wanted = "-m pip install -c constraints.txt torch -e .[test]"
-    assert [line.split(" --")[0] for line in calls.read_text().splitlines()] == [wanted]
+    assert [line.split(" --")[0] for line in calls(lab)] == [wanted]
     assert "Installing the locked set" in capsys.readouterr().out
     assert lab.main(["setup"]) == 0
-    assert len(calls.read_text().splitlines()) == 1
+    assert len(calls(lab)) == 1
     assert "installed already" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", ["pyproject.toml", "constraints.txt"])
-def test_a_changed_lock_or_range_installs_again(lab, name):
-    calls = fake_venv(lab)
-    lab.main(["setup"])
-    (lab.ROOT / name).write_text((lab.ROOT / name).read_text() + "\n# changed\n")
-    lab.main(["setup"])
-    assert len(calls.read_text().splitlines()) == 2
+def test_a_changed_lock_or_range_installs_again_and_a_failure_takes_the_stamp_away(
+    lab, capsys, name
+):
+    fake(lab)
+    for text in ("", "\n# changed\n", "\n# changed again\n"):
+        (lab.ROOT / name).write_text((lab.ROOT / name).read_text() + text)
+        fake(lab, code=5 if "again" in text else 0)
+        if text:
+            assert lab.stamp_file().exists()
+            assert not lab.is_installed()
+        assert lab.main(["setup"]) == (5 if "again" in text else 0)
+    assert len(calls(lab)) == 3
+    assert not lab.stamp_file().exists()
 
 
 def test_a_moved_checkout_installs_again(lab, monkeypatch, tmp_path):
-    fake_venv(lab)
+    fake(lab)
     lab.main(["setup"])
+    assert lab.is_installed()
     monkeypatch.setattr(lab, "ROOT", lab.ROOT.rename(tmp_path / "moved"))
     assert not lab.is_installed()
 
@@ -92,21 +123,9 @@ def test_a_moved_checkout_installs_again(lab, monkeypatch, tmp_path):
     ],
 )
 def test_a_failed_install_says_why_in_one_line_and_leaves_no_stamp(lab, capsys, message, words):
-    fake_venv(lab, code=1, message=message)
-    assert lab.main(["setup"]) == lab.INSTALL_FAILED == 5
-    printed = capsys.readouterr().err
-    assert words in printed
-    assert printed.count("\n") == 1
-    assert not lab.stamp_file().exists()
-
-
-def test_a_failed_update_takes_the_old_stamp_away(lab):
-    fake_venv(lab)
-    lab.main(["setup"])
-    (lab.ROOT / "constraints.txt").write_text("# empty\n")
-    fake_venv(lab, code=1)
-    lab.main(["setup"])
-    assert not lab.stamp_file().exists()
+    fake(lab, code=1, message=message)
+    assert lab.INSTALL_FAILED == 5
+    failed(lab, capsys, 5, words)
 
 
 def interrupt(lab, *words, after: str, by: int) -> tuple[subprocess.Popen, str]:
@@ -128,7 +147,7 @@ def interrupt(lab, *words, after: str, by: int) -> tuple[subprocess.Popen, str]:
 
 @pytest.mark.skipif(os.name == "nt", reason="not on Windows: sends an interrupt")
 def test_an_interrupted_install_leaves_no_stamp(lab):
-    fake_venv(lab, seconds=60)
+    fake(lab, seconds=60)
     process, errors = interrupt(lab, "setup", after="Downloading", by=signal.SIGINT)
     assert process.returncode == 130
     assert "Run the same command to go on" in errors
@@ -136,45 +155,36 @@ def test_an_interrupted_install_leaves_no_stamp(lab):
 
 
 def test_a_missing_venv_module_says_what_to_install(lab, monkeypatch, capsys):
-    def no_venv(command, **options):
-        words = "The virtual environment was not created successfully because ensurepip is missing"
-        return subprocess.CompletedProcess(command, 1, words, "")
-
-    monkeypatch.setattr(lab.subprocess, "run", no_venv)
-    assert lab.main(["setup"]) == lab.NO_VENV == 4
-    printed = capsys.readouterr().err
-    assert "apt install python3-venv" in printed
-    assert printed.count("\n") == 1
+    words = "The virtual environment was not created successfully because ensurepip is missing"
+    done = subprocess.CompletedProcess([], 1, words, "")
+    monkeypatch.setattr(lab.subprocess, "run", lambda command, **options: done)
+    assert lab.NO_VENV == 4
+    failed(lab, capsys, 4, "apt install python3-venv", "ensurepip")
 
 
 def test_a_damaged_environment_is_made_again(lab, monkeypatch):
-    fake_venv(lab)
-    lab.in_venv("python").write_text("#!/bin/false\n")
-    made = []
-    real = subprocess.run
+    fake(lab, text="#!/bin/false\n")
+    made, real = [], subprocess.run
 
     def run(command, **options):
-        if "venv" in command:
-            made.append(command)
-            fake_venv(lab)
-            return subprocess.CompletedProcess(command, 0, "", "")
-        return real(command, **options)
+        if "venv" not in command:
+            return real(command, **options)
+        made.append(command)
+        fake(lab)
+        return subprocess.CompletedProcess(command, 0, "", "")
 
     monkeypatch.setattr(lab.subprocess, "run", run)
     assert lab.main(["setup"]) == 0
     assert "--clear" in made[0]
 
 
-def test_an_old_python_without_a_newer_one_says_so_in_one_line(lab, capsys):
+def test_an_old_python_hands_over_to_a_newer_one_or_says_so_in_one_line(lab, monkeypatch, capsys):
     with pytest.raises(SystemExit) as stopped:
         lab.require_python(version=(3, 9, 18), find=lambda: None)
     assert stopped.value.code == lab.PYTHON_TOO_OLD == 3
     printed = capsys.readouterr().err
     assert "this is 3.9" in printed
     assert printed.count("\n") == 1
-
-
-def test_an_old_python_hands_over_to_a_newer_one(lab, monkeypatch):
     monkeypatch.setattr(os, "execv", lambda program, arguments: sys.exit(f"now under {program}"))
     with pytest.raises(SystemExit, match="now under newer"):
         lab.require_python(version=(3, 9, 18), find=lambda: "newer")
@@ -224,10 +234,9 @@ def test_arguments_are_passed_on_to_pytest_and_to_the_runner(lab, monkeypatch):
     assert "Types" in lab.main(["check"])
 
 
-def test_a_mistyped_argument_is_refused(lab, capsys):
-    with pytest.raises(SystemExit) as stopped:
+def test_a_mistyped_argument_is_refused(lab):
+    with pytest.raises(SystemExit, match="2"):
         lab.main(["lab", "--prot", "8888"])
-    assert stopped.value.code == 2
 
 
 def test_a_port_in_use_is_passed_over(lab):
@@ -238,76 +247,61 @@ def test_a_port_in_use_is_passed_over(lab):
         assert lab.free_port() != first
 
 
-def test_the_address_has_the_first_notebook_and_the_token(lab, monkeypatch, capsys):
+@pytest.fixture
+def opened(lab, monkeypatch):
+    """Leave set-up and trust out; collect the addresses that a browser is asked to open."""
+    addresses = []
+    for name in ("set_up", "trust_notebooks"):
+        monkeypatch.setattr(lab, name, lambda: None)
+    monkeypatch.setattr(lab.webbrowser, "open", addresses.append)
+    return addresses
+
+
+def test_the_address_has_the_first_notebook_and_the_token(lab, opened, monkeypatch, capsys):
     (lab.ROOT / "notebooks").mkdir()
     (lab.ROOT / lab.FIRST_NOTEBOOK).write_text("{}")
-    opened, seen = [], {}
+    started = []
 
-    class Server:
-        def __init__(self, command, *, cwd, env):
-            seen.update(command=command, token=env["JUPYTER_TOKEN"])
+    def start(command, *, cwd, env):
+        started.append((command, env["JUPYTER_TOKEN"]))
+        return SimpleNamespace(wait=lambda: 0, terminate=lambda: None)
 
-        def wait(self):
-            return 0
-
-        terminate = poll = wait
-
-    monkeypatch.setattr(lab, "set_up", lambda: None)
-    monkeypatch.setattr(lab, "trust_notebooks", lambda: None)
-    monkeypatch.setattr(lab.subprocess, "Popen", Server)
+    monkeypatch.setattr(lab.subprocess, "Popen", start)
     monkeypatch.setattr(lab, "wait_for_port", lambda port, server: None)
-    monkeypatch.setattr(lab.webbrowser, "open", opened.append)
     assert lab.main(["lab", "--port", "8123"]) == 0
-    url = f"http://127.0.0.1:8123/lab/tree/notebooks/00_start_here.ipynb?token={seen['token']}"
+    ((command, token),) = started
+    url = f"http://127.0.0.1:8123/lab/tree/notebooks/00_start_here.ipynb?token={token}"
     assert opened == [url]
     assert url in capsys.readouterr().out
-    assert "--port=8123" in seen["command"]
+    assert "--port=8123" in command
     assert lab.main(["lab", "--no-browser"]) == 0
     assert opened == [url]
 
 
-FAKE_JUPYTER = """#!{python}
-import socket, sys, time
-port = next(int(word.split("=")[1]) for word in sys.argv if word.startswith("--port="))
-with socket.create_server(("127.0.0.1", port)):
-    try:
-        time.sleep(60)
-    finally:
-        open("ended.txt", "w").close()
-"""
+def test_a_server_that_ends_at_once_is_reported(lab, opened, monkeypatch, capsys):
+    ends = [sys.executable, "-c", "raise SystemExit(1)"]
+    monkeypatch.setattr(lab, "lab_command", lambda port: ends)
+    monkeypatch.setattr(socket.socket, "connect_ex", lambda probe, address: 1)
+    assert lab.main(["lab"]) == lab.NO_PORT == 6
+    assert "did not start" in capsys.readouterr().err
+    assert not opened
 
 
 @pytest.mark.skipif(os.name == "nt", reason="not on Windows: sends signals")
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
 def test_the_server_ends_with_the_command(lab, name):
-    fake_venv(lab)
+    fake(lab)
     lab.main(["setup"])
-    jupyter = lab.in_venv("jupyter")
-    handler = "import signal; signal.signal(signal.SIGTERM, signal.default_int_handler)\n"
-    text = FAKE_JUPYTER.format(python=sys.executable)
-    jupyter.write_text(text.replace("import socket", handler + "import socket"))
-    jupyter.chmod(0o755)
+    fake(lab, "jupyter", FAKE_JUPYTER)
     words = ("lab", "--no-browser")
     process, _ = interrupt(lab, *words, after="JupyterLab is at", by=getattr(signal, name))
     assert process.returncode == 0
     assert (lab.ROOT / "ended.txt").exists()
 
 
-def test_a_server_that_ends_at_once_is_reported(lab, monkeypatch, capsys):
-    monkeypatch.setattr(lab, "set_up", lambda: None)
-    monkeypatch.setattr(lab, "trust_notebooks", lambda: None)
-    monkeypatch.setattr(
-        lab, "lab_command", lambda port: [sys.executable, "-c", "raise SystemExit(1)"]
-    )
-    monkeypatch.setattr(socket.socket, "connect_ex", lambda probe, address: 1)
-    assert lab.main(["lab", "--no-browser"]) == lab.NO_PORT == 6
-    assert "did not start" in capsys.readouterr().err
-
-
 def test_clean_keeps_what_was_written_and_removes_what_can_be_made_again(lab):
-    fake_venv(lab)
-    cache = lab.ROOT / "tests" / "__pycache__"
-    kept = lab.ROOT / "data" / "runs"
+    fake(lab)
+    cache, kept = lab.ROOT / "tests" / "__pycache__", lab.ROOT / "data" / "runs"
     for folder in (cache, kept):
         folder.mkdir(parents=True)
     assert lab.main(["clean"]) == 0
