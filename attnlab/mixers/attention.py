@@ -23,13 +23,13 @@ def look_up(
     padding: Tensor | None = None,
     dropout: float = 0.0,
 ) -> Tensor:
-    r"""Return what queries find among keys and values, heads side by side.
+    r"""Return what queries find among keys and values.
 
     .. math:: h_t = \sum_s \mathrm{softmax}_s\bigl(q_t k_s^\top / \sqrt{d_h}\bigr) v_s
 
     Shapes:
-        q: ``(batch, heads, time, d_head)``; k, v: ``(batch, heads, memory_time, d_head)``.
-        Returns ``(batch, time, heads * d_head)``.
+        q: ``(batch, heads, time, d_head)``, as is what is returned; k, v:
+        ``(batch, heads, memory_time, d_head)``.
     Args:
         is_causal: Queries are the newest of the keys' positions, and none sees a later one.
         window: How many positions a causal query sees, itself included; None for all.
@@ -44,9 +44,7 @@ def look_up(
     mixed = F.scaled_dot_product_attention(
         q, k, v, attn_mask=mask, is_causal=is_causal and mask is None, dropout_p=dropout
     )
-    if is_empty is not None:
-        mixed = mixed.masked_fill(is_empty, 0.0)
-    return mixed.transpose(1, 2).flatten(2)
+    return mixed if is_empty is None else mixed.masked_fill(is_empty, 0.0)
 
 
 def look_up_weights(q: Tensor, k: Tensor, **sight: Any) -> Tensor:
@@ -108,6 +106,9 @@ class Heads(nn.Module):
 
     def _split(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.n_heads, -1)).transpose(1, 2)  # (B, H, T, K)
+
+    def _side_by_side(self, heads: Tensor) -> Tensor:
+        return heads.transpose(1, 2).flatten(2)  # (B, T, H K)
 
 
 @mixer("attention", look={"family": "attention", "label": "Attention", "marker": "o"})
@@ -182,7 +183,7 @@ class Attention(Heads, TokenMixer):
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, *, dropout: float = 0.0) -> Tensor:
         """Attend from the newest positions to keys and values, oldest first."""
         sight = {"is_causal": True, "window": self.context_len}
-        return self.out(look_up(q, k, v, dropout=dropout, **sight))
+        return self.out(self._side_by_side(look_up(q, k, v, dropout=dropout, **sight)))
 
     def attention_weights(self, x: Tensor) -> Tensor:
         """Return the soft look-up itself: ``(batch, heads, time, time)``, rows sum to one."""
@@ -201,7 +202,7 @@ class Attention(Heads, TokenMixer):
         keys, values = state[0].push(k), state[1].push(v)
         # softmax does not mind the order
         mixed = look_up(q.unsqueeze(2), keys.newest_first(), values.newest_first())
-        return self.out(mixed[:, 0]), (keys, values)
+        return self.out(mixed.flatten(1)), (keys, values)
 
     def prefill(
         self, x: Tensor, state: tuple[Ring, Ring] | None = None
@@ -301,7 +302,8 @@ class AttentionSite(Heads):
 
     def _find(self, x: Tensor, what: KeyValues, **sight: Any) -> Tensor:
         sight |= {"padding": what.padding, "dropout": self._dropout}
-        return look_up(self._split(self.query(x)), what.keys, what.values, **sight)
+        q = self._split(self.query(x))
+        return self._side_by_side(look_up(q, what.keys, what.values, **sight))
 
 
 class SelfAttention(AttentionSite):
