@@ -328,7 +328,7 @@ def test_bench_prints_ratios_with_spread_and_stores_nothing_unasked(
     assert bench("prefill") == 0
     text = capsys.readouterr().out
     assert "matrix products 100 GFLOP/s; copy 10 GB/s" in text
-    assert re.search(r"variant +median_ms .* ratio_to_attention +ratio_to_attention_low", text)
+    assert re.search(r"variant +median_ms .* /attention +/attention_low", text)
     assert re.search(r"she( +[\d.e+-]+){6}", text)
     assert "appended" not in text
     assert not list(tmp_path.iterdir())

@@ -704,9 +704,11 @@ def _peak_line(peaks: Peaks) -> str:
 def _race_table(group: list[RunRecord]) -> str:
     """Return one race as text, the fastest first: what it measured, and how it was run."""
     table = as_table(group).sort_values("median_ms").dropna(axis="columns", how="all")
-    table = table.rename(columns=lambda name: name.removeprefix("config."))
+    table = table.rename(
+        columns=lambda name: name.removeprefix("config.").replace("ratio_to_", "/")
+    )
     columns = ["variant", "method", "streaming", "median_ms", "low_ms", "high_ms"]
-    columns += [name for name in table if name.startswith("ratio_")]
+    columns += [name for name in table if name.startswith("/")]
     columns += ["tokens_per_s", "gflop_per_s", "roofline_fraction", "saved_mib", "peak_mib"]
     table = table[[name for name in columns if name in table]]
     return table.to_string(index=False, float_format="{:.3g}".format, na_rep="")
