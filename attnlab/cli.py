@@ -490,25 +490,23 @@ def figure(
 
     Writes ID.svg, ID.png and ID.json (caption, alt text, records used).
     """
+    from attnlab.show import make_figure
+
     known = _figures()
     for name in ids or known:
         if name not in known:
             step = "See them with: attnlab figure --list."
             raise UnknownNameError("figure", name, known, next_step=step)
-        if not show:
-            known[name](name, out=out)
-        say(name if show else ", ".join(f"{out / name}.{kind}" for kind in ("svg", "png", "json")))
+        say(name if show else ", ".join(map(str, make_figure(name, out=out))))
 
 
-def _figures() -> dict[str, Any]:
-    """Return what draws each figure, by its name."""
-    from attnlab import figures, show
+def _figures() -> list[str]:
+    """Return the names of all figures, sorted."""
     from attnlab.chapters import load_figures
+    from attnlab.show import list_figures
 
     load_figures()
-    makers = dict.fromkeys(show.list_figures(), show.make_figure)
-    makers |= dict.fromkeys(figures.list_figures(), figures.make_figure)
-    return dict(sorted(makers.items()))
+    return list_figures()
 
 
 if __name__ == "__main__":

@@ -152,3 +152,13 @@ def test_nothing_is_downloaded_without_consent(capsys, tmp_path, monkeypatch):
     assert "Licence" in captured.out
     assert "--yes" in captured.err
     assert not list(tmp_path.iterdir())
+
+
+def test_a_figure_is_drawn_by_its_name(capsys, tmp_path):
+    assert main(["figure", "--list"]) == 0
+    assert "replacing-price\n" in capsys.readouterr().out
+    assert main(["figure", "replacing-price", "--out", str(tmp_path)]) == 0
+    drawn = sorted(file.suffix for file in tmp_path.glob("replacing-price.*"))
+    assert drawn == [".json", ".png", ".svg"]
+    assert main(["figure", "replacing-prize"]) == 1
+    assert "replacing-price" in capsys.readouterr().err

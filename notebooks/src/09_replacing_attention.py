@@ -37,31 +37,11 @@
 #   a teacher.
 
 # %% tags=["setup"]
-import pandas as pd
 import torch
-from IPython.display import Markdown, display
 
-from attnlab.config import TrainConfig
-from attnlab.distillation import build_students, capture, cut_targets, substitute
-from attnlab.errors import AttnlabError
-from attnlab.plots import price as price_figures
-from attnlab.plots import replacing as figures
-from attnlab.plots import replacing_records as record_figures
-from attnlab.plots import style
+from attnlab.chapters.replacing_attention import checks, live, pictures, records
 from attnlab.runmode import banner, is_fast
-from attnlab.sources import translation_source
-from attnlab.studies.replaced import AIM
-from attnlab.teach import show_notation
-from attnlab.teaching import live_replacing as live
-from attnlab.teaching import replacing as exercises
-from attnlab.teaching import replacing_price as price
-from attnlab.teaching import replacing_records as records
-from attnlab.teaching import replacing_runs as runs
-from attnlab.teaching.live_translation import seeded_translator
-from attnlab.teaching.quiz import show_quiz
-from attnlab.training import collate_pairs, translate_all
-from attnlab.widgets import predict_first, show_still
-from attnlab.widgets import replacing as widgets
+from attnlab.show import show
 
 banner(minutes=80)
 
@@ -81,10 +61,25 @@ banner(minutes=80)
 # **undo** must give back the same bits.
 
 # %% tags=["agreement", "nbval-check-output"]
+from torch import nn
+
+from attnlab.distillation import substitute
+from attnlab.sources import translation_source
+from attnlab.training import collate_pairs
+
+
+class Swapped(nn.Module):
+    def __init__(self, site, stand_in):
+        super().__init__()
+        self.stand_in, self.out = stand_in, site.out
+
+    def forward(self, *inputs, **masks):
+        return self.out(self.stand_in(*inputs, **masks))  # eq. (9.1)
+
+
 source = translation_source(n_prepositions=0)  # notebook 07's languages, shorter sentences
-pairs, V = source.sample_pairs(4), source.vocab_size
-net = seeded_translator(source_vocab_size=V, target_vocab_size=V, max_len=11)
-batch = collate_pairs(pairs)
+pairs = source.sample_pairs(4)
+net, batch = live.small_translator(source).double().eval(), collate_pairs(pairs)
 before = net(*batch)
 controls = live.all_controls(net, live.read_lessons(net, pairs), pairs=pairs)
 for name in ("attention", "zero"):
@@ -95,6 +90,12 @@ for name in ("attention", "zero"):
     print(f"{name:>9} at {len(controls[name])} places: same scores {same}; after undo: {back}")
     assert same == (name == "attention")
     assert back
+F, site = controls["zero"]["encoder_self", 0], net.encoder[0].self_attention
+with substitute(net, {("encoder_self", 0): F}):
+    during = net(*batch)
+net.encoder[0].self_attention = Swapped(site, F)  # the same by hand
+assert torch.equal(net(*batch), during)
+net.encoder[0].self_attention = site
 
 # %% [markdown]
 # Now a teacher that can translate: two layers, $d = 32$, four heads, as in notebook 07. Sentences have
@@ -106,8 +107,15 @@ for name in ("attention", "zero"):
 # answers *per query*. All learn from 6000 sentences, in equally many steps, nothing but $h_t$.
 
 # %% tags=["nbval-ignore-output"]
+from attnlab.config import TrainConfig
+from attnlab.training import PairBatches, train_steps
+
 recipe = TrainConfig(n_steps=400 if is_fast() else 2000, lr=0.007, warmup_steps=50)
-teacher = live.train_teacher(source, train=recipe)
+teacher = live.small_translator(source)
+batches = PairBatches(source.sample_pairs(20_000), max_tokens=1024, seed=0)
+for _ in train_steps(teacher, batches.starting_at(0), config=recipe):
+    pass
+teacher = teacher.eval()
 lesson_pairs = source.sample_pairs(6000 if is_fast() else 16_000)
 test = source.sample_pairs(300, stream="test")
 lessons = live.read_lessons(teacher, lesson_pairs)
@@ -120,26 +128,40 @@ print(f"teacher, right past given: {whole.accuracy:.1%} of the next tokens, "
 assert whole.bleu > 90
 
 # %% tags=["agreement", "nbval-check-output"]
-everywhere = dict.fromkeys(("encoder_self", "decoder_self", "cross"), "attention")
+from attnlab.training import translate_all
+
+themselves = bench.everywhere(encoder_self="attention", decoder_self="attention", cross="attention")
 reads = [read for read, _ in test]
 written = translate_all(teacher, reads)
-with substitute(teacher, bench.modules(bench.everywhere(everywhere))):
+with substitute(teacher, bench.modules(themselves)):
     again = translate_all(teacher, reads)
 n_same = sum(a.tolist() == b.tolist() for a, b in zip(written, again, strict=True))
 print(f"perfect student at all sites: {n_same} of {len(test)} translations are the same")
-assert bench.score(bench.everywhere(everywhere)) == whole
+assert bench.score(themselves) == whole
 
 # %% tags=["nbval-ignore-output"]
+from attnlab.distillation import StudentSpec, fit_students
+
+NETS = {  # by site and name
+    ("encoder_self", "net"): StudentSpec(site="encoder_self", size="m"),
+    ("decoder_self", "net"): StudentSpec(site="decoder_self", size="m"),
+    ("cross", "published net"): StudentSpec(site="cross", layout="paper", size="l"),
+    ("cross", "cut net"): StudentSpec(site="cross", layout="truncated", size="l"),
+    ("cross", "net per query"): StudentSpec(site="cross", layout="per_query", size="l"),
+}
 fit = TrainConfig(n_steps=400 if is_fast() else 2000, batch_size=64, lr=2e-3, warmup_steps=30,
                   min_lr_fraction=0.0, weight_decay=0.0)  # fmt: skip
-exam = source.sample_pairs(200, stream="validation")
-nets, errors = live.fit_nets(teacher, lessons, train=fit, exam=exam)
+exam = live.read_lessons(teacher, source.sample_pairs(200, stream="validation"))
+nets = {}
+for (site, name), spec in NETS.items():  # one student a layer
+    fitted = fit_students(teacher, lessons[site], held_out=exam[site], config=fit,
+                          eval_every=fit.n_steps, **spec.to_dict())  # fmt: skip
+    nets.setdefault(name, {}).update(fitted.students)
+    n_weights = fitted.students[site, 0].n_weights
+    print(f"{site:>12}, {name:>13}: {n_weights:9,} weights a layer, relative error "
+          f"{fitted.error:.3f}")  # fmt: skip
+    assert 0 < fitted.error < 1, "each net beats the best constant"
 bench.stand_ins |= nets
-rows = [(site, name, error) for site, found in errors.items() for name, error in found.items()]
-for site, name, error in rows:
-    weights = [net.n_weights for place, net in nets[name].items() if place[0] == site]
-    print(f"{site:>12}, {name:>13}: {weights[0]:9,} weights a layer, relative error {error:.3f}")
-assert all(0 < error < 1 for _, _, error in rows), "each net beats the best constant"
 
 # %% [markdown]
 # The *relative error* is the squared error of the update of the stream, over that of the best constant
@@ -169,7 +191,7 @@ assert all(0 < error < 1 for _, _, error in rows), "each net beats the best cons
 # site, does layer 1 or layer 2 matter more? Can a stand-in lose BLEU and hardly lose next tokens?
 
 # %% tags=["widget", "nbval-ignore-output"]
-board = widgets.show_substitution_board(
+board = live.show_swaps(
     bench,
     stills=[
         [("encoder self, all layers", "zero")],
@@ -209,6 +231,8 @@ board = widgets.show_substitution_board(
 # positions alone.
 
 # %% tags=["widget", "nbval-ignore-output"]
+from attnlab.show import predict_first
+
 guess = predict_first(
     "All encoder self-attention is replaced by one constant vector a layer. What is left of the "
     f"teacher's BLEU of {whole.bleu:.0f}?",
@@ -216,15 +240,16 @@ guess = predict_first(
 )
 
 # %% tags=["nbval-ignore-output"]
-names = ("zero", "mean", "uniform", "gaussian", "random", "net")
-rows = []
-for site in ("encoder_self", "decoder_self", "cross"):
-    at_cross = (*names[:-1], "cut net", "net per query")
-    rows += live.control_table(bench, site=site, names=at_cross if site == "cross" else names)
+import pandas as pd
+
+names = ["zero", "mean", "uniform", "gaussian", "random"]
+rows = [
+    *bench.score_each("encoder_self", [*names, "net"]),
+    *bench.score_each("decoder_self", [*names, "net"]),
+    *bench.score_each("cross", [*names, "cut net", "net per query"]),
+]
 table = pd.DataFrame(rows).replace({"label": {"cut net": "net", "net per query": "per-query net"}})
-with style():
-    fig = figures.plot_control_panels(table, teacher_bleu=whole.bleu)
-show_still(fig, figures.describe_control_panels(table, teacher_bleu=whole.bleu))
+show(pictures.controls(table, teacher_bleu=whole.bleu))
 by_place = table.set_index(["site", "label"])["bleu"]
 print(guess.verdict(truth=round(by_place["encoder_self", "mean"], 1)))
 
@@ -260,17 +285,16 @@ def kept_share(student: float, teacher: float, controls: list[float]) -> float:
 
 
 # %% tags=["agreement", "nbval-ignore-output"]
-exercises.check_kept_share(kept_share)
+checks.check_kept_share(kept_share)
 for student, others in ((97, [95, 60]), (82, [20, 5])):
     print(f"teacher 98, best control {max(others)}, student {student}: {student / 98:.0%} of BLEU, "
           f"but kappa {kept_share(student, 98, others):.2f}")  # fmt: skip
 assert round(kept_share(97, 98, [95, 60]), 2) == 0.67
 assert round(kept_share(82, 98, [20, 5]), 2) == 0.79
-for site in ("encoder_self", "decoder_self", "cross"):
-    floors = by_place[site][list(names[:-1])].tolist()
-    for name in [n for n in by_place[site].index if "net" in n]:
-        kappa = kept_share(by_place[site, name], whole.bleu, floors)
-        print(f"{site:>12}, {name:>13}: BLEU {by_place[site, name]:5.1f}, kappa {kappa:5.2f}")
+for (site, name), bleu in by_place.items():
+    if "net" in name:
+        kappa = kept_share(bleu, whole.bleu, by_place[site][names].tolist())
+        print(f"{site:>12}, {name:>13}: BLEU {bleu:5.1f}, kappa {kappa:5.2f}")
 
 # %% [markdown]
 # **Check yourself.** A study reports only "97 % of the teacher's BLEU kept" for each site. Which of the two
@@ -300,12 +324,8 @@ for site in ("encoder_self", "decoder_self", "cross"):
 
 # %% tags=["nbval-ignore-output"]
 stand_ins = ("published net", "net per query", "gaussian", "mean")
-rows = live.control_table(bench, site="cross", names=stand_ins)
-scene = pd.DataFrame(rows)
-with style():
-    ax = figures.plot_scores(scene, teacher_bleu=whole.bleu)
-show_still(ax.figure, "At the cross site, all layers. "
-           + figures.describe_scores(scene, teacher_bleu=whole.bleu))  # fmt: skip
+scene = pd.DataFrame(bench.score_each("cross", stand_ins))
+show(pictures.scores(scene, teacher_bleu=whole.bleu), lead="At the cross site, all layers. ")
 
 # %% [markdown]
 # **The odd thing.** Compare circle and triangle. With the right past given, the published net predicts
@@ -344,12 +364,15 @@ def find_leak(site, x: torch.Tensor, n_words: int) -> list[int]:
 
 
 # %% tags=["agreement", "nbval-check-output"]
-exercises.check_find_leak(find_leak)
+from attnlab.distillation import build_students, capture
+
+checks.check_find_leak(find_leak)
 found = capture(net, collate_pairs(pairs[:1]), sites=["cross"], layers=[0])["cross", 0]
 x, m = found.inputs[0], found.memory
 suspects = {"attention": net.decoder[0].cross_attention.heads}
-for name, spec in live.NETS["cross"].items():  # untrained, float64
-    suspects[name] = build_students(net, spec=spec)["cross", 0].double()
+for (site, name), spec in NETS.items():  # untrained, float64
+    if site == "cross":
+        suspects[name] = build_students(net, spec=spec)["cross", 0].double()
 with torch.no_grad():
     for name, suspect in suspects.items():
         leak = find_leak(lambda z, f=suspect: f(z[None], m)[0], x, len(x))
@@ -364,14 +387,38 @@ with torch.no_grad():
 # output. Right of the white line lies the future. Which nets read the past, which nothing but the present?
 
 # %% tags=["widget", "nbval-ignore-output"]
-maps = widgets.show_influence_explorer(
-    bench,
-    presets=[
-        {"stand_in": "attention", "layer": 1},
-        {"stand_in": "published net", "layer": 1},
-        {"stand_in": "cut net", "layer": 1},
-    ],
-)
+from attnlab.show import explore
+
+
+@torch.no_grad()
+def influence(F, x, m):
+    """Return how far output t moves, over its mean length, when x_s is edited: (t, s)."""
+    y, moves = F(x, m), []
+    for s in range(x.shape[1]):
+        edited = x.clone()
+        edited[:, s] = x[:, (s + 1) % x.shape[1]]  # the vector of the next position
+        moves.append((F(edited, m) - y)[0].norm(dim=-1))
+    return torch.stack(moves, 1) / y.norm(dim=-1).mean()
+
+
+def who_moves_whom(stand_in, layer, sentence):
+    batch = collate_pairs([test[sentence]])
+    found = capture(teacher, batch, sites=["cross"], layers=[layer])["cross", layer]
+    F = bench.modules({("cross", layer): stand_in})["cross", layer]
+    changes = influence(F, found.inputs, found.memory).double()
+    what = f"{stand_in.capitalize()}, decoder layer {layer + 1}"
+    return pictures.moved_outputs(changes, words=["<bos>", *texts[sentence].split()], what=what)
+
+
+texts = [source.decode(words) for _, words in test[:8]]
+maps = explore(
+    who_moves_whom,
+    presets=[{"stand_in": F, "layer": 1} for F in ("attention", "published net", "cut net")],
+    stand_in=("At the cross site", bench.names_at(("cross", 0)), "attention",
+              "What answers the queries"),
+    layer=("Layer", {"1": 0, "2": 1}, "Decoder layer, counted from the first"),
+    sentence=("Target", {text: i for i, text in enumerate(texts)}, "What the decoder is given"),
+)  # fmt: skip
 
 # %% [markdown]
 # <details><summary>Answer</summary>
@@ -390,9 +437,24 @@ maps = widgets.show_influence_explorer(
 # Writing freely cannot change: there eq. (9.4) was in force all along. And prediction?
 
 # %% tags=["nbval-ignore-output"]
+from contextlib import contextmanager
+
+
+@contextmanager
+def blindfolded(nets):
+    """Let published nets see, for a while, only what they will see in use: eq. (9.4)."""
+    for net in nets:
+        net.sees_future = False
+    try:
+        yield
+    finally:
+        for net in nets:
+            net.sees_future = True
+
+
 published = nets["published net"]
-open_eyes = bench.score(bench.everywhere({"cross": "published net"}))
-with live.blindfolded(published.values()), substitute(teacher, published):
+open_eyes = bench.score(bench.everywhere(cross="published net"))
+with blindfolded(published.values()), substitute(teacher, published):
     blind = bench.score_now()
 for name, score in {"as published": open_eyes, "blindfolded": blind}.items():
     print(f"{name:>12}: {score.accuracy:.1%} of the next tokens right, loss {score.loss_nats:.2f}; "
@@ -438,6 +500,8 @@ assert abs(blind.bleu - open_eyes.bleu) < 1, "in use nothing changes"
 # write: no better, by 10 BLEU, by 20?
 
 # %% tags=["agreement", "nbval-check-output"]
+from attnlab.distillation import cut_targets
+
 is_padding = torch.tensor([[False] * 5, [False] * 3 + [True] * 2])  # 5 and 3 words
 counts = torch.zeros(2, 5, dtype=torch.long)
 for step in range(3000):
@@ -450,13 +514,10 @@ for row, n_words in zip(counts / 3000, (5, 3), strict=True):
     assert not row[n_words:].any()
 
 # %% tags=["nbval-ignore-output"]
-rows = live.control_table(bench, site="cross", names=("published net", "cut net", "net per query"))
+first, *others = bench.score_each("cross", ("published net", "cut net", "net per query"))
 blind_row = {"site": "cross", "label": "published net, blindfolded", **blind._asdict()}
-cures = pd.DataFrame([rows[0], blind_row, *rows[1:]])
-with style():
-    ax = figures.plot_scores(cures, teacher_bleu=whole.bleu)
-show_still(ax.figure, "At the cross site, all layers. "
-           + figures.describe_scores(cures, teacher_bleu=whole.bleu))  # fmt: skip
+cures = pd.DataFrame([first, blind_row, *others])
+show(pictures.scores(cures, teacher_bleu=whole.bleu), lead="At the cross site, all layers. ")
 bleus = cures.set_index("label")["bleu"]
 print(f"cut against published: BLEU {bleus['cut net'] - bleus['published net']:+.1f}")
 assert bleus["cut net"] > bleus["published net"] + 5, "the cut alone lifts what it writes"
@@ -488,19 +549,33 @@ assert bleus["cut net"] > bleus["published net"] + 5, "the cut alone lifts what 
 # several sites at once.
 
 # %% tags=["nbval-ignore-output"]
-recorded = runs.recorded_arms()
-sites = runs.choose_rows(recorded, runs.SITE_ROWS)
-if sites.empty:
-    display(Markdown(runs.NO_RECORD))
-else:
-    with style():
-        ax = figures.plot_scores(sites)
-    best = "; ".join(f"{r.site}: {r.control}, mean BLEU {r.bleu:.1f}"
-                     for r in runs.best_controls(recorded).itertuples())  # fmt: skip
-    show_still(ax.figure, f"Each site alone, all layers, by seed. Best controls: {best}.")
-    tables = {"Nets": runs.NET_ROWS, "The leak": runs.LEAK_ROWS, "Several sites": runs.ALL_ROWS}
-    for title, rows in tables.items():
-        display(Markdown(f"**{title}**\n\n{runs.ranges_markdown(recorded, rows)}"))
+from IPython.display import Markdown, display
+
+leak = {
+    "cross/paper/m": "Published net, M",
+    "cross/truncated/m": "Cut net, M",
+    "cross/paper/l": "Published net, L",
+    "cross/truncated/l": "Cut net, L",
+    "cross/prefix/l": "Every prefix, L",
+    "cross/per_query/l": "Net per query, L",
+}
+several = {
+    "self/alr/m": "Both self sites (M)",
+    "self/alr/m/tuned": "Both self sites, tuned",
+    "all/truncated/l": "All sites, cut net at cross",
+    "all/truncated/l/tuned": "All sites, cut net, tuned",
+    "all/per_query/l": "All sites, net per query at cross",
+    "all/per_query/l/tuned": "All sites, net per query, tuned",
+    "all/low_rank/l": "All sites, linear attention at cross",
+    "all/low_rank/l/tuned": "All sites, linear attention, tuned",
+}
+recorded = records.recorded(records.TOY)
+sites = pictures.scores(records.choose(recorded, records.SITE_ROWS))
+best = f"Best controls: {records.best_controls(recorded)}."
+show(sites.saying(f"Each site alone, all layers, by seed. {best}"))
+tables = {"Nets": records.NET_ROWS, "The leak": leak, "Several sites": several}
+for title, rows in tables.items():
+    display(Markdown(f"**{title}**\n\n{records.ranges_markdown(recorded, rows)}"))
 
 # %% [markdown]
 # **How to read them.** First a site's best control, then the net, then the teacher; eq. (9.2) is the last
@@ -533,31 +608,54 @@ else:
 # **Predict:** BLEU?
 
 # %% tags=["nbval-ignore-output"]
-left = runs.choose_rows(recorded, runs.LEFT_ROWS)
-if left.empty:
-    display(Markdown(runs.NO_RECORD))
-else:
-    with style():
-        ax = figures.plot_scores(left)
-    show_still(ax.figure, "Cross site, causal stand-ins. " + figures.describe_scores(left))
-    display(Markdown(runs.ranges_markdown(recorded, runs.LEFT_ROWS)))
 base = "cross/per_query/l"
+left = {
+    "cross/per_query/m": "Net per query, M",
+    base: "Net per query, L",
+    "cross/per_query/xl": "... wider: XL",
+    f"{base}/depth_2": "... two hidden layers",
+    f"{base}/depth_3": "... three hidden layers",
+    f"{base}/gate": "... query gate",
+    f"{base}/learned_head": "... one learned head",
+    f"{base}/tuned": "... tuned after the swap",
+    "cross/truncated/l": "Cut net, L",
+    "cross/truncated/l/tuned": "... tuned after the swap (cut)",
+    "cross/low_rank/l": "Linear attention, L",
+    "cross/low_rank/l/tuned": "... tuned after the swap (linear)",
+    "cross/extractor/m": "Extractor",
+}
+show(pictures.scores(records.choose(recorded, left)), lead="Cross site, causal stand-ins. ")
+display(Markdown(records.ranges_markdown(recorded, left)))
 for change in ("depth_2", "depth_3", "gate", "learned_head", "tuned"):
-    print(runs.verdict(recorded, better=f"{base}/{change}", than=base, names=(change, "plain L")))
-print(runs.verdict(recorded, better="cross/per_query/xl", than=base, names=("XL", "L")))
-print(runs.verdict(recorded, better="cross/truncated/l/tuned", than="cross/truncated/l",
-                   names=("Cut net, tuned", "not tuned")))  # fmt: skip
+    print(records.compare(recorded, f"{base}/{change}", base, names=(change, "plain L")))
+print(records.compare(recorded, "cross/per_query/xl", base, names=("XL", "L")))
+cut, names = "cross/truncated/l", ("Cut net, tuned", "not tuned")
+print(records.compare(recorded, f"{cut}/tuned", cut, names=names))
 
 # %% tags=["nbval-ignore-output"]
-parts = {"encoder_self": "net", "decoder_self": "net", "cross": "net per query"}
-no_attention = bench.everywhere(parts)
+import copy
+
+
+def tune(students):
+    """Let copies of students learn on in place, from translations; all else is frozen."""
+    model, students = copy.deepcopy(teacher), copy.deepcopy(students)
+    with substitute(model, students):
+        model.requires_grad_(False)
+        for student in students.values():
+            student.requires_grad_(True)
+        batches = PairBatches(source.sample_pairs(20_000), max_tokens=1024, seed=0)
+        for _ in train_steps(model, batches.starting_at(0), config=tuning):
+            pass
+    return {place: student.eval() for place, student in students.items()}
+
+
 tuning = TrainConfig(n_steps=120, lr=2e-3, warmup_steps=20)
-more_pairs = source.sample_pairs(20_000)
-starts = {live.TUNED: bench.modules(no_attention), "raw net": live.untrained_nets(teacher, parts)}
-for name, start in starts.items():
-    bench.stand_ins[name] = live.tune(teacher, start, pairs=more_pairs, train=tuning)
-alone, together, raw = (bench.score(swaps) for swaps in (
-    no_attention, *(dict.fromkeys(no_attention, name) for name in starts)))  # fmt: skip
+no_attention = bench.everywhere(encoder_self="net", decoder_self="net", cross="net per query")
+fresh = [build_students(teacher, spec=NETS[site, name]) for (site, _), name in no_attention.items()]
+bench.stand_ins["tuned net"] = tune(bench.modules(no_attention))
+bench.stand_ins["raw net"] = tune({place: net for nets in fresh for place, net in nets.items()})
+tuned, raw_net = (dict.fromkeys(no_attention, name) for name in ("tuned net", "raw net"))
+alone, together, raw = map(bench.score, (no_attention, tuned, raw_net))
 for name, score in {"teacher": whole, "nets, not tuned": alone, "nets, tuned": together,
                     "untrained nets, tuned": raw}.items():  # fmt: skip
     print(f"{name:>21}: BLEU {score.bleu:5.1f}, {score.exact_match:4.0%} of the sentences right; "
@@ -575,21 +673,30 @@ assert together.bleu > max(alone.bleu, raw.bleu) + 5, "both lessons count"
 # get right, what not? Where do errors begin: at the first word, in the middle, at the end?
 
 # %% tags=["widget", "nbval-ignore-output"]
+from functools import partial
+
+from attnlab.show import play
+
 models = {
     "Teacher": {},
-    "Published net at cross": bench.everywhere({"cross": "published net"}),
-    "Cut net at cross": bench.everywhere({"cross": "cut net"}),
-    "Net per query at cross": bench.everywhere({"cross": "net per query"}),
+    "Published net at cross": bench.everywhere(cross="published net"),
+    "Cut net at cross": bench.everywhere(cross="cut net"),
+    "Net per query at cross": bench.everywhere(cross="net per query"),
     "No attention left: nets": no_attention,
-    "No attention left: nets, tuned": dict.fromkeys(no_attention, live.TUNED),
+    "No attention left: nets, tuned": tuned,
 }
 for name, swaps in models.items():
     score = bench.score(swaps)
     print(f"{name:>30}: BLEU {score.bleu:5.1f}, {score.exact_match:4.0%} of the sentences right")
-compare = widgets.show_translations(bench, models, presets=[
-    {"begins": "three dog", "goes_on": "see a dog"},
-    {"begins": "the small horse", "goes_on": "love three small horse"},
-])  # fmt: skip
+compare = play(
+    partial(bench.translations, models),
+    presets=[
+        {"begins": "three dog", "goes_on": "see a dog"},
+        {"begins": "the small horse", "goes_on": "love three small horse"},
+    ],
+    words="Translations of '{begins} {goes_on}'; ^ marks words that stand wrong.".format,
+    **live.SENTENCE_DIALS,
+)
 
 # %% [markdown]
 # <details><summary>Answer</summary>
@@ -615,19 +722,25 @@ compare = widgets.show_translations(bench, models, presets=[
 # teacher's BLEU, and does any keep 95 % of it?
 
 # %% tags=["nbval-ignore-output"]
-captions = runs.recorded_arms(experiment=records.CAPTIONS)
-points = records.cross_points()
-if points.empty:
-    display(Markdown(runs.no_record(records.CAPTIONS)))
-else:
-    with style():
-        fig = record_figures.plot_forced_against_free(points)
-    show_still(fig, "Cross site. " + record_figures.describe_forced_against_free(points))
-print(records.leak_words())
-print(records.tuning_words(captions))
-print(records.best_without_softmax(captions))
-display(Markdown(runs.ranges_markdown(
-    captions, records.CAPTION_ROWS, experiment=records.CAPTIONS, shares=("kept", "share"))))  # fmt: skip
+from attnlab.show import ranged
+from attnlab.studies.replaced import AIM, NO_SOFTMAX, arm_words, best_arm
+
+captions = records.recorded(records.CAPTIONS)
+show(pictures.forced_against_free(records.cross_points()), lead="Cross site. ")
+for runs, title, size in ((recorded, "Toy languages", "l"), (recorded, "Toy languages", "m"),
+                          (captions, "Captions, German to English", "m")):  # fmt: skip
+    names = (f"{title}: cut {size.upper()}", "published")
+    print(records.compare(runs, f"cross/truncated/{size}", f"cross/paper/{size}", names=names))
+for variant in ("cross/truncated/m", "cross/per_query/m", "cross/low_rank/l", "cross/gaussian"):
+    names = (f"{arm_words(variant)}: tuned", "not tuned")
+    print(records.compare(captions, f"{variant}/tuned", variant, names=names))
+print(records.trained_on(captions))
+best = best_arm(captions, arms=NO_SOFTMAX)
+print(f"Best decoder without softmax cross-attention: {best['words'].iloc[0]}, BLEU "
+      f"{ranged(best['bleu'])}, {ranged(100 * best['share'], '%')} of its teacher's (seeds: "
+      f"{len(best)}); the aim is {AIM:.0%}.")  # fmt: skip
+rows = records.CAPTION_ROWS
+display(Markdown(records.ranges_markdown(captions, rows, shares=("kept", "share"))))
 
 # %% [markdown]
 # **What we see.** (a) Near, far above the best control. (b) No: the leak is there, with the right past given the
@@ -653,27 +766,17 @@ display(Markdown(runs.ranges_markdown(
 # sentences: attention, or what stands in for it?
 
 # %% tags=["nbval-ignore-output"]
-costs = price.price_table()
-if costs.empty:
-    display(Markdown(runs.no_record(records.CAPTIONS)))
-else:
-    with style():
-        fig = price_figures.plot_price(costs, aim=AIM)
-    show_still(fig, f"Captions. {price_figures.describe_price(costs, aim=AIM)}")
-    display(Markdown(price.price_markdown(costs)))
+costs = records.price_points()
+show(pictures.price(costs), lead="Captions. ")
+display(Markdown(records.price_markdown(costs)))
 
 # %% tags=["nbval-ignore-output"]
-lengths, longest = price.recorded_lengths()
-if lengths.empty:
-    display(Markdown(runs.no_record(price.SHORT)))
-else:
-    points = price.length_points(lengths)
-    with style():
-        ax = price_figures.plot_by_length(points, longest_taught=longest)
-    words = price_figures.describe_by_length(points, longest_taught=longest)
-    show_still(ax.figure, f"Toy languages. {words}")
-    print(price.length_losses(lengths))
-slots = live.untrained_nets(net, {"encoder_self": live.NET})  # for sentences of 11 tokens
+from attnlab.errors import AttnlabError
+
+lengths, longest = records.length_points()
+show(pictures.by_length(lengths, longest_taught=longest), lead="Toy languages. ")
+print(records.what_length_costs(lengths))
+slots = build_students(net, spec=NETS["encoder_self", "net"])  # for sentences of 11 tokens
 try:
     slots["encoder_self", 0](torch.zeros(1, 12, net.config.d_model))
 except AttnlabError as error:
@@ -701,14 +804,16 @@ except AttnlabError as error:
 
 # %% tags=["nbval-ignore-output"]
 points, teachers = records.ways_points()
-if points.empty:
-    display(Markdown(runs.NO_RECORD))
-else:
-    with style():
-        fig = record_figures.plot_ways(points, teachers=teachers)
-    show_still(fig, record_figures.describe_ways(points, teachers=teachers))
-for name in (runs.EXPERIMENT, records.SMALL):
-    print(f"{name}\n{records.scratch_words(runs.recorded_arms(experiment=name))}")
+show(pictures.ways(points, teachers=teachers))
+for name in (records.TOY, records.SMALL):
+    runs, names = records.recorded(name), ("Distilled, tuned,", "from scratch")
+    print(name)
+    for variant in records.TAUGHT:
+        share = 100 * runs[runs["variant"] == f"{variant}/scratch"]["share"]
+        print(f"{arm_words(variant)}, from scratch: {ranged(share, '%')} of attention's BLEU.")
+        tuned, scratch = f"{variant}/tuned", f"{variant}/scratch"
+        print(f"  {records.compare(runs, tuned, scratch, names=names)}")
+    print(records.trained_on(runs))
 
 # %% [markdown]
 # **What we see.** With many pairs, nets from scratch end where attention does, but for one seed of one arm.
@@ -738,8 +843,13 @@ for name in (runs.EXPERIMENT, records.SMALL):
 # another. The honest statement is narrower: *this net, taught this way, could not*.
 
 # %% tags=["widget", "nbval-ignore-output"]
-display(Markdown(records.claims_markdown()))
-quiz = show_quiz(exercises.REPLACING_QUIZ)
+from attnlab.studies.replaced import claims_table
+from attnlab.studies.report import CLAIMED_ON
+from attnlab.teach import show_quiz
+
+judged = {words: records.recorded(name) for name, words in CLAIMED_ON.items()}
+display(Markdown(claims_table(judged)))
+quiz = show_quiz("replacing_attention")
 
 # %% [markdown]
 # ## Summary
@@ -770,6 +880,8 @@ quiz = show_quiz(exercises.REPLACING_QUIZ)
 # source and target. In cells, `m` is the memory and `x` what the cross site reads.
 
 # %% tags=["hide-input", "nbval-ignore-output"]
+from attnlab.teach import show_notation
+
 show_notation(["time", "d_model", "n_heads", "x", "y", "out", "source_time", "memory", "loss_nats",
                "stand_in", "bleu", "kept_share", "cut"])  # fmt: skip
 

@@ -1,0 +1,118 @@
+"""Exercises of chapter 09: what a claim is worth, and how to find a leak."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from attnlab.seeding import torch_generator
+from attnlab.teach import Exercise
+
+# Exercise 9.1: the kept share --------------------------------------------------------------------
+
+
+def share(*, floor=max, is_loss=False, nothing=math.nan, least=-math.inf):
+    """Return a kept share with these parts right or wrong."""
+
+    def kept(student, teacher, controls):
+        low = floor(controls)
+        if teacher <= low:
+            return nothing
+        top = teacher - student if is_loss else student - low
+        return max(least, top / (teacher - low))
+
+    return kept
+
+
+kept_share = share()
+check_kept_share = Exercise(
+    kept_share,
+    [
+        ("as good as the teacher, one control at zero", 90.0, 90.0, [0.0]),
+        ("half way", 70.0, 90.0, [50.0]),
+        ("two controls", 80.0, 100.0, [10.0, 60.0]),
+        ("three controls, the best in the middle", 75.0, 95.0, [20.0, 55.0, 40.0]),
+        ("worse than a control", 40.0, 90.0, [50.0, 30.0]),
+        ("a control as good as the teacher", 90.0, 90.0, [90.0, 3.0]),
+    ],
+    {
+        share(floor=lambda controls: 0.0): "You divide by the teacher's score alone. What a control keeps is no merit of the student: take the best control away from both.",
+        share(floor=lambda controls: controls[0]): "You compare with the first control; the strongest one decides.",
+        share(floor=lambda controls: sum(controls) / len(controls)): "You compare with the mean of the controls. A weak one would flatter the student: take the best.",
+        share(floor=min): "You compare with the weakest control; the strongest one decides.",
+        share(is_loss=True): "That is the share that was lost; the share that was kept is one minus it.",
+        share(least=0.0): "A negative share was cut off at zero. That a student is worse than a control is worth knowing.",
+        share(nothing=1.0): "Where a control does as well as the teacher, the score cannot tell students apart: return nan, not 1.",
+    },
+)  # fmt: skip
+
+
+# Exercise 9.2: the leak --------------------------------------------------------------------------
+
+WHISPER = 1e-4  # share of the future in the quietest leak
+
+
+def finder(*, edits="last word", compares="before", tolerance=1e-9, has_sign=False):
+    """Return a search for a leak with these parts right or wrong."""
+
+    def find(site, x, n_words):
+        last, edited = n_words - 1, x.clone()
+        edited[{"last word": last, "first word": 0, "last row": len(x) - 1}[edits]] += 1
+        change = site(edited) - site(x)
+        moved = (change if has_sign else change.abs()).amax(-1) > tolerance
+        ends = {"before": (0, last), "all words": (0, n_words), "after": (1, n_words)}[compares]
+        return [t for t in range(*ends) if moved[t]]
+
+    return find
+
+
+def site(n_words, *, ahead=0.0, next_word=0.0, sign=1.0):
+    """Return a site: the mean of the words so far, and perhaps something of the future.
+
+    Args:
+        ahead: Share of the mean of all words, which takes the place of as much of the past.
+        next_word: How loud the next word is beside it.
+        sign: Of the share of all words.
+    """
+
+    def look_up(x):
+        words = x[:n_words]
+        so_far = words.cumsum(0) / torch.arange(1, n_words + 1)[:, None]
+        later = torch.cat([words[1:], 0 * words[:1]])
+        y = (1 - ahead) * so_far + sign * ahead * words.mean(0) + next_word * later
+        return torch.cat([y, y.new_zeros(len(x) - n_words, x.shape[1])])  # padding is ignored
+
+    return look_up
+
+
+generator = torch_generator(9, "exercise 9.2")
+
+
+def case(label, n_rows, d, n_words, **leak):
+    """Return a case: a site, what it reads, and how much of that are words."""
+    x = torch.randn(n_rows, d, generator=generator, dtype=torch.float64)
+    return label, site(n_words, **leak), x, n_words
+
+
+find_leak = finder()
+check_find_leak = Exercise(
+    find_leak,
+    [
+        case("two words, nothing leaks", 2, 3, 2),
+        case("four words, everything leaks", 4, 3, 4, ahead=1.0),
+        case("one word has no past", 1, 2, 1, ahead=1.0),
+        case("a look at the next word only", 5, 2, 5, next_word=1.0),
+        case("five words and two rows of padding", 7, 4, 5, ahead=1.0),
+        case("a leak that pulls down", 6, 3, 4, ahead=1.0, sign=-1.0),
+        case("a whisper", 6, 3, 6, ahead=WHISPER),
+        case("three words and padding, nothing leaks", 5, 3, 3),
+    ],
+    {
+        finder(edits="first word", compares="after"): "You edit an early word and look at later outputs. These may move: the past is allowed. Edit the last word and look at the outputs before it.",
+        finder(compares="all words"): "The edited position itself is in your list. It may move: it is its own present.",
+        finder(tolerance=0.1): "Your tolerance is so large that a quiet leak passes. A causal site gives the same bits: 1e-9 is generous.",
+        finder(edits="last row"): "You edit the last row, which may be padding, and nothing reads padding. The last word is at n_words - 1.",
+        finder(has_sign=True): "You miss changes downward: take the absolute value before you compare.",
+    },
+)  # fmt: skip

@@ -1,0 +1,410 @@
+"""What chapter 09 shows: swaps and what they cost, who moves whom, what the records say."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from numpy.typing import ArrayLike
+
+from attnlab.chapters.replacing_attention import records
+from attnlab.show import (
+    LOOKS,
+    Picture,
+    figure,
+    matrix,
+    name_points,
+    new_axes,
+    picture,
+    ranged,
+    variants,
+)
+from attnlab.studies.replaced import AIM, CONTROL_NAMES, NOT_RECORDED
+
+SITES = {"encoder_self": "Encoder self", "decoder_self": "Decoder self", "cross": "Cross"}
+BLUE, GREEN, GREY = (LOOKS[name].colour for name in ("attention", "feedforward", "table"))
+NUMBER_AT = 104  # right of the line of the teacher
+ARROW = {"arrowstyle": "-|>", "color": GREY, "lw": 1.1, "shrinkA": 4, "shrinkB": 4}
+DODGE = 0.2  # rows between two kinds of translators that learnt in the same way
+
+
+def colour_of(name: str) -> str:
+    """Return the colour of what stands at a place: attention, a control, or a net."""
+    return BLUE if name == "attention" else GREY if name in CONTROL_NAMES else GREEN
+
+
+# Swaps -------------------------------------------------------------------------------------------
+
+
+@picture
+def board(
+    swaps: Mapping[tuple[str, int], str],
+    *,
+    n_layers: Mapping[str, int],
+    worth: Mapping[str, float],
+    teacher: Mapping[str, float],
+):
+    """What stands at each site of each layer, and what the translator is worth with it.
+
+    Args:
+        swaps: Names of what stands in for attention, by site and layer.
+        n_layers: Layers of each site.
+        worth: ``bleu`` out of 100, ``accuracy`` and ``exact_match`` as shares, ``loss_nats``.
+        teacher: The same, with attention everywhere.
+    """
+    left, right = new_axes(size=(7.6, 2.6), columns=2, width_ratios=(1, 1.15))
+    places = [(site, layer) for site in SITES for layer in range(n_layers[site])]
+    for site, layer in places:
+        name, row = swaps.get((site, layer), "attention"), list(SITES).index(site)
+        colour, is_own = colour_of(name), name == "attention"
+        left.add_patch(
+            Rectangle((layer + 0.04, row + 0.06), 0.92, 0.88, edgecolor=colour, lw=1.5,
+                      facecolor="white" if is_own else colour, ls="solid" if is_own else "dashed")
+        )  # fmt: skip
+        left.text(layer + 0.5, row + 0.5, textwrap.fill(name, 12), ha="center", va="center",
+                  fontsize=9, color=colour if is_own else "white")  # fmt: skip
+    most = max(n_layers.values())
+    left.set(xlim=(0, most), ylim=(len(SITES), 0))
+    left.set_xticks(np.arange(most) + 0.5, [f"Layer {i + 1}" for i in range(most)])
+    left.set_yticks(np.arange(len(SITES)) + 0.5, list(SITES.values()))
+    left.tick_params(length=0)
+    left.spines[:].set_visible(False)
+    _draw_worth(right, worth, teacher)
+    what = "; ".join(
+        f"{SITES[site].lower()}, layer {layer + 1}: {swaps[site, layer]}"
+        for site, layer in places
+        if (site, layer) in swaps
+    )
+    return left, (
+        f"In place: {what or 'attention everywhere'}. BLEU {worth['bleu']:.1f} (teacher "
+        f"{teacher['bleu']:.1f}); right past given: loss {worth['loss_nats']:.3f} nats per token "
+        f"({teacher['loss_nats']:.3f}), {worth['accuracy']:.1%} of the next tokens right "
+        f"({teacher['accuracy']:.1%}); {worth['exact_match']:.0%} of the sentences right "
+        f"({teacher['exact_match']:.0%})."
+    )
+
+
+def _draw_worth(ax: Axes, worth: Mapping[str, float], teacher: Mapping[str, float]) -> None:
+    rows = ("BLEU", "Sentences right", "Next token right\n(right past given)")
+    values, goals = (
+        [each["bleu"], 100 * each["exact_match"], 100 * each["accuracy"]]
+        for each in (worth, teacher)
+    )
+    bars = ax.barh(range(3), values, color=[GREEN, GREEN, "white"], edgecolor="black", lw=0.6,
+                   height=0.6)  # fmt: skip
+    for row, bar in enumerate(bars):
+        ax.text(NUMBER_AT, row, f"{bar.get_width():.1f}", va="center")
+    places = np.arange(3)
+    ax.vlines(goals, places - 0.42, places + 0.42, BLUE, lw=2.2, label="With attention everywhere")
+    ax.set_yticks(range(3), rows)
+    ax.set(xlim=(0, 125), ylim=(2.6, -1.0))
+    ax.set_xticks(range(0, 101, 25))
+    ax.set_xlabel(
+        f"Out of 100. Loss, right past given: {worth['loss_nats']:.3f}\n"
+        f"nats per token (with attention {teacher['loss_nats']:.3f})"
+    )
+    ax.legend(loc="upper left", borderpad=0.1)
+
+
+@picture
+def scores(table: pd.DataFrame, *, teacher_bleu: float | None = None):
+    """How each stand-in predicts and how it writes, joined by a line.
+
+    Args:
+        table: Rows ``label``, ``accuracy`` (0 to 1), ``bleu`` (0 to 100); several rows with one
+            label are seeds.
+        teacher_bleu: With attention everywhere.
+    """
+    labels = list(dict.fromkeys(table["label"]))
+    ax = new_axes(size=(6.4, 1.1 + 0.27 * len(labels)))
+    percent = table.assign(accuracy=100 * table["accuracy"])
+    means = percent.groupby("label")[["bleu", "accuracy"]].mean().loc[labels]
+    rows = table["label"].map(labels.index)
+    ax.hlines(range(len(labels)), means["bleu"], means["accuracy"], "#BBBBBB", lw=1.2, zorder=1)
+    ax.plot(percent["accuracy"], rows, color=GREY, marker="o", ls="none", fillstyle="none",
+            label="Next token right, right past given (%)")  # fmt: skip
+    ax.plot(table["bleu"], rows, color=GREEN, marker="^", ls="none", label="BLEU, written freely")
+    goal = ""
+    if teacher_bleu is not None:
+        ax.axvline(teacher_bleu, color=BLUE, lw=1.2, label="BLEU of the teacher")
+        goal = f" The teacher's BLEU is {teacher_bleu:.1f}."
+    ax.set_yticks(range(len(labels)), labels)
+    ax.set(xlim=(-3, 103), ylim=(len(labels) - 0.5, -0.5), xlabel="Out of 100")
+    ax.legend(loc="lower center", bbox_to_anchor=(0.4, 1.0), ncols=2)
+    said = "; ".join(
+        f"{label}: {ranged(part['accuracy'], '%')} of the next tokens, BLEU {ranged(part['bleu'])}"
+        for label, part in percent.groupby("label", sort=False)
+    )
+    return ax, f"{said}.{goal}"
+
+
+@picture
+def controls(table: pd.DataFrame, *, teacher_bleu: float):
+    """The BLEU that each stand-in keeps, one panel a site.
+
+    Args:
+        table: Rows ``site``, ``label``, ``bleu``.
+        teacher_bleu: With attention everywhere.
+    """
+    axes = new_axes(size=(7.6, 2.8), columns=3, sharey=True)
+    bleus = table.pivot_table(index="label", columns="site", values="bleu", sort=False)
+    parts = []
+    for ax, (site, name) in zip(axes, SITES.items(), strict=True):
+        bars = ax.barh(range(len(bleus)), bleus[site], color=[*map(colour_of, bleus.index)],
+                       height=0.62, edgecolor="white")  # fmt: skip
+        for row, (bar, (label, value)) in enumerate(zip(bars, bleus[site].items(), strict=True)):
+            bar.set_hatch("///" if label in CONTROL_NAMES else "")
+            ax.text(NUMBER_AT, row, "" if np.isnan(value) else f"{value:.1f}", va="center",
+                    fontsize=9)  # fmt: skip
+        ax.axvline(teacher_bleu, color=BLUE, lw=1.4)
+        ax.set(xlabel=f"{name}: BLEU", xlim=(0, 135))
+        ax.set_xticks([0, 50, 100])
+        known, is_control = bleus[site].dropna(), bleus[site].dropna().index.isin([*CONTROL_NAMES])
+        best = known[is_control].idxmax()
+        nets = ", ".join(f"{label} {value:.1f}" for label, value in known[~is_control].items())
+        parts.append(f"{name}: best control {best} {known[best]:.1f}, {nets}")
+    axes[0].set_yticks(range(len(bleus)), bleus.index)
+    axes[0].invert_yaxis()
+    return axes[0], (f"BLEU; the blue line is the teacher, {teacher_bleu:.1f}. {'; '.join(parts)}.")
+
+
+@picture
+def moved_outputs(changes: ArrayLike, *, words: Sequence[str], what: str):
+    """How much each output moves when one target position is edited.
+
+    Args:
+        changes: ``(time, time)``; row is output, column is edited position.
+        words: What the decoder has read at each position, ``<bos>`` first.
+        what: Stands at the site.
+    """
+    m, n = np.asarray(changes), len(words)
+    one = matrix(m, label="Change of the output (1 = its length)", x_label="Edited position",
+                 y_label="Output at", x_ticks=words, y_ticks=words,
+                 ax=new_axes(size=(4.4, 3.5)))  # fmt: skip
+    one.ax.tick_params(axis="x", rotation=90)
+    edge = np.repeat(np.arange(1, n + 1), 2), np.repeat(np.arange(n + 1), 2)[1:-1]
+    one.ax.plot(*edge, color="white", lw=1.6)  # right of it lies the future
+    future = m[np.triu_indices(n, 1)]
+    return one.ax, (
+        f"{what}. Of {len(future)} pairs in which the edited position is later than the output, "
+        f"{(future > 1e-9).sum()} move; the largest such change is {future.max(initial=0.0):.3f} "
+        "of an output's length. White line: the present."
+    )
+
+
+# Records -----------------------------------------------------------------------------------------
+
+
+@picture
+def forced_against_free(points: pd.DataFrame):
+    """BLEU against next tokens right, one panel a set of sentences.
+
+    An arrow leads from a stand-in as it was taught to the same one, tuned on the translations.
+
+    Args:
+        points: Rows ``data``, ``label``, ``look``, ``is_tuned``, ``accuracy`` (0 to 1) and
+            ``bleu``; several rows with one label are seeds.
+    """
+    points = points.assign(
+        percent=100 * points["accuracy"],
+        name=points["label"].where(~points["is_tuned"], points["label"] + ", tuned"),
+    )
+    sets = dict(list(points.groupby("data", sort=False)))
+    axes = new_axes(size=(1.4 + 3.7 * len(sets), 3.8), columns=len(sets), squeeze=False)[0]
+    sentences = []
+    for ax, (data, part) in zip(axes, sets.items(), strict=True):
+        ends, colours = {}, {}
+        for _, rows in part.groupby("label", sort=False):
+            its = LOOKS[rows["look"].iloc[0]]
+            ax.plot(rows["percent"], rows["bleu"], linestyle="none", **its.points())
+            stages = {name: _middle(own) for name, own in rows.groupby("name", sort=False)}
+            if len(stages) == 2:
+                ax.annotate("", *reversed(stages.values()), arrowprops=ARROW)
+            last = list(stages)[-1]
+            ends[last], colours[last] = stages[last], its.colour
+        ax.margins(0.08)
+        name_points(ax, ends, colours=colours)
+        ax.set_title(data, fontsize=10)
+        ax.set_xlabel("Next token right, right past given (%)")
+        said = "; ".join(
+            f"{name} {ranged(rows['percent'], '%')}, BLEU {ranged(rows['bleu'])}"
+            for name, rows in part.groupby("name", sort=False)
+        )
+        sentences.append(f"{data}: {said}.")
+    axes[0].set_ylabel("BLEU, written freely")
+    return axes[0], (
+        "Next tokens right with the right past given, and BLEU written freely. "
+        f"{' '.join(sentences)} Arrows: tuned after the swap."
+    )
+
+
+def _middle(rows: pd.DataFrame) -> tuple[float, float]:
+    """Return the seed nearest to the mean BLEU."""
+    row = rows.iloc[(rows["bleu"] - rows["bleu"].mean()).abs().argmin()]
+    return float(row["percent"]), float(row["bleu"])
+
+
+@picture
+def ways(points: pd.DataFrame, *, teachers: Mapping[str, float]):
+    """BLEU by the way in which a translator learnt, one panel a set of training sentences.
+
+    Args:
+        points: Rows ``data``, ``way``, ``arm``, ``look``, ``fill`` and ``bleu``; several rows of
+            a kind are seeds. The order of the rows is that of the picture.
+        teachers: BLEU of the same translator with attention, by set.
+    """
+    names, arms = (list(dict.fromkeys(points[column])) for column in ("way", "arm"))
+    looks = points.drop_duplicates("arm").set_index("arm")
+    size = (1.8 + 3.1 * len(teachers), 1.5 + 0.36 * len(names))
+    axes = new_axes(size=size, columns=len(teachers), sharey=True, squeeze=False)[0]
+    sentences = []
+    for ax, (data, teacher) in zip(axes, teachers.items(), strict=True):
+        here, said = points[points["data"] == data], []
+        for place, arm in enumerate(arms):
+            part, its = here[here["arm"] == arm], looks.loc[arm]
+            rows = part["way"].map(names.index) + DODGE * (place - (len(arms) - 1) / 2)
+            ax.plot(part["bleu"], rows, linestyle="none", label=arm, fillstyle=its["fill"],
+                    **LOOKS[its["look"]].points())  # fmt: skip
+            learnt = part.groupby("way", sort=False)["bleu"]
+            told = ", ".join(f"{way.lower()} {ranged(bleus)}" for way, bleus in learnt)
+            said += [f"{arm}: {told}"] if told else []
+        ax.axvline(teacher, color=BLUE, lw=1.4, label="attention (teacher)")
+        ax.set_title(data, fontsize=10)
+        ax.set(xlabel="BLEU, written freely", xlim=(-3, 103))
+        for row in range(1, len(names)):
+            ax.axhline(row - 0.5, color="#DDDDDD", lw=0.8, zorder=0)
+        sentences.append(f"{data} (attention {teacher:.1f}): {'; '.join(said) or NOT_RECORDED}.")
+    axes[0].set_yticks(range(len(names)), names)
+    axes[0].set_ylim(len(names) - 0.5, -0.5)
+    handles = axes[0].get_legend_handles_labels()
+    axes[0].figure.legend(*handles, loc="outside upper center", ncols=2)
+    return axes[0], f"BLEU by way of learning. {' '.join(sentences)}"
+
+
+@picture
+def price(table: pd.DataFrame):
+    """BLEU against weights and against the time of a sentence, one point a seed.
+
+    The blue line is the teacher's BLEU, the dotted one what should be kept of it.
+
+    Args:
+        table: Rows ``label``, ``look``, ``bleu``, ``n_weights`` and ``ms`` (nan where it was not
+            measured); several rows with one label are seeds. The first label is the teacher.
+    """
+    axes = new_axes(size=(9.6, 3.8), columns=2, sharey=True)
+    means = table.groupby("label", sort=False)[["n_weights", "ms", "bleu"]].mean()
+    goal = means["bleu"].iloc[0]
+    colours = {row.label: LOOKS[row.look].colour for row in table.itertuples()}
+    axes[0].set_ylabel("BLEU, written freely")
+    prices = {
+        "n_weights": "Weights of the translator (log scale)",
+        "ms": "One sentence (ms, log scale)",
+    }
+    for ax, (column, words) in zip(axes, prices.items(), strict=True):
+        ax.axhline(goal, color=BLUE, lw=1.2)
+        ax.axhline(AIM * goal, color="black", linestyle="dotted", lw=1.2)
+        ax.annotate(f"{AIM:.0%} of it", (0.0, AIM * goal), (3, -3), va="top", size=9,
+                    xycoords=ax.get_yaxis_transform(), textcoords="offset points")  # fmt: skip
+        for look, part in table.groupby("look", sort=False):
+            ax.plot(part[column], part["bleu"], linestyle="none", **LOOKS[look].points())
+        ax.set_xscale("log")
+        ax.set_xlim(table[column].min() / 1.4, table[column].max() * 1.4)
+        ax.set_xlabel(words)
+        ax.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: records.short(value)))
+        ax.xaxis.set_minor_formatter(NullFormatter())
+    axes[0].margins(y=0.1)
+    for ax, column in zip(axes, prices, strict=True):  # once the shared axis is settled
+        known = means.dropna(subset=[column])
+        points = dict(zip(known.index, zip(known[column], known["bleu"], strict=True), strict=True))
+        name_points(ax, points, colours=colours)
+    parts = []
+    for row in means.itertuples():
+        time = NOT_RECORDED if np.isnan(row.ms) else f"{row.ms:.3g} ms"
+        bleus = ranged(table.loc[table["label"] == row.Index, "bleu"])
+        parts.append(f"{row.Index}: {records.short(row.n_weights)} weights, {time}, BLEU {bleus}")
+    return axes[0], (
+        f"Weights, time of a sentence, and BLEU. {'; '.join(parts)}. Lines: the teacher's BLEU, "
+        f"and {AIM:.0%} of it."
+    )
+
+
+@picture
+def by_length(lengths: pd.DataFrame, *, longest_taught: int):
+    """BLEU by the length of the sentence; bands are the range over seeds.
+
+    Args:
+        lengths: Rows ``label``, ``look``, ``shortest``, ``longest`` (words of the reference) and
+            ``bleu``; several rows with one label and length are seeds. Without a look a row is
+            not drawn.
+        longest_taught: Words of the longest sentence in training.
+    """
+    ax, drawn = new_axes(size=(7.6, 3.8)), lengths.dropna(subset=["look"])
+    spans = sorted(set(zip(drawn["shortest"], drawn["longest"], strict=True)))
+    drawn = drawn.assign(place=drawn["shortest"].map([low for low, _ in spans].index))
+    families = drawn.groupby("look", sort=False)["label"].unique().items()
+    looks = {one.label: one for look, labels in families for one in variants(look, labels)}
+    ends = {}
+    for label, part in drawn.groupby("label", sort=False):
+        sns.lineplot(part, x="place", y="bleu", errorbar=("pi", 100), ax=ax, legend=False,
+                     err_kws={"alpha": 0.15, "lw": 0}, **looks[label].line())  # fmt: skip
+        means = part.groupby("place")["bleu"].mean()
+        ends[label] = means.index[-1], means.iloc[-1]
+    n_taught = sum(high <= longest_taught for _, high in spans)
+    ax.axvspan(n_taught - 0.5, len(spans) - 0.7, color="#EEEEEE", zorder=0, lw=0)
+    ax.text(n_taught - 0.45, 2, "longer than any sentence in training", size=9, va="bottom")
+    names = [f"{low} to {high}" if low else f"up to {high}" for low, high in spans]
+    ax.set_xticks(range(len(spans)), names)
+    ax.set(xlabel="Words of the sentence", ylabel="BLEU, written freely", ylim=(0, 103))
+    ax.set_xlim(-0.3, len(spans) - 0.7)
+    name_points(ax, ends, colours={label: one.colour for label, one in looks.items()})
+    taught = drawn.loc[drawn["longest"] <= longest_taught, "bleu"]
+    low, high = spans[-1]
+    said = "; ".join(
+        f"{label} {ranged(part['bleu'])}"
+        for label, part in drawn[drawn["shortest"] == low].groupby("label", sort=False)
+    )
+    return ax, (
+        f"BLEU on sentences of up to {longest_taught} words, as in training: {ranged(taught)}; "
+        f"then on the longest ({low:.0f} to {high:.0f} words): {said}."
+    )
+
+
+# Committed figures -------------------------------------------------------------------------------
+
+
+@figure("replacing-cross", records=(records.TOY, records.CAPTIONS))
+def replacing_cross() -> Picture:
+    """Next tokens right against BLEU at the cross site, on toy and captions."""
+    return _with_seeds(forced_against_free(records.cross_points()), records.TOY, records.CAPTIONS)
+
+
+@figure("replacing-price", records=(records.CAPTIONS, records.CLOCK))
+def replacing_price() -> Picture:
+    """BLEU on captions against weights and against the time of a sentence."""
+    one = price(records.price_points())
+    said = one.saying(f"{records.TITLES[records.CAPTIONS]}. {one.words}")
+    return _with_seeds(said, records.CAPTIONS)
+
+
+@figure("replacing-scratch", records=(records.TOY, records.SMALL))
+def replacing_scratch() -> Picture:
+    """BLEU by way of learning, with many and with few pairs of the toy languages."""
+    points, teachers = records.ways_points()
+    one = ways(points, teachers=teachers)
+    return _with_seeds(one.saying(f"Toy languages. {one.words}"), records.TOY, records.SMALL)
+
+
+def _with_seeds(one: Picture, *experiments: str) -> Picture:
+    """Say besides which seeds the points are."""
+    seeds = "; ".join(
+        f"{name}: {', '.join(map(str, sorted(set(records.recorded(name)['seed']))))}"
+        for name in experiments
+    )
+    return one.saying(f"{one.words} Points are seeds ({seeds}).")

@@ -1,0 +1,424 @@
+"""Chapter 09: swaps and what they are worth, the leak, and what the records say."""
+
+import json
+from functools import cache
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from chapter_tests import ChapterTests
+from hypothesis import given
+from hypothesis import strategies as st
+
+from attnlab.chapters.replacing_attention import checks, live, pictures, records
+from attnlab.distillation import StudentSpec, build_students
+from attnlab.errors import UnknownNameError
+from attnlab.sources import translation_source
+from attnlab.studies.replaced import AIM, ARMS, WAYS
+from attnlab.teach import CheckFailed
+from attnlab.training import collate_pairs
+
+SOURCE = translation_source(n_prepositions=0)
+PAIRS = SOURCE.sample_pairs(12)
+NETS = {
+    "net": (StudentSpec(site="encoder_self"), StudentSpec(site="decoder_self")),
+    "cut net": (StudentSpec(site="cross", layout="truncated"),),
+    "net per query": (StudentSpec(site="cross", layout="per_query"),),
+}
+WORTH = {"bleu": 40.0, "accuracy": 0.8, "exact_match": 0.25, "loss_nats": 0.75}
+WHOLE = {"bleu": 98.0, "accuracy": 0.99, "exact_match": 0.9, "loss_nats": 0.02}
+SCORES = pd.DataFrame({"label": ["a", "a", "b"], "accuracy": [0.5, 0.6, 0.9], "bleu": [10, 20, 80]})
+EMPTY = {"curve": {}, "seconds": 1.0, "command": "", "environment": {}, "finished_at": ""}
+LINEAR, QUERY = "linear attention L", "cross/per_query/l"
+
+
+@cache
+def small_bench():
+    sizes = {"d_model": 8, "n_heads": 2, "n_encoder_layers": 1, "d_ff": 8}
+    teacher = live.small_translator(SOURCE, **sizes).double().eval()
+    stand_ins = live.all_controls(teacher, live.read_lessons(teacher, PAIRS), pairs=PAIRS)
+    for name, specs in NETS.items():
+        for spec in specs:
+            stand_ins.setdefault(name, {}).update(build_students(teacher, spec=spec))
+    for module in (module for modules in stand_ins.values() for module in modules.values()):
+        module.double()
+    return live.Workbench(teacher, SOURCE, SOURCE.sample_pairs(5, stream="test"), stand_ins)
+
+
+@pytest.fixture
+def bench():
+    return small_bench()
+
+
+def logits(bench):
+    with torch.no_grad():
+        return bench.teacher(*collate_pairs(bench.test))
+
+
+def board(swaps):
+    sizes = {"encoder_self": 1, "decoder_self": 2, "cross": 2}
+    return pictures.board(swaps, n_layers=sizes, worth=WORTH, teacher=WHOLE)
+
+
+def controls():
+    bleus = {"mean": 30.0, "zero": 20.0, "net": 90.0, "per-query net": 80.0}
+    rows = [{"site": s, "label": n, "bleu": b} for s in pictures.SITES for n, b in bleus.items()]
+    return pictures.controls(pd.DataFrame(rows[:3] + rows[4:]), teacher_bleu=95.0)
+
+
+def cross_points(*sets):
+    stages = (("teacher", False, 40), (LINEAR, False, 30), (LINEAR, True, 39))
+    rows = [(data, *stage) for data in sets for stage in stages]
+    points = pd.DataFrame(rows, columns=["data", "label", "is_tuned", "bleu"])
+    return pictures.forced_against_free(points.assign(look="linear_attention", accuracy=0.8))
+
+
+def ways():
+    row = {"data": "few", "arm": "nets", "look": "alr", "fill": "none"}
+    rows = [row | {"way": way, "bleu": b} for way, b in (("From scratch", 45), ("Distilled", 70))]
+    return pictures.ways(pd.DataFrame(rows), teachers={"many": 99.0, "few": 90.0})
+
+
+def price(ms):
+    return pictures.price(
+        pd.DataFrame({
+            "label": ["teacher", "net", "net"], "look": ["attention", "alr", "alr"],
+            "bleu": [40.0, 30.0, 32.0], "n_weights": [1000, 5000, 5000], "ms": ms,
+        })
+    )  # fmt: skip
+
+
+def by_length():
+    rows = [(label, look, low, high, bleu) for label, look, short, long in (
+                ("teacher", "attention", 99, 80), ("net", "alr", 96, 40), ("net", "alr", 98, 44),
+                ("nets", "alr", 99, 42), ("other", None, 1, 1))
+            for low, high, bleu in ((0, 7, short), (8, 9, long))]  # fmt: skip
+    columns = ["label", "look", "shortest", "longest", "bleu"]
+    return pictures.by_length(pd.DataFrame(rows, columns=columns), longest_taught=7)
+
+
+class TestChapter(ChapterTests):
+    SLUG = "replacing_attention"
+    PICTURES = {  # noqa: RUF012
+        "board": (
+            lambda: board({("cross", 1): "mean", ("encoder_self", 0): "net"}),
+            "In place: encoder self, layer 1: net; cross, layer 2: mean. BLEU 40.0 (teacher 98.0)",
+        ),
+        "board/empty": (lambda: board({}), "In place: attention everywhere."),
+        "scores": (
+            lambda: pictures.scores(SCORES, teacher_bleu=99.0),
+            "a: 50.0 to 60.0% of the next tokens, BLEU 10.0 to 20.0; b: 90.0% of the next tokens, "
+            "BLEU 80.0. The teacher's BLEU is 99.0.",
+        ),
+        "scores/alone": (lambda: pictures.scores(SCORES), "BLEU 80.0."),
+        "controls": (
+            controls, "Encoder self: best control mean 30.0, net 90.0; Decoder self: best control "
+            "mean 30.0, net 90.0, per-query net 80.0;",
+        ),
+        "moved_outputs": (
+            lambda: pictures.moved_outputs(np.ones((3, 3)), words=["<bos>", "a", "b"], what="Net"),
+            "Net. Of 3 pairs in which the edited position is later than the output, 3 move; the "
+            "largest such change is 1.000",
+        ),
+        "forced_against_free": (
+            lambda: cross_points("toy", "captions"),
+            f"captions: teacher 80.0%, BLEU 40.0; {LINEAR} 80.0%, BLEU 30.0; {LINEAR}, tuned 80.0%",
+        ),
+        "ways": (
+            ways, "many (attention 99.0): not recorded yet. few (attention 90.0): nets: from "
+            "scratch 45.0, distilled 70.0.",
+        ),
+        "price": (
+            lambda: price([2.0, 4.0, 4.0]),
+            "teacher: 1k weights, 2 ms, BLEU 40.0; net: 5k weights, 4 ms, BLEU 30.0 to 32.0. Lines",
+        ),
+        "by_length": (
+            by_length, "of up to 7 words, as in training: 96.0 to 99.0; then on the longest (8 to "
+            "9 words): teacher 80.0; net 40.0 to 44.0; nets 42.0.",
+        ),
+        "replacing_cross": (pictures.replacing_cross, "seeds (attentionless/classroom/toy: 0, 1,"),
+        "replacing_price": (pictures.replacing_price, "Captions, German to English. Weights"),
+        "replacing_scratch": (pictures.replacing_scratch, "Toy languages. BLEU by way of"),
+    }  # fmt: skip
+    PANELS = {  # noqa: RUF012
+        "translations": lambda: (
+            lambda **said: str(small_bench().translations({"Teacher": {}}, **said)),
+            live.SENTENCE_DIALS,
+        ),
+    }
+
+
+# Exercises ---------------------------------------------------------------------------------------
+
+
+def test_an_edit_in_place_is_reported():
+    def careless(site, x, n_words):
+        before = site(x)
+        x[n_words - 1] += 1
+        moved = (site(x) - before).abs().amax(-1) > 1e-9
+        return moved[: n_words - 1].nonzero().flatten().tolist()
+
+    with pytest.raises(CheckFailed, match="changes its own arguments"):
+        checks.check_find_leak(careless)
+
+
+@given(teacher=st.floats(1, 100), controls=st.lists(st.floats(0, 0.9), min_size=1, max_size=5))
+def test_the_teacher_keeps_all_and_the_best_control_nothing(teacher, controls):
+    assert checks.kept_share(teacher, teacher, controls) == pytest.approx(1)
+    assert checks.kept_share(max(controls), teacher, controls) == 0
+    assert np.isnan(checks.kept_share(50, 60, [60]))
+
+
+@given(n_words=st.integers(1, 7), n_padding=st.integers(0, 3))
+def test_leaks_are_found_with_any_padding(n_words, n_padding):
+    x, earlier = torch.randn(n_words + n_padding, 3).double(), list(range(n_words - 1))
+    for leak, found in (({}, []), ({"ahead": 1.0}, earlier), ({"next_word": 1.0}, earlier[-1:])):
+        assert checks.find_leak(checks.site(n_words, **leak), x, n_words) == found
+
+
+# Swaps -------------------------------------------------------------------------------------------
+
+
+def test_the_line_of_the_present_has_the_future_on_its_right():
+    one = pictures.moved_outputs(np.tril(np.ones((3, 3))), words=["<bos>", "a", "b"], what="Net")
+    assert "0 move; the largest such change is 0.000" in one.words
+    x, y = one.ax.lines[-1].get_data()
+    assert list(x) == [1, 1, 2, 2, 3, 3]
+    assert list(y) == [0, 1, 1, 2, 2, 3]
+
+
+def test_seeds_are_points_of_their_row():
+    ax = pictures.scores(SCORES).ax
+    assert [tick.get_text() for tick in ax.get_yticklabels()] == ["a", "b"]
+    (bleu,) = (line for line in ax.lines if line.get_label() == "BLEU, written freely")
+    assert np.transpose(bleu.get_data()).tolist() == [[10, 0], [20, 0], [80, 1]]
+
+
+def test_nets_stand_where_their_site_is(bench):
+    assert "cut net" in bench.names_at(("cross", 1))
+    assert "cut net" not in bench.names_at(("decoder_self", 0))
+    assert len(bench.everywhere(encoder_self="mean", cross="mean")) == 1 + 2
+    with pytest.raises(UnknownNameError, match="stand-in"):
+        bench.score({("decoder_self", 0): "cut net"})
+
+
+def test_a_score_leaves_the_teacher_as_it_was(bench):
+    before = logits(bench)
+    score = bench.score(bench.everywhere(cross="zero", decoder_self="net"))
+    (row,) = bench.score_each("cross", ["zero"])
+    assert row["bleu"] == bench.score(bench.everywhere(cross="zero")).bleu
+    assert score.loss_nats > 0
+    assert score != bench.score({})
+    assert torch.equal(logits(bench), before)
+
+
+def test_attention_in_place_of_attention_changes_nothing(bench):
+    assert bench.score(bench.everywhere(**dict.fromkeys(pictures.SITES, "attention"))) == (
+        bench.score({})
+    )
+
+
+def test_the_board_swaps_and_undoes_to_the_same_bits(bench, shown):
+    whole = logits(bench)
+    board = live.show_swaps(bench, stills=[[("cross, layer 1", "mean")], []])
+    assert "In place: cross, layer 1: mean" in shown[0][0]["text/plain"]
+    before = logits(board.bench)
+    for place, stand_in in (("cross, layer 2", "cut net"), ("encoder self, all layers", "uniform")):
+        board.place.value = place
+        board.stand_in.value = stand_in
+        board.put_button.click()
+    assert board.swaps == {("cross", 1): "cut net", ("encoder_self", 0): "uniform"}
+    assert "cross, layer 2: cut net" in board.status.value
+    assert not torch.equal(logits(board.bench), before)
+    assert torch.equal(logits(bench), whole)  # the board has a teacher of its own
+    board.undo_button.click()
+    assert board.swaps == {("cross", 1): "cut net"}
+    board.undo_button.click()
+    board.undo_button.click()
+    assert torch.equal(logits(board.bench), before)
+    assert "attention everywhere" in board.status.value
+    assert board.undo_button.disabled
+
+
+def test_a_place_offers_only_what_fits_and_an_error_is_said(bench, shown):
+    board = live.show_swaps(bench, stills=[])
+    offered = {}
+    for place in ("decoder self, layer 1", "cross, layer 1"):
+        board.place.value = place
+        offered[place] = "cut net" in [name for _, name in board.stand_in.options]
+    assert offered == {"decoder self, layer 1": False, "cross, layer 1": True}
+    board.bench.stand_ins = {"zero": {}}
+    board.put_button.click()
+    assert "role='alert'" in board.status.value
+
+
+def test_panels_can_be_switched_off(bench, shown, monkeypatch):
+    monkeypatch.setenv("ATTNLAB_WIDGETS", "off")
+    assert live.show_swaps(bench, stills=[[]]) is None
+
+
+def test_every_sentence_of_the_playground_belongs_to_the_language():
+    for begins in live.SUBJECTS:
+        for goes_on in live.ENDINGS:
+            words = SOURCE.encode(f"{begins} {goes_on}")
+            assert len(SOURCE.translate(words)) <= SOURCE.max_target_len
+
+
+def test_carets_stand_under_wrong_words():
+    assert live.carets("una milo vida", "una kava vida") == "\n    ^^^^"
+    assert live.carets("una", "una") == ""
+    assert "(1 missing)" in live.carets("una", "una kava")
+    assert live.carets("una una", "una") == "\n    ^^^"
+
+
+# Records -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def runs(tmp_path, monkeypatch):
+    """Return a function that adds a record to an empty folder, where readers look."""
+    monkeypatch.setattr("attnlab.records.RUNS", tmp_path)
+
+    def add(variant, *, seed=0, bleu=50.0, experiment=records.TOY, config=(), details=(), **more):
+        weights = {"n_weights": 1000} if variant == "teacher" else {
+            "n_stand_in_weights": 4100, "n_replaced_weights": 100}  # fmt: skip
+        metrics = {"bleu": bleu, "bleu_low": bleu - 2, "bleu_high": bleu + 2, "test_accuracy": 0.8}
+        line = {"experiment": experiment, "variant": variant, "seed": seed, "config": dict(config),
+                "metrics": metrics | weights | more, "commit": "abc", **EMPTY,
+                "details": {"bleu": {"n_sentences": 500}, **dict(details)}}  # fmt: skip
+        with (tmp_path / f"{experiment.split('/')[0]}.jsonl").open("a") as file:
+            file.write(json.dumps(line) + "\n")
+
+    return add
+
+
+def test_all_rows_are_arms_of_the_study():
+    rows = {*records.SITE_ROWS, *records.CAPTION_ROWS, *records.TAUGHT, *records.PRICED}
+    rows |= {*records.LONGER, *(f"cross/{a}" for arms in records.CROSS.values() for a in arms)}
+    assert rows <= set(ARMS)
+    assert set(records.WAYS) == set(WAYS) - {"best_lr"}
+    assert not any("mean" in variant for variant in records.NET_ROWS)
+
+
+def test_kept_is_measured_from_the_best_control_of_the_site_and_seed(runs):
+    runs("teacher", bleu=0.0)
+    runs("teacher", bleu=90.0)  # made again
+    runs("teacher", bleu=0.0, experiment="attentionless/paper/toy")
+    for variant, bleu in (("cross/mean", 10), ("cross/uniform", 50), ("cross/gaussian/tuned", 85),
+                          ("cross/paper/l", 70), ("self/alr/m", 81)):  # fmt: skip
+        runs(variant, bleu=bleu)
+    runs("cross/paper/l", seed=1, bleu=70.0)
+    table = records.recorded()
+    assert records.best_controls(table) == "cross: uniform, mean BLEU 50.0"
+    found = table.set_index(["variant", "seed"])[["kept", "share"]]
+    assert found.loc[("cross/paper/l", 0), "kept"] == pytest.approx(0.5)
+    assert found.loc[("cross/paper/l", 1)].isna().all()
+    assert found.loc[("self/alr/m", 0)].fillna(0).tolist() == [0, 0.9]
+    words = records.ranges_markdown(
+        table, {"self/alr/m": "Both", "all/alr/m": "All"}, shares=("kept", "share")
+    )
+    assert "| Both | 4,100 | 80.0% | 81.0 | 0.90 |" in words
+    assert "eq. (9.2)" not in words  # no control, so no kept share
+    assert "One seed; 500 test sentences" in words
+    assert words.endswith("Not recorded yet: All.")
+
+
+def test_ranges_and_comparisons_go_seed_by_seed(runs):
+    for seed in (0, 1, 2):
+        runs("cross/paper/l", seed=seed, bleu=20.0 + seed)
+        runs("cross/truncated/l", seed=seed, bleu=60.0 - seed, test_accuracy=0.7)
+    runs("cross/truncated/l", seed=3)
+    table, names = records.recorded(), ("Cut", "published")
+    words = records.ranges_markdown(table, {"cross/paper/l": "Published", QUERY: "Query"})
+    assert "| Published | 4,100 | 80.0% | 20.0 to 22.0 |" in words
+    assert "Ranges over 3 seeds, each with a teacher of its own; 500 test sentences" in words
+    said = records.compare(table, "cross/truncated/l", "cross/paper/l", names=names)
+    want = "BLEU +36.0 to +40.0, next token right -10.0 points."
+    assert said == f"Cut against published, seed by seed (3): {want}"
+    assert records.trained_on(table).endswith("against as it was: not recorded yet.")
+
+
+def test_both_stages_of_a_cross_arm_are_there(runs):
+    where = {"experiment": records.CAPTIONS}
+    for variant, bleu in (
+        ("teacher", 40),
+        ("cross/low_rank/l", 30),
+        ("cross/low_rank/l/tuned", 39),
+    ):
+        runs(variant, bleu=bleu, **where)
+    runs("cross/paper/l", bleu=60.0)
+    points = records.cross_points()
+    assert points["label"].tolist() == ["published net L", "teacher", LINEAR, LINEAR]
+    assert points["is_tuned"].tolist() == [False, False, False, True]
+    one = pictures.forced_against_free(points)
+    assert [ax.get_title() for ax in one.fig.axes] == list(records.TITLES.values())
+    named = [text.get_text() for text in one.fig.axes[1].texts if text.get_text()]
+    assert named == [f"{LINEAR}, tuned", "teacher"]
+
+
+def test_an_arm_has_the_time_of_its_kind_and_the_bleu_of_its_tuned_self(runs):
+    low = "cross/low_rank/l"
+    for variant, bleu in (("teacher", 40), (low, 30), (f"{low}/tuned", 38), ("self/alr/m", 36)):
+        runs(variant, bleu=bleu, experiment=records.CAPTIONS)
+    for variant, ms, other in (("teacher", 20, {}), ("teacher", 2, {"batch": 32}), (low, 7, {}),
+                               ("teacher", 9, {"threads": 2}), ("teacher", 1, {"device": "cuda"}),
+                               (low, 10, {})):  # fmt: skip
+        config = {"work": "greedy", "batch": 1, "threads": 1, "device": "cpu"} | other
+        runs(variant, experiment=f"{records.CLOCK}x", median_ms=ms, work_gflop=0.5, config=config)
+    table = records.price_points().set_index("label")
+    both, linear = "both self sites: ALR M", f"cross: {LINEAR}, tuned"
+    assert table["n_weights"].to_dict() == {"teacher": 1000, both: 5000, linear: 5000}
+    assert table["ms"].dropna().to_dict() == {"teacher": 20, linear: 10}
+    lines = records.price_markdown(table.reset_index()).splitlines()
+    assert "| teacher | 1k (1 x) | 0.5 (1 x) | 20 (1 x) | 2 (1 x) | 40.0 | 1.00 |" in lines
+    assert lines[-1].startswith(f"| {linear} | 5k (5 x) | 0.5 (1 x) | 10 (")
+    assert lines[-1].endswith("| 10 (0.5 x) | not recorded yet | 38.0 | 0.95 |")
+
+
+def test_price_shows_what_should_be_kept_and_goes_without_a_clock():
+    one = price([2.0, np.nan, np.nan])
+    assert "net: 5k weights, not recorded yet, BLEU 30.0 to 32.0" in one.words
+    assert [text.get_text() for text in one.fig.axes[1].texts] == ["95% of it", "teacher"]
+    assert one.ax.lines[1].get_ydata()[0] == pytest.approx(AIM * 40)
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [(0.5, "0.5"), (999, "999"), (999.9, "1k"), (1234, "1.23k"), (999_999, "1M"), (3e9, "3G")],
+)
+def test_large_numbers_are_short(value, said):
+    assert records.short(value) == said
+
+
+def test_lengths_are_told_from_the_lessons_to_the_longest(runs):
+    for variant, seed, short, long in (
+        ("encoder_self/alr/m", 0, 95, 40), ("encoder_self/alr/m", 1, 96, 42),
+        ("encoder_self/alr/m", 1, 97, 44), ("teacher", 0, 99, 80), ("teacher", 1, 99, 70),
+        ("decoder_self/alr/m", 0, 99, 70), ("cross/mean", 0, 1, 1),
+    ):  # fmt: skip
+        lengths = {"shortest": [0, 8], "longest": [7, 9], "bleu": [short, long]}
+        details = {"by_length": lengths, "data": {"longest_train": 7}}
+        runs(variant, seed=seed, experiment=records.SHORT, details=details)
+    lengths, longest = records.length_points()
+    assert longest == 7
+    names = ["teacher", "encoder self: ALR M", "decoder self: ALR M"]
+    assert lengths["label"].unique().tolist() == names
+    one = pictures.by_length(lengths, longest_taught=longest)
+    assert [tick.get_text() for tick in one.ax.get_xticklabels()] == ["up to 7", "8 to 9"]
+    assert list(one.ax.lines[1].get_ydata()) == [96.0, 42.0]
+    said = records.what_length_costs(lengths)
+    assert said.endswith("ALR M -40.0 to -26.0; decoder self: ALR M -10.0.")
+
+
+def test_ways_are_told_for_many_and_few_pairs(runs):
+    for experiment, n, bleu in ((records.TOY, 16_000, 99), (records.SMALL, 1500, 90)):
+        runs("teacher", experiment=experiment, bleu=bleu, details={"data": {"train": n}})
+        for ending in ("tuned", "scratch"):
+            runs(f"all/per_query/l/{ending}", bleu=bleu / 2, experiment=experiment)
+    points, teachers = records.ways_points()
+    assert teachers == {"16,000 pairs to learn from": 99, "1,500 pairs to learn from": 90}
+    one = pictures.ways(points, teachers=teachers)
+    rows = [tick.get_text() for tick in one.ax.get_yticklabels()]
+    assert rows == ["From scratch", "Distilled, nets tuned"]
+    assert "from scratch 49.5, distilled, nets tuned 49.5. 1,500" in one.words
