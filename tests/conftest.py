@@ -13,7 +13,7 @@ import loopback_only
 import matplotlib
 import pytest
 
-pytest.register_assert_rewrite("checker", "chapter_tests")
+pytest.register_assert_rewrite("chapter_tests")
 matplotlib.use("agg")  # not through MPLBACKEND, which the kernels of notebooks would inherit
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -60,10 +60,7 @@ def _no_uninitialised_memory():
 
 
 def pytest_generate_tests(metafunc):
-    """Run the tests that a class inherits from ``checker.CheckerTests`` for each of its judges."""
-    if "judged" in metafunc.fixturenames:
-        checks = metafunc.cls.CHECKS
-        metafunc.parametrize("judged", checks.values(), ids=checks)
+    """Run the tests that a class inherits from ``chapter_tests.ChapterTests`` for its tables."""
     if {"shown_picture", "panel", "exercise"} & set(metafunc.fixturenames):
         import chapter_tests
 
@@ -85,30 +82,6 @@ def shown(monkeypatch):
         monkeypatch.setattr(module, "display", collect)
     monkeypatch.setenv("ATTNLAB_WIDGETS", "on")
     return things
-
-
-@pytest.fixture
-def quick_pictures(monkeypatch):
-    """Draw each figure, but do not turn it into a file: that is most of the time."""
-    import matplotlib.pyplot as plt
-
-    from attnlab.widgets import core
-
-    def close(fig, *, alt):
-        plt.close(fig)
-        return f"<img alt='{len(alt)}'>"
-
-    monkeypatch.setattr(core, "picture_html", close)
-
-
-@pytest.fixture
-def no_open_figures():
-    """Begin without figures, and fail if one is left open."""
-    import matplotlib.pyplot as plt
-
-    plt.close("all")
-    yield
-    assert not plt.get_fignums()
 
 
 @pytest.fixture

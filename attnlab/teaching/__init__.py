@@ -1,1 +1,0 @@
-"""Teaching: graded checks with diagnosis, quizzes, student copies."""
