@@ -11,10 +11,10 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Generator, Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 import torch
@@ -105,12 +105,10 @@ WAYS: dict[str, tuple[str, dict[str, Any]]] = {  # last word of a name: words, c
     "scratch": ("from scratch", {"begins": "scratch"}),
     "scratch_quiet": ("from scratch, quiet start", {"begins": "scratch", "is_quiet": True}),
     "scratch_long": ("from scratch, twice as long", {"begins": "scratch", "n_times": 2}),
-    "scratch_slow": (
-        "from scratch, a quarter of the rate",
-        {"begins": "scratch", "lr_factor": 0.25},
-    ),
+    "scratch_slow": ("from scratch, a quarter of the rate",
+                     {"begins": "scratch", "lr_factor": 0.25}),
     "best_lr": ("at its best rate", {"has_best_lr": True}),
-}
+}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -437,16 +435,13 @@ def teacher_jobs(plan: Plan) -> list[Job]:
     sizes = {"vocab_size": budget.vocab_size, "n_train_pairs": budget.n_train_pairs}
     data = prepare_pairs(plan.corpus, max_len=budget.max_len, **sizes)
     a_pass = PairBatches(data.train, max_tokens=budget.max_tokens, seed=0).n_batches
+    same = ("d_model", "n_heads", "d_ff", "dropout", "max_len")
     model = TranslatorConfig(
         source_vocab_size=data.source_vocabulary.vocab_size,
         target_vocab_size=data.vocabulary.vocab_size,
-        d_model=budget.d_model,
-        n_heads=budget.n_heads,
         n_encoder_layers=budget.n_layers,
         n_decoder_layers=budget.n_layers,
-        d_ff=budget.d_ff,
-        dropout=budget.dropout,
-        max_len=budget.max_len,
+        **{name: getattr(budget, name) for name in same},
     )
     train = TrainConfig(
         n_steps=budget.n_steps or round(budget.n_passes * a_pass),
@@ -493,16 +488,6 @@ def _arm_job(arm: Arm, teacher: Job, budget: Budget) -> ArmJob:
 # From a job to its record
 
 
-@dataclass(frozen=True, kw_only=True)
-class StandIns:
-    """What stands in at every layer of a site, and what is known of its learning."""
-
-    modules: Mapping[Key, nn.Module]
-    errors: Mapping[Key, float] = field(default_factory=dict)  # on held-out sentences
-    rates: Mapping[float, float] = field(default_factory=dict)  # error of each that was tried
-    taught_by: str = ""  # commit, where another arm had them taught before
-
-
 def run_arm(job: ArmJob, folders: Folders) -> Generator[Progress, None, RunRecord]:
     """Put an arm in a teacher's place, let it learn, translate; return the record.
 
@@ -518,41 +503,42 @@ def run_arm(job: ArmJob, folders: Folders) -> Generator[Progress, None, RunRecor
         body, precision = yield from find_teacher(job.teacher, folders)
     started, body = time.perf_counter(), body.to(folders.device)
     teacher = None if is_new else copy.deepcopy(body)
-    found: dict[str, StandIns] = {}
+    modules: dict[Key, nn.Module] = {}
+    facts: dict[str, dict[str, Any]] = {}
     for site in arm.parts:
         yield Progress(job=job.name, step=0, n_steps=1, message=f"{site}: what stands there")
-        found[site] = _stand_ins(job, body, task.data, site, folders, precision)
-    modules = {key: m for each in found.values() for key, m in each.modules.items()}
-    n_replaced = count_replaced(body, modules)
+        found, facts[site] = _stand_ins(job, body, task.data, site, folders, precision)
+        modules |= found
+    weights = {
+        "n_stand_in_weights": sum(p.numel() for m in modules.values() for p in m.parameters()),
+        "n_replaced_weights": count_replaced(body, modules),
+    }
     _swap(arm, body, modules)
     seconds = time.perf_counter() - started
     if is_new or job.n_tuning_steps:
         state = yield from train_job(job, task, body, folders)
     score = task.translate(body)
+    scores, details = describe_score(score)
     if is_new:
         config = {"max_tokens": task.max_tokens, "train": job.train.to_dict()}
         validation = evaluate_forced(body, task.data.validation).loss_nats
         metrics = {**training_metrics(body, state), "validation_loss_nats": validation}
-        details: dict[str, Any] = {}
     else:
-        config, metrics, details = _how_taught(job, found, precision)
+        config, metrics, tables = _how_taught(job, facts, precision)
         metrics |= task.share(score, teacher)
-        if arm.method not in CONTROLS and arm.tunes != "everything":  # else useless elsewhere
+        details |= tables
+        if arm.method not in CONTROLS and arm.tunes != "everything":  # else no use by themselves
             file = work_file(job, folders, "students")
             save_students(file, students=modules, job=job.digest, variant=job.variant)
-    scores, tables = describe_score(score)
-    n_weights = sum(p.numel() for module in modules.values() for p in module.parameters())
     learning = {"learning": arm.learning} if arm.learning else {}
     return RunRecord(
         experiment=job.experiment,
         variant=job.variant,
         seed=job.train.seed,
         config={"job": job.digest, "corpus": job.task["corpus"], **learning, **config},
-        metrics={"n_stand_in_weights": n_weights, "n_replaced_weights": n_replaced}
-        | metrics
-        | scores,
+        metrics={**weights, **metrics, **scores},
         curve=state.curve,
-        details={**details, **tables},
+        details=details,
         seconds=seconds + state.seconds,
         environment=environment(device=folders.device),
     )
@@ -592,19 +578,19 @@ def count_replaced(teacher: Translator, places: Iterable[Key]) -> int:
 
 def _stand_ins(
     job: ArmJob, body: Translator, data: PairDataset, site: str, folders: Folders, precision: str
-) -> StandIns:
-    """Return what the arm puts at a site: a control, new students, or students that are taught."""
+) -> tuple[Mapping[Key, nn.Module], dict[str, Any]]:
+    """Return what the arm puts at a site, and what is known of how that learnt."""
     part, seed = job.arm.parts[site], job.fit.seed
     if isinstance(part, StudentSpec):
         if job.arm.begins == "distilled":
             return _teach(job, body, data, part, folders, precision)
-        return StandIns(modules=build_students(body, spec=part, seed=seed))
+        return build_students(body, spec=part, seed=seed), {}
     lessons = None
     if part == "mean":
         pairs = data.train[: job.n_lessons]
         lessons = collect_lessons(body, pairs, spec=StudentSpec(site=site))
     how = {"activations": lessons, "ratio": length_ratio(data.train), "seed": seed}
-    return StandIns(modules=build_controls(part, teacher=body, site=site, **how))
+    return build_controls(part, teacher=body, site=site, **how), {}
 
 
 def _teach(
@@ -614,8 +600,8 @@ def _teach(
     spec: StudentSpec,
     folders: Folders,
     precision: str,
-) -> StandIns:
-    """Return students that learnt to do what the attention of a site does.
+) -> tuple[dict[Key, Student], dict[str, Any]]:
+    """Return students that learnt to do what the attention of a site does, and how that went.
 
     They are kept for other arms that ask for the same ones. The file names the commit that
     taught them; delete ``taught-*`` in the study's work folder after a change of how they learn.
@@ -632,12 +618,7 @@ def _teach(
     path = folders.work_file(STUDY, f"taught-{digest_of(what)}.safetensors")
     if path.exists():
         students, facts = load_students(path)
-        return StandIns(
-            modules=students,
-            errors={(spec.site, layer): error for layer, error in facts["errors"]},
-            rates=dict(facts["rates"]),
-            taught_by=facts.get("commit", "unknown"),
-        )
+        return students, {"commit": "unknown", **facts}
     lessons, held_out = (
         collect_lessons(teacher, pairs, spec=spec)
         for pairs in (data.train[: job.n_lessons], data.validation)
@@ -647,28 +628,31 @@ def _teach(
         lr: fit_students(teacher, lessons, config=replace(job.fit, lr=lr), **how) for lr in lrs
     }
     best = min(tried.values(), key=lambda fitted: fitted.error)
-    rates = {lr: fitted.error for lr, fitted in tried.items()} if job.arm.has_best_lr else {}
-    errors = [[layer, error] for (_, layer), error in best.errors.items()]
-    facts = {"errors": errors, "rates": list(rates.items()), "commit": commit()}
-    save_students(path, students=best.students, **facts)
-    return StandIns(modules=best.students, errors=best.errors, rates=rates)
+    facts = {
+        "errors": [(layer, error) for (_, layer), error in best.errors.items()],
+        "rates": [(lr, tried[lr].error) for lr in lrs if job.arm.has_best_lr],
+    }
+    save_students(path, students=best.students, commit=commit(), **facts)
+    return best.students, facts
 
 
 def _how_taught(
-    job: ArmJob, found: Mapping[str, StandIns], precision: str
+    job: ArmJob, facts: Mapping[str, Mapping[str, Any]], precision: str
 ) -> tuple[dict[str, Any], dict[str, float], dict[str, Any]]:
-    """Return what a record says of how students learnt: settings, metrics and tables."""
-    before = {site: each.taught_by for site, each in found.items() if each.taught_by}
-    layers = [
-        {"site": site, "layer": layer, "relative_error": error}
-        for each in found.values()
-        for (site, layer), error in each.errors.items()
-    ]
-    rates = [
-        {"site": site, "lr": lr, "relative_error": error}
-        for site, each in found.items()
-        for lr, error in each.rates.items()
-    ]
+    """Return what a record says of how students learnt: settings, metrics and tables.
+
+    Args:
+        facts: Of each site, as ``_teach`` returns them.
+    """
+    before = {site: each["commit"] for site, each in facts.items() if "commit" in each}
+    layers, rates = (
+        [
+            {"site": site, column: value, "relative_error": error}
+            for site, each in facts.items()
+            for value, error in each.get(name, ())
+        ]
+        for name, column in (("errors", "layer"), ("rates", "lr"))
+    )
     config = {
         "teacher": job.teacher.digest,
         "teacher_weights": precision,
@@ -753,52 +737,29 @@ TAUGHT = "begins != 'scratch'"  # by a teacher; training from scratch is a claim
 NO_SOFTMAX = "not has_cross_softmax"  # nowhere at the cross site
 
 
-@dataclass(frozen=True, kw_only=True)
-class ReplacementClaim:
-    """A sentence that is true or false with the best of some arms.
+class ReplacementClaim(NamedTuple):
+    """A sentence that is true or false with the best of some arms."""
 
-    Args:
-        says: The claim in words.
-        arms: Query on the columns of an arm: those that speak for or against it.
-        is_possible: Whether it says that such an arm keeps the aim, or that none does.
-    """
-
-    says: str
-    arms: str
-    is_possible: bool
+    says: str  # the claim in words
+    arms: str  # query on the columns of an arm: those that speak for or against it
+    is_possible: bool  # whether it says that such an arm keeps the aim, or that none does
 
 
-CLAIMS = (  # arXiv:2311.10642; the fifth is what follows from "it is the softmax that counts"
-    ReplacementClaim(
-        says="a net can replace encoder self-attention",
-        arms=f"{TAUGHT} and site == 'encoder_self' and method not in {CONTROLS}",
-        is_possible=True,
-    ),
-    ReplacementClaim(
-        says="a net can replace decoder self-attention",
-        arms=f"{TAUGHT} and site == 'decoder_self' and method not in {CONTROLS}",
-        is_possible=True,
-    ),
-    ReplacementClaim(
-        says="nets can replace both at once",
-        arms=f"{TAUGHT} and site in ('self', 'all')",
-        is_possible=True,
-    ),
-    ReplacementClaim(
-        says="no net can replace cross-attention",
-        arms=f"{TAUGHT} and {NO_SOFTMAX} and "
-        "layout in ('paper', 'truncated', 'prefix', 'per_query')",
-        is_possible=False,
-    ),
-    ReplacementClaim(
-        says="nothing without a softmax can replace it",
-        arms=f"{TAUGHT} and {NO_SOFTMAX}",
-        is_possible=False,
-    ),
-    ReplacementClaim(
-        says="nets trained from scratch fail", arms="begins == 'scratch'", is_possible=False
-    ),
-)
+CLAIMS = tuple(  # arXiv:2311.10642; the fifth is what follows from "it is the softmax that counts"
+    ReplacementClaim(*claim)
+    for claim in (
+        ("a net can replace encoder self-attention",
+         f"{TAUGHT} and site == 'encoder_self' and method not in {CONTROLS}", True),
+        ("a net can replace decoder self-attention",
+         f"{TAUGHT} and site == 'decoder_self' and method not in {CONTROLS}", True),
+        ("nets can replace both at once", f"{TAUGHT} and site in ('self', 'all')", True),
+        ("no net can replace cross-attention",
+         f"{TAUGHT} and {NO_SOFTMAX} and layout in ('paper', 'truncated', 'prefix', 'per_query')",
+         False),
+        ("nothing without a softmax can replace it", f"{TAUGHT} and {NO_SOFTMAX}", False),
+        ("nets trained from scratch fail", "begins == 'scratch'", False),
+    )
+)  # fmt: skip
 
 
 def judge_replacements(runs: pd.DataFrame) -> pd.DataFrame:
@@ -816,24 +777,15 @@ def judge_replacements(runs: pd.DataFrame) -> pd.DataFrame:
         One row a claim: ``says``, ``verdict``, ``arm`` (in words), ``share_low``,
         ``share_high``, ``n_seeds``. Claims without an arm are left out.
     """
-    runs = latest_runs(runs)
-    rows = []
+    runs, rows = latest_runs(runs), []
     for claim in CLAIMS:
         best = best_arm(runs, arms=claim.arms)
         if best.empty:
             continue
         low, high = float(best["share_low"].min()), float(best["share_high"].max())
         verdict = HOLDS if (low >= AIM) == claim.is_possible else FAILS
-        rows.append(
-            {
-                "says": claim.says,
-                "verdict": UNDECIDED if low < AIM <= high else verdict,
-                "arm": best["words"].iloc[0],
-                "share_low": low,
-                "share_high": high,
-                "n_seeds": len(best),
-            }
-        )
+        verdict = UNDECIDED if low < AIM <= high else verdict
+        rows.append((claim.says, verdict, best["words"].iloc[0], low, high, len(best)))
     columns = ["says", "verdict", "arm", "share_low", "share_high", "n_seeds"]
     return pd.DataFrame(rows, columns=columns)
 
