@@ -116,6 +116,7 @@ def test_the_atlas_has_one_column_a_key_and_measures_damage_against_the_whole(
     truth = np.array(list(TREE.values()))
     atlas = memory.map_keys(model, windows, contexts=contexts, truth=truth, symbols=chain.symbols)
     assert atlas.states == tuple(TREE)
+    assert atlas.n_keys == 7
     assert atlas.activity.shape == atlas.damage_nats.shape == (9, 7)
     states = memory.label_states(windows, contexts=contexts)
     with memory.without_keys(model, [4]):

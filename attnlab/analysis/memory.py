@@ -40,6 +40,11 @@ class KeyAtlas:
     kl_without_nats: Numbers
     share: Numbers
 
+    @property
+    def n_keys(self) -> int:
+        """Number of keys."""
+        return self.activity.shape[1]
+
 
 def map_keys(
     model: LanguageModel,
