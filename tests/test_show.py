@@ -18,7 +18,6 @@ from attnlab.show import (
     figure,
     final_gaps,
     final_losses,
-    lag_kernels,
     lag_profile,
     look,
     loss_curves,
@@ -276,16 +275,9 @@ def test_only_two_axes_make_a_heat_map(shape):
         drawn(np.zeros(shape))
 
 
-def test_the_words_of_a_kernel_name_its_heaviest_lag():
+def test_a_lag_profile_is_the_root_mean_square_over_the_other_axes():
     assert lag_profile(np.full((5, 3, 3), -2.0)).tolist() == [2.0] * 5
     assert lag_profile([1.0, -1.0]).tolist() == [1.0, -1.0]
-    kernel = np.zeros((7, 3))
-    kernel[2] = 5.0
-    words = lag_kernels({"he": kernel}).words
-    assert words == "HE: lag 2 weighs most (5.000); 1 of 7 lag holds half of the weight."
-    assert "no finite weight" in lag_kernels({"he": np.zeros((3, 2))}).words
-    ax = lag_kernels({"she": np.ones((40, 2, 2)), "we": np.ones((3, 2))}).ax
-    assert [len(line.get_xdata()) for line in ax.lines[:2]] == [40, 3]
 
 
 def test_names_are_moved_apart_and_ranges_are_said():

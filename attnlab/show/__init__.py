@@ -5,7 +5,6 @@ from attnlab.show.figures import figure, list_figures, make_figure
 from attnlab.show.kinds import (
     final_gaps,
     final_losses,
-    lag_kernels,
     lag_profile,
     loss_curves,
     matrix,
@@ -29,7 +28,6 @@ __all__ = [
     "figure",
     "final_gaps",
     "final_losses",
-    "lag_kernels",
     "lag_profile",
     "list_figures",
     "look",

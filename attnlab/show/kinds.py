@@ -1,4 +1,4 @@
-"""Kinds of picture that several chapters share: curves, ends, stairs, matrices, kernels."""
+"""Kinds of picture that several chapters share: curves, ends, stairs, matrices."""
 
 from __future__ import annotations
 
@@ -219,38 +219,6 @@ def matrix(
     missing = f" {n_missing} of {entries.size} entries are missing." if n_missing else ""
     place = f"row {_tick(y_ticks, row)}, column {_tick(x_ticks, column)}"
     return ax, f"{size}: {what} {entries[row, column]:{sign}.3f} at {place}.{missing}"
-
-
-@picture
-def lag_kernels(kernels: Mapping[str, ArrayLike], *, ax: Axes | None = None):
-    """Weight of each lag, one line a mixer.
-
-    Args:
-        kernels: ``lag_weight`` by mixer name, ``(context_len, ...)``; see ``lag_profile``.
-    """
-    ax, sentences = new_axes(ax), []
-    for name, lag_weight in kernels.items():
-        profile, label = lag_profile(lag_weight), look(name).label
-        every = max(1, len(profile) // 16)
-        ax.plot(np.arange(len(profile)), profile, markevery=every, **look(name).line())
-        size, total = np.abs(profile), np.abs(profile).sum()
-        if not np.isfinite(total) or total == 0:
-            sentences.append(f"{label}: no finite weight to compare.")
-            continue
-        n_half = int(np.searchsorted(np.cumsum(np.sort(size)[::-1]), total / 2) + 1)
-        lags = "lag holds" if n_half == 1 else "lags hold"
-        sentences.append(
-            f"{label}: lag {int(size.argmax())} weighs most ({size.max():.3f}); "
-            f"{n_half} of {len(size)} {lags} half of the weight."
-        )
-    ax.axhline(0.0, color="#6E6E6E", lw=0.8)
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    if kernels:
-        ax.legend()
-    is_signed = any(np.ndim(weight) == 1 for weight in kernels.values())
-    what = "Weight" if is_signed else "Root mean square weight"
-    ax.set(xlabel="Lag (tokens back; 0 is the newest)", ylabel=what)
-    return ax, " ".join(sentences) or "No kernel to show."
 
 
 def lag_profile(lag_weight: ArrayLike) -> NDArray[np.float64]:
