@@ -23,11 +23,10 @@ from attnlab.studies.replaced import (
     arm_words,
     best_arm,
     claims_table,
+    committed_files,
     committed_teacher,
     get_arm,
     judge_replacements,
-    list_committed,
-    load_committed,
     run_arm,
 )
 from attnlab.tasks import TranslationTask, prepare_pairs
@@ -47,14 +46,8 @@ def run(folders, *variants):
     return load_runs(path=folders.run_file(STUDY)).set_index("variant")
 
 
-def record_of(job, folders):
-    *_, record = _all(run_arm(job, folders))
-    return record
-
-
-def _all(steps):
-    record = yield from steps
-    yield record
+def run_to_end(job, folders):
+    list(run_arm(job, folders))
 
 
 @pytest.fixture(scope="module")
@@ -165,7 +158,7 @@ def test_students_begin_apart_for_each_seed_of_one_teacher(variant, done):
     for job in jobs(variant, seeds=(0, 1)):
         still = {"fit": replace(job.fit, lr=1e-30), "train": replace(job.train, lr=1e-30)}
         job = replace(job, teacher=jobs("teacher")[0], **still)
-        record_of(job, done)
+        run_to_end(job, done)
         begun.append(flat(students_of(job, done)))
     assert not torch.equal(*begun)
 
@@ -181,7 +174,7 @@ def test_students_learn_from_training_and_are_measured_on_validation(tmp_path, m
     monkeypatch.setattr(replaced, "fit_students", look)
     (job,) = jobs("encoder_self/alr/m", seeds=(3,))
     with pytest.raises(Seen) as caught:
-        record_of(job, Folders(runs=tmp_path, work=tmp_path))
+        run_to_end(job, Folders(runs=tmp_path, work=tmp_path))
     data = replaced.translation_task(job).data
     lengths = [[len(source) for source, _ in pairs] for pairs in (data.train, data.validation)]
     assert caught.value.args == (lengths[0][: job.n_lessons], lengths[1], job.fit, 3)
@@ -202,7 +195,7 @@ def test_what_is_tuned_moves_and_nothing_else(variant, moves, done, monkeypatch)
 
     monkeypatch.setattr(replaced, "train_job", watch)
     (job,) = jobs(variant)
-    record_of(job, done)
+    run_to_end(job, done)
     assert any(".student." in name for name in moved)
     assert ("target_embedding.weight" in moved) is moves
     assert all(moves or ".student." in name for name in moved)
@@ -220,7 +213,7 @@ def test_a_quiet_start_silences_what_is_replaced(monkeypatch, tmp_path):
     for way, is_loud in (("scratch", True), ("scratch_quiet", False)):
         (job,) = jobs(f"all/per_query/l/{way}")
         with pytest.raises(Seen) as caught:
-            record_of(job, Folders(runs=tmp_path, work=tmp_path))
+            run_to_end(job, Folders(runs=tmp_path, work=tmp_path))
         assert caught.value.args == ([is_loud] * 3,)
 
 
@@ -276,11 +269,6 @@ def test_the_best_of_several_rates_is_kept(runs, done):
     assert kept == pytest.approx(rates["relative_error"].min())
 
 
-def test_a_second_run_finds_everything_recorded(done):
-    plan = Plan(**TOY, variants=("teacher", "cross/mean"))
-    assert {p.message for p in run_plan(plan, folders=done)} == {"recorded before"}
-
-
 def test_an_arm_trains_its_teacher_where_the_weights_are_missing(runs, tmp_path):
     again = run(Folders(runs=tmp_path / "runs", work=tmp_path / "work"), "cross/mean")
     assert list(again.index) == ["cross/mean"]
@@ -302,47 +290,49 @@ def test_students_taught_for_one_arm_are_used_again_by_the_next(done):
 
 def test_a_teacher_and_its_students_are_exported_and_found_again(done, tmp_path):
     plan = Plan(**TOY, variants=("teacher", "cross/truncated/m"))
-    names = [path.name for path in export_models(plan, to=tmp_path / "toy", folders=done)]
-    assert names == ["teacher.safetensors", "cross-truncated-m.safetensors"]
-    assert list_committed("toy", folder=tmp_path) == ("cross/truncated/m",)
-    teacher, students, facts = load_committed("toy", "cross/truncated/m", folder=tmp_path)
+    written = list(export_models(plan, to=tmp_path / "toy", folders=done))
+    assert [file.stem for file in written] == ["teacher", "cross-truncated-m"]
+    assert committed_files("toy", folder=tmp_path) == dict(zip(plan.variants, written, strict=True))
+    students, facts = load_students(written[1])
     assert facts["variant"] == "cross/truncated/m"
-    assert set(students) == {("cross", 0)}
-    assert students["cross", 0].spec == get_arm("cross/truncated/m").parts["cross"]
+    assert {"cross": students["cross", 0].spec} == get_arm("cross/truncated/m").parts
+    (job,) = jobs("teacher")
+    teacher = committed_teacher(job, folder=tmp_path)
     for name, weight in teacher_of(done).state_dict().items():
         assert torch.equal(teacher.state_dict()[name], weight.bfloat16().float())
-    (job,) = jobs("teacher")
-    assert committed_teacher(job, folder=tmp_path) is not None
     other = replace(job, train=replace(job.train, seed=1))
     assert committed_teacher(other, folder=tmp_path) is None
-    with pytest.raises(UnknownNameError, match="cross/truncated/m"):
-        load_committed("toy", "cross/truncated/l", folder=tmp_path)
     with pytest.raises(AttnlabError, match="has no trained students here"):
         list(export_models(Plan(**TOY, variants=("cross/mean",)), to=tmp_path, folders=done))
 
 
-@pytest.mark.parametrize("variant", list_committed("toy"))
-def test_committed_students_translate_as_their_record_says(variant):
-    teacher, students, facts = load_committed("toy", variant)
-    data = prepare_pairs("toy", vocab_size=0, max_len=24, n_train_pairs=1)
-    with substitute(teacher, students):
-        score = TranslationTask(data=data, max_tokens=1).translate(teacher)
-    records = load_runs("attentionless/classroom/toy")
+def read_committed(corpus, variant):
+    """Return the committed teacher with an arm's students in its place, and the arm's record."""
+    files = committed_files(corpus)
+    students, facts = load_students(files[variant])
+    model, _ = load_translator(files["teacher"])
+    substitute(model, students)
+    records = load_runs(f"{STUDY}/{'classroom' if corpus == 'toy' else 'paper'}/{corpus}")
     record = records[records["config.job"] == facts["job"]].iloc[-1]
-    assert record["variant"] == variant
+    assert record["variant"] == facts["variant"] == variant
+    return model, record
+
+
+@pytest.mark.parametrize("variant", [*committed_files("toy")][1:])
+def test_committed_students_translate_as_their_record_says(variant):
+    model, record = read_committed("toy", variant)
+    data = prepare_pairs("toy", vocab_size=0, max_len=24, n_train_pairs=1)
+    score = TranslationTask(data=data, max_tokens=1).translate(model)
     assert score.bleu.score == pytest.approx(record["bleu"], abs=1.0)  # rounded to bfloat16
     assert score.forced.accuracy == pytest.approx(record["test_accuracy"], abs=0.01)
 
 
 def test_committed_students_for_captions_predict_as_their_record_says(corpus_folder):
     corpus_folder("multi30k")
-    (variant,) = list_committed("multi30k/de-en")
-    teacher, students, facts = load_committed("multi30k/de-en", variant)
+    _, variant = committed_files("multi30k/de-en")
+    model, record = read_committed("multi30k/de-en", variant)
     data = prepare_pairs("multi30k/de-en", vocab_size=6000, max_len=32, n_train_pairs=0)
-    with substitute(teacher, students):
-        score = evaluate_forced(teacher, data.test)
-    records = load_runs("attentionless/paper/multi30k/de-en")
-    record = records[records["config.job"] == facts["job"]].iloc[-1]
+    score = evaluate_forced(model, data.test)
     assert score.accuracy == pytest.approx(record["test_accuracy"], abs=0.01)
     assert score.loss_nats == pytest.approx(record["test_loss_nats"], abs=0.05)
 

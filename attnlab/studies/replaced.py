@@ -666,39 +666,23 @@ def _how_taught(
     return config, metrics, {"layers": layers, **({"rates": rates} if rates else {})}
 
 
-# Small weights that come with the workbook: teachers, and students for them
+# Weights that come with the workbook
+
+
+def committed_files(corpus: str, *, folder: Path = MODELS) -> dict[str, Path]:
+    """Return the files that came with the workbook: of a teacher and of its students, by arm.
+
+    Read them with ``load_translator`` and ``load_students``.
+    """
+    place = folder / corpus.replace("/", "-")
+    return {arm: file for arm in ARMS if (file := place / export_name(arm)).exists()}
 
 
 def committed_teacher(job: Job, *, folder: Path = MODELS) -> Translator | None:
     """Return the teacher of exactly this job if it came with the workbook, rounded to bfloat16."""
-    path = _place(job.task["corpus"], folder) / export_name(TEACHER)
-    if not path.exists():
-        return None
-    teacher, facts = load_translator(path)
-    return teacher if facts["job"] == job.digest else None
-
-
-def list_committed(corpus: str, *, folder: Path = MODELS) -> tuple[str, ...]:
-    """Return the arms of which trained students came with the workbook."""
-    paths = sorted(_place(corpus, folder).glob("*.safetensors"))
-    return tuple(load_students(p)[1]["variant"] for p in paths if p.stem != TEACHER)
-
-
-def load_committed(
-    corpus: str, variant: str, *, folder: Path = MODELS
-) -> tuple[Translator, dict[Key, Student], dict[str, Any]]:
-    """Return a teacher, the students that learnt from it, for ``substitute``, and their facts.
-
-    Raises:
-        UnknownNameError: No students of that arm came with the workbook.
-    """
-    path = _place(corpus, folder) / export_name(variant)
-    if variant == TEACHER or not path.exists():
-        known = list_committed(corpus, folder=folder)
-        step = "Train it with: attnlab study run attentionless."
-        raise UnknownNameError(f"committed arm of {corpus}", variant, known, next_step=step)
-    teacher, _ = load_translator(_place(corpus, folder) / export_name(TEACHER))
-    return teacher, *load_students(path)
+    file = committed_files(job.task["corpus"], folder=folder).get(TEACHER)
+    teacher, facts = (None, {}) if file is None else load_translator(file)
+    return teacher if facts.get("job") == job.digest else None
 
 
 def export_job(job: Job, folders: Folders, to: Path) -> Iterator[Path]:
@@ -710,10 +694,6 @@ def export_job(job: Job, folders: Folders, to: Path) -> Iterator[Path]:
     path = to / export_name(job.variant)
     save_students(path, students=students, dtype=torch.bfloat16, seed=job.fit.seed, **facts)
     yield path
-
-
-def _place(corpus: str, folder: Path) -> Path:
-    return folder / corpus.replace("/", "-")
 
 
 register_study(
