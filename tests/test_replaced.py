@@ -119,12 +119,9 @@ def test_columns_stand_beside_every_committed_record():
     assert arm_columns(pd.DataFrame(columns=["variant"])).query(CLAIMS[-2].arms).empty
 
 
-def test_an_unknown_arm_is_answered_with_the_nearest():
+def test_what_does_not_exist_or_cannot_learn_is_refused():
     with pytest.raises(UnknownNameError, match="cross/truncated/l"):
         get_arm("cross/truncated/ll")
-
-
-def test_a_control_cannot_be_trained_from_scratch():
     with pytest.raises(AttnlabError, match="nothing to learn"):
         Arm(site="cross", method="mean", begins="scratch")
 
@@ -178,6 +175,25 @@ def test_students_learn_from_training_and_are_measured_on_validation(tmp_path, m
     data = replaced.translation_task(job).data
     lengths = [[len(source) for source, _ in pairs] for pairs in (data.train, data.validation)]
     assert caught.value.args == (lengths[0][: job.n_lessons], lengths[1], job.fit, 3)
+
+
+def test_students_are_taught_anew_when_anything_differs(done, monkeypatch):
+    def look(*_, **__):
+        raise Seen
+
+    job = replace(jobs("cross/low_rank/l")[0], n_lessons=40)
+    run_to_end(job, done)
+    monkeypatch.setattr(replaced, "fit_students", look)
+    run_to_end(job, done)
+    for change in (
+        {"n_lessons": 41},
+        {"fit": replace(job.fit, lr=0.5)},
+        {"variant": "cross/low_rank/l/best_lr"},
+        {"variant": "cross/low_rank/m"},
+        {"teacher": jobs("teacher", seeds=(1,))[0]},
+    ):
+        with pytest.raises(Seen):
+            run_to_end(replace(job, **change), done)
 
 
 @pytest.mark.parametrize(
