@@ -28,7 +28,17 @@ LAYERS = {
 ORDER = list(LAYERS)
 MAY_IMPORT = {layer: set(ORDER[:place]) for place, layer in enumerate(ORDER)}
 LAYER_OF = {module: layer for layer, modules in LAYERS.items() for module in modules}
-NO_TORCH = ("show", "teach", "sources", "corpora", "config", "errors", "records", "paths")
+NO_TORCH = (
+    "show",
+    "teach",
+    "sources",
+    "corpora",
+    "config",
+    "errors",
+    "records",
+    "paths",
+    "runmode",
+)
 
 
 def imports(path: Path, source: str) -> set[str]:

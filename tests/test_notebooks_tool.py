@@ -25,68 +25,49 @@ def write_source(folder: Path, *cells: str, name: str = "01_trial.py") -> Path:
     return source
 
 
-def run(source: Path, **options) -> tuple[list[Path], str]:
+def run(source: Path, **options) -> str:
+    """Run a notebook; return what is said of it, with FAILED in front where it failed."""
     lines = []
     failed = runner.run_all([source], report=lines.append, **options)
-    return failed, "\n".join(lines)
+    return "\n".join(["FAILED"] * (failed == [source]) + lines)
 
 
 def test_a_second_run_gives_the_same_bytes_widgets_included():
-    failed, words = run(FIXTURE, keep="compare")
-    assert not failed, words
-    stored = (FIXTURES / "90_fixture.ipynb").read_text(encoding="utf-8")
-    assert runner.WIDGET_STATE in stored
+    words = run(FIXTURE, keep="compare")
+    assert not words.startswith("FAILED"), words
+    assert runner.WIDGET_STATE in runner.notebook_path(FIXTURE).read_text(encoding="utf-8")
 
 
-def test_changed_outputs_are_seen_without_writing(folder):
-    source = write_source(folder, "import os\nprint(os.getpid())")
-    run(source)
-    before = runner.notebook_path(source).read_bytes()
-    failed, words = run(source, keep="compare")
-    assert failed == [source]
-    assert "differ" in words
-    assert runner.notebook_path(source).read_bytes() == before
+@pytest.mark.parametrize(
+    ("cells", "options", "words"),
+    [
+        (("import os\nprint(os.getpid())",), {"keep": "compare"}, ["differ"]),
+        (("x = 2", "x / 0", "print('never')"), {},
+         ["code cell 2", "    x / 0", "ZeroDivisionError: division by zero"]),
+        (("import warnings\nwarnings.warn('old')",), {}, ["code cell 1 wrote to standard error"]),
+    ],
+)  # fmt: skip
+def test_what_differs_or_fails_is_shown_and_nothing_is_written(folder, cells, options, words):
+    said = run(write_source(folder, *cells))
+    if not options:
+        assert said.startswith("FAILED")
+        assert [path.name for path in folder.iterdir()] == ["src"]
+        run(write_source(folder, "print('good')"))
+    before = runner.notebook_path(folder / "src" / "01_trial.py").read_bytes()
+    said = run(write_source(folder, *cells), **options)
+    assert said.startswith("FAILED")
+    assert [word for word in words if word not in said] == []
+    assert runner.notebook_path(folder / "src" / "01_trial.py").read_bytes() == before
 
 
-def test_a_failing_cell_is_shown_and_nothing_is_written(folder):
-    source = write_source(folder, "x = 2", "x / 0", "print('never')")
-    failed, words = run(source)
-    assert failed == [source]
-    assert "code cell 2" in words
-    assert "    x / 0" in words
-    assert "ZeroDivisionError: division by zero" in words
-    assert [path.name for path in folder.iterdir()] == ["src"]
-
-
-def test_a_failing_cell_leaves_the_last_good_notebook_alone(folder):
-    source = write_source(folder, "print('good')")
-    run(source)
-    before = runner.notebook_path(source).read_bytes()
-    failed, _ = run(write_source(folder, "raise ValueError('bad')"))
-    assert failed == [source]
-    assert runner.notebook_path(source).read_bytes() == before
-
-
-def test_a_warning_is_refused(folder):
-    failed, words = run(write_source(folder, "import warnings\nwarnings.warn('old way')"))
-    assert failed
-    assert "code cell 1 wrote to standard error" in words
-
-
-def test_a_notebook_is_stale_until_run_and_after_each_edit(folder):
+def test_a_notebook_is_stale_until_run_and_after_each_edit_of_more_than_line_ends(folder):
     source = write_source(folder, "print(1)")
     assert runner.is_stale(source)
     run(source)
+    source.write_bytes(source.read_bytes().replace(b"\n", b"\r\n"))
     assert not runner.is_stale(source)
     write_source(folder, "print(1)  # said again")
     assert runner.is_stale(source)
-
-
-def test_line_ends_do_not_make_a_notebook_stale(folder):
-    source = write_source(folder, "print(1)")
-    before = runner.source_digest(source)
-    source.write_bytes(source.read_bytes().replace(b"\n", b"\r\n"))
-    assert runner.source_digest(source) == before
 
 
 def test_the_kernel_runs_in_the_notebook_folder_in_the_asked_mode(folder):

@@ -9,14 +9,11 @@ from attnlab.runmode import banner, is_fast
 
 
 @pytest.mark.parametrize(("value", "fast"), [("fast", True), ("full", False), ("", True)])
-def test_the_variable_names_the_mode(monkeypatch, value, fast):
-    monkeypatch.setenv("ATTNLAB_MODE", value)
-    assert is_fast() == fast
-
-
-def test_without_the_variable_the_mode_is_fast_and_an_unknown_one_is_named(monkeypatch):
+def test_the_variable_names_the_mode_and_an_unknown_one_is_named(monkeypatch, value, fast):
     monkeypatch.delenv("ATTNLAB_MODE")
     assert is_fast()
+    monkeypatch.setenv("ATTNLAB_MODE", value)
+    assert is_fast() == fast
     monkeypatch.setenv("ATTNLAB_MODE", "ful")
     with pytest.raises(UnknownNameError, match=r"'ful'.*Did you mean 'full'.*ATTNLAB_MODE"):
         is_fast()
