@@ -8,23 +8,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-QUIET = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--disable-dev-shm-usage",
-]
+QUIET = ["no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-sync"]
+QUIET += ["disable-background-networking", "disable-component-update", "disable-dev-shm-usage"]
 WAIT_MS = 120_000
 RUN_MS = 300_000
 
@@ -94,18 +85,20 @@ def wait_for(port: int, process: subprocess.Popen, log: Path) -> None:
 def browser(chromium):
     from playwright.sync_api import sync_playwright
 
-    with ExitStack() as stack:
-        play = stack.enter_context(sync_playwright())
-        running = play.chromium.launch(executable_path=chromium, args=QUIET)
-        stack.callback(running.close)
+    with sync_playwright() as play:
+        running = play.chromium.launch(
+            executable_path=chromium, args=[f"--{word}" for word in QUIET]
+        )
         yield running
+        running.close()
 
 
 @pytest.fixture
 def run_notebook(server, browser):
     """Return a function that opens a notebook, runs all its cells, and gives the page."""
     address, token, room = server
-    pages = []
+    own = (address, "data:", "blob:", address.replace("http", "ws"))
+    pages, foreign = [], []
 
     def run(name: str):
         if not (room / name).exists():
@@ -113,8 +106,7 @@ def run_notebook(server, browser):
         page = browser.new_page(viewport={"width": 1400, "height": 1000})
         pages.append(page)
         page.set_default_timeout(WAIT_MS)
-        page.foreign = []
-        page.on("request", lambda request: note_foreign(page, request.url, address))
+        page.on("request", lambda request: foreign.append(request.url))
         page.goto(f"{address}/lab/tree/{name}?token={token}&reset")
         forget_stored_outputs(page)
         page.get_by_role("button", name="Restart the kernel and run all cells").click()
@@ -125,11 +117,8 @@ def run_notebook(server, browser):
     yield run
     for page in pages:
         page.close()
-
-
-def note_foreign(page, url: str, address: str) -> None:
-    if not url.startswith((address, "data:", "blob:", address.replace("http", "ws"))):
-        page.foreign.append(url)
+    asked = [url for url in foreign if not url.startswith(own)]
+    assert not asked, "the page asked other machines for something"
 
 
 # The state of the open notebook, told by JupyterLab itself rather than by a fixed time.
@@ -204,47 +193,41 @@ def show_control(page, selector: str):
     pytest.fail(f"no widget of the notebook has a control {selector}")
 
 
-def move_and_watch(page, slider) -> tuple[str, str]:
-    """Press the arrow keys until the picture changes; return the pixels before and after."""
+def wait_for_change(page, before: str, comparison: str = "!==") -> None:
+    """Wait until the pixels of the marked cell are others, or those again."""
+    code = f"(before) => ({PICTURES})() {comparison} before"
+    page.wait_for_function(code, arg=before, polling=250)
+
+
+def pixels(page) -> str:
     page.wait_for_function(f"() => ({PICTURES})().length > 1000")
-    before = page.evaluate(PICTURES)
-    value = slider.get_attribute("aria-valuenow")
-    slider.focus()
-    key = "ArrowLeft" if value == slider.get_attribute("aria-valuemax") else "ArrowRight"
-    for _ in range(3):
-        slider.press(key)
-    page.wait_for_function(f"(before) => ({PICTURES})() !== before", arg=before, polling=250)
-    assert slider.get_attribute("aria-valuenow") != value
-    return before, page.evaluate(PICTURES)
+    return page.evaluate(PICTURES)
 
 
 @pytest.mark.parametrize(
-    "name",
-    [
-        "90_fixture.ipynb",
-        "01_markov_framing.ipynb",
-        "03_extractor.ipynb",
-        "06_fast_extractors.ipynb",
-    ],
+    "name", ["90_fixture", "01_markov_framing", "03_extractor", "06_fast_extractors"]
 )
 def test_a_slider_moved_by_the_keyboard_changes_the_picture(run_notebook, name):
-    page = run_notebook(name)
-    before, after = move_and_watch(page, show_control(page, "[role=slider]"))
-    assert before != after
-    assert not page.foreign, "the page asked other machines for something"
+    page = run_notebook(f"{name}.ipynb")
+    slider = show_control(page, "[role=slider]")
+    before, value = pixels(page), slider.get_attribute("aria-valuenow")
+    slider.focus()
+    is_last = value == slider.get_attribute("aria-valuemax")
+    for _ in range(3):
+        slider.press("ArrowLeft" if is_last else "ArrowRight")
+    wait_for_change(page, before)
+    assert slider.get_attribute("aria-valuenow") != value
 
 
 def test_the_substitution_board_swaps_and_takes_back(run_notebook):
     page = run_notebook("09_replacing_attention.ipynb")
     put_in = show_control(page, "button[title^='Swap']")
     undo = page.locator("[data-target] button", has_text="Undo")
-    page.wait_for_function(f"() => ({PICTURES})().length > 1000")
+    whole = pixels(page)
     assert undo.is_disabled()
-    whole = page.evaluate(PICTURES)
     page.locator("[data-target] select").nth(1).select_option("zero")
     put_in.click()
-    page.wait_for_function(f"(before) => ({PICTURES})() !== before", arg=whole, polling=250)
+    wait_for_change(page, whole)
     undo.click()
-    page.wait_for_function(f"(before) => ({PICTURES})() === before", arg=whole, polling=250)
+    wait_for_change(page, whole, "===")
     assert undo.is_disabled()
-    assert not page.foreign, "the page asked other machines for something"

@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 
 ROOT = Path(__file__).resolve().parents[1]
 FIXTURE = ROOT / "tests" / "fixtures" / "90_fixture.ipynb"
-FIRST_NOTEBOOK = ROOT / "notebooks" / "01_markov_framing.ipynb"
 
 
 @pytest.fixture(scope="module")
@@ -79,18 +78,14 @@ HARMFUL = {
 }
 
 
-def run_nbval(folder: Path, *options: str, path: str = "") -> str:
+def run_nbval(folder: Path, *options: str) -> str:
     """Run pytest over the notebooks of a folder and return what it prints."""
     shutil.copy(ROOT / "notebooks" / "conftest.py", folder)
-    offline = str(ROOT / "tests" / "offline")
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--color=no", "-q", "-rA"]
     command += ["-c", str(ROOT / "pyproject.toml"), "--rootdir", str(folder), str(folder)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "tests" / "offline")}
     done = subprocess.run(
-        [*command, *options],
-        cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [path, offline]))},
-        capture_output=True,
-        text=True,
+        [*command, *options], cwd=ROOT, env=environment, capture_output=True, text=True
     )
     assert done.returncode in (0, 1), done.stdout + done.stderr
     return done.stdout
@@ -100,7 +95,8 @@ def write_changed(target: Path, changes: str) -> None:
     notebook = nbformat.read(FIXTURE, as_version=4)
     for change in changes.strip().splitlines():
         before = str(notebook)
-        exec(change, {"code": [cell for cell in notebook.cells if cell.cell_type == "code"]})
+        code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+        exec(change, {"code": code, "v4": nbformat.v4})
         assert str(notebook) != before, change
     nbformat.write(notebook, target)
 
@@ -130,31 +126,6 @@ def test_a_real_difference_fails_its_cell_and_no_other(printed, name):
 
 
 def test_lax_compares_only_cells_that_ask_for_it(tmp_path):
-    notebook = nbformat.read(FIXTURE, as_version=4)
-    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
-    code[2].outputs = [nbformat.v4.new_output("stream", text="never printed\n")]
-    code[1].outputs[0].text = "wrong\n"
-    nbformat.write(notebook, tmp_path / "lax.ipynb")
-    failed = re.findall(r"(?m)^FAILED .*::(Cell \d+)", run_nbval(tmp_path, "--nbval-lax"))
-    assert failed == ["Cell 1"]
-
-
-SCALED = """
-import attnlab.sources as sources
-original = sources.entropy_rate
-sources.entropy_rate = lambda *args, **options: 1.0001 * original(*args, **options)
-"""
-
-
-def test_a_library_function_off_by_a_ten_thousandth_fails_a_cell(tmp_path):
-    """The kernel imports a changed library before the notebook does."""
-    if not FIRST_NOTEBOOK.exists():
-        pytest.skip(f"no notebook: {FIRST_NOTEBOOK.name} is not written yet")
-    copy, patch = tmp_path / "notebooks", tmp_path / "patch"
-    copy.mkdir()
-    patch.mkdir()
-    shutil.copy(FIRST_NOTEBOOK, copy)
-    (patch / "sitecustomize.py").write_text(SCALED)
-    printed = run_nbval(copy, "-x", path=str(patch))
-    assert re.search(r"(?m)^FAILED .*::Cell \d+", printed), printed
-    assert "Cell outputs differ" in printed or "AssertionError" in printed
+    changes = "code[2].outputs = [v4.new_output('stream', text='never printed')]\n"
+    write_changed(tmp_path / "lax.ipynb", changes + "code[1].outputs[0].text = 'wrong'")
+    assert failed_cells(run_nbval(tmp_path, "--nbval-lax"), "lax") == {"Cell 1"}

@@ -127,22 +127,16 @@ def test_code_is_counted_without_imports_comments_and_blanks():
     assert rules.count_code_lines(text) == 2
 
 
-@pytest.fixture
-def pair(tmp_path):
-    source, target = tmp_path / "90_fixture.py", tmp_path / "90_fixture.ipynb"
-    source.write_bytes(SOURCE.read_bytes())
-    target.write_bytes(STORED.read_bytes())
-    return source, target
-
-
-def stored_problems(pair, change: str) -> str:
-    """Return the problems after a statement has changed the stored notebook."""
-    source, target = pair
-    notebook = nbformat.read(target, as_version=4)
+def stored_problems(folder: Path, *changes: str) -> str:
+    """Return the problems after statements have changed the stored notebook, or its source."""
+    source, notebook = SOURCE.read_text("utf-8"), nbformat.read(STORED, as_version=4)
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
-    exec(change, {"notebook": notebook, "code": code, "png": png, "v4": nbformat.v4})
-    target.write_text(json.dumps(notebook), encoding="utf-8")
-    return "\n".join(rules.stored_problems(target, source=source))
+    names = {"notebook": notebook, "code": code, "png": png, "v4": nbformat.v4, "source": source}
+    for change in changes:
+        exec(change, names)
+    (folder / SOURCE.name).write_text(names["source"], encoding="utf-8")
+    (folder / STORED.name).write_text(json.dumps(notebook), encoding="utf-8")
+    return "\n".join(rules.stored_problems(folder / STORED.name, source=folder / SOURCE.name))
 
 
 def png(width: int, height: int) -> str:
@@ -151,22 +145,11 @@ def png(width: int, height: int) -> str:
     return base64.b64encode(file.getvalue()).decode()
 
 
-def test_the_fixture_is_what_its_source_says(pair):
-    assert not rules.stored_problems(pair[1], source=pair[0])
-
-
-def test_an_edit_of_the_source_alone_is_seen(pair):
-    text = pair[0].read_text(encoding="utf-8")
-    pair[0].write_text(text.replace("n = 6", "n = 7"), encoding="utf-8")
-    problems = "\n".join(rules.stored_problems(pair[1], source=pair[0]))
-    assert "not made from the present text" in problems
-    assert "cells differ" in problems
-
-
 PICTURE = 'code[4].outputs[0].data["image/png"]'
 STREAM = 'v4.new_output("stream", name="stderr", text="Warning: old")'
 REMOTE = "{'text/html': '<script src=https://cdn.example.org/x.js></script>'}"
 DAMAGE = {
+    'source = source.replace("n = 6", "n = 7")': "not made from the present text",
     'code[1].source = code[1].source.replace("n = 6", "n = 7")': "cells differ",
     "for c in code: c.outputs, c.execution_count = [], None": "were not run once each",
     "code[-1].execution_count += 1": "were not run once each",
@@ -186,5 +169,6 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize("change", DAMAGE)
-def test_a_damaged_notebook_is_seen(pair, change):
-    assert DAMAGE[change] in stored_problems(pair, change)
+def test_a_damaged_notebook_is_seen(tmp_path, change):
+    assert DAMAGE[change] in stored_problems(tmp_path, change)
+    assert not stored_problems(tmp_path)
