@@ -28,17 +28,8 @@ LAYERS = {
 ORDER = list(LAYERS)
 MAY_IMPORT = {layer: set(ORDER[:place]) for place, layer in enumerate(ORDER)}
 LAYER_OF = {module: layer for layer, modules in LAYERS.items() for module in modules}
-NO_TORCH = (
-    "show",
-    "teach",
-    "sources",
-    "corpora",
-    "config",
-    "errors",
-    "records",
-    "paths",
-    "runmode",
-)
+NO_TORCH = ("show", "teach", "sources", "corpora")
+NO_TORCH += ("errors", "paths", *LAYERS["records"])
 
 
 def imports(path: Path, source: str) -> set[str]:
