@@ -72,14 +72,9 @@ BUDGETS = {  # by scale and corpus; None: every other one
 }  # fmt: skip
 
 
-def budget_of(plan: Plan) -> Budget:
-    """Return the sizes for the scale and the data of a plan."""
-    return BUDGETS.get((plan.scale, plan.corpus)) or BUDGETS[plan.scale, None]
-
-
 def jobs(plan: Plan) -> list[Job]:
     """Return the jobs of a plan."""
-    sizes = budget_of(plan)
+    sizes = plan.choose(BUDGETS)
     data = prepare_dataset(plan.corpus, **sizes.data)
     n_steps = sizes.train.get("n_steps") or round(sizes.n_passes * _batches_of_a_pass(data, sizes))
     warmup_steps = max(1, n_steps // 20)

@@ -12,7 +12,7 @@ from attnlab.config import digest_of
 from attnlab.records import RunRecord
 from attnlab.sources import context_floors, ngram_losses
 from attnlab.studies.engine import Folders, Progress
-from attnlab.studies.mixers import budget_of
+from attnlab.studies.mixers import BUDGETS
 from attnlab.studies.study import Plan, Study, register_study
 from attnlab.tasks import list_datasets, prepare_dataset
 
@@ -43,7 +43,7 @@ class CountJob:
 
 def jobs(plan: Plan) -> list[CountJob]:
     """Return the one job of a plan; counting knows no seed."""
-    sizes, names = budget_of(plan), {"experiment": plan.name, "corpus": plan.corpus}
+    sizes, names = plan.choose(BUDGETS), {"experiment": plan.name, "corpus": plan.corpus}
     return [CountJob(**names, **sizes.data, context_len=sizes.model["context_len"])]
 
 

@@ -371,11 +371,6 @@ BUDGETS = {  # by scale and corpus; None: every other one
 }
 
 
-def budget_of(plan: Plan) -> Budget:
-    """Return the sizes for the scale and the data of a plan."""
-    return BUDGETS.get((plan.scale, plan.corpus)) or BUDGETS[plan.scale, None]
-
-
 @dataclass(frozen=True, kw_only=True)
 class ArmJob(Job):
     """One arm for one teacher; ``train`` is how the whole learns, from scratch or tuned.
@@ -422,7 +417,7 @@ class ArmJob(Job):
 
 def study_jobs(plan: Plan) -> list[Job]:
     """Return the jobs of a plan, teacher first, then its arms, seed by seed."""
-    wanted, budget, jobs = plan.variants or ARMS, budget_of(plan), []
+    wanted, budget, jobs = plan.variants or ARMS, plan.choose(BUDGETS), []
     for teacher in teacher_jobs(plan):
         jobs += [teacher] if TEACHER in wanted else []
         jobs += [_arm_job(get_arm(name), teacher, budget) for name in wanted if name != TEACHER]
@@ -431,7 +426,7 @@ def study_jobs(plan: Plan) -> list[Job]:
 
 def teacher_jobs(plan: Plan) -> list[Job]:
     """Return the teachers of a plan, one a seed."""
-    budget = budget_of(plan)
+    budget = plan.choose(BUDGETS)
     sizes = {"vocab_size": budget.vocab_size, "n_train_pairs": budget.n_train_pairs}
     data = prepare_pairs(plan.corpus, max_len=budget.max_len, **sizes)
     a_pass = PairBatches(data.train, max_tokens=budget.max_tokens, seed=0).n_batches

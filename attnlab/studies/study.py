@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -49,6 +49,10 @@ class Plan:
     def name(self) -> str:
         """Name of the experiment in the records."""
         return f"{self.study}/{self.scale}/{self.corpus}"
+
+    def choose(self, budgets: Mapping[tuple[str, str | None], Any]) -> Any:
+        """Return the budget for this scale and corpus; under None stands that of all others."""
+        return budgets.get((self.scale, self.corpus)) or budgets[self.scale, None]
 
 
 @dataclass(frozen=True, kw_only=True)
