@@ -461,6 +461,7 @@ for name, score in {"as published": open_eyes, "blindfolded": blind}.items():
           f"written freely: BLEU {score.bleu:.1f}")  # fmt: skip
 assert blind.accuracy < open_eyes.accuracy - 0.05, "it had used the rest of the sentence"
 assert abs(blind.bleu - open_eyes.bleu) < 1, "in use nothing changes"
+assert all(net.sees_future for net in published.values()), "the blindfold is off again"
 
 # %% [markdown]
 # The good predictions were an illusion: they were made with the rest of the sentence in view. Fairly,
@@ -661,6 +662,7 @@ for name, score in {"teacher": whole, "nets, not tuned": alone, "nets, tuned": t
     print(f"{name:>21}: BLEU {score.bleu:5.1f}, {score.exact_match:4.0%} of the sentences right; "
           f"right past given: {score.accuracy:.1%} of the next tokens")  # fmt: skip
 assert together.bleu > max(alone.bleu, raw.bleu) + 5, "both lessons count"
+assert bench.score_now() == whole, "the teacher has not moved"
 
 # %% [markdown]
 # In the recorded picture all nets had the same steps and rate: a row shows what a kind of net does *with this
