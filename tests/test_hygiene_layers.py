@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 LAYERS = {
     "ground": ("errors", "seeding", "paths", "markdown"),
     "records": ("config", "records", "runmode"),
-    "show": ("show", "corpora", "sources", "tokenizers"),
+    "show": ("show", "corpora", "sources"),
     "mixers": ("mixers", "teach"),
     "models": ("models",),
     "training": ("training",),

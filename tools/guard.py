@@ -172,12 +172,13 @@ def is_allowed(rules: list[list[str]], place: str, pair: tuple[Item, Item]) -> b
 def main(arguments: list[str] | None = None) -> int:
     """Print where the trees differ; returns 1 if anything does that was not allowed."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("trees", type=Path, nargs=2, metavar=("BEFORE", "AFTER"))
+    parser.add_argument("before", type=Path, help="a checkout with its stored notebooks")
+    parser.add_argument("after", type=Path, help="the checkout to compare with it")
     parser.add_argument("--allow", type=Path, help="lines 'place:kind:pattern  # reason'")
     parser.add_argument("--pictures", type=Path, help="folder for pairs of pictures that differ")
     parser.add_argument("--all", action="store_true", help="not only the first of each kind")
     options = parser.parse_args(arguments)
-    before, after = map(read_tree, options.trees)
+    before, after = read_tree(options.before), read_tree(options.after)
     rules, found, n_allowed = read_allowed(options.allow), {}, 0
     for place in sorted(before | after):
         for pair in differences(before.get(place, []), after.get(place, [])):
