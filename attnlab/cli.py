@@ -191,6 +191,7 @@ def list_things(
 ) -> None:
     """List mixers, sources, corpora, studies, figures."""
     from attnlab import sources
+    from attnlab.chapters import load_figures
     from attnlab.corpora import describe_corpus, list_corpora
     from attnlab.mixers import list_mixers, mixer_summary
     from attnlab.studies import list_studies
@@ -201,7 +202,7 @@ def list_things(
         "sources": lambda: [(n, getattr(sources, n).__doc__.split("\n")[0]) for n in makers],
         "corpora": lambda: [(name, describe_corpus(name).about) for name in list_corpora()],
         "studies": lambda: [(study.name, study.summary) for study in list_studies()],
-        "figures": lambda: [(name, f"attnlab figure {name}") for name in _figures()],
+        "figures": lambda: [(name, f"attnlab figure {name}") for name in load_figures()],
     }
     if kind is not None and kind not in kinds:
         step = "Leave it out to see everything."
@@ -490,24 +491,9 @@ def figure(
 
     Writes ID.svg, ID.png and ID.json (caption, alt text, records used).
     """
+    from attnlab.chapters import load_figures
     from attnlab.show import make_figure
 
-    known = _figures()
+    known = load_figures()
     for name in ids or known:
-        if name not in known:
-            step = "See them with: attnlab figure --list."
-            raise UnknownNameError("figure", name, known, next_step=step)
         say(name if show else ", ".join(map(str, make_figure(name, out=out))))
-
-
-def _figures() -> list[str]:
-    """Return the names of all figures, sorted."""
-    from attnlab.chapters import load_figures
-    from attnlab.show import list_figures
-
-    load_figures()
-    return list_figures()
-
-
-if __name__ == "__main__":
-    sys.exit(main())

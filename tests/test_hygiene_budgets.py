@@ -28,7 +28,7 @@ ROOMS = {  # lines at most
     "studies": 1_700,
     "teach": 500,
     "chapters": 4_800,
-    "cli": 320,
+    "cli": 500,
 }
 PACKAGE, WITHOUT_CHAPTERS, TESTS = 20_000, 15_000, 10_500
 CHAPTER, MIXER, TASK = 550, 120, 140
@@ -37,7 +37,7 @@ MEDIAN, NINE_OF_TEN = (7, 12), 40  # lines of a function
 # What is over its budget today, and by how much it may be. A number here is only ever lowered.
 CEILINGS = {
     "analysis": 2_310,
-    "cli": 540,
+    "cli": 500,
     "distillation": 2_130,
     "mixers": 2_300,
     "models": 1_080,

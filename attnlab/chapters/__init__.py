@@ -6,6 +6,8 @@ import importlib.util
 import pkgutil
 from types import ModuleType
 
+from attnlab.show import list_figures
+
 
 def list_chapters() -> list[str]:
     """Return the slugs of the chapters, sorted."""
@@ -18,7 +20,8 @@ def import_part(chapter: str, part: str) -> ModuleType | None:
     return importlib.import_module(name) if importlib.util.find_spec(name) else None
 
 
-def load_figures() -> None:
-    """Import the pictures of every chapter, so that their figures are known by name."""
+def load_figures() -> list[str]:
+    """Import the pictures of every chapter; return the names of all figures, sorted."""
     for chapter in list_chapters():
         import_part(chapter, "pictures")
+    return list_figures()
