@@ -186,6 +186,7 @@ def sample(n_pairs, stream):
         (make(reordering=3), "reordering=3 is not possible; choose a whole number from 0 to 2"),
         (make(counting=0), "counting=0"),
         (make(n_nouns=25), "from 1 to 24"),
+        (make(n_clauses=9), "from 1 to 8"),
         (make(n_verbs=True), "n_verbs=True"),
         (make(n_noun=3), "Did you mean 'n_nouns'"),
         (sample(1, "test"), r"1000 sentences in a row.*Raise n_nouns"),
