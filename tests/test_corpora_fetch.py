@@ -10,7 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from attnlab.corpora import DownloadError, describe_corpus, fetch_corpus
+from attnlab.corpora import DownloadError, fetch_corpus
 from attnlab.corpora import fetch as fetching
 from attnlab.corpora.fetch import CorpusEntry, PinnedFile, fetch_files, read_files
 from attnlab.errors import IntegrityError
@@ -244,15 +244,3 @@ def test_what_nobody_offers_is_not_fetched_and_what_needs_no_file_is_here(tmp_pa
         fetch_corpus("ted_iwslt/de-en", to=tmp_path)
     assert not leftovers(tmp_path)
     assert fetch_corpus("python_reference") is None
-
-
-def test_a_real_book_comes_out_of_its_original_bytes(corpus_folder, server, monkeypatch, tmp_path):
-    raw = corpus_folder("gutenberg_children") / "raw" / "11.txt.gz"
-    if not raw.is_file():
-        pytest.skip("corpus not here: raw files of the books")
-    original = gzip.decompress(raw.read_bytes()).replace(b"\n", b"\r\n")
-    book = next(f for f in describe_corpus("children").files if f.path == "books/11.txt.gz")
-    monkeypatch.setitem(MANNERS, "/alice", lambda self: self.send(original))
-    fetch_files(entry_of(replace(book, url=f"{server.origin}/alice")), tmp_path, lambda _: None)
-    stored = gzip.decompress((tmp_path / "set" / book.path).read_bytes())
-    assert hashlib.sha256(stored).hexdigest() == book.sha256_text

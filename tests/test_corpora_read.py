@@ -402,6 +402,10 @@ def test_books_are_made_from_the_raw_files_byte_for_byte(corpus_folder):
     for file in [*files[::17], *several_ranges]:
         data = gzip.decompress((raw / file.path.removeprefix("books/")).read_bytes())
         stored_bytes(data, replace(file, encoding="utf-8"))  # compares both checksums
+    alice = next(file for file in files if file.path == "books/11.txt.gz")
+    original = gzip.decompress((raw / "11.txt.gz").read_bytes()).replace(b"\n", b"\r\n")
+    assert hashlib.sha256(original).hexdigest() == alice.sha256_original
+    assert hashlib.sha256(stored_bytes(original, alice)).hexdigest() == alice.sha256_text
 
 
 @pytest.mark.parametrize(
