@@ -241,6 +241,7 @@ def test_an_arm_that_keeps_the_teachers_attention_scores_like_the_teacher(runs):
     teacher, identity = runs.loc["teacher", metrics], runs.loc["encoder_self/identity", metrics]
     assert identity.tolist() == pytest.approx(teacher.tolist(), abs=1e-9)
     assert runs.loc["cross/mean", "test_loss_nats"] != teacher["test_loss_nats"]
+    assert runs["seconds"].between(0, 600).all()
 
 
 def test_a_record_holds_the_share_of_its_teachers_bleu(runs):
