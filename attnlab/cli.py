@@ -324,8 +324,9 @@ def train(
     prompt = text.test[0][None, : min(8, context_len)].astype("int64")
     how = {"n_tokens": 48, "temperature": 0.8, "generator": torch_generator(seed, "generate")}
     tokens = model.generate(torch.from_numpy(prompt), **how)[0].numpy()
-    say(f"It was given: {text.decode(tokens[: prompt.size])}")
-    say(f"It went on:   {text.decode(tokens[prompt.size :])}")
+    decode = text.decode or str
+    say(f"It was given: {decode(tokens[: prompt.size])}")
+    say(f"It went on:   {decode(tokens[prompt.size :])}")
     if out:
         say(f"Saved in {out}")
 
