@@ -45,6 +45,7 @@ def translated(text, **dials):
 def test_the_example_of_the_docstring_is_true():
     drawn = " ".join(translation_source.__doc__.split())
     assert f"{SENTENCE} {translated(SENTENCE)}" in drawn
+    assert translation_source().vocab_size == 92  # with the defaults
 
 
 @pytest.mark.parametrize(
