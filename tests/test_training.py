@@ -42,6 +42,7 @@ from attnlab.training.checkpoint import (
     load_checkpoint,
     read_tensors,
     save_checkpoint,
+    write_tensors,
 )
 
 SMOOTHED = {"schedule": "inverse_sqrt", "label_smoothing": 0.1}
@@ -249,6 +250,7 @@ def test_the_cosine_is_at_its_peak_after_the_rise_and_nearly_low_at_the_end():
     assert rates[:5] == [0.25, 0.5, 0.75, 1.0, 1.0]
     assert rates[9] == pytest.approx(0.6)  # half of the fall from 1 to 0.2
     assert rates[13] == pytest.approx(0.2 + 0.8 * (1 + math.cos(math.pi * 9 / 10)) / 2)
+    assert learning_rate(99, plan) == pytest.approx(0.2)  # beyond the last step it rises no more
 
 
 @given(warmup=st.integers(0, 20), step=st.integers(0, 500))
@@ -385,6 +387,12 @@ def test_a_saved_model_comes_back(build, load, batches, tmp_path):
     batch = batch if load is load_translator else batch[:1]
     assert torch.equal(loaded(*batch), model.eval()(*batch))
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_equal_weights_and_facts_are_equal_bytes_in_whatever_order(tmp_path):
+    for name, facts in (("one", {"a": 1, "b": 2}), ("two", {"b": 2, "a": 1})):
+        write_tensors(tmp_path / name, {"w": torch.ones(3)}, facts=facts)
+    assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
 
 
 def test_bfloat16_halves_the_file_and_keeps_the_loss(tmp_path):
