@@ -26,14 +26,6 @@ def here(tmp_path, monkeypatch):
     return tmp_path
 
 
-def run(*words: str, **environment: str) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, "-m", "attnlab", *words],
-        capture_output=True,
-        env=os.environ | environment,
-    )
-
-
 def test_help_names_every_command_and_the_exit_codes_and_imports_nothing_heavy():
     code = (
         "import sys, time, attnlab.cli; code = attnlab.cli.main(['--help']); "
@@ -89,7 +81,9 @@ def test_a_model_is_saved_though_nobody_reads_on(tmp_path):
 
 
 def test_a_terminal_that_knows_few_letters_is_no_reason_to_fail():
-    done = run("list", "sources", PYTHONIOENCODING="ascii", PYTHONUTF8="0")
+    few = os.environ | {"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
+    words = [sys.executable, "-m", "attnlab", "list", "sources"]
+    done = subprocess.run(words, capture_output=True, env=few)
     assert done.returncode == 0, done.stderr
     assert b"tales" in done.stdout
 
