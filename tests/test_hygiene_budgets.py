@@ -28,7 +28,7 @@ ROOMS = {  # lines at most
     "studies": 1_700,
     "teach": 500,
     "chapters": 4_800,
-    "cli": 500,
+    "cli": 320,
 }
 PACKAGE, WITHOUT_CHAPTERS, TESTS = 20_000, 15_000, 10_500
 CHAPTER, MIXER, TASK = 550, 120, 140
@@ -37,6 +37,7 @@ MEDIAN, NINE_OF_TEN = (7, 12), 40  # lines of a function
 # What is over its budget today, and by how much it may be. A number here is only ever lowered.
 CEILINGS = {
     "analysis": 2_300,
+    "cli": 500,
     "chapters": 6_730,
     "distillation": 2_130,
     "show": 1_890,
