@@ -38,6 +38,7 @@ from attnlab.distillation import (
 )
 from attnlab.errors import AttnlabError, DivergenceError
 from attnlab.training import PairBatches, collate_pairs
+from attnlab.training.loop import learning_rate
 
 SHORT = TrainConfig(n_steps=12, batch_size=8, lr=1e-2, warmup_steps=2, weight_decay=0.01)
 everywhere = pytest.mark.parametrize("spec", [*EVERYWHERE, *RICH], ids=label)
@@ -153,10 +154,17 @@ def test_kept_lessons_are_the_captured_ones_without_padding(spec):
             assert (~kept.source_padding[place]).sum() == len(memory)
 
 
+def test_students_end_at_rate_zero_and_are_not_decayed():
+    assert (learning_rate(fit.FIT.n_steps, fit.FIT), fit.FIT.weight_decay) == (0, 0)
+
+
 def test_lessons_that_do_not_fit_or_are_none_are_refused():
     teacher, spec = teacher_for(), StudentSpec()
     with pytest.raises(AttnlabError, match=r"more than max_mib=0.*fewer batches"):
         lessons_for(teacher, spec, max_mib=0.01)
+    lessons = lessons_for(teacher, CROSS[0])
+    numbers = sum(part.numel() for part in (lessons.inputs, lessons.targets, lessons.memory))
+    assert lessons.mib == 4 * numbers / 2**20
     for batches in ([], [collate_pairs([([], [5])])]):
         with pytest.raises(AttnlabError, match="no sentence to learn from"):
             collect_activations(teacher, batches, spec=spec)

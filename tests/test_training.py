@@ -214,6 +214,13 @@ def test_a_loss_that_is_no_number_stops_the_training_with_a_cure():
     steps = train_steps(model, window_batches().starting_at(0), config=TrainConfig(batch_size=4))
     with pytest.raises(DivergenceError, match=r"step 1: loss nan.*Halve lr"):
         next(steps)
+    model = model_for()
+    model.norm.weight.register_hook(
+        lambda g: g.clone().index_fill_(0, torch.tensor([0]), torch.nan)
+    )
+    steps = train_steps(model, window_batches().starting_at(0), config=TrainConfig(batch_size=4))
+    with pytest.raises(DivergenceError, match=r"First weight with a bad gradient: norm\.weight"):
+        next(steps)
 
 
 def test_smoothing_is_refused_where_the_loss_has_none():
