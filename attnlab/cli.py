@@ -336,13 +336,17 @@ Scale = Annotated[str, typer.Option(help="smoke, classroom or paper")]
 Corpus = Annotated[str, typer.Option(help="tales, or see: attnlab data list")]
 Variants = Annotated[str, typer.Option(help="comma-separated; default all")]
 Seeds = Annotated[str, typer.Option(help="comma-separated, as in 0,1,2")]
+AXES = "settings to sweep, as in lr=0.003,0.01; once an axis, see: attnlab study list"
+Axes = Annotated[list[str] | None, typer.Option("--axis", help=AXES)]
 Device = Annotated[Literal["cpu", "cuda"], typer.Option(help="to compute on")]
 THREADS = "of torch; default as installed. Results are bit-equal only for equal thread counts"
 Threads = Annotated[int | None, typer.Option(help=THREADS)]
 
 
-def _plan(name: str, scale: str, corpus: str, variants: str, seeds: str) -> Any:
-    from attnlab.studies import Plan
+def _plan(
+    name: str, scale: str, corpus: str, variants: str, seeds: str, axes: Sequence[str] | None = None
+) -> Any:
+    from attnlab.studies import Plan, get_study
 
     try:
         numbers = tuple(int(seed) for seed in seeds.split(",") if seed.strip())
@@ -350,7 +354,15 @@ def _plan(name: str, scale: str, corpus: str, variants: str, seeds: str) -> Any:
         message = f"{seeds!r} is not a list of whole numbers such as 0,1,2"
         raise typer.BadParameter(message, param_hint="--seeds") from None
     names = tuple(variant.strip() for variant in variants.split(",") if variant.strip())
-    return Plan(study=name, scale=scale, corpus=corpus, variants=names, seeds=numbers)
+    swept = {}
+    for axis, _, words in (text.partition("=") for text in axes or ()):
+        read = get_study(name).axes.get(axis, str)  # an axis it lacks is refused with the plan
+        try:
+            swept[axis] = tuple(read(word.strip()) for word in words.split(",") if word.strip())
+        except ValueError:
+            message = f"{words!r} is not a list of settings of {axis!r}, such as {axis}=0.003,0.01"
+            raise typer.BadParameter(message, param_hint="--axis") from None
+    return Plan(study=name, scale=scale, corpus=corpus, variants=names, seeds=numbers, axes=swept)
 
 
 @study.command("list")
@@ -362,6 +374,7 @@ def list_studies() -> None:
         say(f"{each.name}: {each.summary}")
         scales = "smoke (seconds), classroom (minutes), paper (hours on two cores)"
         parts = {"variants": ", ".join(each.variants), "corpora": ", ".join(each.corpora)}
+        parts |= {"axes": ", ".join(each.axes)} if each.axes else {}
         say_table([*parts.items(), ("scales", scales)])
 
 
@@ -372,6 +385,7 @@ def run(
     corpus: Corpus = "tales",
     variants: Variants = "",
     seeds: Seeds = "0",
+    axis: Axes = None,
     threads: Threads = None,
     device: Device = "cpu",
 ) -> None:
@@ -379,7 +393,7 @@ def run(
 
     A job that was cut short goes on from its checkpoint; several processes may share one study.
     """
-    _run_plans([_plan(name, scale, corpus, variants, seeds)], threads=threads, device=device)
+    _run_plans([_plan(name, scale, corpus, variants, seeds, axis)], threads=threads, device=device)
 
 
 @study.command()

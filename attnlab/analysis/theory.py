@@ -13,7 +13,7 @@ from attnlab.config import ModelConfig
 from attnlab.errors import AttnlabError
 from attnlab.mixers.base import Sum, find_mixer
 
-COUNT_NEUTRAL = {"n_heads", "method", "scale", "init_std", "dropout"}
+COUNT_NEUTRAL = {"n_heads", "method", "scale", "init_std", "start_decay", "start_scale", "dropout"}
 
 
 def expected_mixer_weights(name: str, *, d_model: int, context_len: int) -> int:

@@ -126,6 +126,7 @@ class Attention(Heads, TokenMixer):
         n_heads: Heads of width ``d_model / n_heads``; 1 is the single-head baseline.
         bias: Whether the four projections add one.
         dropout: Probability that an attention weight is dropped in training.
+        start_scale: Of the initial queries and keys; below 1 the look-up starts more even.
     Source:
         arXiv:1706.03762, section 3.2; derived in notebook 02.
     """
@@ -152,9 +153,12 @@ class Attention(Heads, TokenMixer):
         n_heads: int = 1,
         bias: bool = False,
         dropout: float = 0.0,
+        start_scale: float = 1.0,
     ) -> None:
         super().__init__(d_model=d_model, context_len=context_len)
         self._add_heads(d_model, n_heads, dropout, bias)
+        for linear in (self.query, self.key):
+            linear.weight.data.mul_(start_scale)
 
     def definition(self, x: Tensor) -> Tensor:
         """Attend one position and one head at a time (arXiv:1706.03762, eq. 1)."""

@@ -49,6 +49,8 @@ class Extractor(TokenMixer):
         bias: Whether the sum and every map that is there add one; the published count has none.
         init_std: Of the lag weights; ``None`` keeps the sum at the size of its inputs. With a
             factor s_t the weights then start sqrt(l) times larger than without.
+        start_decay: Power of the lag with which the weights fall at the start: 0 starts all
+            alike, which drowns the newest token among many.
         method: How the sum is evaluated, see ``causal_convolution``; values do not depend on it.
     Weights:
         Of the sum: ``l d^2`` for ``matrix``, ``R d^2 + R l d`` with a rank, ``d^2 + l d`` for
@@ -78,13 +80,14 @@ class Extractor(TokenMixer):
         out_proj: bool = True,
         bias: bool = False,
         init_std: float | None = None,
+        start_decay: float = 0.0,
         method: str = "auto",
     ) -> None:
         super().__init__(d_model=d_model, context_len=context_len)
         _require_options(rank, extract=extract, index=index, adjust=adjust, scale=scale)
         self.extract, self.index, self.scale = extract, index, scale
         self.rank, self.gate, self.method = rank, adjust, method
-        self._add_extraction(bias, init_std)
+        self._add_extraction(bias, init_std, start_decay)
         self.adjust = _linear(d_model, bias) if adjust == "matrix" else None
         size = {"diag": (d_model,), "position_only": (context_len, d_model)}.get(adjust)
         self.adjust_weight = nn.Parameter(torch.ones(size)) if size else None
@@ -92,7 +95,7 @@ class Extractor(TokenMixer):
         self._spectra = SpectrumCache()  # of a model in eval mode
         self._kernels = SpectrumCache(max_entries=1)  # of streams
 
-    def _add_extraction(self, bias: bool, init_std: float | None) -> None:
+    def _add_extraction(self, bias: bool, init_std: float | None, start_decay: float) -> None:
         d, n_lags, rank = self.d_model, self.context_len, self.rank or 1
         has_value = self.extract == "value_diag" or self.rank is not None
         self.value = _linear(d, bias, n_maps=rank) if has_value else None
@@ -104,6 +107,10 @@ class Extractor(TokenMixer):
         balanced = (n_terms * n_summed) ** -0.5
         self.lag_weight = nn.Parameter(torch.empty(shape))
         nn.init.normal_(self.lag_weight, std=balanced if init_std is None else init_std)
+        if start_decay:
+            fall = torch.arange(1.0, n_lags + 1) ** -start_decay
+            fall = fall * (n_lags / fall.square().sum()) ** 0.5  # the sum keeps its size
+            self.lag_weight.data.mul_(fall.view(-1, *[1] * (len(shape) - 1)))
         self.extract_bias = nn.Parameter(torch.zeros(d)) if bias else None
 
     def definition(self, x: Tensor) -> Tensor:

@@ -28,6 +28,7 @@ from attnlab.records import RunRecord, environment
 from attnlab.seeding import torch_generator
 from attnlab.tasks import Task
 from attnlab.training import State, save_model, train_model
+from attnlab.training.loop import products
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,7 +123,8 @@ def run_job(job: Job, folders: Folders) -> Generator[Progress, None, RunRecord]:
     generator = torch_generator(job.train.seed, "init")
     model = task.build(job.model, generator=generator).to(folders.device)
     state = yield from train_job(job, task, model, folders)
-    metrics, details = task.score(model.eval())
+    with products(job.train.precision):
+        metrics, details = task.score(model.eval())
     record = RunRecord(
         experiment=job.experiment,
         variant=job.variant,

@@ -6,6 +6,7 @@ against what that paper lacks: held-out loss, seeds, attention of the same size 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,10 +15,12 @@ from attnlab.analysis.theory import (
     expected_language_model_weights,
 )
 from attnlab.config import ModelConfig, TrainConfig
-from attnlab.studies.engine import Job, grid
+from attnlab.errors import AttnlabError, UnknownNameError
+from attnlab.records import load_runs
+from attnlab.studies.engine import Job
 from attnlab.studies.study import Plan, Study, register_study
 from attnlab.tasks import Dataset, LanguageTask, list_datasets, prepare_dataset
-from attnlab.training import WindowBatches, steps_dense_early
+from attnlab.training import WindowBatches, steps_dense_early, steps_every
 
 VARIANTS = {  # name: what a table calls it
     "attention": "attention, 4 heads",
@@ -30,6 +33,23 @@ VARIANTS = {  # name: what a table calls it
     "identity": "no mixing",
     "attention_matched_parameters": "attention, as many weights as SHE",
     "attention_matched_compute": "attention, as many multiplications as SHE",
+}
+
+
+# What a sweep may change besides: fields of the model, and options of its mixer (which of them it
+# has decides who is concerned)
+EXTRACTORS = ("she", "he", "we", "me")
+SETTINGS: dict[str, dict[str, Any]] = {
+    "as_usual": {},
+    "post_norm": {"norm": "post"},
+    "bias": {"options": {"bias": True}},
+    "rsqrt_t": {"options": {"scale": "rsqrt_t"}, "of": EXTRACTORS},
+    "inv_t": {"options": {"scale": "inv_t"}, "of": EXTRACTORS},
+    "absolute": {"options": {"index": "absolute"}, "of": EXTRACTORS},
+    "no_output_map": {"options": {"out_proj": False}, "of": ("she", "he")},
+    "output_map": {"options": {"out_proj": True}, "of": ("we", "me")},
+    **{f"start_decay_{p}": {"options": {"start_decay": p}, "of": EXTRACTORS} for p in (0.5, 1, 2)},
+    **{f"start_times_{f}": {"options": {"start_scale": f}, "of": ("attention",)} for f in (0.5, 2)},
 }
 
 
@@ -48,11 +68,14 @@ class Budget:
     vocab_size: int = 5000
 
     @property
+    def n_tokens(self) -> int:
+        """Tokens that the steps of the training read; 0 where passes count."""
+        return self.train.get("n_steps", 0) * self.train["batch_size"] * self.model["context_len"]
+
+    @property
     def data(self) -> dict[str, int]:
         """What ``prepare_dataset`` takes: a synthetic stream is as long as is read once."""
-        window = self.train["batch_size"] * self.model["context_len"]
-        n_tokens = self.train.get("n_steps", 0) * window + 1
-        return {"vocab_size": self.vocab_size, "n_train_tokens": n_tokens}
+        return {"vocab_size": self.vocab_size, "n_train_tokens": self.n_tokens + 1}
 
 
 SMALL = {"context_len": 64, "d_model": 64, "n_layers": 2}
@@ -65,6 +88,9 @@ BUDGETS = {  # by scale and corpus; None: every other one
                                 train={"batch_size": 32, "lr": 3e-3, "n_steps": 400}),
     ("classroom", "children"): Budget(model=SMALL, vocab_size=2000,
                                       train={"batch_size": 32, "lr": 3e-3, "n_steps": 1500}),
+    ("classroom", "children/swept"): Budget(
+        model=SMALL, vocab_size=1000,
+        train={"batch_size": 32, "lr": 1e-2, "n_steps": 1280, "precision": "fp32_onednn"}),
     ("paper", None): Budget(model=LARGE, n_passes=1, train={**PAPER, "precision": "bf16"}),
     ("paper", "tales"): Budget(model=LARGE, train={**PAPER, "n_steps": 2000}),
     ("paper", "python_reference"): Budget(model=LARGE, n_passes=8, vocab_size=2000,
@@ -73,20 +99,87 @@ BUDGETS = {  # by scale and corpus; None: every other one
 
 
 def jobs(plan: Plan) -> list[Job]:
-    """Return the jobs of a plan."""
-    sizes = plan.choose(BUDGETS)
-    data = prepare_dataset(plan.corpus, **sizes.data)
-    n_steps = sizes.train.get("n_steps") or round(sizes.n_passes * _batches_of_a_pass(data, sizes))
-    warmup_steps = max(1, n_steps // 20)
+    """Return the jobs of a plan, seed by seed: an early stop leaves whole comparisons."""
+    names = plan.variants or VARIANTS
+    wanted = [(s, p, name) for s in plan.seeds for p in plan.points for name in names]
+    return [_job(plan, seed, name, **p) for seed, p, name in wanted if _concerns(p, name)]
+
+
+def _concerns(point: Mapping[str, Any], variant: str) -> bool:
+    """Tell whether a setting changes anything of a variant."""
+    of = SETTINGS[point.get("setting", "as_usual")].get("of")
+    return of is None or variant in of or ("attention" in of and variant.startswith("attention"))
+
+
+def _job(
+    plan: Plan,
+    seed: int,
+    variant: str,
+    *,
+    lr: float | str | None = None,
+    passes: float | None = None,
+    setting: str = "as_usual",
+    precision: str | None = None,
+) -> Job:
+    """Return one job; where the budget sets the steps, more passes mean less text."""
+    sizes, swept = plan.choose(BUDGETS), {}
+    text = dict(sizes.data)
+    if passes is not None and sizes.n_tokens and plan.corpus != "tales" and passes > 1:
+        text["n_read_tokens"] = round(sizes.n_tokens / passes)
+    data = prepare_dataset(plan.corpus, **text)
+    batches = _batches_of_a_pass(data, sizes)
+    n_passes = passes or sizes.n_passes
+    n_steps = sizes.train.get("n_steps") or round(n_passes * batches)
+    points = steps_dense_early(n_steps)
+    if plan.axes:
+        swept = {"passes": n_passes or sizes.n_tokens / data.facts["train"], "setting": setting}
+        points |= steps_every(max(1, batches // 2), n_steps) if sizes.n_passes else set()
     base = ModelConfig(vocab_size=data.vocab_size, n_heads=4, **sizes.model)
-    return grid(
-        plan,
-        variants={name: variant_config(name, base) for name in plan.variants or VARIANTS},
-        train=TrainConfig(**{**sizes.train, "n_steps": n_steps, "warmup_steps": warmup_steps}),
-        task={"corpus": plan.corpus, **sizes.data},
+    train = {**sizes.train, "n_steps": n_steps, "warmup_steps": max(1, n_steps // 20)}
+    if precision:
+        train["precision"] = precision
+    if lr == "best":
+        lr = best_lr(plan.name, variant, **swept)
+    if lr is not None:
+        train["lr"] = lr
+    return Job(
+        experiment=plan.name,
+        variant=variant,
+        model=changed(variant_config(variant, base), setting),
+        train=TrainConfig(seed=seed, **train),
+        task={"corpus": plan.corpus, **text, **swept},
         make_task=language_task,
-        points=steps_dense_early(n_steps),
+        points=points,
     )
+
+
+def changed(model: ModelConfig, setting: str) -> ModelConfig:
+    """Return a model with one of ``SETTINGS``."""
+    fields = dict(SETTINGS[setting])
+    fields.pop("of", None)
+    options = {**model.mixer_options, **fields.pop("options", {})}
+    return replace(model, mixer_options=options, **fields)
+
+
+def best_lr(experiment: str, variant: str, *, passes: float, setting: str) -> float:
+    """Return the rate with the lowest validation loss among the recorded ones of seed 0.
+
+    Raises:
+        AttnlabError: There is none.
+    """
+    runs = load_runs(experiment, columns=["variant", "seed", *RATE_COLUMNS])
+    chosen = {"variant": variant, "seed": 0, "config.passes": passes, "config.setting": setting}
+    for column, value in chosen.items():
+        runs = runs[runs[column] == value]
+    if runs.empty:
+        raise AttnlabError(
+            f"No rate is recorded for {variant} at {passes:g} passes ({setting}), so none is the "
+            "best. Run seed 0 with --axis lr=0.003,0.01,0.03 first."
+        )
+    return float(runs.loc[runs["validation_loss_nats"].idxmin(), "config.train.lr"])
+
+
+RATE_COLUMNS = ("validation_loss_nats", "config.passes", "config.setting", "config.train.lr")
 
 
 def _batches_of_a_pass(data: Dataset, sizes: Budget) -> int:
@@ -96,7 +189,7 @@ def _batches_of_a_pass(data: Dataset, sizes: Budget) -> int:
 
 def language_task(job: Job) -> LanguageTask:
     """Return the task of a job."""
-    options = dict(job.task)
+    options = {name: value for name, value in job.task.items() if name not in AXES}
     return LanguageTask(data=prepare_dataset(options.pop("corpus"), **options))
 
 
@@ -116,6 +209,18 @@ def variant_config(variant: str, base: ModelConfig) -> ModelConfig:
     return min(models, key=lambda model: abs(measure(model) - aim))
 
 
+def _rate(word: str) -> float | str:
+    return word if word == "best" else float(word)
+
+
+def _setting(word: str) -> str:
+    if word not in SETTINGS:
+        raise UnknownNameError("setting", word, SETTINGS, next_step="Choose one of these.")
+    return word
+
+
+AXES = {"lr": _rate, "passes": float, "setting": _setting, "precision": str}
+
 register_study(
     Study(
         name="language-model",
@@ -123,5 +228,6 @@ register_study(
         variants=tuple(VARIANTS),
         corpora=list_datasets(),
         jobs=jobs,
+        axes=AXES,
     )
 )

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,22 +21,31 @@ from attnlab.studies.engine import Folders, Progress, run_job, work_file
 from attnlab.training import load_model, load_translator, save_model
 
 SCALES = ("smoke", "classroom", "paper")
+SWEPT = "/swept"  # ends the name of an experiment whose settings differ from record to record
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What was asked for: enough to ask again after an interruption."""
+    """What was asked for: enough to ask again after an interruption.
+
+    Args:
+        variants: Empty means all of the study's.
+        axes: Settings to sweep, by axis of the study; their records make an experiment of
+            their own, with the settings as columns.
+    """
 
     study: str
     scale: str = "smoke"
     corpus: str = "tales"
-    variants: tuple[str, ...] = ()  # empty means all of the study's
+    variants: tuple[str, ...] = ()
     seeds: tuple[int, ...] = (0,)
+    axes: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Refuse a scale that no study has, and an empty set of seeds."""
         object.__setattr__(self, "variants", tuple(self.variants))
         object.__setattr__(self, "seeds", tuple(self.seeds))
+        object.__setattr__(self, "axes", {name: tuple(of) for name, of in self.axes.items()})
         if self.scale not in SCALES:
             step = "smoke takes seconds, classroom minutes, paper hours on two cores."
             raise UnknownNameError("scale", self.scale, SCALES, next_step=step)
@@ -48,11 +58,18 @@ class Plan:
     @property
     def name(self) -> str:
         """Name of the experiment in the records."""
-        return f"{self.study}/{self.scale}/{self.corpus}"
+        return f"{self.study}/{self.scale}/{self.corpus}{SWEPT if self.axes else ''}"
+
+    @property
+    def points(self) -> list[dict[str, Any]]:
+        """Every combination of the settings of its axes; one empty point without axes."""
+        combinations = itertools.product(*self.axes.values())
+        return [dict(zip(self.axes, settings, strict=True)) for settings in combinations]
 
     def choose(self, budgets: Mapping[tuple[str, str | None], Any]) -> Any:
         """Return the budget for this scale and corpus; under None stands that of all others."""
-        return budgets.get((self.scale, self.corpus)) or budgets[self.scale, None]
+        corpora = (f"{self.corpus}{SWEPT if self.axes else ''}", self.corpus, None)
+        return next(budgets[self.scale, name] for name in corpora if (self.scale, name) in budgets)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +78,7 @@ class Study:
 
     Args:
         jobs: From a plan to jobs; each job has ``name`` and ``digest``.
+        axes: What a plan may sweep; from a word of the command line to a setting, or ValueError.
         run: From a job and its folders to progress reports; returns the record at its end.
         export: From a job, its folders and a target folder to the files it writes there.
     """
@@ -70,6 +88,7 @@ class Study:
     variants: tuple[str, ...]
     corpora: tuple[str, ...]
     jobs: Callable[[Plan], Sequence[Any]]
+    axes: Mapping[str, Callable[[str], Any]] = field(default_factory=dict)
     run: Callable[[Any, Folders], Any] = run_job
     export: Callable[[Any, Folders, Path], Iterator[Path]] | None = None  # as ``export_model``
 
@@ -130,6 +149,7 @@ def run_plan(plan: Plan, *, folders: Folders | None = None) -> Iterator[Progress
 def _checked(plan: Plan) -> Study:
     study = get_study(plan.study)
     wanted = [("variant", name, study.variants) for name in plan.variants]
+    wanted += [("axis", name, study.axes) for name in plan.axes]
     for kind, name, known in [*wanted, ("data set", plan.corpus, study.corpora)]:
         if name not in known:
             step = f"See what {study.name} knows with: attnlab study list."

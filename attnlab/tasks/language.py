@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from attnlab.analysis.theory import expected_language_model_multiplications
+from attnlab.analysis.theory import COUNT_NEUTRAL, expected_language_model_multiplications
 from attnlab.config import ModelConfig, TrainConfig
 from attnlab.corpora import Tokenizer, encode_corpus, list_corpora, load_corpus
 from attnlab.errors import AttnlabError, UnknownNameError
@@ -59,21 +59,36 @@ def list_datasets() -> tuple[str, ...]:
     return ("tales", *list_corpora(kind="text"))
 
 
-@lru_cache(maxsize=4)
-def prepare_dataset(name: str, *, vocab_size: int, n_train_tokens: int) -> Dataset:
+@lru_cache(maxsize=8)
+def prepare_dataset(
+    name: str, *, vocab_size: int, n_train_tokens: int, n_read_tokens: int | None = None
+) -> Dataset:
     """Return a data set ready for training.
 
     Args:
         vocab_size: Pieces of the BPE tokenizer, trained on the training split and kept in the
             cache; ``tales`` has its own words.
         n_train_tokens: Length of a synthetic training stream; real corpora come whole.
+        n_read_tokens: Cut the training documents of a real corpus to about so many tokens: the
+            same share of each, from its middle. The other splits stay whole.
     """
     if name == "tales":
         return _tales_dataset(n_train_tokens)
     if name not in list_corpora(kind="text"):
         step = "See them with: attnlab data list."
         raise UnknownNameError("data set", name, list_datasets(), next_step=step)
-    return _corpus_dataset(name, vocab_size)
+    whole = _corpus_dataset(name, vocab_size)
+    return whole if n_read_tokens is None else _cut(whole, n_read_tokens)
+
+
+def _cut(data: Dataset, n_tokens: int) -> Dataset:
+    n_documents = max(1, min(len(data.train), n_tokens // 512))  # no crumbs
+    chosen = [data.train[i] for i in np.linspace(0, len(data.train) - 1, n_documents).astype(int)]
+    share = min(1.0, n_tokens / sum(map(len, chosen)))
+    lengths = [round(share * len(document)) for document in chosen]
+    middles = [(len(d) - n) // 2 for d, n in zip(chosen, lengths, strict=True)]
+    train = tuple(d[m : m + n] for d, m, n in zip(chosen, middles, lengths, strict=True))
+    return replace(data, train=train, facts={**data.facts, "train": sum(lengths)})
 
 
 def _tales_dataset(n_train_tokens: int) -> Dataset:
@@ -159,7 +174,7 @@ class LanguageTask(_NextToken):
         books = evaluate_documents(model, data.test, token_lengths=lengths)
         test = pool(books)
         metrics = {
-            "n_multiplications": expected_language_model_multiplications(model.config),
+            **_work(model.config),
             "validation_loss_nats": validation.nats_per_token,
             "test_loss_nats": test.nats_per_token,
         }
@@ -177,6 +192,13 @@ class LanguageTask(_NextToken):
             metrics["oracle_nats"] = oracle_on_windows(data, model.config.context_len)
             metrics["test_gap_nats"] = metrics["test_loss_nats"] - metrics["oracle_nats"]
         return metrics, details
+
+
+def _work(config: ModelConfig) -> dict[str, int]:
+    """Return the multiplications of a forward pass, where the closed forms know the options."""
+    if set(config.mixer_options) - COUNT_NEUTRAL:
+        return {}
+    return {"n_multiplications": expected_language_model_multiplications(config)}
 
 
 @lru_cache(maxsize=16)

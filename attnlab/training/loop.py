@@ -16,6 +16,7 @@ from attnlab.config import TrainConfig
 from attnlab.errors import AttnlabError, DivergenceError
 from attnlab.models import LanguageModel, Translator
 from attnlab.seeding import torch_generator
+from attnlab.training.products import onednn_products
 
 SPARED = (  # no weight decay
     "token_embedding",
@@ -139,10 +140,15 @@ def learning_rate(step: int, config: TrainConfig) -> float:
 
 
 def autocast(precision: str, device: torch.device) -> AbstractContextManager[object]:
-    """Return the context for ``fp32`` or ``bf16`` arithmetic; weights stay float32."""
+    """Return the context of a forward pass in this precision; weights stay float32."""
     if precision == "bf16":
         return torch.autocast(device.type, torch.bfloat16)
     return nullcontext()
+
+
+def products(precision: str) -> AbstractContextManager[object]:
+    """Return the context of a forward and backward pass; it decides who multiplies."""
+    return onednn_products() if precision == "fp32_onednn" else nullcontext()
 
 
 def _accumulate(
@@ -154,9 +160,10 @@ def _accumulate(
     counts = [count(targets) for _, targets in group]
     total = 0.0
     for (inputs, targets), n_targets in zip(group, counts, strict=True):
-        with autocast(config.precision, inputs.device):
-            share = loss(inputs, targets) * (n_targets / sum(counts))
-        share.backward()
+        with products(config.precision):
+            with autocast(config.precision, inputs.device):
+                share = loss(inputs, targets) * (n_targets / sum(counts))
+            share.backward()
         total += share.item()
     return total
 
