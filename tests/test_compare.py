@@ -18,6 +18,7 @@ from attnlab.analysis.compare import (
     paired_differences,
     seed_ranges,
     student_t_975,
+    too_few,
 )
 from attnlab.errors import AttnlabError
 
@@ -90,10 +91,13 @@ def test_variants_stand_in_the_order_of_their_means_and_zero_is_no_sign():
     assert ranges[["n_seeds", "mean", "lowest", "highest"]].iloc[0].tolist() == [2, -0.5, -1, 0]
 
 
-def test_one_pair_has_no_interval_and_decides_nothing():
-    row = paired_differences(table(one=[1.0], two=[2.0]), baseline="one", metric="loss").iloc[0]
-    assert np.isnan(row["low"])
-    assert verdict(LOWER, one=[1.0], two=[2.0]) == [UNDECIDED]
+@pytest.mark.parametrize(("n", "words"), [(1, "one run"), (2, "two runs")])
+def test_two_seeds_or_fewer_decide_nothing(n, words):
+    found = table(one=[1.0, 1.001][:n], two=[2.0, 2.001][:n])
+    row = paired_differences(found, baseline="one", metric="loss").iloc[0]
+    assert np.isnan(row["low"]) == (n == 1)
+    assert judge_claims(found, claims=[LOWER], metric="loss")["verdict"].tolist() == [words]
+    assert too_few(0) == "not recorded yet"
 
 
 def test_seeds_that_only_one_variant_has_are_left_out():
@@ -113,14 +117,12 @@ def test_a_run_repeated_counts_once_with_its_last_result():
     [
         ([1.0, 1.01, 1.02], [2.0, 2.01, 2.02], HOLDS),
         ([2.0, 2.01, 2.02], [1.0, 1.01, 1.02], FAILS),
-        ([1.0, 1.001], [2.0, 2.001], HOLDS),  # two pairs that agree
         ([1.0, 1.5, 1.2], [1.1, 1.3, 1.4], UNDECIDED),
-        ([1.0, 1.1, 1.2], [1.2, 1.3, 1.4], UNDECIDED),  # the ranges touch
-        ([1.0, 1.1], [1.3, 1.2], UNDECIDED),  # ranges apart, but two pairs that disagree on size
-        ([1.0, 2.0, 3.0], [1.1, 2.1, 3.1], UNDECIDED),  # one sign, but the ranges overlap
+        ([1.0, 1.1, 1.3], [1.3, 1.2, 1.35], UNDECIDED),  # one sign, but pairs disagree on size
+        ([1.0, 2.0, 3.0], [1.1, 2.1, 3.11], HOLDS),  # ranges overlap, pairs agree
     ],
 )
-def test_lower_needs_ranges_apart_and_an_interval_below_zero(one, two, expected):
+def test_lower_needs_a_paired_interval_below_zero(one, two, expected):
     assert verdict(LOWER, one=one, two=two) == [expected]
 
 
@@ -140,20 +142,19 @@ def test_close_means_an_interval_within_the_tolerance(differences, expected):
 
 
 @pytest.mark.parametrize(
-    ("claim", "one", "low", "high", "expected"),
+    ("claim", "low", "high", "expected"),
     [
-        (CLOSE, [0.0, 0.0], -0.05, 0.05, HOLDS),
-        (CLOSE, [0.0, 0.0], 0.05, 0.2, UNDECIDED),
-        (CLOSE, [0.0, 0.0], -0.2, -0.05, UNDECIDED),
-        (LOWER, [0.0, 1.0], -1.0, -0.1, UNDECIDED),  # the worst ties with the other's best
-        (LOWER, [0.0, 0.0], -1.0, 0.0, UNDECIDED),
-        (LOWER, [3.0, 2.0], 0.1, 1.0, UNDECIDED),
-        (LOWER, [3.0, 3.0], 0.0, 1.0, UNDECIDED),
+        (CLOSE, -0.05, 0.05, HOLDS),
+        (CLOSE, 0.05, 0.2, UNDECIDED),
+        (CLOSE, -0.2, -0.05, UNDECIDED),
+        (CLOSE, -0.2, -0.051, FAILS),
+        (LOWER, -1.0, 0.0, UNDECIDED),
+        (LOWER, 0.0, 1.0, UNDECIDED),
+        (LOWER, 0.001, 1.0, FAILS),
     ],
 )
-def test_a_verdict_at_the_very_limit(claim, one, low, high, expected):
-    other = pd.Series([1.0, 2.0])
-    assert claim.verdict(pd.Series(one), other, low=low, high=high) == expected
+def test_a_verdict_at_the_very_limit(claim, low, high, expected):
+    assert claim.verdict(n_pairs=3, low=low, high=high) == expected
 
 
 @pytest.mark.parametrize(("losses", "agree"), [([1, 2], True), ([1, -1], False), ([0, 0], False)])

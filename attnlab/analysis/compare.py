@@ -13,6 +13,7 @@ import pandas as pd
 from attnlab.errors import AttnlabError
 
 HOLDS, FAILS, UNDECIDED = "holds here", "fails here", "not distinguishable at this budget"
+MIN_SEEDS = 3  # fewer never give a verdict
 T_975 = (  # Student's t, 97.5 % point, 1 to 30 degrees of freedom
     *(12.70620, 4.30265, 3.18245, 2.77645, 2.57058, 2.44691, 2.36462, 2.30600, 2.26216, 2.22814),
     *(2.20099, 2.17881, 2.16037, 2.14479, 2.13145, 2.11991, 2.10982, 2.10092, 2.09302, 2.08596),
@@ -37,17 +38,18 @@ class Claim:
     relation: Literal["lower", "close"] = "lower"
     tolerance_nats: float = 0.05
 
-    def verdict(self, one: pd.Series, other: pd.Series, *, low: float, high: float) -> str:
-        """Hold the claim against results by seed and the interval of their mean difference."""
-        if len(one) < 2:
-            return UNDECIDED
+    def verdict(self, *, n_pairs: int, low: float, high: float) -> str:
+        """Hold the claim against the 95 % interval of the paired mean difference."""
+        if n_pairs < MIN_SEEDS:
+            return too_few(n_pairs)
+        near = self.tolerance_nats
         if self.relation == "close":
-            if -self.tolerance_nats <= low and high <= self.tolerance_nats:
+            if -near <= low and high <= near:
                 return HOLDS
-            return FAILS if low > self.tolerance_nats or high < -self.tolerance_nats else UNDECIDED
-        if one.max() < other.min() and high < 0:
+            return FAILS if low > near or high < -near else UNDECIDED
+        if high < 0:
             return HOLDS
-        return FAILS if one.min() > other.max() and low > 0 else UNDECIDED
+        return FAILS if low > 0 else UNDECIDED
 
 
 ORDERING = (
@@ -116,10 +118,9 @@ def seed_ranges(runs: pd.DataFrame, *, metric: str) -> pd.DataFrame:
 def judge_claims(runs: pd.DataFrame, *, claims: Sequence[Claim], metric: str) -> pd.DataFrame:
     """Hold each claim against the records; anything in doubt is called undecided.
 
-    *Lower* holds if every seed of the variant ends below every seed of the baseline and the
-    95 % interval of the paired difference lies below zero; it fails if both say above.
-    *Close* holds if that interval lies within the tolerance, and fails if it lies outside.
-    Fewer than two pairs decide nothing.
+    *Lower* holds if the 95 % interval of the paired difference lies below zero, and fails if
+    it lies above. *Close* holds if it lies within the tolerance, and fails if it lies outside.
+    Fewer than ``MIN_SEEDS`` pairs decide nothing: the verdict is ``one run`` or ``two runs``.
 
     Returns:
         One row a claim: ``says``, ``variant``, ``baseline``, ``relation``, ``verdict``,
@@ -134,12 +135,20 @@ def judge_claims(runs: pd.DataFrame, *, claims: Sequence[Claim], metric: str) ->
         pairs = wide[[claim.variant, claim.baseline]].dropna()
         if not len(pairs):
             continue
-        one, other = pairs[claim.variant], pairs[claim.baseline]
-        interval = _interval((one - other).to_numpy())
-        verdict = claim.verdict(one, other, low=interval["low"], high=interval["high"])
-        rows.append({n: getattr(claim, n) for n in told} | {"verdict": verdict} | interval)
-    measured = ("verdict", "n_pairs", "mean", "low", "high", "has_one_sign")
-    return pd.DataFrame(rows, columns=[*told, *measured])
+        interval = _interval((pairs[claim.variant] - pairs[claim.baseline]).to_numpy())
+        measured = {name: interval[name] for name in ("n_pairs", "low", "high")}
+        rows.append(
+            {name: getattr(claim, name) for name in told}
+            | {"verdict": claim.verdict(**measured)}
+            | interval
+        )
+    columns = [*told, "verdict", "n_pairs", "mean", "low", "high", "has_one_sign"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def too_few(n_seeds: int) -> str:
+    """Return what stands in the place of a verdict where seeds are fewer than ``MIN_SEEDS``."""
+    return {0: "not recorded yet", 1: "one run"}.get(n_seeds, "two runs")
 
 
 def chance_of_separation(n_seeds: int) -> float:
