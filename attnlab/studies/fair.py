@@ -1,0 +1,158 @@
+"""The first paper's order on fair ground: by quantity, learning rate and passes over the text.
+
+Reads the swept records of ``language-model``: the same steps on less and less text, so that the
+text is passed over more and more often, each mixer at several learning rates and, at its best
+one, with several seeds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from attnlab.analysis.compare import ORDERING, Claim, judge_claims
+from attnlab.paths import RUNS
+from attnlab.records import load_runs
+from attnlab.studies.mixers import SETTINGS, STARTS
+
+SWEPT = "language-model/classroom/children/swept"
+ONE_RATE = {  # as the paper has it, "the same hyperparameters": experiment: its words
+    "language-model/classroom/tales": "tales",
+    "language-model/paper/children": "books",
+}
+QUANTITIES = {"train_loss_nats": "training cost", "test_loss_nats": "held-out loss"}
+SIZE, WORK = "attention_matched_parameters", "attention_matched_compute"
+CLAIMS = (
+    *ORDERING,
+    Claim(says="SHE trains to a lower cost than attention of its size", variant="she",
+          baseline=SIZE),
+    Claim(says="SHE trains to a lower cost than attention of its work", variant="she",
+          baseline=WORK),
+)  # fmt: skip
+COLUMNS = {
+    "variant": "variant",
+    "seed": "seed",
+    "config.passes": "passes",
+    "config.setting": "setting",
+    "config.train.lr": "lr",
+    "train_loss_nats": "train_loss_nats",
+    "validation_loss_nats": "validation_loss_nats",
+    "test_loss_nats": "test_loss_nats",
+    "n_weights": "n_weights",
+    "tokens_seen": "tokens_seen",
+    "commit": "commit",
+}
+POINT = ["variant", "setting", "passes"]
+
+
+def swept_runs(experiment: str = SWEPT, *, path: Path = RUNS) -> pd.DataFrame:
+    """Return one row a swept run: variant, seed, passes, setting, lr and its losses.
+
+    Where a run was repeated, the last one counts.
+    """
+    runs = load_runs(experiment, path=path, columns=list(COLUMNS)).rename(columns=COLUMNS)
+    return runs.drop_duplicates([*POINT, "lr", "seed"], keep="last", ignore_index=True)
+
+
+def chosen_starts(runs: pd.DataFrame) -> dict[str, str]:
+    """Return the start of each variant with the lowest validation loss at one pass, seed 0.
+
+    The matched variants take that of attention.
+    """
+    tried = runs[runs["setting"].isin(STARTS) & (runs["passes"] == 1) & (runs["seed"] == 0)]
+    tried = tried[~tried["variant"].isin([SIZE, WORK])]
+    best = tried.loc[tried.groupby("variant")["validation_loss_nats"].idxmin()]
+    starts = best.set_index("variant")["setting"].to_dict()
+    matched = {name: starts["attention"] for name in (SIZE, WORK) if "attention" in starts}
+    return {**starts, **matched}
+
+
+def with_chosen_starts(runs: pd.DataFrame) -> pd.DataFrame:
+    """Keep the runs whose variant began as ``chosen_starts`` says."""
+    return runs[runs["setting"] == runs["variant"].map(chosen_starts(runs))]
+
+
+def at_best_rate(runs: pd.DataFrame) -> pd.DataFrame:
+    """Keep, by variant, setting and passes, the rate with the lowest validation loss of seed 0."""
+    first = runs[runs["seed"] == 0]
+    best = first.loc[first.groupby(POINT)["validation_loss_nats"].idxmin(), [*POINT, "lr"]]
+    return runs.merge(best, on=[*POINT, "lr"])
+
+
+def ground_verdicts(*, path: Path = RUNS) -> pd.DataFrame:
+    """Judge the order of the first paper on every ground that is recorded.
+
+    Returns:
+        One row a claim, quantity and ground: ``says``, ``variant``, ``baseline``, ``quantity``,
+        ``passes``, ``rate`` (in words), ``verdict``, ``n_pairs``, ``mean``, ``low``, ``high``,
+        ``experiment``.
+    """
+    parts = []
+    for experiment in ONE_RATE:
+        runs = load_runs(experiment, path=path)
+        told = {"passes": 1.0, "rate": "one for all", "experiment": experiment}
+        parts.append(_judged(runs).assign(**told))
+    fair = at_best_rate(with_chosen_starts(swept_runs(path=path)))
+    for passes, runs in fair.groupby("passes"):
+        told = {"passes": passes, "rate": "each one's best", "experiment": SWEPT}
+        parts.append(_judged(runs).assign(**told))
+    return pd.concat(parts, ignore_index=True)
+
+
+def sensitivity(*, passes: float = 1.0, path: Path = RUNS) -> pd.DataFrame:
+    """Judge the order again under each setting that the paper leaves unknown, at best rates.
+
+    A setting that does not concern a baseline is held against the usual baseline.
+
+    Returns:
+        As ``ground_verdicts``, with ``setting`` first.
+    """
+    runs = swept_runs(path=path)
+    best = at_best_rate(runs[runs["passes"] == passes])
+    usual = best[best["setting"] == "as_usual"]
+    parts = []
+    for setting in [name for name in SETTINGS if name in set(best["setting"])]:
+        own = best[best["setting"] == setting]
+        beside = usual[~usual["variant"].isin(own["variant"]) & usual["variant"].map(_is_baseline)]
+        judged = _judged(pd.concat([own, beside]), claims=ORDERING)
+        parts.append(judged[judged["variant"].isin(own["variant"])].assign(setting=setting))
+    return pd.concat(parts, ignore_index=True)
+
+
+def _is_baseline(variant: str) -> bool:
+    return variant.startswith("attention")
+
+
+def _judged(runs: pd.DataFrame, *, claims: Sequence[Claim] = CLAIMS) -> pd.DataFrame:
+    parts = [
+        judge_claims(runs, claims=claims, metric=metric).assign(quantity=quantity)
+        for metric, quantity in QUANTITIES.items()
+    ]
+    return pd.concat(parts, ignore_index=True)
+
+
+def differences(runs: pd.DataFrame, variant: str, baseline: str, metric: str) -> pd.DataFrame:
+    """Return the mean difference to a baseline: one row a rate, one column a number of passes.
+
+    Both are at the same rate and seed; nan where that is not recorded.
+    """
+    keys = ["passes", "lr", "seed"]
+    one, other = (
+        runs[runs["variant"] == name].set_index(keys)[metric] for name in (variant, baseline)
+    )
+    both = (one - other).dropna().groupby(["lr", "passes"]).mean()
+    return both.unstack("passes") if len(both) else pd.DataFrame(dtype=float)
+
+
+def winners(runs: pd.DataFrame, metric: str, *, among: Sequence[str]) -> pd.DataFrame:
+    """Return the variant with the lowest loss of seed 0: one row a rate, one column a passes.
+
+    Points at which a variant of ``among`` is not recorded are nan.
+    """
+    first = runs[(runs["seed"] == 0) & runs["variant"].isin(among)]
+    table = first.pivot_table(index=["lr", "passes"], columns="variant", values=metric)
+    best = table.idxmin(axis=1).where(table.reindex(columns=list(among)).notna().all(axis=1))
+    return best.unstack("passes").replace({None: np.nan})
