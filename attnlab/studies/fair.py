@@ -19,9 +19,9 @@ from attnlab.records import load_runs
 from attnlab.studies.mixers import SETTINGS, STARTS
 
 SWEPT = "language-model/classroom/children/swept"
-ONE_RATE = {  # as the paper has it, "the same hyperparameters": experiment: its words
-    "language-model/classroom/tales": "tales",
-    "language-model/paper/children": "books",
+ONE_RATE = {  # as the paper has it, "the same hyperparameters": experiment: words for its ground
+    "language-model/classroom/tales": "tales, one rate for all",
+    "language-model/paper/children": "books, large models, one rate for all",
 }
 QUANTITIES = {"train_loss_nats": "training cost", "test_loss_nats": "held-out loss"}
 SIZE, WORK = "attention_matched_parameters", "attention_matched_compute"
@@ -87,17 +87,18 @@ def ground_verdicts(*, path: Path = RUNS) -> pd.DataFrame:
 
     Returns:
         One row a claim, quantity and ground: ``says``, ``variant``, ``baseline``, ``quantity``,
-        ``passes``, ``rate`` (in words), ``verdict``, ``n_pairs``, ``mean``, ``low``, ``high``,
-        ``experiment``.
+        ``ground`` (in words), ``passes``, ``rate`` (in words), ``verdict``, ``n_pairs``, ``mean``,
+        ``low``, ``high``, ``experiment``.
     """
     parts = []
-    for experiment in ONE_RATE:
+    for experiment, ground in ONE_RATE.items():
         runs = load_runs(experiment, path=path)
-        told = {"passes": 1.0, "rate": "one for all", "experiment": experiment}
+        told = {"ground": ground, "passes": 1.0, "rate": "one for all", "experiment": experiment}
         parts.append(_judged(runs).assign(**told))
     fair = at_best_rate(with_chosen_starts(swept_runs(path=path)))
     for passes, runs in fair.groupby("passes"):
-        told = {"passes": passes, "rate": "each one's best", "experiment": SWEPT}
+        ground = f"books, best rates, {passes:g} pass{'es' * (passes != 1)}"
+        told = {"passes": passes, "rate": "each one's best", "experiment": SWEPT, "ground": ground}
         parts.append(_judged(runs).assign(**told))
     return pd.concat(parts, ignore_index=True)
 
