@@ -535,7 +535,7 @@ def ground_map(runs: pd.DataFrame, *, pair: tuple[str, str]):
     """The difference of two variants at each rate and number of passes, by both quantities."""
     axes, said = new_axes(size=(8.4, 2.9), columns=2), []
     for ax, metric in zip(axes, fair.QUANTITIES, strict=True):
-        table = fair.differences(runs, *pair, metric)
+        table = fair.differences(runs, *pair, metric).iloc[::-1]  # low rates below
         ticks = {"x_ticks": [f"{p:g}" for p in table], "y_ticks": [f"{r:g}" for r in table.index]}
         matrix(table.to_numpy(), label="Difference (nats)", x_label="Passes", y_label="Rate",
                is_difference=True, has_numbers=True, ax=ax, **ticks)  # fmt: skip
@@ -544,6 +544,30 @@ def ground_map(runs: pd.DataFrame, *, pair: tuple[str, str]):
         said.append(f"{LOSSES[metric].lower()} lower at {below} of {table.notna().sum().sum()}")
     one, other = look(pair[0]).label, inside(pair[1])
     return axes[0], f"{one} minus {other}, same rate and seeds: {'; '.join(said)} points."
+
+
+@picture
+def rereading(curves: pd.DataFrame, *, n_tokens: int):
+    """Training cost and held-out loss while one short text is read again and again.
+
+    Args:
+        curves: Rows with ``variant``, ``tokens_seen`` and both losses.
+        n_tokens: Length of the text.
+    """
+    axes, said = new_axes(size=(8.4, 3.0), columns=2), []
+    for ax, metric in zip(axes, fair.QUANTITIES, strict=True):
+        for name, own in curves.groupby("variant", sort=False):
+            ax.plot(own["tokens_seen"] / n_tokens, own[metric], **look(name).line())
+        ax.set(xlabel="Passes over the text", ylim=(0, None))
+        ax.set_title(f"{fair.QUANTITIES[metric].capitalize()} (nats per token)", fontsize=10)
+    axes[0].legend()
+    for name, last in curves.groupby("variant", sort=False).last().iterrows():
+        losses = " and ".join(f"{last[metric]:.2f}" for metric in fair.QUANTITIES)
+        said.append(f"{look(str(name)).label} {losses}")
+    passes = curves["tokens_seen"].max() / n_tokens
+    return axes[
+        0
+    ], f"Cost and held-out loss after {passes:.0f} passes: {'; '.join(said)}. One seed."
 
 
 def verdict_table(judged: pd.DataFrame, *, row: str = "says", column: str = "ground") -> str:
