@@ -150,7 +150,8 @@ def test_winners_and_differences_point_by_point():
     assert fair.winners(runs, "train_loss_nats", among=("she", "we")).isna().all().all()
     gap = fair.differences(runs, "she", "attention", "test_loss_nats")
     np.testing.assert_allclose(gap[1.0], [0.3, 0.2])
-    assert fair.differences(runs, "we", "attention", "test_loss_nats").empty
+    with pytest.raises(AttnlabError, match="both we and attention"):
+        fair.differences(runs, "we", "attention", "test_loss_nats")
 
 
 def test_axes_on_the_command_line(capsys, tmp_path, monkeypatch):

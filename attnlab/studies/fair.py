@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from attnlab.analysis.compare import ORDERING, Claim, judge_claims
+from attnlab.errors import AttnlabError
 from attnlab.paths import RUNS
 from attnlab.records import load_runs
 from attnlab.studies.mixers import SETTINGS, STARTS
@@ -139,13 +140,20 @@ def differences(runs: pd.DataFrame, variant: str, baseline: str, metric: str) ->
     """Return the mean difference to a baseline: one row a rate, one column a number of passes.
 
     Both are at the same rate and seed; nan where that is not recorded.
+
+    Raises:
+        AttnlabError: It is recorded nowhere.
     """
     keys = ["passes", "lr", "seed"]
     one, other = (
         runs[runs["variant"] == name].set_index(keys)[metric] for name in (variant, baseline)
     )
     both = (one - other).dropna().groupby(["lr", "passes"]).mean()
-    return both.unstack("passes") if len(both) else pd.DataFrame(dtype=float)
+    if both.empty:
+        raise AttnlabError(
+            f"No rate is recorded for both {variant} and {baseline}. Run them with --axis lr=0.01."
+        )
+    return both.unstack("passes")
 
 
 def winners(runs: pd.DataFrame, metric: str, *, among: Sequence[str]) -> pd.DataFrame:
