@@ -107,8 +107,10 @@ def test_the_best_rate_and_start_are_chosen_on_validation_of_seed_0(made, monkey
     ask = {"passes": 1.0, "setting": "as_usual"}
     assert study.best_recorded(fair.SWEPT, "lr", variant="she", **ask) == 1e-2  # not the cheapest
     assert study.best_recorded(fair.SWEPT, "lr", variant="me", **ask) == 3e-2
-    starts = {"among": study.STARTS, "passes": 1.0}
-    assert study.best_recorded(fair.SWEPT, "setting", variant="he", **starts) == "start_decay_1"
+    starts = {"variant": "he", "among": study.STARTS}
+    assert study.best_recorded(fair.SWEPT, "setting", **starts) == "start_decay_1"
+    few = {"variant": "me", "setting": "as_usual", "passes": 4.0}  # not recorded: the fewest are
+    assert study.best_recorded(fair.SWEPT, "lr", **few) == 3e-2
     with pytest.raises(AttnlabError, match=r"--axis lr=0\.003"):
         study.best_recorded(fair.SWEPT, "lr", variant="we", **ask)
     better = swept(setting="start_decay_1", shift=-0.5)

@@ -129,8 +129,7 @@ def _job(
     sizes, swept = plan.choose(BUDGETS), {}
     if setting == BEST_START:
         like = "attention" if variant.startswith("attention_matched") else variant
-        ask = {"variant": like, "among": STARTS, "passes": 1.0}
-        setting = best_recorded(plan.name, "setting", **ask)
+        setting = best_recorded(plan.name, "setting", variant=like, among=STARTS)
     text = dict(sizes.data)
     if passes is not None and sizes.n_tokens and plan.corpus != "tales" and passes > 1:
         text["n_read_tokens"] = round(sizes.n_tokens / passes)
@@ -147,7 +146,7 @@ def _job(
     if precision:
         train["precision"] = precision
     if lr == "best":
-        lr = float(best_recorded(plan.name, "lr", variant=variant, **swept))
+        lr = float(best_recorded(plan.name, "lr", variant=variant, setting=setting, passes=passes))
     if lr is not None:
         train["lr"] = lr
     return Job(
@@ -170,33 +169,41 @@ def changed(model: ModelConfig, setting: str) -> ModelConfig:
 
 
 def best_recorded(
-    experiment: str, what: str, *, variant: str, among: Collection[Any] | None = None, **where: Any
+    experiment: str,
+    what: str,
+    *,
+    variant: str,
+    setting: str | None = None,
+    passes: float | None = None,
+    among: Collection[str] | None = None,
 ) -> Any:
     """Return the setting with the lowest validation loss among the recorded ones of seed 0.
 
     Args:
         what: The axis to choose on, ``lr`` or ``setting``.
+        setting: Where rates are chosen.
+        passes: Over the text; where none or not these are recorded, the fewest that are.
         among: Settings that may be chosen; None for all.
-        where: Settings that are given, by axis.
 
     Raises:
         AttnlabError: There is none.
     """
-    columns = {"lr": "config.train.lr", **{n: f"config.{n}" for n in ("passes", "setting")}}
+    names = {"lr": "config.train.lr", "passes": "config.passes", "setting": "config.setting"}
     loss = "validation_loss_nats"
-    runs = load_runs(experiment, columns=["variant", "seed", loss, *columns.values()])
+    runs = load_runs(experiment, columns=["variant", "seed", loss, *names.values()])
     runs = runs[(runs["variant"] == variant) & (runs["seed"] == 0)]
-    for axis, value in where.items():
-        runs = runs[runs[columns[axis]] == value]
+    if setting is not None:
+        runs = runs[runs[names["setting"]] == setting]
     if among is not None:
-        runs = runs[runs[columns[what]].isin(among)]
+        runs = runs[runs[names["setting"]].isin(among)]
     if runs.empty:
-        given = ", ".join(f"{axis}={value}" for axis, value in where.items())
         raise AttnlabError(
-            f"No {what} is recorded for {variant} at {given}, so none is the best. Run seed 0 "
-            f"with several first, as in --axis {what}={','.join(TRY[what])}."
+            f"No {what} is recorded for {variant}, so none is the best. Run seed 0 with several "
+            f"first, as in --axis {what}={','.join(TRY[what])}."
         )
-    return runs.loc[runs[loss].idxmin(), columns[what]]
+    recorded = runs[names["passes"]]
+    runs = runs[recorded == (passes if passes in set(recorded) else recorded.min())]
+    return runs.loc[runs[loss].idxmin(), names[what]]
 
 
 TRY = {"lr": ("0.003", "0.01", "0.03"), "setting": ("as_usual", "start_decay_1")}
