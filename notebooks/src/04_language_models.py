@@ -221,12 +221,10 @@ board = show_board(race_anew, n_ticks=lambda *, n_steps, **_: n_steps * len(mode
 #
 # tokens, up to the noise of the sample.
 
-# %% tags=["nbval-check-output"]
+# %% tags=["nbval-ignore-output", "agreement"]
 h = [source.best_loss_nats(context_len=k) for k in range(9)]
 print("k    " + "  ".join(f"{k:5d}" for k in range(9)))
 print("h_k  " + "  ".join(f"{stair:5.3f}" for stair in h) + "  nats per token")
-
-# %% tags=["nbval-ignore-output", "agreement"]
 for name in sorted(L, key=L.get):
     k = next((k for k, stair in enumerate(h) if stair <= L[name]), None)  # eq. (4.3)
     more = f"at least {k} token{'s' * (k != 1)}" if k is not None else "more than 8 tokens"
@@ -316,9 +314,10 @@ from attnlab.teach import show_quiz
 quiz = show_quiz("language_models")
 
 # %% [markdown]
-# **Takeaway.** A difference counts when its paired interval leaves zero out, and it is about the design
-# only if size and compute were matched.
-#
+# **Takeaway.** A difference counts when its paired interval leaves zero out, and it is about the
+# design only if size and compute were matched as well. The captions above say which ones do.
+
+# %% [markdown]
 # ## 4  A hundred real books: the claim   *(10 min)*
 #
 # The paper trains on 100 children's books: 8.4 to 8.6 million tokens, 5000 word pieces. Ours are from
@@ -401,7 +400,8 @@ explorer = explore(
 # Attention wins, and a mean can hide who is ahead on how many books: the caption counts them.
 #
 # **Takeaway.** On this ground the claim fails. But is the ground fair?
-#
+
+# %% [markdown]
 # ## 5  When does the Extractor win?   *(20 min)*
 #
 # Two things were the same for all: the learning rate, and a single pass over the text. We vary both, on
@@ -425,18 +425,17 @@ show(pictures.by_rate(once))
 first = once[once["seed"] == 0].sort_values("lr").groupby("variant")["test_loss_nats"]
 gains = (first.first() - first.min()).loc[list(pictures.CONTEST)]
 print(gainer.verdict(truth=gains.idxmax()))
-forty = fair.at_best_rate(swept[swept["passes"] == 40])
-show(pictures.cost_and_held_out(forty, cost="train_loss_nats", held_out="test_loss_nats"))
 
 # %% [markdown]
-# First picture: each at its best rate, in one pass. Second: **forty passes** over a fortieth of the text.
-# By cost SHE is far ahead of attention of its width, and far behind on unseen books. Attention *of
+# So much for one pass. Next, **forty passes** over a fortieth of the text, each at its best rate. By cost SHE is far ahead of attention of its width, and far behind on unseen books. Attention *of
 # SHE's size* does the same: what wins is memory for the text, paid for on every other text.
 #
-# **Play, then answer.** The map: who wins at which rate, after how many passes, by which quantity?
+# **Play, then answer.** Then the map: who wins at which rate, after how many passes, by which quantity?
 # Compare SHE with attention, then with attention of its size.
 
 # %% tags=["widget", "nbval-ignore-output"]
+forty = fair.at_best_rate(swept[swept["passes"] == 40])
+show(pictures.cost_and_held_out(forty, cost="train_loss_nats", held_out="test_loss_nats"))
 show(pictures.who_wins(swept, among=pictures.CONTEST))
 duels = explore(
     lambda pair: pictures.ground_map(swept, pair=pair),
@@ -652,7 +651,7 @@ checks.check_top_p(top_p_filter)
 # **Play, then answer.** Then compare texts: the same beginning and the same random numbers for every
 # mixer. Turn the temperature to 0.1: why do some texts begin to repeat themselves?
 
-# %% tags=["nbval-ignore-output"]
+# %% tags=["widget", "nbval-ignore-output"]
 writers, opening = live.source_writers(models, source=source), "Nora was a kind girl."
 start, lines = len(source.encode(opening)), []
 for name, writer in writers.items():
@@ -665,7 +664,6 @@ for name, writer in writers.items():
     lines.append(f"{look(name).label:22} {np.mean(counts):4.1f} words before a slip (mean of 10)")
 print("\n".join(lines), "\nof 25 words written; at temperature 0.8, one trained model each")
 
-# %% tags=["widget", "nbval-ignore-output"]
 from attnlab.show import play, playground_dials
 
 trained = live.load_writers("children")  # small models with committed weights
