@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
 from attnlab.analysis.compare import ORDERING, Claim, judge_claims
@@ -159,9 +158,10 @@ def differences(runs: pd.DataFrame, variant: str, baseline: str, metric: str) ->
 def winners(runs: pd.DataFrame, metric: str, *, among: Sequence[str]) -> pd.DataFrame:
     """Return the variant with the lowest loss of seed 0: one row a rate, one column a passes.
 
-    Points at which a variant of ``among`` is not recorded are nan.
+    Points at which a variant of ``among`` is not recorded are nan; rates without a point are
+    left out.
     """
     first = runs[(runs["seed"] == 0) & runs["variant"].isin(among)]
     table = first.pivot_table(index=["lr", "passes"], columns="variant", values=metric)
     best = table.idxmin(axis=1).where(table.reindex(columns=list(among)).notna().all(axis=1))
-    return best.unstack("passes").replace({None: np.nan})
+    return best.dropna().unstack("passes")
