@@ -145,6 +145,17 @@ def test_a_better_start_counts_for_its_variant_alone(made):
     assert he.to_dict() == pytest.approx({"as_usual": -0.2, "start_decay_1": -0.7})
 
 
+def test_what_is_judged_is_not_what_chooses():
+    table = swept((1.0, 40.0))
+    slow = table["lr"] == 1e-2
+    told = table.assign(test_loss_nats=table["test_loss_nats"].where(slow, 0.0))  # the other shines
+    best = fair.at_best_rate(told).query("variant == 'she'")
+    assert set(best["lr"]) == {1e-2}
+    often = swept((40.0,), setting="start_decay_2", shift=-1.0)  # better after many passes alone
+    once = swept((1.0,), setting="start_decay_2", shift=+1.0)
+    assert set(fair.chosen_starts(pd.concat([table, often, once])).values()) == {"as_usual"}
+
+
 def test_winners_and_differences_point_by_point():
     runs = swept()
     won = fair.winners(runs, "train_loss_nats", among=tuple(MADE))
@@ -153,6 +164,12 @@ def test_winners_and_differences_point_by_point():
     gone = ~((runs["lr"] == 3e-2) & (runs["variant"] == "he"))
     assert list(fair.winners(runs[gone], "train_loss_nats", among=tuple(MADE)).index) == [1e-2]
     gap = fair.differences(runs, "she", "attention", "test_loss_nats")
+    np.testing.assert_allclose(gap[1.0], [0.3, 0.2])
+    own = runs["variant"].map({"she": (0, 1), "attention": (1, 2)})
+    paired = [s in kept if isinstance(kept, tuple) else False
+              for s, kept in zip(runs["seed"], own, strict=True)]  # fmt: skip
+    lone = runs[paired].assign(test_loss_nats=runs["test_loss_nats"] + runs["seed"].eq(2) * 9.0)
+    gap = fair.differences(lone, "she", "attention", "test_loss_nats")
     np.testing.assert_allclose(gap[1.0], [0.3, 0.2])
     with pytest.raises(AttnlabError, match="both we and attention"):
         fair.differences(runs, "we", "attention", "test_loss_nats")
