@@ -109,6 +109,7 @@ def test_the_best_rate_and_start_are_chosen_on_validation_of_seed_0(made, monkey
     assert study.best_recorded(fair.SWEPT, "lr", variant="me", **ask) == 3e-2
     starts = {"variant": "he", "among": study.STARTS}
     assert study.best_recorded(fair.SWEPT, "setting", **starts) == "start_decay_1"
+    assert study.best_recorded(fair.SWEPT, "lr", variant="she", by="train_loss_nats", **ask) == 3e-2
     few = {"variant": "me", "setting": "as_usual", "passes": 4.0}  # not recorded: the fewest are
     assert study.best_recorded(fair.SWEPT, "lr", **few) == 3e-2
     with pytest.raises(AttnlabError, match=r"--axis lr=0\.003"):
@@ -119,6 +120,8 @@ def test_the_best_rate_and_start_are_chosen_on_validation_of_seed_0(made, monkey
     job = get_study("language-model").jobs(replace(PLAN, variants=("he",), axes=axes))[0]
     assert (job.task["setting"], job.train.lr) == ("start_decay_1", 3e-2)
     assert job.model.mixer_options == {"start_decay": 1}
+    plan = replace(PLAN, variants=("she",), axes={"passes": (1.0,), "lr": ("best", "cheapest")})
+    assert [job.train.lr for job in get_study("language-model").jobs(plan)] == [1e-2, 3e-2]
 
 
 def test_verdicts_by_ground(made):
@@ -136,7 +139,8 @@ def test_a_better_start_counts_for_its_variant_alone(made):
     runs = fair.swept_runs(path=made)
     assert fair.chosen_starts(runs)["he"] == "start_decay_1"
     assert fair.chosen_starts(runs)[fair.SIZE] == fair.chosen_starts(runs)["attention"]
-    once = fair.at_best_rate(fair.with_chosen_starts(runs)).query("passes == 1 and seed == 0")
+    once = fair.at_best_rate(fair.with_chosen_starts(runs), "test_loss_nats")
+    once = once.query("passes == 1 and seed == 0")
     assert once.set_index("variant")["test_loss_nats"].to_dict() == pytest.approx(
         {"attention": 3.1, "attention_1_head": 3.2, "she": 3.4, "he": 2.4, "me": 3.22}
     )
@@ -149,11 +153,12 @@ def test_what_is_judged_is_not_what_chooses():
     table = swept((1.0, 40.0))
     slow = table["lr"] == 1e-2
     told = table.assign(test_loss_nats=table["test_loss_nats"].where(slow, 0.0))  # the other shines
-    best = fair.at_best_rate(told).query("variant == 'she'")
-    assert set(best["lr"]) == {1e-2}
+    for metric, lr in (("test_loss_nats", 1e-2), ("train_loss_nats", 3e-2)):
+        assert set(fair.at_best_rate(told, metric).query("variant == 'she'")["lr"]) == {lr}
     often = swept((40.0,), setting="start_decay_2", shift=-1.0)  # better after many passes alone
     once = swept((1.0,), setting="start_decay_2", shift=+1.0)
-    assert set(fair.chosen_starts(pd.concat([table, often, once])).values()) == {"as_usual"}
+    runs = pd.concat([table, often, once], ignore_index=True)
+    assert set(fair.chosen_starts(runs).values()) == {"as_usual"}
 
 
 def test_winners_and_differences_point_by_point():

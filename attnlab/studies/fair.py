@@ -7,7 +7,8 @@ one, with several seeds.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -24,6 +25,10 @@ ONE_RATE = {  # as the paper has it, "the same hyperparameters": experiment: wor
     "language-model/paper/children": "books, large models, one rate for all",
 }
 QUANTITIES = {"train_loss_nats": "training cost", "test_loss_nats": "held-out loss"}
+CHOSEN_BY = {  # which loss of seed 0 chooses the rate at which a quantity is judged
+    "train_loss_nats": "train_loss_nats",
+    "test_loss_nats": "validation_loss_nats",
+}
 SIZE, WORK = "attention_matched_parameters", "attention_matched_compute"
 CLAIMS = (
     *ORDERING,
@@ -75,10 +80,14 @@ def with_chosen_starts(runs: pd.DataFrame) -> pd.DataFrame:
     return runs[runs["setting"] == runs["variant"].map(chosen_starts(runs))]
 
 
-def at_best_rate(runs: pd.DataFrame) -> pd.DataFrame:
-    """Keep, by variant, setting and passes, the rate with the lowest validation loss of seed 0."""
+def at_best_rate(runs: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """Keep the rate that is best at seed 0, by variant, setting and passes.
+
+    Held-out loss is judged at the rate with the lowest validation loss; training cost at that
+    with the lowest training cost: after many passes a training that failed validates best.
+    """
     first = runs[runs["seed"] == 0]
-    best = first.loc[first.groupby(POINT)["validation_loss_nats"].idxmin(), [*POINT, "lr"]]
+    best = first.loc[first.groupby(POINT)[CHOSEN_BY[metric]].idxmin(), [*POINT, "lr"]]
     return runs.merge(best, on=[*POINT, "lr"])
 
 
@@ -94,12 +103,12 @@ def ground_verdicts(*, path: Path = RUNS) -> pd.DataFrame:
     for experiment, ground in ONE_RATE.items():
         runs = load_runs(experiment, path=path)
         told = {"ground": ground, "passes": 1.0, "rate": "one for all", "experiment": experiment}
-        parts.append(_judged(runs).assign(**told))
-    fair = at_best_rate(with_chosen_starts(swept_runs(path=path)))
+        parts.append(_judged(lambda metric, runs=runs: runs).assign(**told))
+    fair = with_chosen_starts(swept_runs(path=path))
     for passes, runs in fair.groupby("passes"):
         ground = f"books, best rates, {passes:g} pass{'es' * (passes != 1)}"
         told = {"passes": passes, "rate": "each one's best", "experiment": SWEPT, "ground": ground}
-        parts.append(_judged(runs).assign(**told))
+        parts.append(_judged(partial(at_best_rate, runs)).assign(**told))
     return pd.concat(parts, ignore_index=True)
 
 
@@ -112,24 +121,22 @@ def sensitivity(*, passes: float = 1.0, path: Path = RUNS) -> pd.DataFrame:
         As ``ground_verdicts``, with ``setting`` first.
     """
     runs = swept_runs(path=path)
-    best = at_best_rate(runs[runs["passes"] == passes])
-    usual = best[best["setting"] == "as_usual"]
-    parts = []
-    for setting in [name for name in SETTINGS if name in set(best["setting"])]:
-        own = best[best["setting"] == setting]
-        beside = usual[~usual["variant"].isin(own["variant"]) & usual["variant"].map(_is_baseline)]
-        judged = _judged(pd.concat([own, beside]), claims=ORDERING)
+    runs, parts = runs[runs["passes"] == passes], []
+    usual = runs[(runs["setting"] == "as_usual") & runs["variant"].str.startswith("attention")]
+    for setting in [name for name in SETTINGS if name in set(runs["setting"])]:
+        own = runs[runs["setting"] == setting]
+        known = pd.concat([own, usual[~usual["variant"].isin(own["variant"])]])
+        judged = _judged(partial(at_best_rate, known), claims=ORDERING)
         parts.append(judged[judged["variant"].isin(own["variant"])].assign(setting=setting))
     return pd.concat(parts, ignore_index=True)
 
 
-def _is_baseline(variant: str) -> bool:
-    return variant.startswith("attention")
-
-
-def _judged(runs: pd.DataFrame, *, claims: Sequence[Claim] = CLAIMS) -> pd.DataFrame:
+def _judged(
+    runs: Callable[[str], pd.DataFrame], *, claims: Sequence[Claim] = CLAIMS
+) -> pd.DataFrame:
+    """Judge claims by each quantity; ``runs`` gives the runs that it is judged by."""
     parts = [
-        judge_claims(runs, claims=claims, metric=metric).assign(quantity=quantity)
+        judge_claims(runs(metric), claims=claims, metric=metric).assign(quantity=quantity)
         for metric, quantity in QUANTITIES.items()
     ]
     return pd.concat(parts, ignore_index=True)

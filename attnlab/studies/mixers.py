@@ -145,8 +145,9 @@ def _job(
     train = {**sizes.train, "n_steps": n_steps, "warmup_steps": max(1, n_steps // 20)}
     if precision:
         train["precision"] = precision
-    if lr == "best":
-        lr = float(best_recorded(plan.name, "lr", variant=variant, setting=setting, passes=passes))
+    if lr in CHOSEN_BY:
+        where = {"variant": variant, "setting": setting, "passes": passes}
+        lr = float(best_recorded(plan.name, "lr", by=CHOSEN_BY[lr], **where))
     if lr is not None:
         train["lr"] = lr
     return Job(
@@ -176,11 +177,13 @@ def best_recorded(
     setting: str | None = None,
     passes: float | None = None,
     among: Collection[str] | None = None,
+    by: str = "validation_loss_nats",
 ) -> Any:
     """Return the setting with the lowest validation loss among the recorded ones of seed 0.
 
     Args:
         what: The axis to choose on, ``lr`` or ``setting``.
+        by: Another loss to choose by: where the training cost is judged, that cost.
         setting: Where rates are chosen.
         passes: Over the text; where none or not these are recorded, the fewest that are.
         among: Settings that may be chosen; None for all.
@@ -189,8 +192,7 @@ def best_recorded(
         AttnlabError: There is none.
     """
     names = {"lr": "config.train.lr", "passes": "config.passes", "setting": "config.setting"}
-    loss = "validation_loss_nats"
-    runs = load_runs(experiment, columns=["variant", "seed", loss, *names.values()])
+    runs = load_runs(experiment, columns=["variant", "seed", by, *names.values()])
     runs = runs[(runs["variant"] == variant) & (runs["seed"] == 0)]
     if setting is not None:
         runs = runs[runs[names["setting"]] == setting]
@@ -203,9 +205,10 @@ def best_recorded(
         )
     recorded = runs[names["passes"]]
     runs = runs[recorded == (passes if passes in set(recorded) else recorded.min())]
-    return runs.loc[runs[loss].idxmin(), names[what]]
+    return runs.loc[runs[by].idxmin(), names[what]]
 
 
+CHOSEN_BY = {"best": "validation_loss_nats", "cheapest": "train_loss_nats"}  # words for a rate
 TRY = {"lr": ("0.003", "0.01", "0.03"), "setting": ("as_usual", "start_decay_1")}
 
 
@@ -237,7 +240,7 @@ def variant_config(variant: str, base: ModelConfig) -> ModelConfig:
 
 
 def _rate(word: str) -> float | str:
-    return word if word == "best" else float(word)
+    return word if word in CHOSEN_BY else float(word)
 
 
 def _setting(word: str) -> str:

@@ -434,7 +434,7 @@ print(gainer.verdict(truth=gains.idxmax()))
 # Compare SHE with attention, then with attention of its size.
 
 # %% tags=["widget", "nbval-ignore-output"]
-forty = fair.at_best_rate(swept[swept["passes"] == 40])
+forty = fair.at_best_rate(swept[swept["passes"] == 40], "train_loss_nats")
 show(pictures.cost_and_held_out(forty, cost="train_loss_nats", held_out="test_loss_nats"))
 show(pictures.who_wins(swept, among=pictures.CONTEST))
 duels = explore(
