@@ -397,9 +397,10 @@ explorer = explore(
 )
 
 # %% [markdown]
-# Attention wins, and a mean can hide who is ahead on how many books: the caption counts them.
+# One head leads, HE is level with four, and SHE, WE and ME end above them. The caption counts on how
+# many books.
 #
-# **Takeaway.** On this ground the claim fails. But is the ground fair?
+# **Takeaway.** On this ground most of the claim finds no support. But is the ground fair?
 
 # %% [markdown]
 # ## 5  When does the Extractor win?   *(20 min)*
@@ -427,8 +428,9 @@ gains = (first.first() - first.min()).loc[list(pictures.CONTEST)]
 print(gainer.verdict(truth=gains.idxmax()))
 
 # %% [markdown]
-# So much for one pass. Next, **forty passes** over a fortieth of the text, each at its best rate. By cost SHE is far ahead of attention of its width, and far behind on unseen books. Attention *of
-# SHE's size* does the same: what wins is memory for the text, paid for on every other text.
+# So much for one pass. Next, **forty passes** over a fortieth of what one pass reads, each at the rate
+# with the lowest cost. By cost SHE is far ahead of attention of its width, and far behind on unseen
+# books. Attention *of SHE's size* does the same: what wins is memory for the text, paid for on others.
 #
 # **Play, then answer.** Then the map: who wins at which rate, after how many passes, by which quantity?
 # Compare SHE with attention, then with attention of its size.
@@ -456,8 +458,9 @@ duels = explore(
 # **How verdicts come about.** *Lower* needs the interval of eq. (4.4) below zero; *close*, within 0.05
 # nats; two seeds or fewer never give one. For unseen books the rate was chosen on validation books, for
 # cost by cost: after forty passes a failed training validates best. The second table asks what the
-# headline hangs on. *Start decay*: lag weights that fall with the lag at the start; even ones drown the newest token among all others, which held WE and ME back. Last, **run it
-# yourself**: a short text, read again and again.
+# headline hangs on. *Start decay*: lag weights that fall with the lag at the start; even ones drown the
+# newest token among all others, which held WE and ME back. Last, **run it yourself**: a short text,
+# read again and again.
 
 # %% tags=["nbval-ignore-output"]
 from IPython.display import Markdown, display
