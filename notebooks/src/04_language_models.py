@@ -459,8 +459,7 @@ duels = explore(
 # nats; two seeds or fewer never give one. For unseen books the rate was chosen on validation books, for
 # cost by cost: after forty passes a failed training validates best. The second table asks what the
 # headline hangs on. *Start decay*: lag weights that fall with the lag at the start; even ones drown the
-# newest token among all others, which held WE and ME back. Last, **run it yourself**: a short text,
-# read again and again.
+# newest token, which held WE and ME back. Last, **run it yourself**: a short text, read often.
 
 # %% tags=["nbval-ignore-output"]
 from IPython.display import Markdown, display
