@@ -468,7 +468,7 @@ judged = fair.ground_verdicts()
 display(Markdown(f"**The order of the paper, by ground**\n\n{pictures.verdict_table(judged)}"))
 unknown = fair.sensitivity()
 table = pictures.verdict_table(unknown, row="setting", column="says")
-display(Markdown(f"**What the paper does not say, one pass, best rates**\n\n{table}"))
+display(Markdown(f"**What the paper does not say: one pass, rate 0.01**\n\n{table}"))
 
 # %% tags=["nbval-ignore-output", "agreement"]
 from attnlab.studies.mixers import variant_config
