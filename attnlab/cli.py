@@ -212,6 +212,19 @@ def list_things(
         say_table(kinds[name]() or [("none", "")])
 
 
+@app.command()
+def claims(
+    name: Annotated[str | None, typer.Argument(metavar="ID", help="as E7; default all")] = None,
+    markdown: Annotated[bool, typer.Option("--markdown", help="the whole as a table")] = False,
+) -> None:
+    """Show what came of each claim of the papers."""
+    from attnlab.claims import ledger, ledger_markdown, ledger_rows
+
+    if markdown:
+        return say(ledger_markdown(ledger(), folder="notebooks/"))
+    say_table(ledger_rows(name))
+
+
 @data.command("list")
 def list_data() -> None:
     """Show every corpus, its licence and size."""

@@ -26,6 +26,7 @@ ROOMS = {  # lines at most
     "analysis": 2_100,
     "tasks": 500,  # language and translation; another one may bring TASK more
     "studies": 1_700,
+    "claims": 450,
     "teach": 500,
     "chapters": 4_800,
     "cli": 320,

@@ -22,6 +22,7 @@ LAYERS = {
     "analysis": ("analysis", "distillation"),
     "tasks": ("tasks",),
     "studies": ("studies",),
+    "claims": ("claims",),
     "chapters": ("chapters",),
     "faces": ("__main__", "cli"),
 }

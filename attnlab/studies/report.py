@@ -9,18 +9,21 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from attnlab.analysis.compare import ORDERING, judge_claims, latest_runs
+from attnlab.analysis.compare import MIN_SEEDS, ORDERING, judge_claims, latest_runs, too_few
+from attnlab.analysis.critical_path import trace_step
 from attnlab.errors import AttnlabError
 from attnlab.markdown import markdown_table
-from attnlab.mixers import list_mixers
+from attnlab.mixers import build_mixer
 from attnlab.paths import RUNS
-from attnlab.records import load_details, load_runs
+from attnlab.records import load_runs
 from attnlab.studies.mixers import VARIANTS
-from attnlab.studies.replaced import AIM, arm_words, claims_table
+from attnlab.studies.replaced import NO_SOFTMAX, TAUGHT, arm_words, best_arm
 
 TEMPLATE = Path(__file__).with_name("report.md")
 BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
 
+BOOKS, COUNTED = "language-model/paper/children", "n-grams/paper/children"
+LEAKY = "cross/paper/l"
 TOY = "attentionless/classroom/toy"
 CAPTIONS = "attentionless/paper/multi30k/de-en"
 TALKS = "attentionless/classroom/ted_iwslt/fr-en"
@@ -58,48 +61,80 @@ CLOCK = {  # kind of work: sizes of the point that stands for it
     "one more token, context 2048, batch 1":
         {"part": "generation", "work": "layer", "batch": 1, "context_len": 2048},
 }  # fmt: skip
-GROWTH = {"part": "mixers", "work": "training", "batch": 16}
-CLOCKED_ON = {"route": "default", "precision": "fp32", "device": "cpu", "threads": 1}
+STEP, *_, ONE_MORE, _ = CLOCK
 
 
 def results_block(*, path: Path = RUNS) -> str:
-    """Return the results section of the README: ``report.md`` with tables from the records.
-
-    Tables are ordered best first; a number is a mean with its range over seeds.
-    """
-    tales = load_runs("language-model/classroom/tales", path=path)
-    books = load_runs("language-model/paper/children", path=path)
-    unseen = load_details("language-model/paper/children", "books", path=path)
-    clock = load_runs("speed/paper/", path=path)
-    replaced = {name: load_runs(name, path=path) for name in (*REPLACED, *CLAIMED_ON)}
-    evidence = {
-        "tales, held-out loss": (tales, "test_loss_nats"),
-        "books, training cost": (books, "train_loss_nats"),
-        "books, unseen": (books, "test_loss_nats"),
-    }
-    columns = {
-        "test_loss_nats": "unseen books (nats per token)",
-        "test_bits_per_byte": "bits per byte",
-        "train_loss_nats": "training cost at the end (nats per token)",
-    }
+    """Return the findings of the README: ``report.md`` with numbers from the records."""
+    runs = {name: load_runs(name, path=path) for name in (BOOKS, COUNTED, TOY, CAPTIONS)}
+    books, counted = latest_runs(runs[BOOKS]), runs[COUNTED].iloc[-1]
+    best = min((part for _, part in books.groupby("variant")), key=_mean_loss)
+    clock, translations = (load_runs(f"speed/paper{of}/", path=path) for of in ("", "/translation"))
     words = TEMPLATE.read_text(encoding="utf-8").rstrip("\n")
     return words.format(
-        tales=results_table(
-            tales, columns={"test_gap_nats": "gap to the true source (nats per token)"}
-        ),
-        books=results_table(books, columns=columns),
-        n_tokens=books["tokens_seen"].max() / 1e6,
-        n_books=unseen["book"].nunique(),
-        counted=load_runs("n-grams/paper/children", path=path).iloc[-1],
-        order=verdict_list(evidence),
-        clock=clock_table(clock),
-        growth=growth_sentence(clock),
-        toy=replacement_table(replaced[TOY], variants=REPLACED[TOY]),
-        captions=replacement_table(replaced[CAPTIONS], variants=REPLACED[CAPTIONS]),
-        talks=replacement_table(replaced[TALKS], variants=REPLACED[TALKS]),
-        aim=AIM,
-        claims=claims_table({words: replaced[name] for name, words in CLAIMED_ON.items()}),
+        counted=counted,
+        best=VARIANTS[best["variant"].iloc[0]],
+        loss=mean_and_range(best["test_loss_nats"].tolist()),
+        n_seeds=len(best),
+        order=order_sentence(runs=books),
+        clock={
+            "step": clock_ratio(clock, STEP, "she"),
+            "token": clock_ratio(clock, ONE_MORE, "she"),
+            "cheapest": clock_ratio(clock, ONE_MORE, "me"),
+        },
+        **{name: longest_chain(mixer) for name, mixer in (("she", "she"), ("own", "attention"))},
+        leak=leak_sentence(runs[TOY]),
+        linear=linear_sentence(runs[CAPTIONS]),
+        price=price_sentence(translations),
     )
+
+
+def _mean_loss(runs: pd.DataFrame) -> float:
+    return float(runs["test_loss_nats"].mean())
+
+
+def order_sentence(*, runs: pd.DataFrame) -> str:
+    """Say how *SHE trains to a lower cost than attention* came out, by quantity."""
+    said = []
+    for metric, what in (("train_loss_nats", "training cost"), ("test_loss_nats", "held-out loss")):
+        for row in judge_claims(runs, claims=ORDERING[:1], metric=metric).to_dict("records"):
+            said.append(f"by {what} **{row['verdict']}** ({row['mean']:+.3f} nats)")
+    return ", ".join(said)
+
+
+def longest_chain(mixer: str) -> int:
+    """Return the operations that one more token waits for at d = T = 128, sums as trees."""
+    heads = {"n_heads": 4} if mixer == "attention" else {}
+    return trace_step(build_mixer(mixer, d_model=128, context_len=128, **heads)).depth()
+
+
+def leak_sentence(runs: pd.DataFrame) -> str:
+    """Say what the published cross-attention net predicts and what it writes."""
+    net, own = (latest_runs(runs)[lambda t, v=v: t["variant"] == v] for v in (LEAKY, "teacher"))
+    right = mean_and_range((100 * net["test_accuracy"]).tolist(), digits=1)
+    return (
+        f"{right} % of the next words with the right past given, but BLEU "
+        f"{mean_and_range(net['bleu'].tolist(), digits=1)} when it writes; the teacher has "
+        f"{mean_and_range(own['bleu'].tolist(), digits=1)} ({len(net)} seeds)"
+    )
+
+
+def linear_sentence(runs: pd.DataFrame) -> str:
+    """Say how much of the teacher's BLEU the best decoder without a softmax keeps."""
+    best = best_arm(latest_runs(runs), arms=f"{TAUGHT} and {NO_SOFTMAX}")
+    low, high = 100 * best["share_low"].min(), 100 * best["share_high"].max()
+    n = len(best)
+    few = f"{too_few(n)}, so no verdict" if n < MIN_SEEDS else f"{n} seeds"
+    return f"{best['words'].iloc[0]}, keeps {low:.1f} to {high:.1f} % of its BLEU ({few})"
+
+
+def price_sentence(runs: pd.DataFrame) -> str:
+    """Say how long the fastest stand-in takes for a sentence, alone."""
+    alone = runs[(runs["config.work"] == "greedy") & (runs["config.batch"] == 1)]
+    alone = alone[alone["variant"] != "teacher"]
+    fastest = alone.loc[alone["ratio_to_teacher"].idxmin()]
+    value, low, high = (fastest[f"ratio_to_teacher{end}"] for end in ("", "_low", "_high"))
+    return f"{value:.2f} ({low:.2f} to {high:.2f})"
 
 
 def results_table(runs: pd.DataFrame, *, columns: dict[str, str]) -> str:
@@ -119,49 +154,39 @@ def results_table(runs: pd.DataFrame, *, columns: dict[str, str]) -> str:
     return markdown_table(["mixer", "weights", *columns.values(), "seeds"], rows)
 
 
-def clock_table(runs: pd.DataFrame) -> str:
-    """Return time over attention's as Markdown: one row a kind of work, one column a mixer.
+def clock_points(runs: pd.DataFrame, *, device: str = "cpu", **sizes: object) -> pd.DataFrame:
+    """Return the points of these sizes in the newest series on a device; one thread on a CPU.
 
     Args:
-        runs: Records of ``attnlab bench``; the newest series on one CPU thread counts.
+        runs: Records of ``attnlab bench``.
     """
-    mixers, rows = list_mixers(family="extractor"), []
-    for says, sizes in CLOCK.items():
-        points = _newest(runs, **sizes).set_index("variant")
-        rows.append([says, *(_ratio(points.loc[mixer]) for mixer in mixers)])
-    return markdown_table(["work", *(VARIANTS[mixer] for mixer in mixers)], rows)
-
-
-def _newest(runs: pd.DataFrame, **sizes: object) -> pd.DataFrame:
-    """Return the points of these sizes in the newest series on one CPU thread."""
-    for name, value in {**CLOCKED_ON, **sizes}.items():
-        runs = runs[runs[f"config.{name}"] == value]
-    if runs.empty:
-        raise AttnlabError(f"No record of {sizes}; measure it with: attnlab bench {sizes['part']}.")
+    usual = {"route": "default", "precision": "fp32", "device": device}
+    for name, value in {**usual, **({"threads": 1} if device == "cpu" else {}), **sizes}.items():
+        runs = runs[runs[f"config.{name}"] == value] if f"config.{name}" in runs else runs[:0]
     return runs[runs["seed"] == runs["seed"].max()]
 
 
-def _ratio(point: pd.Series) -> str:
-    mid, low, high = (point[f"ratio_to_attention{end}"] for end in ("", "_low", "_high"))
+def clock_ratio(runs: pd.DataFrame, work: str, mixer: str) -> str:
+    """Return a mixer's time over attention's with its interval.
+
+    Args:
+        work: One of ``CLOCK``.
+
+    Raises:
+        AttnlabError: It was not measured.
+    """
+    points = clock_points(runs, **CLOCK[work])
+    points = points[points["variant"] == mixer]
+    if points.empty:
+        raise AttnlabError(f"No record of {work}; measure it with: attnlab bench.")
+    mid, low, high = (points[f"ratio_to_attention{end}"].iloc[0] for end in ("", "_low", "_high"))
     return f"{mid:.2g} ({low:.2g} to {high:.2g})"
 
 
-def growth_sentence(runs: pd.DataFrame) -> str:
-    """Say with which power of the length the time of a layer grows, forward and backward.
-
-    Least squares on log scales over the recorded lengths from 128 tokens on, at batch 16.
-    """
-    points = _newest(runs, **GROWTH)
-    points, parts = points[points["config.time"] >= 128], []
-    for mixer in ("attention", *list_mixers(family="extractor")):
-        mine = points[points["variant"] == mixer]
-        slope = np.polyfit(np.log(mine["config.time"]), np.log(mine["median_ms"]), 1)[0]
-        parts.append(f"{VARIANTS[mixer]} $T^{{{slope:.2f}}}$")
-    lengths = sorted(points["config.time"].unique())
-    return (
-        f"From {lengths[0]:.0f} to {lengths[-1]:.0f} tokens the time of a layer, forward and "
-        f"backward at batch 16, grows as {', '.join(parts)} (fit over {len(lengths)} lengths)."
-    )
+def time_power(points: pd.DataFrame, mixer: str) -> float:
+    """Return the slope of a mixer's time over length on log scales, from 128 tokens on."""
+    mine = points[(points["variant"] == mixer) & (points["config.time"] >= 128)]
+    return float(np.polyfit(np.log(mine["config.time"]), np.log(mine["median_ms"]), 1)[0])
 
 
 def replacement_table(runs: pd.DataFrame, *, variants: Sequence[str]) -> str:
@@ -179,22 +204,6 @@ def replacement_table(runs: pd.DataFrame, *, variants: Sequence[str]) -> str:
         rows.append([arm_words(variant), bleu, accuracy, len(mine)])
     head = ["what stands there", "greedy BLEU", "accuracy, teacher-forced", "seeds"]
     return markdown_table(head, rows)
-
-
-def verdict_list(evidence: dict[str, tuple[pd.DataFrame, str]]) -> str:
-    """Return one Markdown item a claim of ``compare.ORDERING`` and kind of evidence.
-
-    A claim with fewer than two paired seeds is left out: they decide nothing.
-    """
-    items = []
-    for what, (runs, metric) in evidence.items():
-        verdicts = judge_claims(latest_runs(runs), claims=ORDERING, metric=metric)
-        items += [
-            f"- {row['says']} ({what}): **{row['verdict']}**; mean difference "
-            f"{row['mean']:+.3f} nats over {row['n_pairs']} paired seeds."
-            for row in verdicts[verdicts["n_pairs"] >= 2].to_dict("records")
-        ]
-    return "\n".join(items)
 
 
 def mean_and_range(values: Sequence[float], *, digits: int = 3) -> str:

@@ -222,6 +222,7 @@ for mixer, model in models.items():
 # | [07 Translation: a teacher](07_translation_teacher.ipynb) | an encoder-decoder site by site; alignments; BLEU | 70 |
 # | [08 Distillation](08_distillation.ipynb) | nets that learn what attention does; sizes; prefix sums | 70 |
 # | [09 Replacing attention](09_replacing_attention.ipynb) | swap layers with undo; controls; a leak found; captions, price, from scratch | 80 |
+# | [10 What we found](10_what_we_found.ipynb) | every claim judged: verdict, number, seeds, doubt | 45 |
 #
 # Read them in order. 01 needs no neural network; who knows attention may skim 02.
 

@@ -1,0 +1,1 @@
+"""Chapter 10: its pictures, its judges, its quiz."""

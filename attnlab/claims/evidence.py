@@ -1,0 +1,553 @@
+"""What stands behind each claim: computed here and there, or read from records."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+
+from attnlab.analysis import compare
+from attnlab.analysis.compare import FAILS, HOLDS, ORDERING, UNDECIDED, Claim, too_few
+from attnlab.analysis.critical_path import trace_step
+from attnlab.analysis.theory import expected_mixer_weights
+from attnlab.config import TranslatorConfig
+from attnlab.distillation import (
+    CONTROLS,
+    METHODS,
+    SITES,
+    SIZES,
+    StudentSpec,
+    build_student,
+    build_students,
+    capture,
+    expected_student_weights,
+    substitute,
+)
+from attnlab.errors import AttnlabError
+from attnlab.mixers import build_mixer, naive
+from attnlab.mixers.base import TokenMixer
+from attnlab.models import Translator
+from attnlab.records import load_details, load_runs
+from attnlab.seeding import torch_generator
+from attnlab.sources import fit_table, variable_length_chain
+from attnlab.studies import replaced
+from attnlab.studies.mixers import EXTRACTORS, VARIANTS
+from attnlab.studies.replaced import ARMS, TEACHER, arm_columns, arm_words
+from attnlab.studies.report import CLOCK, clock_points, time_power
+from attnlab.teach import read_quiz
+from attnlab.training import collate_pairs
+
+EXACT, BUILT = "exact", "built"  # a definition that is so by computation; a system that stands
+NOT_RECORDED, COMPUTED = too_few(0), "computed here"
+VERDICTS = (HOLDS, FAILS, UNDECIDED, too_few(1), too_few(2), EXACT, BUILT, NOT_RECORDED,
+            "not testable here")  # fmt: skip
+NAN = float("nan")
+PAIRS = Path(__file__).with_name("pairs.tsv")  # comparisons of two variants, by claim
+
+ABLATION, BOOKS = "extractor-ablation/classroom/tales", "language-model/paper/children"
+GROUNDS = {"language-model/classroom/tales": "tales, one rate", BOOKS: "books, one rate"}
+QUANTITIES = {"train_loss_nats": "training cost", "test_loss_nats": "held-out loss"}
+TOY = "attentionless/classroom/toy"
+TRANSLATED = {  # experiment: words for its pairs
+    TOY: "toy languages",
+    f"{TOY}_small": "toy languages, few pairs",
+    f"{TOY}_short": "toy languages, short lessons",
+    "attentionless/paper/multi30k/de-en": "captions",
+    "attentionless/classroom/ted_iwslt/fr-en": "TED talks",
+}
+PUBLISHED = TranslatorConfig(source_vocab_size=13, target_vocab_size=11)
+TALKS = ("fr-en", "en-fr", "de-en", "en-de")  # the study's pairs of languages
+N_TEXTS = N_SIZES = 3  # that an answer needs
+
+
+class Evidence(NamedTuple):
+    """One line of a claim.
+
+    Args:
+        number: As a reader sees it, with its unit and, in brackets, its interval.
+        seeds: Trained runs behind it; 0 where nothing was trained.
+        record: Names of experiments, or ``COMPUTED``.
+        claim, quantity: Where they differ from line to line.
+        value, low, high: The number and its 95 % interval in ``unit``; nan where it has none.
+    """
+
+    verdict: str
+    number: str = ""
+    seeds: int = 0
+    budget: str = ""
+    record: str = COMPUTED
+    claim: str = ""
+    quantity: str = ""
+    value: float = NAN
+    low: float = NAN
+    high: float = NAN
+    unit: str = ""
+
+
+class Records:
+    """All records of a folder (as ``load_runs`` takes it), read once."""
+
+    def __init__(self, path: Path) -> None:
+        """Read nothing yet."""
+        self.path = path
+
+    @cached_property
+    def everything(self) -> pd.DataFrame:
+        """One row a run, of every experiment."""
+        return load_runs(path=self.path)
+
+    def runs(self, experiment: str) -> pd.DataFrame:
+        """Return the runs of an experiment, or of all below a name that ends with a slash."""
+        names = self.everything.get("experiment", pd.Series(dtype=str))
+        is_of = names.str.startswith(experiment) if experiment[-1] == "/" else names == experiment
+        return self.everything[is_of].dropna(axis="columns", how="all")
+
+    def each(self, study: str) -> list[tuple[str, pd.DataFrame]]:
+        """Return the experiments of a study with their runs, in the order of the records."""
+        runs = self.runs(study)
+        parts = runs.groupby("experiment", sort=False) if len(runs) else ()
+        return [(str(name), part.dropna(axis="columns", how="all")) for name, part in parts]
+
+
+EVIDENCE: dict[str, Callable[[Records], Iterable[Evidence]]] = {}
+
+
+def _of(claim: str) -> Callable[[Any], Any]:
+    return lambda find: EVIDENCE.setdefault(claim, find)
+
+
+def _measured(value: float, low: float, high: float, form: str, unit: str) -> dict[str, Any]:
+    said = form.format(value)
+    if not (math.isnan(low) or low == high):
+        said += f" ({form.format(low)} to {form.format(high)})"
+    return {"number": f"{said} {unit}", "value": value, "low": low, "high": high, "unit": unit}
+
+
+def _paired(
+    runs: pd.DataFrame, claims: Sequence[Claim], metric: str, form: str, unit: str, **told: str
+) -> Iterator[Evidence]:
+    """Yield a line a claim; with a minus before the metric more is better, and told is the gain."""
+    name, sign = metric.removeprefix("-"), -1 if metric.startswith("-") else 1
+    if name in runs:
+        judged = runs.assign(judged=sign * runs[name])
+        for row in compare.judge_claims(judged, claims=claims, metric="judged").to_dict("records"):
+            ends = sorted((sign * row["low"], sign * row["high"]))
+            number = _measured(sign * row["mean"], *ends, form, unit)
+            yield Evidence(row["verdict"], seeds=row["n_pairs"], claim=row["says"],
+                           **{"budget": _budget(runs), **told}, **number)  # fmt: skip
+
+
+def _budget(runs: pd.DataFrame) -> str:
+    """Say what was read: pairs of sentences, or else tokens, or else steps."""
+    for column, said in (("details.data.train", "{:,.0f} tokens of text"),
+                         ("tokens_seen", "{:,.0f} tokens read"),
+                         ("config.train.n_steps", "{:,.0f} steps")):  # fmt: skip
+        if column in runs:
+            is_pairs = str(runs["experiment"].iloc[0]).startswith("attentionless")
+            most, read = runs[column].max(), runs.get("tokens_seen")
+            if is_pairs or column != "details.data.train":
+                return f"{most:,.0f} pairs" if is_pairs else said.format(most)
+            if read is not None:
+                return f"{read.max() / 1e6:.2g} M tokens read, {read.max() / most:.1f} passes"
+    return ""
+
+
+def _compared(claim: str, records: Records) -> Iterator[Evidence]:
+    """Yield the comparisons of ``PAIRS`` that belong to a claim."""
+    with PAIRS.open(encoding="utf-8", newline="") as file:
+        rows = [row for row in csv.DictReader(file, delimiter="\t") if row["id"] == claim]
+    for row in rows:
+        says = Claim(says=row["says"], variant=row["variant"], baseline=row["baseline"])
+        told = {"record": row["experiment"], "quantity": row["quantity"]}
+        runs = records.runs(row["experiment"])
+        yield from _paired(runs, [says], row["metric"], row["form"], row["unit"], **told)
+
+
+# The Extractor (arXiv:2308.07661)
+
+
+@_of("E1")
+def _chain(_: Records) -> Iterator[Evidence]:
+    source, n_tokens = variable_length_chain("one_long_branch"), 40_000
+    h, longest = source.entropy_rate_nats, max(map(len, source.contexts))
+    stairs = [source.best_loss_nats(context_len=k) for k in range(longest + 1)]
+    text, fresh = (source.sample(n_tokens, seed=0, stream=name) for name in ("data", "test"))
+    sizes = {"order": longest, "vocab_size": source.vocab_size, "pseudo_count": 0.1}
+    above = fit_table(text, **sizes).loss_nats(fresh) - source.oracle_nats(fresh)
+    is_floor = np.isclose(stairs[-1], h) and min(stairs[:-1]) > h and 0 < above < 0.02
+    steps = ", ".join(f"{stair:.3f}" for stair in stairs)
+    number = f"h = {h:.3f} nats; by context {steps}; fitted table h {above:+.3f}"
+    yield Evidence(EXACT if is_floor else FAILS, number, budget=f"{n_tokens:,} tokens counted")
+
+
+@_of("E2")
+def _table(_: Records) -> Iterator[Evidence]:
+    P = np.array([[0.7, 0.2, 0.1], [0.1, 0.6, 0.3], [0.25, 0.25, 0.5]])
+    keys, values = np.eye(len(P)), np.log(P)
+    Q = np.exp(np.maximum(np.eye(len(P)) @ keys, 0) @ values)
+    worst = np.abs((P * np.log(P / (Q / Q.sum(1, keepdims=True)))).sum(1)).max()
+    yield Evidence(BUILT if worst < 1e-12 else FAILS, f"at most {worst:.0e} nats, {len(P)} states")
+
+
+@_of("E3")
+def _forms(_: Records) -> Iterator[Evidence]:
+    dice, worst = torch_generator(0, "ledger"), 0.0
+    x = torch.randn(2, 7, 6, generator=dice, dtype=torch.float64)
+    for name in EXTRACTORS:
+        mixer = build_mixer(name, d_model=6, context_len=5).double()
+        for weight in mixer.parameters():
+            torch.nn.init.normal_(weight, generator=dice)
+        with torch.no_grad():
+            loop = getattr(naive, name)(mixer, x)
+            ways = mixer(x), TokenMixer.prefill(mixer, x)[0]
+            worst = max(worst, *(float((loop - y).abs().max()) for y in ways))
+    number = f"at most {worst:.0e} over {len(EXTRACTORS)} members"
+    yield Evidence(EXACT if worst < 1e-9 else FAILS, number)
+
+
+@_of("E4")
+def _members(records: Records) -> Iterator[Evidence]:
+    runs = records.runs("language-model/")
+    if len(runs):
+        how = ["experiment", *(name for name in runs if name.startswith("config.train."))]
+        own = runs.loc[runs["variant"] == "attention", how].drop_duplicates()
+        same = runs[runs["variant"].isin(EXTRACTORS)].merge(own, on=how)
+        n, n_all = same["variant"].nunique(), len(EXTRACTORS)
+        seeds, place = same["seed"].nunique(), ", ".join(same["experiment"].unique())
+        verdict = BUILT if n == n_all else NOT_RECORDED
+        yield Evidence(verdict, f"{n} of {n_all} members", seeds, _budget(same), place)
+
+
+@_of("E5")
+def _weights(_: Records) -> Iterator[Evidence]:
+    d, length, names = 128, 128, ("attention", *EXTRACTORS)
+    sizes = {"d_model": d, "context_len": length}
+    n = {m: sum(p.numel() for p in build_mixer(m, **sizes).parameters()) for m in names}
+    closed = {m: expected_mixer_weights(m, **sizes) for m in names}
+    closed |= {"she": length * d**2 + 2 * d**2, "attention": 4 * d**2}
+    number = ", ".join(f"{VARIANTS[name].split(',')[0]} {n[name]:,}" for name in names)
+    yield Evidence(EXACT if n == closed else FAILS, number, budget=f"d = {d}, l = {length}")
+
+
+@_of("E6")
+def _paths(_: Records) -> Iterator[Evidence]:
+    sizes = {"d_model": 128, "context_len": 128}
+    she = trace_step(build_mixer("she", **sizes))
+    other = trace_step(build_mixer("attention", n_heads=4, **sizes))
+    is_named = she.longest_path().names == "mul acc mul mul acc"
+    for order, says in (("tree", "sums as trees"), ("sequential", "running totals")):
+        a, b = (trace.depth(accumulate=order) for trace in (she, other))
+        number = f"SHE {a:,}, attention {b:,} operations in a row"
+        told = {"quantity": f"by tracer, {says}", "budget": f"d = l = {sizes['d_model']}"}
+        yield Evidence(HOLDS if is_named and a < b else FAILS, number, **told)
+
+
+def _judged_grounds(records: Records) -> pd.DataFrame:
+    """Return ``says, quantity, ground, verdict, n_pairs, mean, low, high, experiment``."""
+    return pd.concat([
+        compare.judge_claims(runs, claims=ORDERING, metric=metric).assign(
+            quantity=quantity, ground=ground, experiment=experiment)
+        for experiment, ground in GROUNDS.items() for metric, quantity in QUANTITIES.items()
+        if metric in (runs := records.runs(experiment))
+    ] or [pd.DataFrame(columns=["says"])])  # fmt: skip
+
+
+@_of("E7")
+def _order(records: Records) -> Iterator[Evidence]:
+    judged = _judged_grounds(records)
+    for says in judged["says"].unique():
+        for row in judged[judged["says"] == says].to_dict("records"):
+            number = _measured(row["mean"], row["low"], row["high"], "{:+.3f}", "nats")
+            yield Evidence(row["verdict"], seeds=row["n_pairs"], record=row["experiment"],
+                           budget=_budget(records.runs(row["experiment"])), claim=says,
+                           quantity=f"{row['quantity']}; {row['ground']}", **number)  # fmt: skip
+
+
+@_of("E8")
+def _times(records: Records) -> Iterator[Evidence]:
+    runs = records.runs("speed/paper/")
+    devices = sorted(runs["config.device"].unique()) if len(runs) else ()
+    for mixer, device in ((m, each) for m in EXTRACTORS for each in devices):
+        for work, sizes in CLOCK.items():
+            points = clock_points(runs, device=device, **sizes)
+            for point in points[points["variant"] == mixer].to_dict("records"):
+                says, where = f"{VARIANTS[mixer]} is faster than attention", f"{work}, {device}"
+                yield _time(point, "attention", claim=says, quantity=where)
+
+
+def _time(point: dict[str, Any], than: str, **told: str) -> Evidence:
+    value, low, high = (point[f"ratio_to_{than}{end}"] for end in ("", "_low", "_high"))
+    number = _measured(value, low, high, "{:.2g}", "times as long")
+    budget = f"{point['config.repeats']:.0f} rounds, d = {point['config.d_model']:.0f}"
+    verdict = HOLDS if high < 1 else FAILS if low > 1 else UNDECIDED
+    return Evidence(verdict, budget=budget, record=point["experiment"], **told, **number)
+
+
+@_of("E10")
+def _failure_signs(records: Records) -> Iterator[Evidence]:
+    places = load_details(ABLATION, "by_position", path=records.path, is_needed=False)
+    if len(places):
+        late = places[places["position"] > 0.75 * places["position"].max()]
+        late = late.groupby(["variant", "seed"], as_index=False)["loss_nats"].mean()
+        says = "without the adjustment it is worse late in a text"
+        claim = Claim(says=says, variant="she", baseline="she/extraction_only")
+        told = {"record": ABLATION, "budget": _budget(records.runs(ABLATION))}
+        yield from _paired(late, [claim], "loss_nats", "{:+.3f}", "nats", **told)
+    opposite = {HOLDS: FAILS, FAILS: HOLDS, UNDECIDED: UNDECIDED}
+    for line in [line for line in _times(records) if "SHE is" in line.claim][:1]:
+        yield line._replace(verdict=opposite[line.verdict], claim="it gains no time in training")
+
+
+@_of("E11")
+def _other_mixers(records: Records) -> Iterator[Evidence]:
+    known = {"attention", *EXTRACTORS, "mean", "identity"}
+    for name, runs in records.each("language-model/"):
+        others = runs.loc[~runs["config.model.mixer"].isin(known), "variant"].unique()
+        claims = [Claim(says=f"SHE beats {o}", variant="she", baseline=o) for o in others]
+        yield from _paired(runs, claims, "test_loss_nats", "{:+.3f}", "nats", record=name)
+
+
+@_of("E12")
+def _other_tasks(records: Records) -> Iterator[Evidence]:
+    claims = [
+        Claim(says=f"{VARIANTS[m]} beats attention", variant=m, baseline="attention")
+        for m in EXTRACTORS
+    ]
+    for name in dict.fromkeys(records.everything.get("experiment", ())):
+        runs = records.runs(name)
+        yield from _paired(runs, claims, "-test_accuracy", "{:+.3f}", "of all", record=name)
+
+
+@_of("E13")
+def _scaling(records: Records) -> Iterator[Evidence]:
+    runs = records.runs("speed/paper/mixers/")
+    for mixer in EXTRACTORS if len(runs) else ():
+        for batch in sorted(runs["config.batch"].unique()):
+            points = clock_points(runs, part="mixers", work="training", batch=batch)
+            own, other = (time_power(points, name) for name in (mixer, "attention"))
+            yield Evidence(HOLDS if own < other else FAILS, f"T^{own:.2f} against T^{other:.2f}",
+                           record="speed/paper/mixers/", budget="the newest series, one thread",
+                           claim=f"time grows slower with {VARIANTS[mixer]} than with attention",
+                           quantity=f"layer, both ways, batch {batch:.0f}")  # fmt: skip
+    runs, n = records.runs("language-model/"), 0
+    if len(runs):
+        text = runs["experiment"].str.split("/").str[2]
+        n = runs.groupby([text, "variant"])["config.model.d_model"].nunique().max()
+    yield Evidence(NOT_RECORDED, f"{n} of {N_SIZES} widths", claim="loss against size", record="")
+
+
+@_of("E14")
+def _texts(records: Records) -> Iterator[Evidence]:
+    found: dict[str, Evidence] = {}
+    for name, runs in records.each("language-model/"):
+        scale, text, *swept = name.split("/")[1:]
+        for line in _paired(runs, ORDERING[:1], "test_loss_nats", "{}", "nats", record=name):
+            if text != "tales" and scale != "smoke" and not swept:
+                found[text] = max(found.get(text, line), line, key=lambda each: each.seeds)
+    if found:
+        verdicts = {line.verdict for line in found.values()}
+        is_enough, told = len(found) >= N_TEXTS, list(found.values())
+        said = "; ".join(f"{text}: {line.verdict}" for text, line in found.items())
+        yield Evidence((verdicts.pop() if len(verdicts) == 1 else UNDECIDED) if is_enough
+                       else NOT_RECORDED, f"{len(found)} of {N_TEXTS} texts ({said})",
+                       min(line.seeds for line in told), told[0].budget,
+                       ", ".join(line.record for line in told))  # fmt: skip
+
+
+# Shallow nets (arXiv:2311.10642)
+
+
+def _translator(**sizes: int) -> tuple[Translator, Any]:
+    """Return an untrained translator of the published shape, and a batch for it."""
+    config = TranslatorConfig(**{**PUBLISHED.to_dict(), **sizes})
+    teacher = Translator(config, generator=torch_generator(0, "init")).eval()
+    return teacher, collate_pairs([([5, 6, 7], [5, 6]), ([8, 9], [7, 8, 9])])
+
+
+@_of("R1")
+def _teachers(records: Records) -> Iterator[Evidence]:
+    layers, names, lines = "config.model.n_encoder_layers", [], []
+    for name, runs in records.each("attentionless/"):
+        own = runs[runs["variant"] == TEACHER]
+        if own.empty:
+            continue
+        if own[layers].iloc[0] == PUBLISHED.n_encoder_layers and "iwslt" in name:
+            names.append(name)
+        ends = own["bleu"].mean(), own["bleu_low"].min(), own["bleu_high"].max()
+        n, how = int(own[layers].iloc[0]), own["details.bleu.signature"].iloc[-1]
+        lines.append(Evidence(
+            BUILT, seeds=own["seed"].nunique(), budget=f"{n} + {n} layers, {_budget(runs)}",
+            claim=f"a teacher of {TRANSLATED.get(name, name)}", record=name,
+            quantity=f"greedy BLEU, {how.replace('|', ' ')}",
+            **_measured(*map(float, ends), "{:.1f}", "BLEU")))  # fmt: skip
+    n = len({pair for pair in TALKS for name in names if name.endswith(pair)})
+    says = "a teacher of the published size for each pair of languages"
+    yield Evidence(BUILT if n == len(TALKS) else NOT_RECORDED, f"{n} of {len(TALKS)} pairs",
+                   claim=says, record=", ".join(names))  # fmt: skip
+    yield from lines
+
+
+@_of("R2")
+def _lessons(records: Records) -> Iterator[Evidence]:
+    teacher, batch = _translator()
+    n, n_sites = len(capture(teacher, batch)), 3 * PUBLISHED.n_encoder_layers
+    number, place = f"{n} of {n_sites} sites", COMPUTED
+    kept = records.runs("speed/paper/distillation/")
+    if "bytes_per_sentence" in kept:
+        kept = kept.dropna(subset=["bytes_per_sentence"])
+        on_disk, place = kept["bytes_per_sentence"].max() / 1e3, kept["experiment"].iloc[-1]
+        live = kept.loc[kept["variant"] == "live", "bytes_per_sentence"].max()
+        number += f"; {on_disk:.0f} kB a sentence and site on disk, {live:.0f} live"
+    yield Evidence(BUILT if n == n_sites else FAILS, number, record=place)
+
+
+@_of("R3")
+def _cuts(records: Records) -> Iterator[Evidence]:
+    (teacher, batch), n_moved, is_back = (
+        _translator(n_encoder_layers=2, n_decoder_layers=2),
+        0,
+        True,
+    )
+    with torch.no_grad():
+        before = teacher(*batch)
+        for method in METHODS:
+            spec = StudentSpec(method=method, width=4)
+            with substitute(teacher, build_students(teacher, spec=spec)):
+                n_moved += not torch.equal(teacher(*batch), before)
+            is_back &= torch.equal(teacher(*batch), before)
+    runs = records.runs("attentionless/")
+    known = runs[runs["variant"].isin(list(ARMS))] if len(runs) else pd.DataFrame({"variant": []})
+    n = len(set(arm_columns(known)["method"]) & set(METHODS))
+    said = (
+        f"{n_moved} of {len(METHODS)} swapped, undone to {'the same' if is_back else 'other'} bits"
+    )
+    is_whole = is_back and n_moved == n == len(METHODS)
+    verdict = BUILT if is_whole else NOT_RECORDED
+    yield Evidence(verdict, f"{said}; {n} recorded", record="attentionless/")
+
+
+@_of("R4")
+def _sizes(_: Records) -> Iterator[Evidence]:
+    kinds = [*({"method": m, "site": SITES[0]} for m in METHODS),
+             *({"method": "alr", "site": site} for site in SITES[1:])]  # fmt: skip
+    shape = {name: getattr(PUBLISHED, name) for name in ("max_len", "d_model", "n_heads")}
+    counts = []
+    for kind, size in ((kind, size) for kind in kinds for size in SIZES):
+        with torch.device("meta"):  # no memory for weights nobody looks at
+            n = build_student(StudentSpec(**kind, size=size), **shape).n_weights
+        counts.append((n, n == expected_student_weights(**kind, size=size, **shape)))
+    (first, *_, last), n_equal = counts[: len(SIZES)], sum(is_equal for _, is_equal in counts)
+    said = f"ALR {first[0] / 1e6:.2f} M to {last[0] / 1e6:.1f} M weights"
+    number = f"{n_equal} of {len(counts)} counts equal the formula; {said}"
+    yield Evidence(EXACT if n_equal == len(counts) else FAILS, number, budget=f"{shape}"[1:-1])
+
+
+CLAIM_OF = dict(zip((claim.says for claim in replaced.CLAIMS),
+                    ("R5", "R5", "R5", "R6", "R6", "R9"), strict=True))  # fmt: skip
+
+
+def _judged_replacements(records: Records) -> pd.DataFrame:
+    """Return ``claim`` (an id), ``says, data, arm, verdict, share_low, share_high, n_seeds``."""
+    parts = [pd.DataFrame(columns=["claim"])]
+    for name, runs in records.each("attentionless/"):
+        rows = replaced.judge_replacements(runs[runs["variant"].isin(list(ARMS))])
+        ids = rows["says"].map(CLAIM_OF)
+        few = rows["n_seeds"] < compare.MIN_SEEDS
+        verdicts = rows["verdict"].mask(few, rows["n_seeds"].map(too_few))
+        data = TRANSLATED.get(name, name)
+        parts.append(rows.assign(claim=ids, verdict=verdicts, data=data, experiment=name))
+    return pd.concat(parts, ignore_index=True)
+
+
+def _shares(claim: str, records: Records) -> Iterator[Evidence]:
+    judged = _judged_replacements(records)
+    judged = judged[(judged["claim"] == claim) & (judged["experiment"] != f"{TOY}_short")]
+    for says in judged["says"].unique():
+        for row in judged[judged["says"] == says].to_dict("records"):
+            low, high = 100 * row["share_low"], 100 * row["share_high"]
+            yield Evidence(row["verdict"], seeds=row["n_seeds"], record=row["experiment"],
+                           budget=_budget(records.runs(row["experiment"])), claim=says,
+                           quantity=f"{row['data']}: {row['arm']}",
+                           **{**_measured((low + high) / 2, low, high, "{:.1f}", "%"),
+                              "number": f"{low:.1f} to {high:.1f} % of BLEU"})  # fmt: skip
+
+
+@_of("R8")
+def _price(records: Records) -> Iterator[Evidence]:
+    runs = records.runs("attentionless/")
+    if "n_stand_in_weights" in runs:
+        nets = arm_columns(runs[runs["variant"].isin(list(ARMS))])
+        nets = nets.query(f"method not in {CONTROLS} and kind != 'low_rank'")
+        r = nets["n_stand_in_weights"] / nets["n_replaced_weights"]
+        yield Evidence(HOLDS if r.min() > 1 else FAILS, record="attentionless/",
+                       claim="a net has more weights than the attention it replaces",
+                       quantity="median over arms, with the range",
+                       **_measured(r.median(), r.min(), r.max(), "{:.3g}", "times"))  # fmt: skip
+    clock = records.runs("speed/paper/translation/")
+    if "ratio_to_teacher" in clock:
+        clock = clock[(clock["variant"] != TEACHER) & (clock["config.work"] == "greedy")]
+        for batch, part in clock.groupby("config.batch"):
+            best = part.loc[part["ratio_to_teacher"].idxmin()]
+            yield _time(dict(best), "teacher", claim="a stand-in is faster than the attention it "
+                        "replaces", quantity=f"batch {batch:.0f}, the fastest: "
+                        f"{arm_words(best['variant'])}")  # fmt: skip
+    student = build_student(StudentSpec(width=3), max_len=4, d_model=2, n_heads=1)
+    n, verdict = student.sizes["max_len"], FAILS
+    try:
+        student(torch.zeros(1, n + 1, 2))
+    except AttnlabError:
+        verdict = HOLDS
+    number = f"{n} tokens pass, {n + 1} are refused"
+    yield Evidence(verdict, number, claim="a net has a longest sentence", quantity="by trying")
+
+
+@_of("R11")
+def _other_translations(records: Records) -> Iterator[Evidence]:
+    known = ("toy", "multi30k", "ted_iwslt", "iwslt")
+    judged = _judged_replacements(records)
+    for name in judged["experiment"].unique() if len(judged) else ():
+        if not name.split("/")[2].startswith(known):
+            for row in judged[judged["experiment"] == name].to_dict("records"):
+                said = f"{row['arm']}: {100 * row['share_low']:.1f} % of the score or more"
+                yield Evidence(row["verdict"], said, row["n_seeds"], claim=row["says"],
+                               record=name)  # fmt: skip
+
+
+@_of("R12")
+def _lengths(records: Records) -> Iterator[Evidence]:
+    short = f"{TOY}_short"
+    table = load_details(short, "by_length", path=records.path, is_needed=False)
+    if len(table):
+        longest = table[table["shortest"] == table["shortest"].max()]
+        claims = [
+            Claim(says=f"{arm_words(arm)}: it falls below its teacher", variant=arm,
+                  baseline=TEACHER)
+            for arm in longest["variant"].unique() if arm != TEACHER
+        ]  # fmt: skip
+        words = f"BLEU on sentences of {longest['shortest'].max()} words or more"
+        told = {"record": short, "quantity": words, "budget": _budget(records.runs(short))}
+        yield from _paired(longest, claims, "bleu", "{:+.1f}", "BLEU", **told)
+    yield from _compared("R12", records)
+
+
+@_of("T1")
+def _questions(_: Records) -> Iterator[Evidence]:
+    asked = read_quiz("what_we_found")
+    n = sum(sum(option.is_right for option in question.options) == 1 for question in asked)
+    n_reasons = sum(bool(option.reason) for q in asked for option in q.options)
+    number = f"{n} of {len(asked)} questions; {n_reasons} reasons"
+    yield Evidence(BUILT if n == len(asked) else FAILS, number)
+
+
+def find_evidence(claim: str, records: Records) -> list[Evidence]:
+    """Return the lines of a claim; one that says *not recorded yet* where there is nothing."""
+    shared = _shares if claim in CLAIM_OF.values() else _compared
+    lines = EVIDENCE[claim](records) if claim in EVIDENCE else shared(claim, records)
+    return list(lines) or [Evidence(NOT_RECORDED, record="")]

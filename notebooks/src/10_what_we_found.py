@@ -1,0 +1,336 @@
+# ---
+# jupyter:
+#   jupytext:
+#     cell_metadata_filter: tags,alt,slideshow,mystnb,jupyter,-all
+#     formats: notebooks///ipynb,notebooks/src///py:percent
+#     notebook_metadata_filter: kernelspec,jupytext,-jupytext.text_representation.jupytext_version
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#       format_version: '1.3'
+#   kernelspec:
+#     display_name: Python 3 (ipykernel)
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 10 · What we found: every claim, judged
+#
+# You see what came of each claim of the two papers: the verdict, the number behind it, how many runs, and
+# what speaks against it. And you learn to read such a verdict, and to make one.
+#
+# **Minutes:** 45. **Prerequisites:** none to read it; notebooks 03 to 09 say how each number was made.
+#
+# Previous: [09 Replacing attention](09_replacing_attention.ipynb). From the start:
+# [00 Start here](00_start_here.ipynb).
+
+# %% [markdown]
+# **Learning goals.** After this notebook you can
+#
+# - name five findings, each with its number and its doubt,
+# - derive a verdict from paired seeds, and say when there is none,
+# - decide which of two reported numbers flatters,
+# - find the evidence for any claim of the two papers,
+# - answer six questions on which the whole workbook turns.
+
+# %% tags=["setup"]
+from IPython.display import Markdown, display
+
+from attnlab.chapters.what_we_found import checks, pictures
+from attnlab.claims import ledger_markdown
+from attnlab.runmode import banner
+from attnlab.show import explore, predict_first, show
+
+banner(minutes=45)
+
+# %% [markdown]
+# ## 1  Five findings   *(6 min)*
+#
+# Two papers take attention out of a Transformer. The first puts *Extractors* in its place, learned sums over
+# the past; the second puts shallow nets there, which a trained Transformer has taught. Their claims, split
+# into parts that can be true or false, are 26. A twenty-seventh is ours: that a reader can answer six
+# questions.
+#
+# First the five findings. Every number is computed from the run records when the cell runs.
+
+# %% tags=["nbval-ignore-output"]
+from attnlab.studies.report import results_block
+
+display(Markdown(results_block().replace("](notebooks/", "](")))
+
+# %% tags=["widget", "nbval-ignore-output"]
+lines = pictures.lines_of()  # the whole ledger: a row a line, some claims have several
+guess = predict_first(
+    f"The ledger has {len(lines)} lines. Which word stands in most of them?",
+    options=["holds here", "fails here", "one run", "not recorded yet"],
+)
+
+# %% tags=["nbval-ignore-output"]
+show(pictures.verdicts(lines))
+print(guess.verdict(truth=lines["verdict"].mode().iloc[0]))
+
+# %% [markdown]
+# **How to read it.** A claim that has several lines may stand in several rows: it holds on one text and fails
+# on another, or for one member and not for the next. *Exact* is what a computation shows, *built* a system
+# that stands and works. *One run* and *two runs* are no verdicts. *Not recorded yet* is an open question, and
+# its line changes by itself once there are records.
+#
+# **Takeaway.** Count the grey boxes too: what is not known is a part of what was found.
+
+# %% [markdown]
+# ## 2  How a verdict comes about   *(12 min)*
+#
+# Two models are trained with seeds $1 \dots n$. At the same seed they share batches and luck, so take the
+# difference seed by seed, $\Delta_i = a_i - b_i$. Their mean is uncertain by
+#
+# $$ \bar\Delta \pm t_{n-1} \frac{s_\Delta}{\sqrt{n}} \tag{10.1} $$
+#
+# where $s_\Delta$ is the standard deviation of the differences and $t_{n-1}$ the 97.5 % point of Student's
+# law. *"a is lower than b"* **holds here** if this interval lies below zero, **fails here** if it lies above, and is
+# **not distinguishable at this budget** otherwise. *Close* asks for an interval within 0.05 nats of zero.
+# Fewer than three seeds give no verdict. One example, with numbers from the records:
+
+# %% tags=["agreement", "nbval-ignore-output"]
+import numpy as np
+
+from attnlab.analysis import compare
+from attnlab.records import load_runs
+
+runs = compare.latest_runs(load_runs("language-model/classroom/tales"))
+loss = runs.pivot(index="seed", columns="variant", values="test_loss_nats")
+D = (loss["he"] - loss["attention"]).to_numpy()  # seed by seed
+n, t = len(D), compare.student_t_975(len(D) - 1)
+half = t * D.std(ddof=1) / np.sqrt(n)  # eq. (10.1)
+print(f"HE minus attention, by seed: {D.round(3)}; t = {t:.3f}")
+print(f"mean {D.mean():+.4f}, interval {D.mean() - half:+.4f} to {D.mean() + half:+.4f}")
+claim = compare.Claim(says="HE is lower", variant="he", baseline="attention")
+row = compare.judge_claims(runs, claims=[claim], metric="test_loss_nats").iloc[0]
+assert np.allclose([row["low"], row["high"]], [D.mean() - half, D.mean() + half])
+print(f"HE is lower than attention: {row['verdict']}")
+show(pictures.paired_interval(D, names=("HE", "attention")))
+
+# %% [markdown]
+# **Check yourself.** Two seeds, both far below zero. Why is that no verdict?
+#
+# <details><summary>Answer</summary>
+#
+# With one degree of freedom $t_1 = 12.7$: two differences that happen to be alike give a narrow interval by
+# luck. And two equal models separate in one case of three (notebook 04, section 3).
+#
+# </details>
+
+# %% [markdown] tags=["exercise"]
+# **Exercise 10.1** (difficulty 2, 7 min; builds on eq. (10.1)). Write `verdict_of(first, second)` for two
+# lists of losses, by seed. It says whether *the first is lower*: `"holds here"`, `"fails here"`, `"not
+# distinguishable at this budget"`, and with fewer than three seeds `"one run"` or `"two runs"`. You may use
+# `compare.student_t_975(df)`.
+#
+# <details><summary>Hint</summary>
+#
+# Subtract before you take a standard deviation, and take it with `ddof=1`.
+#
+# </details>
+
+
+# %% jupyter={"source_hidden": true} tags=["solution"]
+def verdict_of(first: list, second: list) -> str:
+    """Return the verdict on "the first is lower" from losses of the same seeds."""
+    # SOLUTION
+    D = np.asarray(first) - np.asarray(second)
+    n = len(D)
+    if n < 3:
+        return {1: "one run", 2: "two runs"}[n]
+    half = compare.student_t_975(n - 1) * D.std(ddof=1) / np.sqrt(n)
+    if D.mean() + half < 0:
+        return "holds here"
+    return "fails here" if D.mean() - half > 0 else "not distinguishable at this budget"
+
+
+# %% tags=["agreement", "nbval-check-output"]
+checks.check_verdict(verdict_of)
+assert verdict_of(loss["he"], loss["attention"]) == row["verdict"]
+
+# %% [markdown] tags=["exercise"]
+# **The best of many flatters.** Try twenty arms that are all alike: one of them has the lowest test loss, by
+# luck. A choice must be made on other sentences than those that are reported.
+#
+# **Exercise 10.2** (difficulty 1, 3 min). Write `report_best(validation, test)` for the losses of several
+# arms, `(n_arms,)` each: the number that may be reported.
+#
+# <details><summary>Hint</summary>
+#
+# Which split chooses, and which one is read?
+#
+# </details>
+
+
+# %% jupyter={"source_hidden": true} tags=["solution"]
+def report_best(validation: np.ndarray, test: np.ndarray) -> float:
+    """Return the loss to report of the arm that was chosen."""
+    # SOLUTION
+    return test[np.argmin(validation)]
+
+
+# %% tags=["agreement", "nbval-check-output"]
+from attnlab.seeding import numpy_generator
+
+checks.check_report(report_best)
+arms = numpy_generator(0, "twenty equal arms").normal(0.0, 1.0, (1000, 2, 20))  # true loss: 0
+honest = np.mean([report_best(validation, test) for validation, test in arms])
+flattered = arms[:, 1].min(axis=1).mean()
+print(f"twenty equal arms, true loss 0: honest {honest:+.2f}, best on test {flattered:+.2f}")
+assert abs(honest) < 0.1 < -flattered
+
+# %% [markdown]
+# **Takeaway.** A verdict is an interval of paired differences that leaves zero out, from three seeds or more,
+# of an arm that was chosen on other data.
+
+# %% [markdown]
+# ## 3  The first paper: Extractors   *(7 min)*
+#
+# Where a cell is empty the one above it counts. *Seeds* are trained runs; what is computed, counted or timed
+# has none. A time is a median over interleaved rounds with its 95 % interval.
+
+# %% tags=["nbval-ignore-output"]
+first = lines[lines["id"].str.startswith("E")]
+display(Markdown(ledger_markdown(first)))
+
+# %% [markdown]
+# The losses behind E7 in full, best first: on *tales*, where the floor is known, and on children's books.
+
+# %% tags=["nbval-ignore-output"]
+from attnlab.studies.report import results_table
+
+gap = {"test_gap_nats": "gap to the true source (nats per token)"}
+display(Markdown(results_table(runs, columns=gap)))
+columns = {
+    "test_loss_nats": "unseen books (nats per token)",
+    "test_bits_per_byte": "bits per byte",
+    "train_loss_nats": "training cost at the end (nats per token)",
+}
+books = load_runs("language-model/paper/children")
+display(Markdown(results_table(books, columns=columns)))
+counted = load_runs("n-grams/paper/children").iloc[-1]
+print(f"Counting {counted['best_order']:.0f}-grams on the same text (Kneser-Ney): "
+      f"{counted['test_loss_nats']:.3f} nats per token on the unseen books.")  # fmt: skip
+
+# %% [markdown]
+# **What we see.** What can be computed is so: the chain, the forms, the count, the path. What is *better* is
+# another matter: E7 has a line for each part of the claim, each quantity and each ground, and they do not all
+# say the same. SHE holds 32.5 times the weights of attention's mixer at 128 tokens, so equal width is not equal
+# size.
+#
+# **Takeaway.** The first paper's counts are right. Its order of losses depends on what is held equal, and our
+# members are reconstructions.
+
+# %% [markdown]
+# ## 4  The second paper: nets in place of attention   *(7 min)*
+#
+# To *replace* means to keep 95 % of the teacher's BLEU, with every seed and on the middle 95 % of resampled
+# test sentences.
+
+# %% tags=["nbval-ignore-output"]
+second = lines[lines["id"].str.startswith("R")]
+display(Markdown(ledger_markdown(second)))
+
+# %% [markdown]
+# The scores behind them. The *published net* reads all of both sentences at once; the *cut net* is the same,
+# taught on targets that end at a random place; the *net per query* reads the source and one query. Linear
+# attention has no softmax over positions. *Tuned*: the nets learnt on from the translations after the swap.
+# Averages match nothing: the best control of each site. Where all sites go, ALR of size M stands at the self
+# sites.
+
+# %% tags=["nbval-ignore-output"]
+from attnlab.studies.report import CLAIMED_ON, REPLACED, replacement_table
+
+for experiment, arms in REPLACED.items():
+    table = replacement_table(load_runs(experiment), variants=arms)
+    display(Markdown(f"**{CLAIMED_ON[experiment].capitalize()}** (`{experiment}`)\n\n{table}"))
+
+# %% [markdown]
+# **What we see.** Self-attention can go where the teacher is good and the sentences are short. At the cross
+# site the published net had read the answer while it learnt (notebook 09, section 4). What saves weights
+# is a product of two things, as in linear attention, not a wider net.
+#
+# **Takeaway.** "Can be replaced" is a statement about a site, a net, a lesson and a kind of sentence. Name
+# all four.
+
+# %% [markdown]
+# ## 5  Any claim, and what stays open   *(5 min)*
+#
+# **Play, then answer.** Choose a claim. Which one changes its verdict from line to line? For which does the
+# *doubt* weigh more than the number?
+
+# %% tags=["widget", "nbval-ignore-output"]
+explore(
+    pictures.evidence,
+    presets=[{"claim": "E9"}, {"claim": "R6"}, {"claim": "E11"}],
+    **pictures.DIALS,
+)
+
+# %% [markdown]
+# <details><summary>Answer</summary>
+#
+# E6 turns round with the order of summing; E7, E8 and R5 with the ground. For R6 the doubt is the finding:
+# the claim was measured with a net that had seen the answer.
+#
+# </details>
+#
+# **Open.** The papers ask for more: other efficient mixers (E11), other tasks than writing text (E12), size
+# (E13), other texts (E14), the published teachers (R1), other tasks than translation (R11). Each has its line
+# in the ledger, and the line looks into the records.
+#
+# **Takeaway.** A claim without a record is not false. It is not known here.
+
+# %% [markdown]
+# ## 6  Six questions   *(8 min)*
+#
+# Who has read the workbook can answer these; each option has its reason. They go further than the six of
+# notebook 00.
+
+# %% tags=["widget", "nbval-ignore-output"]
+from attnlab.teach import show_quiz
+
+show_quiz("what_we_found")
+
+# %% tags=["hide-input", "nbval-ignore-output"]
+display(Markdown(ledger_markdown(lines[lines["id"] == "T1"])))
+
+# %% [markdown]
+# **Takeaway.** The same answer from memory, with its reason, is worth more than the right letter.
+
+# %% [markdown]
+# ## Summary
+#
+# - You **named** five findings, each with a number from records (section 1).
+# - You **derived** a verdict by eq. (10.1), and there is none below three seeds.
+# - You **decided** what may be reported: twenty equal arms seem 1.9 standard deviations better than they are,
+#   if the test sentences choose.
+# - You **found** the evidence of any claim in the tables of sections 3 and 4, or in the panel.
+# - You **answered** six questions, or know which notebook to read again.
+
+# %% [markdown]
+# ## What we did not show
+#
+# - Two cores and small models. What is *not distinguishable* here may be clear at a hundred times the budget.
+# - The interval of eq. (10.1) is of seeds. It does not know other texts, other sizes, other rates.
+# - With a hundred lines some are wrong by luck: of 95 % intervals one in twenty.
+# - Where a share is read off the same sentences that chose the arm, it flatters; the table says which arm.
+# - The papers' full texts were not all at hand; what they claim is read from abstracts, summaries and code.
+#
+# ## Notation used here
+
+# %% tags=["hide-input", "nbval-ignore-output"]
+from attnlab.teach import show_notation
+
+show_notation(["loss_nats", "d_model", "time", "bleu"])
+
+# %% [markdown]
+# ## Sources
+#
+# - The Extractor: [arXiv:2308.07661](https://arxiv.org/abs/2308.07661), abstract, and summaries of its text.
+# - Shallow nets: [arXiv:2311.10642](https://arxiv.org/abs/2311.10642), and its released code.
+# - Student, *The Probable Error of a Mean*, Biometrika 1908: the law of eq. (10.1).
+#
+# On the command line `attnlab claims` prints the ledger, and `attnlab claims E7` all there is on one claim.
