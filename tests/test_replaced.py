@@ -1,5 +1,6 @@
 """The study of what may stand in for attention: its rows, its jobs, its records, its verdicts."""
 
+import json
 import math
 from dataclasses import replace
 
@@ -32,6 +33,7 @@ from attnlab.studies.replaced import (
 from attnlab.tasks import TranslationTask, prepare_pairs
 from attnlab.tasks.translation import SHORT
 from attnlab.training import evaluate_forced, load_translator
+from attnlab.training.scores import _score, unpack_counts
 
 STUDY = "attentionless"
 TOY = {"study": STUDY, "scale": "smoke", "corpus": "toy"}
@@ -244,12 +246,27 @@ def test_an_arm_that_keeps_the_teachers_attention_scores_like_the_teacher(runs):
     assert runs["seconds"].between(0, 600).all()
 
 
-def test_a_record_holds_the_share_of_its_teachers_bleu(runs):
-    assert runs.loc["encoder_self/identity", "bleu_share"] == 1
-    arm = runs.loc["cross/truncated/m"]
-    assert arm["bleu"] != runs.loc["teacher", "bleu"]
-    assert arm["bleu_share"] == pytest.approx(arm["bleu"] / runs.loc["teacher", "bleu"])
-    assert arm["bleu_share_low"] <= arm["bleu_share"] <= arm["bleu_share_high"]
+def test_a_record_holds_what_to_choose_by_and_what_to_judge_by(runs):
+    assert runs["validation_bleu"].notna().all()
+    assert (runs["validation_bleu"] != runs["bleu"]).any()
+    assert (runs["details.bleu.beam_size"] == 1).all()
+    for row in runs[["bleu", "details.bleu.sentences"]].itertuples(index=False):
+        assert _score(unpack_counts(row[1]).sum(0).tolist()) == row.bleu
+
+
+def test_a_job_without_what_the_study_needs_is_run_again(tmp_path):
+    folders = Folders(runs=tmp_path / "runs", work=tmp_path / "work")
+    run(folders, "teacher")
+    file = folders.run_file(STUDY)
+    record = json.loads(file.read_text())
+    del record["metrics"]["validation_bleu"]
+    file.write_text(json.dumps(record) + "\n")
+    assert len(load_runs(path=file)) == 1
+    for _ in range(2):  # the second time nothing is lacking
+        list(run_plan(Plan(**TOY, variants=("teacher",)), folders=folders))
+        found = load_runs(path=file)
+        assert found["config.job"].nunique() == 1
+        assert found["validation_bleu"].isna().tolist() == [True, False]
 
 
 def test_a_record_says_what_was_replaced_and_how_it_learnt(runs, done):

@@ -8,7 +8,6 @@ teacher by ``run_job``, an arm by ``run_arm``; the engine trains both.
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -60,12 +59,11 @@ from attnlab.studies.study import Plan, Study, export_model, export_name, regist
 from attnlab.tasks import (
     PairDataset,
     TranslationTask,
-    describe_score,
     list_pair_datasets,
     prepare_pairs,
 )
 from attnlab.tasks.translation import TOY, TOY_SHORT, TOY_SMALL
-from attnlab.training import PairBatches, State, evaluate_forced, load_translator, steps_every
+from attnlab.training import PairBatches, State, load_translator, steps_every
 
 STUDY, TEACHER = "attentionless", "teacher"
 Key = tuple[str, int]  # a site and a layer
@@ -497,7 +495,6 @@ def run_arm(job: ArmJob, folders: Folders) -> Generator[Progress, None, RunRecor
     else:
         body, precision = yield from find_teacher(job.teacher, folders)
     started, body = time.perf_counter(), body.to(folders.device)
-    teacher = None if is_new else copy.deepcopy(body)
     modules: dict[Key, nn.Module] = {}
     facts: dict[str, dict[str, Any]] = {}
     for site in arm.parts:
@@ -512,15 +509,12 @@ def run_arm(job: ArmJob, folders: Folders) -> Generator[Progress, None, RunRecor
     seconds = time.perf_counter() - started
     if is_new or job.n_tuning_steps:
         state = yield from train_job(job, task, body, folders)
-    score = task.translate(body)
-    scores, details = describe_score(score)
+    scores, details = task.score(body)
     if is_new:
         config = {"max_tokens": task.max_tokens, "train": job.train.to_dict()}
-        validation = evaluate_forced(body, task.data.validation).loss_nats
-        metrics = {**training_metrics(body, state), "validation_loss_nats": validation}
+        metrics = training_metrics(body, state)
     else:
         config, metrics, tables = _how_taught(job, facts, precision)
-        metrics |= task.share(score, teacher)
         details |= tables
         if arm.method not in CONTROLS and arm.tunes != "everything":  # else no use by themselves
             file = work_file(job, folders, "students")
@@ -698,6 +692,7 @@ register_study(
         variants=tuple(ARMS),
         corpora=list_pair_datasets(),
         jobs=study_jobs,
+        needs=("validation_bleu",),
         run=lambda job, folders: (run_arm if isinstance(job, ArmJob) else run_job)(job, folders),
         export=export_job,
     )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import math
+import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -139,6 +141,7 @@ class Bleu:
     precisions: tuple[float, ...]  # of 1- to 4-grams, out of 100
     brevity_penalty: float  # 1 unless the translations are shorter than the references
     n_sentences: int
+    sentences: str  # what it needs of each of them, packed by ``pack_counts``
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -198,6 +201,7 @@ def bleu(
         precisions=tuple(score.precisions),
         brevity_penalty=score.bp,
         n_sentences=len(hypotheses),
+        sentences=pack_counts(counts),
     )
 
 
@@ -313,6 +317,23 @@ def _sentence_counts(
     return np.array(rows, dtype=np.int64)
 
 
+def pack_counts(counts: np.ndarray) -> str:
+    """Write the counts of ``(n, 10)`` sentences as a short text: six small integers of each.
+
+    Right n-grams and both lengths; how many n-grams were written follows from the length.
+    """
+    columns = counts[:, [*range(MAX_ORDER), -2, -1]].T.astype("<u2")
+    return base64.b64encode(zlib.compress(columns.tobytes(), 9)).decode()
+
+
+def unpack_counts(packed: str) -> np.ndarray:
+    """Return the counts ``(n, 10)`` that ``pack_counts`` wrote."""
+    columns = np.frombuffer(zlib.decompress(base64.b64decode(packed)), "<u2").astype(np.int64)
+    right, lengths = np.split(columns.reshape(MAX_ORDER + 2, -1), [MAX_ORDER])
+    written = np.maximum(lengths[0] - np.arange(MAX_ORDER)[:, None], 0)
+    return np.concatenate([right, written, lengths]).T
+
+
 def _resampled(counts: np.ndarray, n_resamples: int, seed: int) -> np.ndarray:
     """Return the score of all sentences, then those of test sets drawn with replacement."""
     random = numpy_generator(seed, "bootstrap")
@@ -354,6 +375,7 @@ class TranslationScore:
     by_length: tuple[LengthBleu, ...]
     exact_match: float  # share of sentences that are the reference, token by token
     hypotheses: tuple[str, ...]
+    beam_size: int  # 1 is greedy
 
 
 @torch.no_grad()
@@ -450,6 +472,7 @@ def evaluate_translation(
         ),
         exact_match=n_exact / len(targets),
         hypotheses=tuple(hypotheses),
+        beam_size=beam_size,
     )
 
 
