@@ -16,7 +16,8 @@ from attnlab.mixers import list_mixers
 from attnlab.paths import RUNS
 from attnlab.records import load_details, load_runs
 from attnlab.studies.mixers import VARIANTS
-from attnlab.studies.replaced import AIM, arm_words, claims_table
+from attnlab.studies.replaced import arm_words
+from attnlab.studies.replaced_verdicts import AIM, claims_table, n_scored, replacement_verdicts
 
 TEMPLATE = Path(__file__).with_name("report.md")
 BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
@@ -40,12 +41,6 @@ _ROWS = {  # experiment: rows of its table of replacements
         cross/per_query/m cross/low_rank/l cross/low_rank/l/tuned all/low_rank/l/tuned""",
 }
 REPLACED = {name: tuple(rows.split()) for name, rows in _ROWS.items()}
-CLAIMED_ON = {  # experiment: words for its pairs, where the claims are held against records
-    TOY: "toy languages",
-    "attentionless/classroom/toy_small": "toy languages, few pairs",
-    CAPTIONS: "captions",
-    TALKS: "TED talks",
-}
 
 CLOCK = {  # kind of work: sizes of the point that stands for it
     "training step of a whole model, 6 layers, T = 128, batch 64":
@@ -71,7 +66,7 @@ def results_block(*, path: Path = RUNS) -> str:
     books = load_runs("language-model/paper/children", path=path)
     unseen = load_details("language-model/paper/children", "books", path=path)
     clock = load_runs("speed/paper/", path=path)
-    replaced = {name: load_runs(name, path=path) for name in (*REPLACED, *CLAIMED_ON)}
+    replaced = {name: load_runs(name, path=path) for name in REPLACED}
     evidence = {
         "tales, held-out loss": (tales, "test_loss_nats"),
         "books, training cost": (books, "train_loss_nats"),
@@ -98,7 +93,7 @@ def results_block(*, path: Path = RUNS) -> str:
         captions=replacement_table(replaced[CAPTIONS], variants=REPLACED[CAPTIONS]),
         talks=replacement_table(replaced[TALKS], variants=REPLACED[TALKS]),
         aim=AIM,
-        claims=claims_table({words: replaced[name] for name, words in CLAIMED_ON.items()}),
+        claims=claims_table(replacement_verdicts(path=path)),
     )
 
 
@@ -177,7 +172,8 @@ def replacement_table(runs: pd.DataFrame, *, variants: Sequence[str]) -> str:
         bleu = mean_and_range(mine["bleu"].tolist(), digits=1)
         accuracy = mean_and_range(mine["test_accuracy"].tolist())
         rows.append([arm_words(variant), bleu, accuracy, len(mine)])
-    head = ["what stands there", "greedy BLEU", "accuracy, teacher-forced", "seeds"]
+    scored = "{:,} of {:,} sentences".format(*n_scored(runs))
+    head = ["what stands there", f"greedy BLEU, {scored}", "accuracy, teacher-forced", "seeds"]
     return markdown_table(head, rows)
 
 

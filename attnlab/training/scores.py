@@ -145,25 +145,12 @@ class Bleu:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class BleuShare:
-    """One system's score over another's on the same sentences; the interval as in ``Bleu``."""
-
-    value: float
-    low: float
-    high: float
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class LengthBleu:
     """The score of the sentences whose reference has ``shortest`` to ``longest`` words."""
 
     shortest: int
     longest: int
     bleu: Bleu
-
-
-class ZeroBaselineError(AttnlabError):
-    """Nothing can be a share of a system that gets nothing right."""
 
 
 def bleu(
@@ -192,7 +179,9 @@ def bleu(
     metric = BLEU(tokenize=tokenize)
     score = metric.corpus_score(list(hypotheses), [list(references)])
     counts = _sentence_counts(hypotheses, references, tokenize)
-    low, high = np.percentile(_resampled(counts, n_resamples, seed)[1:], [2.5, 97.5])
+    low, high = np.percentile(
+        resampled_bleu(counts, n_resamples=n_resamples, seed=seed)[1:], [2.5, 97.5]
+    )
     return Bleu(
         score=score.score,
         low=float(low),
@@ -203,47 +192,6 @@ def bleu(
         n_sentences=len(hypotheses),
         sentences=pack_counts(counts),
     )
-
-
-def bleu_share(
-    hypotheses: Sequence[str],
-    baseline: Sequence[str],
-    references: Sequence[str],
-    *,
-    tokenize: str = "13a",
-    n_resamples: int = 1000,
-    seed: int = 0,
-) -> BleuShare:
-    """Return the BLEU of translations as a share of a baseline's, on the same test sets.
-
-    Both are scored on the same sentences of every resampled test set, so what is hard about a
-    sentence moves both, and the interval is narrower than those of the two scores suggest.
-
-    Args:
-        hypotheses: Translations, one string a sentence.
-        baseline: Those of the system to compare with, in the same order.
-        references: The right translations.
-        tokenize: As for ``bleu``.
-        n_resamples: Test sets drawn with replacement.
-        seed: Picks them (stream ``bootstrap``).
-
-    Raises:
-        AttnlabError: No sentence, or lists of different lengths.
-        ZeroBaselineError: The baseline scores 0.
-    Source:
-        Koehn 2004, section 5: paired bootstrap resampling.
-    """
-    _require_pairs(hypotheses, references)
-    _require_pairs(baseline, references)
-    own, other = (
-        _resampled(_sentence_counts(texts, references, tokenize), n_resamples, seed)
-        for texts in (hypotheses, baseline)
-    )
-    if other.min() <= 0:
-        raise ZeroBaselineError("The baseline scores 0 BLEU: nothing can be a share of that.")
-    shares = own / other
-    low, high = np.percentile(shares[1:], [2.5, 97.5])
-    return BleuShare(value=float(shares[0]), low=float(low), high=float(high))
 
 
 def bleu_by_length(
@@ -334,8 +282,14 @@ def unpack_counts(packed: str) -> np.ndarray:
     return np.concatenate([right, written, lengths]).T
 
 
-def _resampled(counts: np.ndarray, n_resamples: int, seed: int) -> np.ndarray:
-    """Return the score of all sentences, then those of test sets drawn with replacement."""
+def resampled_bleu(counts: np.ndarray, *, n_resamples: int, seed: int) -> np.ndarray:
+    """Return the score of all sentences, then those of test sets drawn with replacement.
+
+    Equally many sentences are drawn alike: two systems are scored on the same test sets.
+
+    Shapes:
+        counts: ``(n_sentences, 10)``; returns ``(1 + n_resamples,)``.
+    """
     random = numpy_generator(seed, "bootstrap")
     n, chances = len(counts), np.full(len(counts), 1 / len(counts))
     drawn = random.multinomial(n, chances, size=n_resamples) @ counts  # (n_resamples, 10)
