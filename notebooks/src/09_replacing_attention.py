@@ -841,11 +841,11 @@ for name in (records.TOY, records.SMALL):
 # | it costs weights and a longest sentence | yes, and time: section 9 | one machine, short sentences |
 # | distillation is necessary | not with many sentences; with few it pays: section 10 | toy languages; budgets differ |
 #
-# The leak does not depend on the toy: the released net has it.
+# The leak is not the toy's: the released net has it.
 #
-# Below, the claims in the positive (in brackets: the study), by **one rule**. The *baseline* learnt as much: the
-# teacher as it was; for what was tuned, the teacher *trained on* for as many steps. The arm that is best on
-# *validation* sentences is judged on test ones; the interval is over seeds *and* sentences. Under three seeds,
+# Below, the claims by **one rule** (in brackets: the study). The *baseline* learnt as much: the
+# teacher as it was; for what was tuned, the teacher *trained on* for as many steps. The arm best on
+# *validation* sentences is judged on test ones; intervals span seeds *and* sentences. Under three seeds,
 # a choice made on test, or a teacher below 20 BLEU (95 % of little is little): no verdict.
 #
 # **Takeaway.** "Cannot be replaced" was measured with a net that is trained on one input and used on
