@@ -88,13 +88,15 @@ def test_the_power_of_the_growth_is_the_slope_on_log_scales():
 
 
 def replaced(variant, bleu, *, seed=0):
-    return {"variant": variant, "seed": seed, "bleu": bleu, "test_accuracy": 0.5}
+    scored = {"details.bleu.n_sentences": 978, "details.data.test_too_long": 22}
+    return {"variant": variant, "seed": seed, "bleu": bleu, "test_accuracy": 0.5, **scored}
 
 
 def test_arms_that_are_not_recorded_are_left_out_of_the_table():
     rows = [replaced("cross/paper/l", 20.0), replaced("cross/paper/l", 22.0, seed=1)]
     variants = ("teacher", "cross/paper/l", "cross/truncated/l/tuned")
     lines = replacement_table(pd.DataFrame(rows), variants=variants).splitlines()
+    assert "greedy BLEU, 978 of 1,000 sentences" in lines[0]
     assert lines[2:] == ["| cross: published net L | 21.0 (20.0 to 22.0) | 0.500 (0.500 to 0.500) "
                          "| 2 |"]  # fmt: skip
 

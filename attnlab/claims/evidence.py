@@ -37,7 +37,7 @@ from attnlab.models import Translator
 from attnlab.records import load_details, load_runs
 from attnlab.seeding import torch_generator
 from attnlab.sources import fit_table, variable_length_chain
-from attnlab.studies import replaced
+from attnlab.studies import fair, replaced_verdicts
 from attnlab.studies.mixers import EXTRACTORS, VARIANTS
 from attnlab.studies.replaced import ARMS, TEACHER, arm_columns, arm_words
 from attnlab.studies.report import CLOCK, clock_points, time_power
@@ -52,8 +52,6 @@ NAN = float("nan")
 PAIRS = Path(__file__).with_name("pairs.tsv")  # comparisons of two variants, by claim
 
 ABLATION, BOOKS = "extractor-ablation/classroom/tales", "language-model/paper/children"
-GROUNDS = {"language-model/classroom/tales": "tales, one rate", BOOKS: "books, one rate"}
-QUANTITIES = {"train_loss_nats": "training cost", "test_loss_nats": "held-out loss"}
 TOY = "attentionless/classroom/toy"
 TRANSLATED = {  # experiment: words for its pairs
     TOY: "toy languages",
@@ -102,6 +100,11 @@ class Records:
     def everything(self) -> pd.DataFrame:
         """One row a run, of every experiment."""
         return load_runs(path=self.path)
+
+    @cached_property
+    def replacements(self) -> pd.DataFrame:
+        """The verdicts on what the second paper claims."""
+        return replaced_verdicts.replacement_verdicts(path=self.path)
 
     def runs(self, experiment: str) -> pd.DataFrame:
         """Return the runs of an experiment, or of all below a name that ends with a slash."""
@@ -249,19 +252,9 @@ def _paths(_: Records) -> Iterator[Evidence]:
         yield Evidence(HOLDS if is_named and a < b else FAILS, number, **told)
 
 
-def _judged_grounds(records: Records) -> pd.DataFrame:
-    """Return ``says, quantity, ground, verdict, n_pairs, mean, low, high, experiment``."""
-    return pd.concat([
-        compare.judge_claims(runs, claims=ORDERING, metric=metric).assign(
-            quantity=quantity, ground=ground, experiment=experiment)
-        for experiment, ground in GROUNDS.items() for metric, quantity in QUANTITIES.items()
-        if metric in (runs := records.runs(experiment))
-    ] or [pd.DataFrame(columns=["says"])])  # fmt: skip
-
-
 @_of("E7")
 def _order(records: Records) -> Iterator[Evidence]:
-    judged = _judged_grounds(records)
+    judged = fair.ground_verdicts(path=records.path)
     for says in judged["says"].unique():
         for row in judged[judged["says"] == says].to_dict("records"):
             number = _measured(row["mean"], row["low"], row["high"], "{:+.3f}", "nats")
@@ -449,34 +442,17 @@ def _sizes(_: Records) -> Iterator[Evidence]:
     yield Evidence(EXACT if n_equal == len(counts) else FAILS, number, budget=f"{shape}"[1:-1])
 
 
-CLAIM_OF = dict(zip((claim.says for claim in replaced.CLAIMS),
-                    ("R5", "R5", "R5", "R6", "R6", "R9"), strict=True))  # fmt: skip
-
-
-def _judged_replacements(records: Records) -> pd.DataFrame:
-    """Return ``claim`` (an id), ``says, data, arm, verdict, share_low, share_high, n_seeds``."""
-    parts = [pd.DataFrame(columns=["claim"])]
-    for name, runs in records.each("attentionless/"):
-        rows = replaced.judge_replacements(runs[runs["variant"].isin(list(ARMS))])
-        ids = rows["says"].map(CLAIM_OF)
-        few = rows["n_seeds"] < compare.MIN_SEEDS
-        verdicts = rows["verdict"].mask(few, rows["n_seeds"].map(too_few))
-        data = TRANSLATED.get(name, name)
-        parts.append(rows.assign(claim=ids, verdict=verdicts, data=data, experiment=name))
-    return pd.concat(parts, ignore_index=True)
-
-
 def _shares(claim: str, records: Records) -> Iterator[Evidence]:
-    judged = _judged_replacements(records)
-    judged = judged[(judged["claim"] == claim) & (judged["experiment"] != f"{TOY}_short")]
-    for says in judged["says"].unique():
-        for row in judged[judged["says"] == says].to_dict("records"):
-            low, high = 100 * row["share_low"], 100 * row["share_high"]
-            yield Evidence(row["verdict"], seeds=row["n_seeds"], record=row["experiment"],
-                           budget=_budget(records.runs(row["experiment"])), claim=says,
-                           quantity=f"{row['data']}: {row['arm']}",
-                           **{**_measured((low + high) / 2, low, high, "{:.1f}", "%"),
-                              "number": f"{low:.1f} to {high:.1f} % of BLEU"})  # fmt: skip
+    judged = records.replacements
+    judged = judged[judged["claim"] == claim] if len(judged) else judged
+    for row in judged.to_dict("records"):
+        share = [100 * row[name] for name in ("share", "share_low", "share_high")]
+        learnt = f"{row['arm']}, chosen on {row['chosen_on']}, against the {row['baseline']}"
+        scored = f"{row['n_sentences']:,} of {row['n_all']:,} sentences"
+        budget = f"{_budget(records.runs(row['experiment']))}; {scored}"
+        yield Evidence(row["verdict"], seeds=row["n_seeds"], record=row["experiment"],
+                       budget=budget, claim=row["says"], quantity=f"{row['data']}: {learnt}",
+                       **_measured(*share, "{:.1f}", "% of BLEU"))  # fmt: skip
 
 
 @_of("R8")
@@ -511,11 +487,11 @@ def _price(records: Records) -> Iterator[Evidence]:
 @_of("R11")
 def _other_translations(records: Records) -> Iterator[Evidence]:
     known = ("toy", "multi30k", "ted_iwslt", "iwslt")
-    judged = _judged_replacements(records)
-    for name in judged["experiment"].unique() if len(judged) else ():
+    for name, _ in records.each("attentionless/"):
         if not name.split("/")[2].startswith(known):
-            for row in judged[judged["experiment"] == name].to_dict("records"):
-                said = f"{row['arm']}: {100 * row['share_low']:.1f} % of the score or more"
+            runs = load_runs(name, path=records.path, columns=replaced_verdicts.COLUMNS)
+            for row in replaced_verdicts.judge_replacements(runs).to_dict("records"):
+                said = f"{row['arm']}: {100 * row['share']:.1f} % of the score"
                 yield Evidence(row["verdict"], said, row["n_seeds"], claim=row["says"],
                                record=name)  # fmt: skip
 
@@ -548,6 +524,6 @@ def _questions(_: Records) -> Iterator[Evidence]:
 
 def find_evidence(claim: str, records: Records) -> list[Evidence]:
     """Return the lines of a claim; one that says *not recorded yet* where there is nothing."""
-    shared = _shares if claim in CLAIM_OF.values() else _compared
-    lines = EVIDENCE[claim](records) if claim in EVIDENCE else shared(claim, records)
-    return list(lines) or [Evidence(NOT_RECORDED, record="")]
+    own = EVIDENCE.get(claim, lambda _: ())(records)
+    shared = () if claim in EVIDENCE else (*_shares(claim, records), *_compared(claim, records))
+    return [*own, *shared] or [Evidence(NOT_RECORDED, record="")]

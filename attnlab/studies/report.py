@@ -9,15 +9,17 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from attnlab.analysis.compare import MIN_SEEDS, ORDERING, judge_claims, latest_runs, too_few
+from attnlab.analysis.compare import ORDERING, Claim, latest_runs
 from attnlab.analysis.critical_path import trace_step
 from attnlab.errors import AttnlabError
 from attnlab.markdown import markdown_table
 from attnlab.mixers import build_mixer
 from attnlab.paths import RUNS
 from attnlab.records import load_runs
+from attnlab.studies import fair
 from attnlab.studies.mixers import VARIANTS
-from attnlab.studies.replaced import NO_SOFTMAX, TAUGHT, arm_words, best_arm
+from attnlab.studies.replaced import arm_words
+from attnlab.studies.replaced_verdicts import n_scored, replacement_verdicts
 
 TEMPLATE = Path(__file__).with_name("report.md")
 BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
@@ -43,12 +45,6 @@ _ROWS = {  # experiment: rows of its table of replacements
         cross/per_query/m cross/low_rank/l cross/low_rank/l/tuned all/low_rank/l/tuned""",
 }
 REPLACED = {name: tuple(rows.split()) for name, rows in _ROWS.items()}
-CLAIMED_ON = {  # experiment: words for its pairs, where the claims are held against records
-    TOY: "toy languages",
-    "attentionless/classroom/toy_small": "toy languages, few pairs",
-    CAPTIONS: "captions",
-    TALKS: "TED talks",
-}
 
 CLOCK = {  # kind of work: sizes of the point that stands for it
     "training step of a whole model, 6 layers, T = 128, batch 64":
@@ -76,7 +72,7 @@ def results_block(*, path: Path = RUNS) -> str:
         best=VARIANTS[best["variant"].iloc[0]],
         loss=mean_and_range(best["test_loss_nats"].tolist()),
         n_seeds=len(best),
-        order=order_sentence(runs=books),
+        ground=ground_sentence(path=path),
         clock={
             "step": clock_ratio(clock, STEP, "she"),
             "token": clock_ratio(clock, ONE_MORE, "she"),
@@ -84,7 +80,7 @@ def results_block(*, path: Path = RUNS) -> str:
         },
         **{name: longest_chain(mixer) for name, mixer in (("she", "she"), ("own", "attention"))},
         leak=leak_sentence(runs[TOY]),
-        linear=linear_sentence(runs[CAPTIONS]),
+        linear=linear_sentence(path=path),
         price=price_sentence(translations),
     )
 
@@ -93,13 +89,25 @@ def _mean_loss(runs: pd.DataFrame) -> float:
     return float(runs["test_loss_nats"].mean())
 
 
-def order_sentence(*, runs: pd.DataFrame) -> str:
-    """Say how *SHE trains to a lower cost than attention* came out, by quantity."""
-    said = []
-    for metric, what in (("train_loss_nats", "training cost"), ("test_loss_nats", "held-out loss")):
-        for row in judge_claims(runs, claims=ORDERING[:1], metric=metric).to_dict("records"):
-            said.append(f"by {what} **{row['verdict']}** ({row['mean']:+.3f} nats)")
-    return ", ".join(said)
+def ground_sentence(*, path: Path = RUNS) -> str:
+    """Say what became of the order of the first paper where text is seen often, and once."""
+    judged = fair.ground_verdicts(path=path).set_index(["passes", "rate", "quantity", "says"])
+
+    def said(passes: float, metric: str, claim: Claim) -> str:
+        where = (passes, "each one's best", fair.QUANTITIES[metric], claim.says)
+        row = judged.sort_index().loc[[where]].iloc[0]
+        return f"{row['mean']:+.2f} nats (**{row['verdict']}**)"
+
+    she, he, *_ = ORDERING
+    often = max(judged.index.get_level_values("passes"))
+    cost, unseen = fair.QUANTITIES
+    size = next(claim for claim in fair.CLAIMS if claim.baseline == fair.SIZE)
+    return (
+        f"After {often:g} passes over a small text SHE's training cost is {said(often, cost, she)} "
+        f"from attention's of its width, {said(often, cost, size)} from attention of its size, "
+        f"and its loss on unseen books {said(often, unseen, she)}: memory. After one pass HE's "
+        f"loss on unseen books is {said(1.0, unseen, he)} from attention's, each at its best rate"
+    )
 
 
 def longest_chain(mixer: str) -> int:
@@ -119,13 +127,17 @@ def leak_sentence(runs: pd.DataFrame) -> str:
     )
 
 
-def linear_sentence(runs: pd.DataFrame) -> str:
-    """Say how much of the teacher's BLEU the best decoder without a softmax keeps."""
-    best = best_arm(latest_runs(runs), arms=f"{TAUGHT} and {NO_SOFTMAX}")
-    low, high = 100 * best["share_low"].min(), 100 * best["share_high"].max()
-    n = len(best)
-    few = f"{too_few(n)}, so no verdict" if n < MIN_SEEDS else f"{n} seeds"
-    return f"{best['words'].iloc[0]}, keeps {low:.1f} to {high:.1f} % of its BLEU ({few})"
+def linear_sentence(*, path: Path = RUNS) -> str:
+    """Say how much of a fair baseline's BLEU is kept without a softmax at cross, on captions."""
+    judged = replacement_verdicts(path=path)
+    judged = judged[(judged["experiment"] == CAPTIONS) & judged["says"].str.contains("softmax")]
+    row = judged.iloc[0]
+    ends = [100 * row[name] for name in ("share_low", "share_high")]
+    interval = "" if np.isnan(ends[0]) else f" ({ends[0]:.1f} to {ends[1]:.1f})"
+    return (
+        f"{row['arm']}, keeps {100 * row['share']:.1f}{interval} % of the BLEU of the "
+        f"{row['baseline']} (**{row['verdict']}**)"
+    )
 
 
 def price_sentence(runs: pd.DataFrame) -> str:
@@ -202,7 +214,8 @@ def replacement_table(runs: pd.DataFrame, *, variants: Sequence[str]) -> str:
         bleu = mean_and_range(mine["bleu"].tolist(), digits=1)
         accuracy = mean_and_range(mine["test_accuracy"].tolist())
         rows.append([arm_words(variant), bleu, accuracy, len(mine)])
-    head = ["what stands there", "greedy BLEU", "accuracy, teacher-forced", "seeds"]
+    scored = "{:,} of {:,} sentences".format(*n_scored(runs))
+    head = ["what stands there", f"greedy BLEU, {scored}", "accuracy, teacher-forced", "seeds"]
     return markdown_table(head, rows)
 
 
