@@ -37,7 +37,7 @@ from attnlab.models import Translator
 from attnlab.records import load_details, load_runs
 from attnlab.seeding import torch_generator
 from attnlab.sources import fit_table, variable_length_chain
-from attnlab.studies import replaced
+from attnlab.studies import report
 from attnlab.studies.mixers import EXTRACTORS, VARIANTS
 from attnlab.studies.replaced import ARMS, TEACHER, arm_columns, arm_words
 from attnlab.studies.report import CLOCK, clock_points, time_power
@@ -51,18 +51,10 @@ VERDICTS = (HOLDS, FAILS, UNDECIDED, too_few(1), too_few(2), EXACT, BUILT, NOT_R
 NAN = float("nan")
 PAIRS = Path(__file__).with_name("pairs.tsv")  # comparisons of two variants, by claim
 
-ABLATION, BOOKS = "extractor-ablation/classroom/tales", "language-model/paper/children"
-GROUNDS = {"language-model/classroom/tales": "tales, one rate", BOOKS: "books, one rate"}
-QUANTITIES = {"train_loss_nats": "training cost", "test_loss_nats": "held-out loss"}
+ABLATION = "extractor-ablation/classroom/tales"
 TOY = "attentionless/classroom/toy"
-TRANSLATED = {  # experiment: words for its pairs
-    TOY: "toy languages",
-    f"{TOY}_small": "toy languages, few pairs",
-    f"{TOY}_short": "toy languages, short lessons",
-    "attentionless/paper/multi30k/de-en": "captions",
-    "attentionless/classroom/ted_iwslt/fr-en": "TED talks",
-}
 PUBLISHED = TranslatorConfig(source_vocab_size=13, target_vocab_size=11)
+SHARES = ("R5", "R6", "R9", "R11")  # claims on what is kept of BLEU
 TALKS = ("fr-en", "en-fr", "de-en", "en-de")  # the study's pairs of languages
 N_TEXTS = N_SIZES = 3  # that an answer needs
 
@@ -249,19 +241,9 @@ def _paths(_: Records) -> Iterator[Evidence]:
         yield Evidence(HOLDS if is_named and a < b else FAILS, number, **told)
 
 
-def _judged_grounds(records: Records) -> pd.DataFrame:
-    """Return ``says, quantity, ground, verdict, n_pairs, mean, low, high, experiment``."""
-    return pd.concat([
-        compare.judge_claims(runs, claims=ORDERING, metric=metric).assign(
-            quantity=quantity, ground=ground, experiment=experiment)
-        for experiment, ground in GROUNDS.items() for metric, quantity in QUANTITIES.items()
-        if metric in (runs := records.runs(experiment))
-    ] or [pd.DataFrame(columns=["says"])])  # fmt: skip
-
-
 @_of("E7")
 def _order(records: Records) -> Iterator[Evidence]:
-    judged = _judged_grounds(records)
+    judged = report.ground_verdicts(path=records.path)
     for says in judged["says"].unique():
         for row in judged[judged["says"] == says].to_dict("records"):
             number = _measured(row["mean"], row["low"], row["high"], "{:+.3f}", "nats")
@@ -296,13 +278,13 @@ def _failure_signs(records: Records) -> Iterator[Evidence]:
     if len(places):
         late = places[places["position"] > 0.75 * places["position"].max()]
         late = late.groupby(["variant", "seed"], as_index=False)["loss_nats"].mean()
-        says = "without the adjustment it is worse late in a text"
+        says = "without the adjustment SHE is worse late in a text"
         claim = Claim(says=says, variant="she", baseline="she/extraction_only")
         told = {"record": ABLATION, "budget": _budget(records.runs(ABLATION))}
         yield from _paired(late, [claim], "loss_nats", "{:+.3f}", "nats", **told)
     opposite = {HOLDS: FAILS, FAILS: HOLDS, UNDECIDED: UNDECIDED}
     for line in [line for line in _times(records) if "SHE is" in line.claim][:1]:
-        yield line._replace(verdict=opposite[line.verdict], claim="it gains no time in training")
+        yield line._replace(verdict=opposite[line.verdict], claim="SHE gains no time in training")
 
 
 @_of("E11")
@@ -384,7 +366,7 @@ def _teachers(records: Records) -> Iterator[Evidence]:
         n, how = int(own[layers].iloc[0]), own["details.bleu.signature"].iloc[-1]
         lines.append(Evidence(
             BUILT, seeds=own["seed"].nunique(), budget=f"{n} + {n} layers, {_budget(runs)}",
-            claim=f"a teacher of {TRANSLATED.get(name, name)}", record=name,
+            claim=f"a teacher of {report.CLAIMED_ON.get(name, name)}", record=name,
             quantity=f"greedy BLEU, {how.replace('|', ' ')}",
             **_measured(*map(float, ends), "{:.1f}", "BLEU")))  # fmt: skip
     n = len({pair for pair in TALKS for name in names if name.endswith(pair)})
@@ -449,26 +431,11 @@ def _sizes(_: Records) -> Iterator[Evidence]:
     yield Evidence(EXACT if n_equal == len(counts) else FAILS, number, budget=f"{shape}"[1:-1])
 
 
-CLAIM_OF = dict(zip((claim.says for claim in replaced.CLAIMS),
-                    ("R5", "R5", "R5", "R6", "R6", "R9"), strict=True))  # fmt: skip
-
-
-def _judged_replacements(records: Records) -> pd.DataFrame:
-    """Return ``claim`` (an id), ``says, data, arm, verdict, share_low, share_high, n_seeds``."""
-    parts = [pd.DataFrame(columns=["claim"])]
-    for name, runs in records.each("attentionless/"):
-        rows = replaced.judge_replacements(runs[runs["variant"].isin(list(ARMS))])
-        ids = rows["says"].map(CLAIM_OF)
-        few = rows["n_seeds"] < compare.MIN_SEEDS
-        verdicts = rows["verdict"].mask(few, rows["n_seeds"].map(too_few))
-        data = TRANSLATED.get(name, name)
-        parts.append(rows.assign(claim=ids, verdict=verdicts, data=data, experiment=name))
-    return pd.concat(parts, ignore_index=True)
-
-
 def _shares(claim: str, records: Records) -> Iterator[Evidence]:
-    judged = _judged_replacements(records)
-    judged = judged[(judged["claim"] == claim) & (judged["experiment"] != f"{TOY}_short")]
+    """Yield what is kept of BLEU, by sentence and pairs; under R11 on tasks of other kinds."""
+    judged = report.replacement_verdicts(path=records.path)
+    is_other = judged["experiment"].map(_is_other).astype(bool)
+    judged = judged[is_other if claim == "R11" else (judged["claim"] == claim) & ~is_other]
     for says in judged["says"].unique():
         for row in judged[judged["says"] == says].to_dict("records"):
             low, high = 100 * row["share_low"], 100 * row["share_high"]
@@ -508,16 +475,9 @@ def _price(records: Records) -> Iterator[Evidence]:
     yield Evidence(verdict, number, claim="a net has a longest sentence", quantity="by trying")
 
 
-@_of("R11")
-def _other_translations(records: Records) -> Iterator[Evidence]:
-    known = ("toy", "multi30k", "ted_iwslt", "iwslt")
-    judged = _judged_replacements(records)
-    for name in judged["experiment"].unique() if len(judged) else ():
-        if not name.split("/")[2].startswith(known):
-            for row in judged[judged["experiment"] == name].to_dict("records"):
-                said = f"{row['arm']}: {100 * row['share_low']:.1f} % of the score or more"
-                yield Evidence(row["verdict"], said, row["n_seeds"], claim=row["says"],
-                               record=name)  # fmt: skip
+def _is_other(experiment: str) -> bool:
+    """Tell whether an experiment's task is none of those that the study has."""
+    return not experiment.split("/")[2].startswith(("toy", "multi30k", "ted_iwslt", "iwslt"))
 
 
 @_of("R12")
@@ -548,6 +508,6 @@ def _questions(_: Records) -> Iterator[Evidence]:
 
 def find_evidence(claim: str, records: Records) -> list[Evidence]:
     """Return the lines of a claim; one that says *not recorded yet* where there is nothing."""
-    shared = _shares if claim in CLAIM_OF.values() else _compared
+    shared = _shares if claim in SHARES else _compared
     lines = EVIDENCE[claim](records) if claim in EVIDENCE else shared(claim, records)
     return list(lines) or [Evidence(NOT_RECORDED, record="")]

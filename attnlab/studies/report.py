@@ -17,7 +17,15 @@ from attnlab.mixers import build_mixer
 from attnlab.paths import RUNS
 from attnlab.records import load_runs
 from attnlab.studies.mixers import VARIANTS
-from attnlab.studies.replaced import NO_SOFTMAX, TAUGHT, arm_words, best_arm
+from attnlab.studies.replaced import (
+    ARMS,
+    CLAIMS,
+    NO_SOFTMAX,
+    TAUGHT,
+    arm_words,
+    best_arm,
+    judge_replacements,
+)
 
 TEMPLATE = Path(__file__).with_name("report.md")
 BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
@@ -50,6 +58,10 @@ CLAIMED_ON = {  # experiment: words for its pairs, where the claims are held aga
     TALKS: "TED talks",
 }
 
+GROUNDS = {"language-model/classroom/tales": "tales, one rate", BOOKS: "books, one rate"}
+QUANTITIES = {"train_loss_nats": "training cost", "test_loss_nats": "held-out loss"}
+IDS = dict(zip((c.says for c in CLAIMS), ("R5", "R5", "R5", "R6", "R6", "R9"), strict=True))
+
 CLOCK = {  # kind of work: sizes of the point that stands for it
     "training step of a whole model, 6 layers, T = 128, batch 64":
         {"part": "training", "work": "step", "batch": 64, "time": 128},
@@ -76,7 +88,7 @@ def results_block(*, path: Path = RUNS) -> str:
         best=VARIANTS[best["variant"].iloc[0]],
         loss=mean_and_range(best["test_loss_nats"].tolist()),
         n_seeds=len(best),
-        order=order_sentence(runs=books),
+        order=order_sentence(ground_verdicts(path=path)),
         clock={
             "step": clock_ratio(clock, STEP, "she"),
             "token": clock_ratio(clock, ONE_MORE, "she"),
@@ -93,13 +105,61 @@ def _mean_loss(runs: pd.DataFrame) -> float:
     return float(runs["test_loss_nats"].mean())
 
 
-def order_sentence(*, runs: pd.DataFrame) -> str:
-    """Say how *SHE trains to a lower cost than attention* came out, by quantity."""
-    said = []
-    for metric, what in (("train_loss_nats", "training cost"), ("test_loss_nats", "held-out loss")):
-        for row in judge_claims(runs, claims=ORDERING[:1], metric=metric).to_dict("records"):
-            said.append(f"by {what} **{row['verdict']}** ({row['mean']:+.3f} nats)")
-    return ", ".join(said)
+def ground_verdicts(*, path: Path = RUNS) -> pd.DataFrame:
+    """Judge the first paper's order by training cost and held-out loss, on each of ``GROUNDS``.
+
+    Returns:
+        One row a claim, ground and quantity: ``says``, ``variant``, ``baseline``, ``quantity``,
+        ``ground``, ``verdict``, ``n_pairs``, ``mean``, ``low``, ``high``, ``experiment``.
+    """
+    parts = [pd.DataFrame(columns=["says"])]
+    for experiment, ground in GROUNDS.items():
+        runs = load_runs(experiment, path=path, columns=["variant", "seed", *QUANTITIES])
+        for metric, quantity in QUANTITIES.items():
+            judged = judge_claims(runs, claims=ORDERING, metric=metric)
+            told = {"quantity": quantity, "ground": ground, "experiment": experiment}
+            parts.append(judged.assign(**told))
+    return pd.concat([part for part in parts if len(part)] or parts, ignore_index=True)
+
+
+def order_sentence(judged: pd.DataFrame) -> str:
+    """Say how the order's first claim came out, by quantity, and on which grounds.
+
+    Args:
+        judged: From ``ground_verdicts``.
+    """
+    first = judged[judged["says"] == ORDERING[0].says]
+    return "; ".join(
+        f"by {quantity} "
+        + ", ".join(
+            f"**{verdict}** ({'; '.join(grounds['ground'])})"
+            for verdict, grounds in rows.groupby("verdict", sort=False)
+        )
+        for quantity, rows in first.groupby("quantity", sort=False)
+    )
+
+
+def replacement_verdicts(*, path: Path = RUNS) -> pd.DataFrame:
+    """Judge the second paper's claims on every set of pairs; fewer than three seeds do not.
+
+    Returns:
+        One row a claim and set of pairs: ``claim`` (an id), ``says``, ``data``, ``quantity``,
+        ``arm``, ``verdict``, ``share``, ``share_low``, ``share_high``, ``n_seeds``,
+        ``experiment``.
+    """
+    parts = [pd.DataFrame(columns=["claim", "says", "experiment"])]
+    runs = load_runs(path=path)
+    names = dict.fromkeys(runs["experiment"]) if len(runs) else ()
+    for name in [name for name in names if name.startswith("attentionless/")]:
+        mine = runs[(runs["experiment"] == name) & runs["variant"].isin(list(ARMS))]
+        rows = judge_replacements(mine.dropna(axis="columns", how="all"))
+        n = rows["n_seeds"]
+        told = {"data": CLAIMED_ON.get(name, name), "quantity": "share of BLEU"}
+        share = (rows["share_low"] + rows["share_high"]) / 2
+        verdict = rows["verdict"].where(n >= MIN_SEEDS, n.map(too_few))
+        ids = rows["says"].map(IDS)
+        parts.append(rows.assign(**told, claim=ids, share=share, verdict=verdict, experiment=name))
+    return pd.concat([part for part in parts if len(part)] or parts, ignore_index=True)
 
 
 def longest_chain(mixer: str) -> int:
