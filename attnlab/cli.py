@@ -372,8 +372,10 @@ def _plan(
         read = get_study(name).axes.get(axis, str)  # an axis it lacks is refused with the plan
         try:
             swept[axis] = tuple(read(word.strip()) for word in words.split(",") if word.strip())
+        except UnknownNameError:
+            raise
         except ValueError:
-            message = f"{words!r} is not a list of settings of {axis!r}, such as {axis}=0.003,0.01"
+            message = f"{words!r} is not a list of numbers for {axis!r}, as {axis}=0.003,0.01 is"
             raise typer.BadParameter(message, param_hint="--axis") from None
     return Plan(study=name, scale=scale, corpus=corpus, variants=names, seeds=numbers, axes=swept)
 

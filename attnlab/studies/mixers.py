@@ -6,7 +6,7 @@ against what that paper lacks: held-out loss, seeds, attention of the same size 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -51,6 +51,10 @@ SETTINGS: dict[str, dict[str, Any]] = {
     **{f"start_decay_{p}": {"options": {"start_decay": p}, "of": EXTRACTORS} for p in (0.5, 1, 2)},
     **{f"start_times_{f}": {"options": {"start_scale": f}, "of": ("attention",)} for f in (0.5, 2)},
 }
+
+
+STARTS = tuple(name for name in SETTINGS if name == "as_usual" or name.startswith("start"))
+BEST_START = "best_start"  # of the recorded ones, for each variant
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +111,7 @@ def jobs(plan: Plan) -> list[Job]:
 
 def _concerns(point: Mapping[str, Any], variant: str) -> bool:
     """Tell whether a setting changes anything of a variant."""
-    of = SETTINGS[point.get("setting", "as_usual")].get("of")
+    of = SETTINGS.get(point.get("setting", "as_usual"), {}).get("of")
     return of is None or variant in of or ("attention" in of and variant.startswith("attention"))
 
 
@@ -123,6 +127,9 @@ def _job(
 ) -> Job:
     """Return one job; where the budget sets the steps, more passes mean less text."""
     sizes, swept = plan.choose(BUDGETS), {}
+    if setting == BEST_START:
+        like = "attention" if variant.startswith("attention_matched") else variant
+        setting = best_recorded(plan.name, "setting", variant=like, among=STARTS)
     text = dict(sizes.data)
     if passes is not None and sizes.n_tokens and plan.corpus != "tales" and passes > 1:
         text["n_read_tokens"] = round(sizes.n_tokens / passes)
@@ -138,8 +145,9 @@ def _job(
     train = {**sizes.train, "n_steps": n_steps, "warmup_steps": max(1, n_steps // 20)}
     if precision:
         train["precision"] = precision
-    if lr == "best":
-        lr = best_lr(plan.name, variant, **swept)
+    if lr in CHOSEN_BY:
+        where = {"variant": variant, "setting": setting, "passes": passes}
+        lr = float(best_recorded(plan.name, "lr", by=CHOSEN_BY[lr], **where))
     if lr is not None:
         train["lr"] = lr
     return Job(
@@ -161,25 +169,47 @@ def changed(model: ModelConfig, setting: str) -> ModelConfig:
     return replace(model, mixer_options=options, **fields)
 
 
-def best_lr(experiment: str, variant: str, *, passes: float, setting: str) -> float:
-    """Return the rate with the lowest validation loss among the recorded ones of seed 0.
+def best_recorded(
+    experiment: str,
+    what: str,
+    *,
+    variant: str,
+    setting: str | None = None,
+    passes: float | None = None,
+    among: Collection[str] | None = None,
+    by: str = "validation_loss_nats",
+) -> Any:
+    """Return the setting with the lowest validation loss among the recorded ones of seed 0.
+
+    Args:
+        what: The axis to choose on, ``lr`` or ``setting``.
+        by: Another loss to choose by: where the training cost is judged, that cost.
+        setting: Where rates are chosen.
+        passes: Over the text; where none or not these are recorded, the fewest that are.
+        among: Settings that may be chosen; None for all.
 
     Raises:
         AttnlabError: There is none.
     """
-    runs = load_runs(experiment, columns=["variant", "seed", *RATE_COLUMNS])
-    chosen = {"variant": variant, "seed": 0, "config.passes": passes, "config.setting": setting}
-    for column, value in chosen.items():
-        runs = runs[runs[column] == value]
+    names = {"lr": "config.train.lr", "passes": "config.passes", "setting": "config.setting"}
+    runs = load_runs(experiment, columns=["variant", "seed", by, *names.values()])
+    runs = runs[(runs["variant"] == variant) & (runs["seed"] == 0)]
+    if setting is not None:
+        runs = runs[runs[names["setting"]] == setting]
+    if among is not None:
+        runs = runs[runs[names["setting"]].isin(among)]
     if runs.empty:
         raise AttnlabError(
-            f"No rate is recorded for {variant} at {passes:g} passes ({setting}), so none is the "
-            "best. Run seed 0 with --axis lr=0.003,0.01,0.03 first."
+            f"No {what} is recorded for {variant}, so none is the best. Run seed 0 with several "
+            f"first, as in --axis {what}={','.join(TRY[what])}."
         )
-    return float(runs.loc[runs["validation_loss_nats"].idxmin(), "config.train.lr"])
+    recorded = runs[names["passes"]]
+    runs = runs[recorded == (passes if passes in set(recorded) else recorded.min())]
+    return runs.loc[runs[by].idxmin(), names[what]]
 
 
-RATE_COLUMNS = ("validation_loss_nats", "config.passes", "config.setting", "config.train.lr")
+CHOSEN_BY = {"best": "validation_loss_nats", "cheapest": "train_loss_nats"}  # words for a rate
+TRY = {"lr": ("0.003", "0.01", "0.03"), "setting": ("as_usual", "start_decay_1")}
 
 
 def _batches_of_a_pass(data: Dataset, sizes: Budget) -> int:
@@ -210,12 +240,12 @@ def variant_config(variant: str, base: ModelConfig) -> ModelConfig:
 
 
 def _rate(word: str) -> float | str:
-    return word if word == "best" else float(word)
+    return word if word in CHOSEN_BY else float(word)
 
 
 def _setting(word: str) -> str:
-    if word not in SETTINGS:
-        raise UnknownNameError("setting", word, SETTINGS, next_step="Choose one of these.")
+    if word not in (known := (*SETTINGS, BEST_START)):
+        raise UnknownNameError("setting", word, known, next_step="Choose one of these.")
     return word
 
 

@@ -20,6 +20,7 @@ from attnlab.records import RunRecord
 from attnlab.seeding import torch_generator
 from attnlab.show import playground_dials
 from attnlab.sources import tales
+from attnlab.studies import fair
 from attnlab.training import save_model
 from attnlab.training.loop import StepLog
 
@@ -60,6 +61,15 @@ def curves(*, early=100):
 def differences(n_seeds=3, baseline="attention"):
     table = paired_differences(runs(n_seeds), baseline=baseline, metric="test_loss_nats")
     return pictures.paired_differences(table, baseline=baseline, what="Test loss")
+
+
+def swept(*others):
+    """SHE has the lower cost, attention the lower loss on unseen books; more so in 40 passes."""
+    rows = [(name, 0, passes, lr, "as_usual", 4.0 - sign * passes / 100 - lr, 4.0 + sign * lr)
+            for name, sign in (("attention", 0), ("she", 1), *((name, 0.5) for name in others))
+            for passes in (1.0, 40.0) for lr in (0.01, 0.03)]  # fmt: skip
+    columns = ["variant", "seed", "passes", "lr", "setting", *COST.values()]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def laps(n_steps=3):
@@ -161,12 +171,40 @@ class TestChapter(ChapterTests):
             ),
             "two: 2 tokens, the likeliest 0.60",
         ),
+        "by_rate": (
+            lambda: pictures.by_rate(swept().query("passes == 1")),
+            "lowest first: Attention 4.000 (at 0.01), SHE 4.010 (at 0.01). From the lowest",
+        ),
+        "who_wins": (
+            lambda: pictures.who_wins(swept(), among=("attention", "she")),
+            "Training cost: SHE 4 of 4 points; Loss on unseen books: Attention 4 of 4 points",
+        ),
+        "who_wins/some are missing": (
+            lambda: pictures.who_wins(swept().iloc[:-1], among=("attention", "she")),
+            "Training cost: SHE 3 of 3 points",
+        ),
+        "ground_map": (
+            lambda: pictures.ground_map(swept(), pair=("she", "attention")),
+            "training cost lower at 4 of 4; loss on unseen books lower at 0 of 4 points.",
+        ),
+        "rereading": (
+            lambda: pictures.rereading(
+                swept().assign(tokens_seen=lambda t: 1000 * t["passes"]), n_tokens=1000
+            ),
+            "Cost and held-out loss after 40 passes: Attention 3.97 and 4.00; SHE 3.57 and 4.03.",
+        ),
         "race": (lambda: pictures.race(laps(1), oracle_nats=1.0), "SHE +2.900"),
     }
     PANELS = {  # noqa: RUF012
         "books": lambda: (
             lambda **setting: pictures.book_losses(books(), **setting),
             pictures.book_dials(books()),
+        ),
+        "duels": lambda: (
+            lambda pair: pictures.ground_map(
+                swept(*pictures.CONTEST[1:2], *pictures.CONTEST[3:], fair.SIZE), pair=pair
+            ),
+            pictures.PAIR_DIAL,
         ),
         "keys": lambda: (lambda key: pictures.one_key(atlas(), key=key), {"key": ("K", 3, 0, 4)}),
         "playground": playground,
@@ -198,6 +236,20 @@ def test_verdicts_and_records_carry_their_numbers():
     table = runs().assign(**{"config.model.n_layers": 6, "tokens_seen": [*range(12)]})
     said = pictures.runs_in_words(table)
     assert "12 runs of 4 variants, seeds 0, 1, 2; layers 6. Commit abc." in said
+
+
+def test_verdicts_stand_in_tables_by_quantity():
+    judged = pd.concat([
+        judge_claims(runs(n), claims=ORDERING, metric="test_loss_nats").assign(
+            quantity="held-out loss", ground=ground)
+        for n, ground in ((3, "books"), (1, "tales"))
+    ])  # fmt: skip
+    table = pictures.verdict_table(judged)
+    assert "*By held-out loss*\n\n|  | books | tales |" in table
+    assert (
+        "| **holds here** -0.500 (-0.500 to -0.500), 3 seeds | **one run** -0.500, 1 seed |"
+        in table
+    )
 
 
 def test_differences_pair_seed_and_place():

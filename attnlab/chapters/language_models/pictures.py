@@ -10,11 +10,13 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
+from matplotlib.patches import Rectangle
 from matplotlib.ticker import EngFormatter, MaxNLocator
 from numpy.typing import ArrayLike, NDArray
 
 from attnlab.analysis.compare import latest_runs, seed_ranges
 from attnlab.errors import AttnlabError
+from attnlab.markdown import markdown_table
 from attnlab.records import load_curves, load_runs
 from attnlab.show import (
     LOOKS,
@@ -24,9 +26,11 @@ from attnlab.show import (
     final_losses,
     look,
     loss_curves,
+    matrix,
     new_axes,
     picture,
 )
+from attnlab.studies import fair
 
 BOOKS = "language-model/paper/children"
 TALES = "language-model/classroom/tales"
@@ -35,6 +39,7 @@ GREY, QUIET = "#6E6E6E", "#BBBBBB"
 FIRES, WRITES, HARM = "#332288", "#B58900", "#882255"  # no family's colour
 UNITS = {"nats per token": "loss_nats", "bits per byte": "bits_per_byte"}
 N_POINTS = 40  # of a curve on the board
+LOSSES = {"train_loss_nats": "Training cost", "test_loss_nats": "Loss on unseen books"}
 SIZES = {
     "layers": "config.model.n_layers",
     "context": "config.model.context_len",
@@ -445,6 +450,147 @@ def context_floors(
     if above:
         words += f" At this budget not below it, so counting does at least as well: {above}."
     return ax, words
+
+
+# Fair ground: learning rates, and passes over the text -------------------------------------------
+
+
+CONTEST = ("attention", "attention_1_head", "she", "he", "we", "me")
+PAIRS = {  # what the panel compares: variant and baseline
+    "SHE against attention": ("she", "attention"),
+    "SHE against attention of its size": ("she", fair.SIZE),
+    "HE against attention": ("he", "attention"),
+    "WE against one head": ("we", "attention_1_head"),
+    "ME against one head": ("me", "attention_1_head"),
+}
+PAIR_DIAL = {"pair": ("Compare", PAIRS, "Who is held against whom, at the same rate and passes")}
+
+
+@figure("fair-ground", records=fair.SWEPT)
+def fair_ground() -> Picture:
+    """Who wins by learning rate and passes over the text, by training cost and on unseen books."""
+    runs = fair.with_chosen_starts(fair.swept_runs())
+    return who_wins(runs, among=CONTEST)
+
+
+@picture
+def by_rate(runs: pd.DataFrame, *, metric: str = "test_loss_nats", among: Sequence[str] = CONTEST):
+    """The loss of each variant against its learning rate, one line a variant.
+
+    Args:
+        runs: Rows as ``studies.fair.swept_runs`` returns them, at one number of passes.
+    """
+    ax, first = new_axes(), runs[runs["seed"] == 0]
+    best = {}
+    for name in [name for name in among if name in set(first["variant"])]:
+        losses = first[first["variant"] == name].groupby("lr")[metric].mean()
+        ax.plot(losses.index, losses, **look(name).line())
+        best[name] = (losses.min(), losses.idxmin(), losses.iloc[0])
+    rates = sorted(set(first["lr"]))
+    ax.set_xscale("log")
+    ax.set_xticks(rates, [f"{rate:g}" for rate in rates])
+    ax.minorticks_off()
+    ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+    ax.set(xlabel="Learning rate", ylabel=f"{LOSSES[metric]} (nats per token)")
+    order = sorted(best, key=best.__getitem__)
+    gains = ", ".join(f"{look(n).label} {best[n][0]:.3f} (at {best[n][1]:g})" for n in order)
+    most = max(best, key=lambda n: best[n][2] - best[n][0])
+    return ax, (
+        f"{LOSSES[metric]} at each one's best rate, lowest first: {gains}. From the lowest rate to "
+        f"its best {look(most).label} gains most: {best[most][2] - best[most][0]:.3f}. One seed."
+    )
+
+
+@picture
+def who_wins(runs: pd.DataFrame, *, among: Sequence[str]):
+    """The variant with the lowest loss at each rate and number of passes, by both quantities."""
+    axes, said = new_axes(size=(8.4, 2.9), columns=2, sharey=True), []
+    for ax, metric in zip(axes, fair.QUANTITIES, strict=True):
+        table = fair.winners(runs, metric, among=among)
+        losses = runs[runs["seed"] == 0].groupby(["variant", "lr", "passes"])[metric].mean()
+        for row, (rate, winner) in enumerate(table.iterrows()):
+            for column, passes in enumerate(table.columns):
+                name = winner[passes]
+                if not isinstance(name, str):
+                    continue
+                its, loss = look(name), losses[name, rate, passes]
+                ax.add_patch(Rectangle((column, row), 1, 1, fc=its.colour, ec="white", alpha=0.3))
+                words = f"{its.label.replace(', ', chr(10))}\n{loss:.2f}"
+                ax.text(column + 0.5, row + 0.5, words, ha="center", va="center", fontsize=8)
+        ax.set_xlim(0, len(table.columns))
+        ax.set_ylim(0, len(table))
+        ax.set_xticks(np.arange(len(table.columns)) + 0.5, [f"{p:g}" for p in table.columns])
+        ax.set_yticks(np.arange(len(table)) + 0.5, [f"{rate:g}" for rate in table.index])
+        ax.set(xlabel="Passes over the text, equal steps")
+        ax.set_title(LOSSES[metric], fontsize=10)
+        wins = table.stack().value_counts()
+        counts = ", ".join(f"{look(str(n)).label} {count}" for n, count in wins.items())
+        said.append(f"{LOSSES[metric]}: {counts} of {wins.sum()} points")
+    axes[0].set_ylabel("Learning rate")
+    return axes[0], f"Who has the lowest loss, and that loss in nats. {'; '.join(said)}. One seed."
+
+
+@picture
+def ground_map(runs: pd.DataFrame, *, pair: tuple[str, str]):
+    """The difference of two variants at each rate and number of passes, by both quantities."""
+    axes, said = new_axes(size=(8.4, 2.9), columns=2), []
+    for ax, metric in zip(axes, fair.QUANTITIES, strict=True):
+        table = fair.differences(runs, *pair, metric).iloc[::-1]  # low rates below
+        ticks = {"x_ticks": [f"{p:g}" for p in table], "y_ticks": [f"{r:g}" for r in table.index]}
+        matrix(table.to_numpy(), label="Difference (nats)", x_label="Passes", y_label="Rate",
+               is_difference=True, has_numbers=True, ax=ax, **ticks)  # fmt: skip
+        ax.set_title(LOSSES[metric], fontsize=10)
+        below = int((table < 0).sum().sum())
+        said.append(f"{LOSSES[metric].lower()} lower at {below} of {table.notna().sum().sum()}")
+    one, other = look(pair[0]).label, inside(pair[1])
+    return axes[0], f"{one} minus {other}, same rate and seeds: {'; '.join(said)} points."
+
+
+@picture
+def rereading(curves: pd.DataFrame, *, n_tokens: int):
+    """Training cost and held-out loss while one short text is read again and again.
+
+    Args:
+        curves: Rows with ``variant``, ``tokens_seen`` and both losses.
+        n_tokens: Length of the text.
+    """
+    axes, said = new_axes(size=(8.4, 3.0), columns=2), []
+    for ax, metric in zip(axes, fair.QUANTITIES, strict=True):
+        for name, own in curves.groupby("variant", sort=False):
+            ax.plot(own["tokens_seen"] / n_tokens, own[metric], **look(name).line())
+        ax.set(xlabel="Passes over the text", ylim=(0, None))
+        ax.set_title(f"{fair.QUANTITIES[metric].capitalize()} (nats per token)", fontsize=10)
+    axes[0].legend()
+    for name, last in curves.groupby("variant", sort=False).last().iterrows():
+        losses = " and ".join(f"{last[metric]:.2f}" for metric in fair.QUANTITIES)
+        said.append(f"{look(str(name)).label} {losses}")
+    passes = curves["tokens_seen"].max() / n_tokens
+    return axes[
+        0
+    ], f"Cost and held-out loss after {passes:.0f} passes: {'; '.join(said)}. One seed."
+
+
+def verdict_table(judged: pd.DataFrame, *, row: str = "says", column: str = "ground") -> str:
+    """Return verdicts as Markdown, by quantity: verdict, mean difference, interval, seeds.
+
+    Args:
+        judged: From ``studies.fair``.
+        row, column: Columns of it that name the rows and the columns of the tables.
+    """
+    parts = []
+    for quantity, part in judged.groupby("quantity", sort=False):
+        cells = part.assign(cell=[_verdict_cell(one) for one in part.itertuples()])
+        table = cells.pivot(index=row, columns=column, values="cell").fillna("–")
+        table = table.reindex(index=part[row].unique(), columns=part[column].unique())
+        lines = [[name.replace("_", " "), *line] for name, line in table.iterrows()]
+        parts.append(f"*By {quantity}*\n\n{markdown_table(['', *table.columns], lines)}")
+    return "\n\n".join(parts)
+
+
+def _verdict_cell(one: Any) -> str:
+    interval = f" ({one.low:+.3f} to {one.high:+.3f})" if one.n_pairs > 2 else ""
+    seeds = seeds_in_words(pd.Series([one.n_pairs]))
+    return f"**{one.verdict}** {one.mean:+.3f}{interval}, {seeds}"
 
 
 # A channel mixer read as a memory ----------------------------------------------------------------
