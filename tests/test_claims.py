@@ -136,6 +136,20 @@ def test_three_texts_that_agree_answer_for_other_texts(tmp_path):
     assert ledger(path=tmp_path, ids=["E14"])["number"].iloc[0].startswith("3 of 3 texts")
 
 
+def test_three_widths_give_a_power(tmp_path):
+    for n, (d, loss) in enumerate(((8, 4.0), (16, 2.0), (32, 1.0)), start=1):
+        for seed in range(3):
+            sizes = {"n_weights": d**2, "test_loss_nats": loss}
+            config = {"model": {"d_model": d, "mixer": "she"}}
+            experiment = f"language-model/size_{n}/news"
+            plant(tmp_path, experiment, "she", seed, sizes, config=config)
+        line = ledger(path=tmp_path, ids=["E13"]).iloc[-1]
+        wanted = ("holds here", "weights to the power -0.500 to -0.500")
+        assert n < 3 or (line["verdict"], line["number"]) == wanted
+        assert n > 2 or (line["verdict"], line["number"]) == (
+            "not recorded yet", f"{n} of 3 widths")  # fmt: skip
+
+
 def test_a_time_is_judged_by_its_interval(tmp_path):
     sizes = {"part": "training", "work": "step", "batch": 64, "time": 128, "d_model": 128}
     how = {"route": "default", "precision": "fp32", "device": "cpu", "threads": 1, "repeats": 5}

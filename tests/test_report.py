@@ -88,11 +88,11 @@ def test_the_order_names_every_ground_by_its_verdict():
             ("training cost", "holds here", "news"),
             ("held-out loss", "two runs", "books")]  # fmt: skip
     judged = pd.DataFrame(rows, columns=["quantity", "verdict", "ground"])
-    judged["says"] = ORDERING[0].says
+    judged = judged.assign(says=ORDERING[0].says, n_pairs=[3, 3, 5, 2])
     other = judged.assign(says="another claim", verdict="fails here")
     assert order_sentence(pd.concat([judged, other])) == (
         "by training cost **holds here** (books; news), **fails here** (tales); "
-        "by held-out loss **two runs** (books)"
+        "by held-out loss too few runs for a verdict (books)"
     )
 
 

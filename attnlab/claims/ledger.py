@@ -133,7 +133,7 @@ def _cut(cell: str, width: int) -> str:
 
 
 def _card(row: dict) -> list[str]:
-    seeds = f"{row['seeds']} seeds" if row["seeds"] else ""
+    seeds = f"seeds: {row['seeds']}" if row["seeds"] else ""
     parts = (row["number"], row["quantity"], seeds, row["budget"], row["record"])
     return [f"{row['claim']}: {row['verdict'].upper()}",
             *textwrap.wrap("; ".join(filter(None, parts)), 92)]  # fmt: skip

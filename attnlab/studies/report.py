@@ -9,13 +9,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from attnlab.analysis.compare import MIN_SEEDS, ORDERING, judge_claims, latest_runs, too_few
+from attnlab.analysis.compare import MIN_SEEDS, ORDERING, latest_runs, too_few
 from attnlab.analysis.critical_path import trace_step
 from attnlab.errors import AttnlabError
 from attnlab.markdown import markdown_table
 from attnlab.mixers import build_mixer
 from attnlab.paths import RUNS
 from attnlab.records import load_runs
+from attnlab.studies.fair import ground_verdicts
 from attnlab.studies.mixers import VARIANTS
 from attnlab.studies.replaced import (
     ARMS,
@@ -58,8 +59,6 @@ CLAIMED_ON = {  # experiment: words for its pairs, where the claims are held aga
     TALKS: "TED talks",
 }
 
-GROUNDS = {"language-model/classroom/tales": "tales, one rate", BOOKS: "books, one rate"}
-QUANTITIES = {"train_loss_nats": "training cost", "test_loss_nats": "held-out loss"}
 IDS = dict(zip((c.says for c in CLAIMS), ("R5", "R5", "R5", "R6", "R6", "R9"), strict=True))
 
 CLOCK = {  # kind of work: sizes of the point that stands for it
@@ -105,38 +104,21 @@ def _mean_loss(runs: pd.DataFrame) -> float:
     return float(runs["test_loss_nats"].mean())
 
 
-def ground_verdicts(*, path: Path = RUNS) -> pd.DataFrame:
-    """Judge the first paper's order by training cost and held-out loss, on each of ``GROUNDS``.
-
-    Returns:
-        One row a claim, ground and quantity: ``says``, ``variant``, ``baseline``, ``quantity``,
-        ``ground``, ``verdict``, ``n_pairs``, ``mean``, ``low``, ``high``, ``experiment``.
-    """
-    parts = [pd.DataFrame(columns=["says"])]
-    for experiment, ground in GROUNDS.items():
-        runs = load_runs(experiment, path=path, columns=["variant", "seed", *QUANTITIES])
-        for metric, quantity in QUANTITIES.items():
-            judged = judge_claims(runs, claims=ORDERING, metric=metric)
-            told = {"quantity": quantity, "ground": ground, "experiment": experiment}
-            parts.append(judged.assign(**told))
-    return pd.concat([part for part in parts if len(part)] or parts, ignore_index=True)
-
-
 def order_sentence(judged: pd.DataFrame) -> str:
     """Say how the order's first claim came out, by quantity, and on which grounds.
 
     Args:
-        judged: From ``ground_verdicts``.
+        judged: From ``fair.ground_verdicts``.
     """
+    said = []
     first = judged[judged["says"] == ORDERING[0].says]
-    return "; ".join(
-        f"by {quantity} "
-        + ", ".join(
-            f"**{verdict}** ({'; '.join(grounds['ground'])})"
-            for verdict, grounds in rows.groupby("verdict", sort=False)
-        )
-        for quantity, rows in first.groupby("quantity", sort=False)
-    )
+    for quantity, rows in first.groupby("quantity", sort=False):
+        enough = rows[rows["n_pairs"] >= MIN_SEEDS].groupby("verdict", sort=False)["ground"]
+        parts = [f"**{verdict}** ({'; '.join(grounds)})" for verdict, grounds in enough]
+        few = rows.loc[rows["n_pairs"] < MIN_SEEDS, "ground"].tolist()
+        parts += [f"too few runs for a verdict ({'; '.join(few)})"] * bool(few)
+        said.append(f"by {quantity} {', '.join(parts)}")
+    return "; ".join(said)
 
 
 def replacement_verdicts(*, path: Path = RUNS) -> pd.DataFrame:
