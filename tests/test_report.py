@@ -5,22 +5,27 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from attnlab.analysis.compare import ORDERING
 from attnlab.errors import AttnlabError
 from attnlab.studies.report import (
     BEGIN,
     CLOCK,
-    CLOCKED_ON,
     END,
-    GROWTH,
-    clock_table,
-    growth_sentence,
+    LEAKY,
+    STEP,
+    clock_ratio,
+    leak_sentence,
     mean_and_range,
+    order_sentence,
     replace_block,
     replacement_table,
+    replacement_verdicts,
     results_block,
     results_table,
+    time_power,
 )
 
+CLOCKED_ON = {"route": "default", "precision": "fp32", "device": "cpu", "threads": 1}
 README = Path(__file__).parents[1] / "README.md"
 
 
@@ -44,47 +49,68 @@ def test_a_table_is_ordered_by_its_first_column_and_counts_its_seeds():
 
 
 def clock_runs(*, ratio, seed, **other):
-    rows = []
-    for sizes in CLOCK.values():
-        config = {**CLOCKED_ON, **sizes, **other}
-        for mixer in ("she", "he", "we", "me"):
-            row = {"variant": mixer, "seed": seed}
-            row |= {f"ratio_to_attention{end}": ratio for end in ("", "_low", "_high")}
-            rows.append(row | {f"config.{name}": value for name, value in config.items()})
-    return rows
+    config = {**CLOCKED_ON, **CLOCK[STEP], **other}
+    ends = {f"ratio_to_attention{end}": ratio for end in ("", "_low", "_high")}
+    return [
+        {"variant": mixer, "seed": seed, **ends, **{f"config.{k}": v for k, v in config.items()}}
+        for mixer in ("she", "he")
+    ]
 
 
 def test_the_clock_is_the_newest_series_on_one_thread():
     series = clock_runs(ratio=0.1, seed=0) + clock_runs(ratio=0.5, seed=1)
     newer = clock_runs(ratio=0.9, seed=1, threads=2) + clock_runs(ratio=0.9, seed=2, threads=2)
-    lines = clock_table(pd.DataFrame(series + newer)).splitlines()
-    assert len(lines) == 2 + len(CLOCK)
-    assert all(line.count("0.5 (0.5 to 0.5)") == 4 for line in lines[2:])
+    runs = pd.DataFrame(series + newer)
+    assert clock_ratio(runs, STEP, "she") == "0.5 (0.5 to 0.5)"
 
 
 def test_a_clock_that_was_not_measured_says_how_to():
     runs = pd.DataFrame(clock_runs(ratio=0.5, seed=0, threads=2))
-    with pytest.raises(AttnlabError, match="attnlab bench training"):
-        clock_table(runs)
+    with pytest.raises(AttnlabError, match="attnlab bench"):
+        clock_ratio(runs, STEP, "she")
+    with pytest.raises(AttnlabError, match="attnlab bench"):
+        clock_ratio(pd.DataFrame(clock_runs(ratio=0.5, seed=0)), STEP, "me")
 
 
 def test_the_power_of_the_growth_is_the_slope_on_log_scales():
-    powers = {"attention": 2.0, "she": 1.25, "he": 1.0, "we": 1.1, "me": 0.9}
-    rows = [
-        {
-            "variant": mixer,
-            "seed": 0,
-            "median_ms": 0.01 * time**power,
-            "config.time": time,
-            **{f"config.{name}": value for name, value in {**CLOCKED_ON, **GROWTH}.items()},
-        }
+    powers = {"attention": 2.0, "she": 1.25}
+    points = pd.DataFrame(
+        {"variant": mixer, "median_ms": 0.01 * max(time, 100) ** power, "config.time": time}
         for mixer, power in powers.items()
-        for time in (32, 128, 512, 2048)
-    ]
-    words = growth_sentence(pd.DataFrame(rows))
-    assert "attention, 4 heads $T^{2.00}$, SHE $T^{1.25}$, HE $T^{1.00}$" in words
-    assert "From 128 to 2048 tokens" in words
-    assert "over 3 lengths" in words
+        for time in (32, 128, 512, 2048)  # below 128 tokens calls hide the growth
+    )
+    assert time_power(points, "attention") == pytest.approx(2.0)
+    assert time_power(points, "she") == pytest.approx(1.25)
+
+
+def test_the_order_names_every_ground_by_its_verdict():
+    rows = [("training cost", "holds here", "books"), ("training cost", "fails here", "tales"),
+            ("training cost", "holds here", "news"),
+            ("held-out loss", "two runs", "books")]  # fmt: skip
+    judged = pd.DataFrame(rows, columns=["quantity", "verdict", "ground"])
+    judged = judged.assign(says=ORDERING[0].says, n_pairs=[3, 3, 5, 2])
+    other = judged.assign(says="another claim", verdict="fails here")
+    assert order_sentence(pd.concat([judged, other])) == (
+        "by training cost **holds here** (books; news), **fails here** (tales); "
+        "by held-out loss too few runs for a verdict (books)"
+    )
+
+
+def test_a_replacement_with_two_seeds_is_no_verdict():
+    judged = replacement_verdicts()
+    few = judged[judged["n_seeds"] < 3]
+    assert len(few)
+    assert set(few["verdict"]) == {"one run", "two runs"}
+    assert set(judged["claim"]) == {"R5", "R6", "R9"}
+
+
+def test_the_leak_is_said_with_both_numbers():
+    rows = [(variant, seed, bleu, 0.98) for variant, bleu in ((LEAKY, 60.0), ("teacher", 99.0))
+            for seed in (0, 1)]  # fmt: skip
+    runs = pd.DataFrame(rows, columns=["variant", "seed", "bleu", "test_accuracy"])
+    words = leak_sentence(runs)
+    assert words.startswith("98.0 (98.0 to 98.0) % of the next words")
+    assert "BLEU 60.0 (60.0 to 60.0) when it writes; the teacher has 99.0" in words
 
 
 def replaced(variant, bleu, *, seed=0):

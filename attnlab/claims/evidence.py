@@ -48,18 +48,11 @@ EXACT, BUILT = "exact", "built"  # a definition that is so by computation; a sys
 NOT_RECORDED, COMPUTED = too_few(0), "computed here"
 VERDICTS = (HOLDS, FAILS, UNDECIDED, too_few(1), too_few(2), EXACT, BUILT, NOT_RECORDED,
             "not testable here")  # fmt: skip
-NAN = float("nan")
+NAN, NAMES = float("nan"), pd.Series(dtype=str)
 PAIRS = Path(__file__).with_name("pairs.tsv")  # comparisons of two variants, by claim
 
-ABLATION, BOOKS = "extractor-ablation/classroom/tales", "language-model/paper/children"
+ABLATION = "extractor-ablation/classroom/tales"
 TOY = "attentionless/classroom/toy"
-TRANSLATED = {  # experiment: words for its pairs
-    TOY: "toy languages",
-    f"{TOY}_small": "toy languages, few pairs",
-    f"{TOY}_short": "toy languages, short lessons",
-    "attentionless/paper/multi30k/de-en": "captions",
-    "attentionless/classroom/ted_iwslt/fr-en": "TED talks",
-}
 PUBLISHED = TranslatorConfig(source_vocab_size=13, target_vocab_size=11)
 TALKS = ("fr-en", "en-fr", "de-en", "en-de")  # the study's pairs of languages
 N_TEXTS = N_SIZES = 3  # that an answer needs
@@ -108,7 +101,7 @@ class Records:
 
     def runs(self, experiment: str) -> pd.DataFrame:
         """Return the runs of an experiment, or of all below a name that ends with a slash."""
-        names = self.everything.get("experiment", pd.Series(dtype=str))
+        names = self.everything.get("experiment", NAMES)
         is_of = names.str.startswith(experiment) if experiment[-1] == "/" else names == experiment
         return self.everything[is_of].dropna(axis="columns", how="all")
 
@@ -148,17 +141,13 @@ def _paired(
 
 
 def _budget(runs: pd.DataFrame) -> str:
-    """Say what was read: pairs of sentences, or else tokens, or else steps."""
-    for column, said in (("details.data.train", "{:,.0f} tokens of text"),
-                         ("tokens_seen", "{:,.0f} tokens read"),
-                         ("config.train.n_steps", "{:,.0f} steps")):  # fmt: skip
-        if column in runs:
-            is_pairs = str(runs["experiment"].iloc[0]).startswith("attentionless")
-            most, read = runs[column].max(), runs.get("tokens_seen")
-            if is_pairs or column != "details.data.train":
-                return f"{most:,.0f} pairs" if is_pairs else said.format(most)
-            if read is not None:
-                return f"{read.max() / 1e6:.2g} M tokens read, {read.max() / most:.1f} passes"
+    """Say what was read: pairs of sentences, or tokens, or else how many steps there were."""
+    is_pairs = runs.get("experiment", NAMES).iloc[:1].str.startswith("attentionless/").any()
+    for column, form, size in (("details.data.train", "{:,.0f} pairs", 1 if is_pairs else 0),
+                               ("tokens_seen", "{:.2g} M tokens read", 1e6),
+                               ("config.train.n_steps", "{:,.0f} steps", 1)):  # fmt: skip
+        if column in runs and size:
+            return form.format(runs[column].max() / size)
     return ""
 
 
@@ -258,8 +247,9 @@ def _order(records: Records) -> Iterator[Evidence]:
     for says in judged["says"].unique():
         for row in judged[judged["says"] == says].to_dict("records"):
             number = _measured(row["mean"], row["low"], row["high"], "{:+.3f}", "nats")
+            read = _budget(records.runs(row["experiment"]))
             yield Evidence(row["verdict"], seeds=row["n_pairs"], record=row["experiment"],
-                           budget=_budget(records.runs(row["experiment"])), claim=says,
+                           budget=f"{read}, passes: {row['passes']:g}", claim=says,
                            quantity=f"{row['quantity']}; {row['ground']}", **number)  # fmt: skip
 
 
@@ -289,13 +279,13 @@ def _failure_signs(records: Records) -> Iterator[Evidence]:
     if len(places):
         late = places[places["position"] > 0.75 * places["position"].max()]
         late = late.groupby(["variant", "seed"], as_index=False)["loss_nats"].mean()
-        says = "without the adjustment it is worse late in a text"
+        says = "without the adjustment SHE is worse late in a text"
         claim = Claim(says=says, variant="she", baseline="she/extraction_only")
         told = {"record": ABLATION, "budget": _budget(records.runs(ABLATION))}
         yield from _paired(late, [claim], "loss_nats", "{:+.3f}", "nats", **told)
     opposite = {HOLDS: FAILS, FAILS: HOLDS, UNDECIDED: UNDECIDED}
     for line in [line for line in _times(records) if "SHE is" in line.claim][:1]:
-        yield line._replace(verdict=opposite[line.verdict], claim="it gains no time in training")
+        yield line._replace(verdict=opposite[line.verdict], claim="SHE gains no time in training")
 
 
 @_of("E11")
@@ -329,11 +319,24 @@ def _scaling(records: Records) -> Iterator[Evidence]:
                            record="speed/paper/mixers/", budget="the newest series, one thread",
                            claim=f"time grows slower with {VARIANTS[mixer]} than with attention",
                            quantity=f"layer, both ways, batch {batch:.0f}")  # fmt: skip
-    runs, n = records.runs("language-model/"), 0
-    if len(runs):
-        text = runs["experiment"].str.split("/").str[2]
-        n = runs.groupby([text, "variant"])["config.model.d_model"].nunique().max()
-    yield Evidence(NOT_RECORDED, f"{n} of {N_SIZES} widths", claim="loss against size", record="")
+    yield _loss_by_size(records.runs("language-model/"))
+
+
+def _loss_by_size(runs: pd.DataFrame) -> Evidence:
+    """Say with which power of its weights a model's loss falls, where one has three widths."""
+    powers, n, told = [], 0, {"claim": "the loss falls with the size of a model"}
+    text = runs["experiment"].str.split("/").str[2] if len(runs) else None
+    for _, part in runs.groupby([text, "variant"]) if len(runs) else ():
+        n = max(n, part["config.model.d_model"].nunique())
+        if part["config.model.d_model"].nunique() >= N_SIZES:
+            loss = part.groupby("n_weights")["test_loss_nats"].mean()
+            powers.append(float(np.polyfit(np.log(loss.index), np.log(loss), 1)[0]))
+    if not powers:
+        return Evidence(NOT_RECORDED, f"{n} of {N_SIZES} widths", record="", **told)
+    number = f"weights to the power {min(powers):.3f} to {max(powers):.3f}"
+    seeds, place = runs["seed"].nunique(), "language-model/"
+    verdict = too_few(seeds) if seeds < compare.MIN_SEEDS else HOLDS if max(powers) < 0 else FAILS
+    return Evidence(verdict, number, seeds, record=place, **told)
 
 
 @_of("E14")
@@ -377,7 +380,7 @@ def _teachers(records: Records) -> Iterator[Evidence]:
         n, how = int(own[layers].iloc[0]), own["details.bleu.signature"].iloc[-1]
         lines.append(Evidence(
             BUILT, seeds=own["seed"].nunique(), budget=f"{n} + {n} layers, {_budget(runs)}",
-            claim=f"a teacher of {TRANSLATED.get(name, name)}", record=name,
+            claim=f"a teacher of {replaced_verdicts.JUDGED_ON.get(name, name)}", record=name,
             quantity=f"greedy BLEU, {how.replace('|', ' ')}",
             **_measured(*map(float, ends), "{:.1f}", "BLEU")))  # fmt: skip
     n = len({pair for pair in TALKS for name in names if name.endswith(pair)})

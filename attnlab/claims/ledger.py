@@ -106,7 +106,7 @@ def ledger_markdown(lines: pd.DataFrame, *, folder: str = "") -> str:
     table["verdict"] = "**" + table["verdict"] + "**"
     table["record"] = table["record"].str.replace(r"[\w-]+/[^,\s]*", r"`\g<0>`", regex=True)
     is_same = table["id"] == table["id"].shift()
-    for name in ("claim", "section", "doubt", "id"):
+    for name in ("claim", "quantity", "section", "doubt", "id"):
         table[name] = table[name].mask(is_same & (table[name] == table[name].shift()), "")
     return markdown_table(list(table), table.to_numpy().tolist())
 
@@ -133,7 +133,7 @@ def _cut(cell: str, width: int) -> str:
 
 
 def _card(row: dict) -> list[str]:
-    seeds = f"{row['seeds']} seeds" if row["seeds"] else ""
+    seeds = f"seeds: {row['seeds']}" if row["seeds"] else ""
     parts = (row["number"], row["quantity"], seeds, row["budget"], row["record"])
     return [f"{row['claim']}: {row['verdict'].upper()}",
             *textwrap.wrap("; ".join(filter(None, parts)), 92)]  # fmt: skip

@@ -40,7 +40,7 @@ from IPython.display import Markdown, display
 from attnlab.chapters.what_we_found import checks, pictures
 from attnlab.claims import ledger_markdown
 from attnlab.runmode import banner
-from attnlab.show import explore, predict_first, show
+from attnlab.show import predict_first, show
 
 banner(minutes=45)
 
@@ -246,7 +246,9 @@ from attnlab.studies.report import CLAIMED_ON, REPLACED, replacement_table
 
 for experiment, arms in REPLACED.items():
     table = replacement_table(load_runs(experiment), variants=arms)
-    display(Markdown(f"**{CLAIMED_ON[experiment].capitalize()}** (`{experiment}`)\n\n{table}"))
+    display(
+        Markdown(f"**Where the pairs are {CLAIMED_ON[experiment]}** (`{experiment}`)\n\n{table}")
+    )
 
 # %% [markdown]
 # **What we see.** Self-attention can go where the teacher is good and the sentences are short. At the cross
@@ -263,6 +265,8 @@ for experiment, arms in REPLACED.items():
 # *doubt* weigh more than the number?
 
 # %% tags=["widget", "nbval-ignore-output"]
+from attnlab.show import explore
+
 explore(
     pictures.evidence,
     presets=[{"claim": "E9"}, {"claim": "R6"}, {"claim": "E11"}],

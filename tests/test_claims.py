@@ -1,0 +1,240 @@
+"""The ledger says what the records say, of every claim, and nothing else."""
+
+import ast
+import re
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from attnlab import claims
+from attnlab.claims import VERDICTS, Evidence, digest, ledger, ledger_markdown, read_words
+from attnlab.claims import evidence as found
+from attnlab.cli import main
+from attnlab.errors import UnknownNameError
+from attnlab.paths import RUNS
+from attnlab.records import RunRecord, load_runs
+
+ROOT = Path(__file__).parents[1]
+IDS = [*(f"E{n}" for n in range(1, 15)), *(f"R{n}" for n in range(1, 13)), "T1"]
+RECORDED = {"E7", "E8", "E9", "E11", "E12", "E14", "R5", "R6", "R7", "R9", "R10", "R11"}
+
+
+@pytest.fixture(scope="module")
+def lines():
+    return ledger()
+
+
+def plant(folder, experiment, variant, seed, metrics, *, config=None, details=None):
+    record = RunRecord(
+        experiment=experiment, variant=variant, seed=seed, config=config or {}, metrics=metrics,
+        details=details or {}, seconds=1.0, command="", commit="", environment={}, finished_at="",
+    )  # fmt: skip
+    record.append_to(folder / f"{experiment.split('/')[0]}.jsonl")
+
+
+def plant_losses(folder, losses, *, experiment="language-model/classroom/tales", name="loss"):
+    for variant, values in losses.items():
+        config = {"model": {"mixer": variant, "d_model": 8}, "train": {"lr": 1.0}}
+        for seed, value in enumerate(values):
+            metrics = {f"train_{name}_nats": value, f"test_{name}_nats": value}
+            plant(folder, experiment, variant, seed, metrics, config=config)
+
+
+def verdicts(folder, claim):
+    return ledger(path=folder, ids=[claim])["verdict"].tolist()
+
+
+def test_every_claim_is_there_once_and_in_order(lines):
+    assert list(read_words()) == IDS
+    assert list(dict.fromkeys(lines["id"])) == IDS
+
+
+def test_every_line_has_a_verdict_words_and_a_doubt(lines):
+    assert set(lines["verdict"]) <= set(VERDICTS)
+    for name in ("claim", "quantity", "section", "doubt"):
+        assert lines[name].str.len().gt(5).all(), name
+    is_judged = lines["verdict"].isin(VERDICTS[:5])
+    assert lines.loc[is_judged, "number"].str.contains(r"\d").all()
+
+
+def test_fewer_than_three_seeds_are_never_a_verdict(lines):
+    few = lines["seeds"].isin([1, 2]) & ~lines["verdict"].isin(["built", "not recorded yet"])
+    assert set(lines.loc[few, "verdict"]) <= {"one run", "two runs"}
+
+
+def test_every_record_that_is_named_exists(lines):
+    named = {name for record in lines["record"] for name in record.split(", ") if "/" in name}
+    known = set(load_runs()["experiment"])
+    assert not [n for n in named if n not in known and not (
+        n.endswith("/") and any(k.startswith(n) for k in known))]  # fmt: skip
+    assert set(lines.loc[~lines["record"].str.contains("/"), "record"]) <= {"computed here", ""}
+
+
+def test_every_place_is_a_section_of_a_notebook(lines):
+    for words in read_words().values():
+        notebook, number = words.place.split()
+        text = (ROOT / "notebooks" / "src" / f"{notebook}.py").read_text("utf-8")
+        assert re.search(rf"^# ## {number}  \S", text, re.MULTILINE), words.place
+        assert words.section == f"[{notebook[:2]}, section {number}]({notebook}.ipynb)"
+
+
+def test_an_empty_folder_answers_for_everything(tmp_path):
+    lines = ledger(path=tmp_path)
+    assert list(dict.fromkeys(lines["id"])) == IDS
+    recorded = lines[lines["id"].isin(RECORDED)]
+    assert set(recorded["verdict"]) == {"not recorded yet"}
+    assert (recorded["number"] == "").all()
+
+
+def test_a_changed_record_changes_the_verdict(tmp_path):
+    base = [3.0, 3.1, 3.3]
+    for place, (shift, verdict) in enumerate(
+        ((-0.2, "holds here"), (0.2, "fails here"), (0.0, "not distinguishable at this budget"))
+    ):
+        folder, jitter = tmp_path / str(place), (0.01, -0.01, 0.002)
+        she = [b + shift + j for b, j in zip(base, jitter, strict=True)]
+        plant_losses(folder, {"attention": base, "she": she})
+        line = ledger(path=folder, ids=["E7"]).iloc[0]
+        assert (line["verdict"], line["seeds"]) == (verdict, 3)
+        assert line["value"] == pytest.approx(shift + 0.002 / 3)
+        assert line["number"].startswith(f"{line['value']:+.3f} (")
+
+
+def test_two_seeds_are_two_runs(tmp_path):
+    plant_losses(tmp_path, {"attention": [3.0, 3.1], "she": [2.0, 2.1]})
+    assert set(verdicts(tmp_path, "E7")) == {"two runs"}
+
+
+def test_an_open_question_is_answered_by_its_records(tmp_path):
+    assert verdicts(tmp_path, "E11") == verdicts(tmp_path, "E12") == ["not recorded yet"]
+    plant_losses(tmp_path, {"she": [2.0, 2.1, 2.3], "hyena": [3.0, 3.12, 3.29]})
+    assert verdicts(tmp_path, "E11") == ["holds here"]
+    for variant, right in (("attention", (0.9, 0.8, 0.85)), ("he", (0.5, 0.41, 0.44))):
+        for seed, value in enumerate(right):
+            plant(tmp_path, "pixels/classroom/digits", variant, seed, {"test_accuracy": value})
+    assert verdicts(tmp_path, "E12") == ["fails here"]
+
+
+def test_another_task_counts_as_one_and_a_translation_does_not(tmp_path):
+    for experiment in ("attentionless/classroom/toy", "attentionless/classroom/summaries"):
+        for seed in range(3):
+            for variant, bleu in (("teacher", 50.0), ("encoder_self/alr/m", 49.5 + seed / 10)):
+                metrics = {"bleu": bleu, "bleu_low": bleu - 0.5, "bleu_high": bleu + 0.5}
+                plant(tmp_path, experiment, variant, seed, metrics)
+        is_other = experiment.endswith("summaries")
+        assert verdicts(tmp_path, "R11") == ["holds here" if is_other else "not recorded yet"]
+        assert verdicts(tmp_path, "R5") == ["holds here"]
+
+
+def test_three_texts_that_agree_answer_for_other_texts(tmp_path):
+    losses = {"attention": [3.0, 3.1, 3.3], "she": [3.5, 3.59, 3.8]}
+    for n, text in enumerate(("children", "news", "code"), start=1):
+        plant_losses(tmp_path, losses, experiment=f"language-model/classroom/{text}")
+        wanted = "fails here" if n == 3 else "not recorded yet"
+        assert verdicts(tmp_path, "E14") == [wanted]
+    assert ledger(path=tmp_path, ids=["E14"])["number"].iloc[0].startswith("3 of 3 texts")
+
+
+def test_three_widths_give_a_power(tmp_path):
+    for n, (d, loss) in enumerate(((8, 4.0), (16, 2.0), (32, 1.0)), start=1):
+        for seed in range(3):
+            sizes = {"n_weights": d**2, "test_loss_nats": loss}
+            config = {"model": {"d_model": d, "mixer": "she"}}
+            experiment = f"language-model/size_{n}/news"
+            plant(tmp_path, experiment, "she", seed, sizes, config=config)
+        line = ledger(path=tmp_path, ids=["E13"]).iloc[-1]
+        wanted = ("holds here", "weights to the power -0.500 to -0.500")
+        assert n < 3 or (line["verdict"], line["number"]) == wanted
+        assert n > 2 or (line["verdict"], line["number"]) == (
+            "not recorded yet", f"{n} of 3 widths")  # fmt: skip
+
+
+def test_a_time_is_judged_by_its_interval(tmp_path):
+    sizes = {"part": "training", "work": "step", "batch": 64, "time": 128, "d_model": 128}
+    how = {"route": "default", "precision": "fp32", "device": "cpu", "threads": 1, "repeats": 5}
+    for mixer, low, high in (("she", 1.1, 1.3), ("he", 0.7, 0.9), ("we", 0.9, 1.1)):
+        ends = {"ratio_to_attention": (low + high) / 2, "median_ms": 1.0,
+                "ratio_to_attention_low": low, "ratio_to_attention_high": high}  # fmt: skip
+        plant(tmp_path, "speed/paper/training/step", mixer, 0, ends, config={**sizes, **how})
+    undecided = "not distinguishable at this budget"
+    assert verdicts(tmp_path, "E8") == ["fails here", "holds here", undecided]
+    assert verdicts(tmp_path, "E10") == ["holds here"]  # no gain in time is a sign of failure
+
+
+def strings_outside_formats(node):
+    """Yield the text of an expression that is written out, format specifications left out."""
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        yield node.value
+    for child in ast.iter_child_nodes(node):
+        if not (isinstance(node, ast.FormattedValue) and child is node.format_spec):
+            yield from strings_outside_formats(child)
+
+
+def test_no_digit_of_a_number_is_typed():
+    tree, written = ast.parse(Path(found.__file__).read_text("utf-8")), []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "Evidence":
+            parts = [*node.args[1:2], *(k.value for k in node.keywords if k.arg == "number")]
+        elif isinstance(node, ast.Assign | ast.AugAssign):
+            target = getattr(node, "target", None) or node.targets[0]
+            is_number = getattr(target, "id", "") in ("number", "said", "steps")
+            parts = [node.value] if is_number else []
+        else:
+            continue
+        written += [text for part in parts for text in strings_outside_formats(part)]
+    assert len(written) > 20
+    written = [re.sub(r"\{[^}]*\}", "", text) for text in written]  # without formats
+    assert not [text for text in written if re.search(r"\d", text)]
+
+
+def test_a_digest_counts_verdicts_and_a_table_says_nothing_twice(lines):
+    rows = digest(lines)
+    row = rows[rows["claim"] == "SHE is faster than attention"].iloc[0]
+    part = lines[lines["claim"] == "SHE is faster than attention"]
+    assert sum(map(int, re.findall(r"\((\d+)\)", row["verdict"]))) == len(part)
+    table = ledger_markdown(lines, folder="notebooks/")
+    assert len(table.splitlines()) == 2 + len(lines)
+    assert {line.count(" | ") for line in table.splitlines()} == {9}
+    assert table.count("(notebooks/03_extractor.ipynb)") == 3  # E3, E5 and E9, once each
+    doubt = read_words()["E9"].doubt
+    assert table.count(doubt) == 1
+
+
+def test_a_number_shows_its_interval_where_it_has_one():
+    told = found._measured(1.0, 0.5, 1.5, "{:.1f}", "nats")
+    assert told["number"] == "1.0 (0.5 to 1.5) nats"
+    assert (
+        found._measured(1.0, float("nan"), float("nan"), "{:.1f}", "nats")["number"] == "1.0 nats"
+    )
+
+
+def test_an_unknown_claim_suggests_the_nearest():
+    with pytest.raises(UnknownNameError, match="Did you mean 'E7'"):
+        ledger(ids=["E77"])
+
+
+def test_the_command_shows_all_one_and_none(capsys):
+    assert main(["claims"]) == 0
+    shown = capsys.readouterr().out.splitlines()
+    assert max(map(len, shown)) <= 100
+    assert {line.split()[0] for line in shown[1:]} == set(IDS)
+    assert main(["claims", "E9"]) == 0
+    shown = capsys.readouterr().out
+    assert "Doubt:" in shown
+    assert "notebooks/03_extractor.ipynb" in shown
+    assert max(map(len, shown.splitlines())) <= 100
+    assert main(["claims", "X1"]) == 1
+    assert "No claim is called 'X1'" in capsys.readouterr().err
+
+
+def test_the_ledger_says_the_same_twice(lines):
+    pd.testing.assert_frame_equal(lines, ledger(path=RUNS))
+
+
+def test_every_claim_has_evidence_that_is_asked_for():
+    for name in IDS:
+        is_computed = name in found.EVIDENCE
+        is_listed = name in found.SHARES or name in found.PAIRS.read_text("utf-8")
+        assert is_computed or is_listed, name
+    assert isinstance(claims.Evidence("exact"), Evidence)
