@@ -5,8 +5,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from attnlab.analysis.compare import ORDERING
 from attnlab.errors import AttnlabError
+from attnlab.studies import fair
+from attnlab.studies.replaced_verdicts import replacement_verdicts
 from attnlab.studies.report import (
     BEGIN,
     CLOCK,
@@ -14,12 +15,12 @@ from attnlab.studies.report import (
     LEAKY,
     STEP,
     clock_ratio,
+    ground_sentence,
     leak_sentence,
+    linear_sentence,
     mean_and_range,
-    order_sentence,
     replace_block,
     replacement_table,
-    replacement_verdicts,
     results_block,
     results_table,
     time_power,
@@ -83,25 +84,27 @@ def test_the_power_of_the_growth_is_the_slope_on_log_scales():
     assert time_power(points, "she") == pytest.approx(1.25)
 
 
-def test_the_order_names_every_ground_by_its_verdict():
-    rows = [("training cost", "holds here", "books"), ("training cost", "fails here", "tales"),
-            ("training cost", "holds here", "news"),
-            ("held-out loss", "two runs", "books")]  # fmt: skip
-    judged = pd.DataFrame(rows, columns=["quantity", "verdict", "ground"])
-    judged = judged.assign(says=ORDERING[0].says, n_pairs=[3, 3, 5, 2])
-    other = judged.assign(says="another claim", verdict="fails here")
-    assert order_sentence(pd.concat([judged, other])) == (
-        "by training cost **holds here** (books; news), **fails here** (tales); "
-        "by held-out loss too few runs for a verdict (books)"
-    )
+def test_the_ground_is_said_with_its_verdicts(monkeypatch):
+    rows = [(passes, quantity, claim.says, passes / 10 * sign, verdict)
+            for passes in (1.0, 40.0) for claim in fair.CLAIMS
+            for quantity, sign, verdict in (("training cost", -1, "holds here"),
+                                            ("held-out loss", 1, "fails here"))]  # fmt: skip
+    columns = ["passes", "quantity", "says", "mean", "verdict"]
+    judged = pd.DataFrame(rows, columns=columns).assign(rate="each one's best")
+    monkeypatch.setattr(fair, "ground_verdicts", lambda path: judged)
+    words = ground_sentence()
+    assert words.startswith("After 40 passes over a small text SHE's training cost is -4.00 nats "
+                            "(**holds here**) from attention's")  # fmt: skip
+    assert "unseen books +4.00 nats (**fails here**)" in words
+    assert "HE's loss on unseen books is +0.10 nats (**fails here**)" in words
 
 
-def test_a_replacement_with_two_seeds_is_no_verdict():
+def test_what_linear_attention_keeps_is_the_verdict_on_captions():
+    words = linear_sentence()
     judged = replacement_verdicts()
-    few = judged[judged["n_seeds"] < 3]
-    assert len(few)
-    assert set(few["verdict"]) == {"one run", "two runs"}
-    assert set(judged["claim"]) == {"R5", "R6", "R9"}
+    row = judged[judged["says"].str.contains("softmax") & (judged["data"] == "captions")].iloc[0]
+    assert f"keeps {100 * row['share']:.1f}" in words
+    assert f"(**{row['verdict']}**)" in words
 
 
 def test_the_leak_is_said_with_both_numbers():

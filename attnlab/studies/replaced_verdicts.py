@@ -45,6 +45,7 @@ TOO_WEAK = "teacher too weak to decide"
 UNFAIR = "no fair baseline recorded"
 ON_TEST = "chosen on test: no verdict"
 NO_COUNTS = "no interval recorded"
+NO_VERDICTS = (TOO_WEAK, UNFAIR, ON_TEST, NO_COUNTS)  # why there is none, besides too few seeds
 QUANTITY = "BLEU, written freely, over the baseline's"
 
 JUDGED_ON = {  # experiment: words for its pairs
