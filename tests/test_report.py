@@ -93,10 +93,10 @@ def test_the_ground_is_said_with_its_verdicts(monkeypatch):
     judged = pd.DataFrame(rows, columns=columns).assign(rate="each one's best")
     monkeypatch.setattr(fair, "ground_verdicts", lambda path: judged)
     words = ground_sentence()
-    assert words.startswith("After 40 passes over a small text SHE's training cost is -4.00 nats "
-                            "(**holds here**) from attention's")  # fmt: skip
-    assert "unseen books +4.00 nats (**fails here**)" in words
-    assert "HE's loss on unseen books is +0.10 nats (**fails here**)" in words
+    assert words.startswith("After 40 passes over a small text SHE's training cost is 4.00 nats "
+                            "below that of attention of its width (**holds here**)")  # fmt: skip
+    assert "unseen books is 4.00 nats above (**fails here**)" in words
+    assert words.endswith("HE is 0.10 nats above attention on unseen books (**fails here**)")
 
 
 def test_what_linear_attention_keeps_is_the_verdict_on_captions():
