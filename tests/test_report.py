@@ -7,6 +7,7 @@ import pytest
 
 from attnlab.analysis.compare import ORDERING
 from attnlab.errors import AttnlabError
+from attnlab.studies.fair import ground_verdicts
 from attnlab.studies.report import (
     BEGIN,
     CLOCK,
@@ -14,12 +15,11 @@ from attnlab.studies.report import (
     LEAKY,
     STEP,
     clock_ratio,
+    ground_sentence,
     leak_sentence,
     mean_and_range,
-    order_sentence,
     replace_block,
     replacement_table,
-    replacement_verdicts,
     results_block,
     results_table,
     time_power,
@@ -83,25 +83,13 @@ def test_the_power_of_the_growth_is_the_slope_on_log_scales():
     assert time_power(points, "she") == pytest.approx(1.25)
 
 
-def test_the_order_names_every_ground_by_its_verdict():
-    rows = [("training cost", "holds here", "books"), ("training cost", "fails here", "tales"),
-            ("training cost", "holds here", "news"),
-            ("held-out loss", "two runs", "books")]  # fmt: skip
-    judged = pd.DataFrame(rows, columns=["quantity", "verdict", "ground"])
-    judged = judged.assign(says=ORDERING[0].says, n_pairs=[3, 3, 5, 2])
-    other = judged.assign(says="another claim", verdict="fails here")
-    assert order_sentence(pd.concat([judged, other])) == (
-        "by training cost **holds here** (books; news), **fails here** (tales); "
-        "by held-out loss too few runs for a verdict (books)"
-    )
-
-
-def test_a_replacement_with_two_seeds_is_no_verdict():
-    judged = replacement_verdicts()
-    few = judged[judged["n_seeds"] < 3]
-    assert len(few)
-    assert set(few["verdict"]) == {"one run", "two runs"}
-    assert set(judged["claim"]) == {"R5", "R6", "R9"}
+def test_the_ground_says_the_numbers_of_the_verdicts():
+    judged = ground_verdicts()
+    words = ground_sentence()
+    often = judged[judged["passes"] == judged["passes"].max()]
+    first = often[(often["says"] == ORDERING[0].says) & (often["quantity"] == "training cost")]
+    assert f"After {often['passes'].iloc[0]:g} passes" in words
+    assert f"{first['mean'].iloc[0]:+.2f} nats (**{first['verdict'].iloc[0]}**)" in words
 
 
 def test_the_leak_is_said_with_both_numbers():
@@ -114,13 +102,15 @@ def test_the_leak_is_said_with_both_numbers():
 
 
 def replaced(variant, bleu, *, seed=0):
-    return {"variant": variant, "seed": seed, "bleu": bleu, "test_accuracy": 0.5}
+    scored = {"details.bleu.n_sentences": 978, "details.data.test_too_long": 22}
+    return {"variant": variant, "seed": seed, "bleu": bleu, "test_accuracy": 0.5, **scored}
 
 
 def test_arms_that_are_not_recorded_are_left_out_of_the_table():
     rows = [replaced("cross/paper/l", 20.0), replaced("cross/paper/l", 22.0, seed=1)]
     variants = ("teacher", "cross/paper/l", "cross/truncated/l/tuned")
     lines = replacement_table(pd.DataFrame(rows), variants=variants).splitlines()
+    assert "greedy BLEU, 978 of 1,000 sentences" in lines[0]
     assert lines[2:] == ["| cross: published net L | 21.0 (20.0 to 22.0) | 0.500 (0.500 to 0.500) "
                          "| 2 |"]  # fmt: skip
 

@@ -11,7 +11,6 @@ from sacrebleu.metrics.bleu import BLEU
 from small_models import documents, model_for, some_pairs, translator_for
 
 from attnlab.errors import AttnlabError
-from attnlab.seeding import numpy_generator
 from attnlab.training import (
     bleu,
     bleu_by_hand,
@@ -21,7 +20,14 @@ from attnlab.training import (
     evaluate_documents,
     evaluate_forced,
 )
-from attnlab.training.scores import _score, _sentence_counts, bleu_share, n_grams, pool
+from attnlab.training.scores import (
+    _score,
+    _sentence_counts,
+    n_grams,
+    pack_counts,
+    pool,
+    unpack_counts,
+)
 
 HYPOTHESES = [
     "a man in a red hat is looking at something .",
@@ -214,36 +220,8 @@ def test_no_sentence_is_refused():
         bleu([], [])
 
 
-def test_a_share_compares_two_systems_on_the_same_test_sets():
-    references = [f"w{i} w{i + 1} w{i + 2} w{i + 3} w{i + 4}" for i in range(40)]
-    worse = [r if i % 4 else " ".join(r.split()[:3]) for i, r in enumerate(references)]
-    share = bleu_share(worse, references, references, n_resamples=200)
-    assert share.value == pytest.approx(bleu(worse, references).score / 100)
-    assert share.low < share.value < share.high < 1
-    same = bleu_share(worse, worse, references, n_resamples=50)
-    assert (same.low, same.value, same.high) == (1, 1, 1)
-    slightly = [worse[0], *references[1:2], "w9 w9 w9", *worse[3:]]
-    paired = bleu_share(slightly, worse, references, n_resamples=200)
-    alone = bleu(slightly, references, n_resamples=200)
-    assert paired.high - paired.low < (alone.high - alone.low) / alone.score
-
-
-def test_a_share_is_that_of_sentences_drawn_one_by_one():
-    worse, better = HYPOTHESES[::-1], REFERENCES
-    chances = np.full(len(REFERENCES), 1 / len(REFERENCES))
-    draws = numpy_generator(0, "bootstrap").multinomial(len(REFERENCES), chances, size=40)
-    shares = []
-    for counts in draws:
-        drawn = [i for i, count in enumerate(counts) for _ in range(count)]
-        pairs = ([texts[i] for i in drawn] for texts in (worse, better, REFERENCES))
-        own, other, right = pairs
-        shares.append(bleu(own, right).score / bleu(other, right).score)
-    found = bleu_share(worse, better, REFERENCES, n_resamples=40)
-    assert (found.low, found.high) == pytest.approx(tuple(np.percentile(shares, [2.5, 97.5])))
-
-
-def test_a_share_of_nothing_is_refused():
-    with pytest.raises(AttnlabError, match="scores 0 BLEU"):
-        bleu_share(["a b c d"], [""], ["a b c d"], n_resamples=5)
-    with pytest.raises(AttnlabError, match="2 references"):
-        bleu_share(["a b"], ["a b"], ["a b", "c d"])
+def test_packed_counts_come_back_whole():
+    counts = _sentence_counts([*HYPOTHESES, "", "a b"], [*REFERENCES, "a b c d e", "a"], "13a")
+    assert np.array_equal(unpack_counts(pack_counts(counts)), counts)
+    score = bleu(HYPOTHESES, REFERENCES)
+    assert _score(unpack_counts(score.sentences).sum(0).tolist()) == score.score

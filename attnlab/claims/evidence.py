@@ -37,8 +37,7 @@ from attnlab.models import Translator
 from attnlab.records import load_details, load_runs
 from attnlab.seeding import torch_generator
 from attnlab.sources import fit_table, variable_length_chain
-from attnlab.studies import report
-from attnlab.studies.fair import ground_verdicts
+from attnlab.studies import fair, replaced_verdicts
 from attnlab.studies.mixers import EXTRACTORS, VARIANTS
 from attnlab.studies.replaced import ARMS, TEACHER, arm_columns, arm_words
 from attnlab.studies.report import CLOCK, clock_points, time_power
@@ -47,15 +46,15 @@ from attnlab.training import collate_pairs
 
 EXACT, BUILT = "exact", "built"  # a definition that is so by computation; a system that stands
 NOT_RECORDED, COMPUTED = too_few(0), "computed here"
-VERDICTS = (HOLDS, FAILS, UNDECIDED, too_few(1), too_few(2), EXACT, BUILT, NOT_RECORDED,
-            "not testable here")  # fmt: skip
+VERDICTS = (HOLDS, FAILS, UNDECIDED, too_few(1), too_few(2), *(getattr(replaced_verdicts, name)
+            for name in ("TOO_WEAK", "UNFAIR", "ON_TEST", "NO_COUNTS")), EXACT, BUILT,
+            NOT_RECORDED, "not testable here")  # fmt: skip
 NAN, NAMES = float("nan"), pd.Series(dtype=str)
 PAIRS = Path(__file__).with_name("pairs.tsv")  # comparisons of two variants, by claim
 
 ABLATION = "extractor-ablation/classroom/tales"
 TOY = "attentionless/classroom/toy"
 PUBLISHED = TranslatorConfig(source_vocab_size=13, target_vocab_size=11)
-SHARES = ("R5", "R6", "R9", "R11")  # claims on what is kept of BLEU
 TALKS = ("fr-en", "en-fr", "de-en", "en-de")  # the study's pairs of languages
 N_TEXTS = N_SIZES = 3  # that an answer needs
 
@@ -95,6 +94,11 @@ class Records:
     def everything(self) -> pd.DataFrame:
         """One row a run, of every experiment."""
         return load_runs(path=self.path)
+
+    @cached_property
+    def replacements(self) -> pd.DataFrame:
+        """The verdicts on what the second paper claims."""
+        return replaced_verdicts.replacement_verdicts(path=self.path)
 
     def runs(self, experiment: str) -> pd.DataFrame:
         """Return the runs of an experiment, or of all below a name that ends with a slash."""
@@ -240,7 +244,7 @@ def _paths(_: Records) -> Iterator[Evidence]:
 
 @_of("E7")
 def _order(records: Records) -> Iterator[Evidence]:
-    judged = ground_verdicts(path=records.path)
+    judged = fair.ground_verdicts(path=records.path)
     for says in judged["says"].unique():
         for row in judged[judged["says"] == says].to_dict("records"):
             number = _measured(row["mean"], row["low"], row["high"], "{:+.3f}", "nats")
@@ -377,7 +381,7 @@ def _teachers(records: Records) -> Iterator[Evidence]:
         n, how = int(own[layers].iloc[0]), own["details.bleu.signature"].iloc[-1]
         lines.append(Evidence(
             BUILT, seeds=own["seed"].nunique(), budget=f"{n} + {n} layers, {_budget(runs)}",
-            claim=f"a teacher of {report.CLAIMED_ON.get(name, name)}", record=name,
+            claim=f"a teacher of {replaced_verdicts.JUDGED_ON.get(name, name)}", record=name,
             quantity=f"greedy BLEU, {how.replace('|', ' ')}",
             **_measured(*map(float, ends), "{:.1f}", "BLEU")))  # fmt: skip
     n = len({pair for pair in TALKS for name in names if name.endswith(pair)})
@@ -443,18 +447,17 @@ def _sizes(_: Records) -> Iterator[Evidence]:
 
 
 def _shares(claim: str, records: Records) -> Iterator[Evidence]:
-    """Yield what is kept of BLEU, by sentence and pairs; under R11 on tasks of other kinds."""
-    judged = report.replacement_verdicts(path=records.path)
-    is_other = judged["experiment"].map(_is_other).astype(bool)
-    judged = judged[is_other if claim == "R11" else (judged["claim"] == claim) & ~is_other]
-    for says in judged["says"].unique():
-        for row in judged[judged["says"] == says].to_dict("records"):
-            low, high = 100 * row["share_low"], 100 * row["share_high"]
-            yield Evidence(row["verdict"], seeds=row["n_seeds"], record=row["experiment"],
-                           budget=_budget(records.runs(row["experiment"])), claim=says,
-                           quantity=f"{row['data']}: {row['arm']}",
-                           **{**_measured((low + high) / 2, low, high, "{:.1f}", "%"),
-                              "number": f"{low:.1f} to {high:.1f} % of BLEU"})  # fmt: skip
+    judged = records.replacements
+    judged = judged[judged["claim"] == claim] if len(judged) else judged
+    for row in judged.to_dict("records"):
+        share = [100 * row[name] for name in ("share", "share_low", "share_high")]
+        learnt = f"{row['arm']}, chosen on {row['chosen_on']}, against the {row['baseline']}"
+        scored = f"{row['n_sentences']:,} of {row['n_all']:,} sentences"
+        budget = f"{_budget(records.runs(row['experiment']))}; {scored}"
+        yield Evidence(row["verdict"], seeds=row["n_seeds"], record=row["experiment"],
+                       budget=budget, claim=f"{row['says']} (the paper: {row['paper']})",
+                       quantity=f"{row['data']}: {learnt}",
+                       **_measured(*share, "{:.1f}", "% of BLEU"))  # fmt: skip
 
 
 @_of("R8")
@@ -486,9 +489,16 @@ def _price(records: Records) -> Iterator[Evidence]:
     yield Evidence(verdict, number, claim="a net has a longest sentence", quantity="by trying")
 
 
-def _is_other(experiment: str) -> bool:
-    """Tell whether an experiment's task is none of those that the study has."""
-    return not experiment.split("/")[2].startswith(("toy", "multi30k", "ted_iwslt", "iwslt"))
+@_of("R11")
+def _other_translations(records: Records) -> Iterator[Evidence]:
+    known = ("toy", "multi30k", "ted_iwslt", "iwslt")
+    for name, _ in records.each("attentionless/"):
+        if not name.split("/")[2].startswith(known):
+            runs = load_runs(name, path=records.path, columns=replaced_verdicts.COLUMNS)
+            for row in replaced_verdicts.judge_replacements(runs).to_dict("records"):
+                said = f"{row['arm']}: {100 * row['share']:.1f} % of the score"
+                yield Evidence(row["verdict"], said, row["n_seeds"], claim=row["says"],
+                               record=name)  # fmt: skip
 
 
 @_of("R12")
@@ -519,6 +529,6 @@ def _questions(_: Records) -> Iterator[Evidence]:
 
 def find_evidence(claim: str, records: Records) -> list[Evidence]:
     """Return the lines of a claim; one that says *not recorded yet* where there is nothing."""
-    shared = _shares if claim in SHARES else _compared
-    lines = EVIDENCE[claim](records) if claim in EVIDENCE else shared(claim, records)
-    return list(lines) or [Evidence(NOT_RECORDED, record="")]
+    own = EVIDENCE.get(claim, lambda _: ())(records)
+    shared = () if claim in EVIDENCE else (*_shares(claim, records), *_compared(claim, records))
+    return [*own, *shared] or [Evidence(NOT_RECORDED, record="")]

@@ -101,7 +101,8 @@ def ground_verdicts(*, path: Path = RUNS) -> pd.DataFrame:
     """
     parts = []
     for experiment, ground in ONE_RATE.items():
-        runs = load_runs(experiment, path=path, columns=["variant", "seed", *QUANTITIES])
+        columns = ["experiment", "variant", "seed", *QUANTITIES]
+        runs = load_runs(experiment, path=path, columns=columns)
         told = {"ground": ground, "passes": 1.0, "rate": "one for all", "experiment": experiment}
         parts.append(_judged(lambda metric, runs=runs: runs).assign(**told))
     fair = with_chosen_starts(swept_runs(path=path))

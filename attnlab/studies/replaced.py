@@ -8,19 +8,17 @@ teacher by ``run_job``, an arm by ``run_arm``; the engine trains both.
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pandas as pd
 import torch
 from torch import nn
 
-from attnlab.analysis.compare import FAILS, HOLDS, UNDECIDED, latest_runs
 from attnlab.config import TrainConfig, TranslatorConfig, digest_of
 from attnlab.distillation import (
     CONTROLS,
@@ -41,7 +39,6 @@ from attnlab.distillation import (
     substitute,
 )
 from attnlab.errors import AttnlabError, UnknownNameError
-from attnlab.markdown import markdown_table
 from attnlab.models import Translator
 from attnlab.paths import MODELS
 from attnlab.records import RunRecord, commit, environment
@@ -60,12 +57,11 @@ from attnlab.studies.study import Plan, Study, export_model, export_name, regist
 from attnlab.tasks import (
     PairDataset,
     TranslationTask,
-    describe_score,
     list_pair_datasets,
     prepare_pairs,
 )
 from attnlab.tasks.translation import TOY, TOY_SHORT, TOY_SMALL
-from attnlab.training import PairBatches, State, evaluate_forced, load_translator, steps_every
+from attnlab.training import PairBatches, State, load_translator, steps_every
 
 STUDY, TEACHER = "attentionless", "teacher"
 Key = tuple[str, int]  # a site and a layer
@@ -497,7 +493,6 @@ def run_arm(job: ArmJob, folders: Folders) -> Generator[Progress, None, RunRecor
     else:
         body, precision = yield from find_teacher(job.teacher, folders)
     started, body = time.perf_counter(), body.to(folders.device)
-    teacher = None if is_new else copy.deepcopy(body)
     modules: dict[Key, nn.Module] = {}
     facts: dict[str, dict[str, Any]] = {}
     for site in arm.parts:
@@ -512,15 +507,12 @@ def run_arm(job: ArmJob, folders: Folders) -> Generator[Progress, None, RunRecor
     seconds = time.perf_counter() - started
     if is_new or job.n_tuning_steps:
         state = yield from train_job(job, task, body, folders)
-    score = task.translate(body)
-    scores, details = describe_score(score)
+    scores, details = task.score(body)
     if is_new:
         config = {"max_tokens": task.max_tokens, "train": job.train.to_dict()}
-        validation = evaluate_forced(body, task.data.validation).loss_nats
-        metrics = {**training_metrics(body, state), "validation_loss_nats": validation}
+        metrics = training_metrics(body, state)
     else:
         config, metrics, tables = _how_taught(job, facts, precision)
-        metrics |= task.share(score, teacher)
         details |= tables
         if arm.method not in CONTROLS and arm.tunes != "everything":  # else no use by themselves
             file = work_file(job, folders, "students")
@@ -698,120 +690,8 @@ register_study(
         variants=tuple(ARMS),
         corpora=list_pair_datasets(),
         jobs=study_jobs,
+        needs=("validation_bleu",),
         run=lambda job, folders: (run_arm if isinstance(job, ArmJob) else run_job)(job, folders),
         export=export_job,
     )
 )
-
-
-# Verdicts
-
-NOT_RECORDED = "not recorded yet"
-AIM = 0.95  # of the teacher's BLEU: what counts as replaced
-TAUGHT = "begins != 'scratch'"  # by a teacher; training from scratch is a claim of its own
-NO_SOFTMAX = "not has_cross_softmax"  # nowhere at the cross site
-
-
-class ReplacementClaim(NamedTuple):
-    """A sentence that is true or false with the best of some arms."""
-
-    says: str  # the claim in words
-    arms: str  # query on the columns of an arm: those that speak for or against it
-    is_possible: bool  # whether it says that such an arm keeps the aim, or that none does
-
-
-CLAIMS = tuple(  # arXiv:2311.10642; the fifth is what follows from "it is the softmax that counts"
-    ReplacementClaim(*claim)
-    for claim in (
-        ("a net can replace encoder self-attention",
-         f"{TAUGHT} and site == 'encoder_self' and method not in {CONTROLS}", True),
-        ("a net can replace decoder self-attention",
-         f"{TAUGHT} and site == 'decoder_self' and method not in {CONTROLS}", True),
-        ("nets can replace both at once", f"{TAUGHT} and site in ('self', 'all')", True),
-        ("no net can replace cross-attention",
-         f"{TAUGHT} and {NO_SOFTMAX} and layout in ('paper', 'truncated', 'prefix', 'per_query')",
-         False),
-        ("nothing without a softmax can replace it", f"{TAUGHT} and {NO_SOFTMAX}", False),
-        ("nets trained from scratch fail", "begins == 'scratch'", False),
-    )
-)  # fmt: skip
-
-
-def judge_replacements(runs: pd.DataFrame) -> pd.DataFrame:
-    """Judge each of ``CLAIMS`` by the arm of its kind with the best mean share of BLEU.
-
-    Replaced means: at least ``AIM`` of the BLEU of the same seed's teacher, with every seed and
-    on the middle 95 % of resampled test sets. A share that lies on both sides of the aim decides
-    nothing. The arm is the best of many on the same sentences, which flatters it.
-
-    Args:
-        runs: Rows ``variant``, ``seed``, ``bleu``, ``bleu_low`` and ``bleu_high`` of one set of
-            pairs.
-
-    Returns:
-        One row a claim: ``says``, ``verdict``, ``arm`` (in words), ``share_low``,
-        ``share_high``, ``n_seeds``. Claims without an arm are left out.
-    """
-    runs, rows = latest_runs(runs), []
-    for claim in CLAIMS:
-        best = best_arm(runs, arms=claim.arms)
-        if best.empty:
-            continue
-        low, high = float(best["share_low"].min()), float(best["share_high"].max())
-        verdict = HOLDS if (low >= AIM) == claim.is_possible else FAILS
-        verdict = UNDECIDED if low < AIM <= high else verdict
-        rows.append((claim.says, verdict, best["words"].iloc[0], low, high, len(best)))
-    columns = ["says", "verdict", "arm", "share_low", "share_high", "n_seeds"]
-    return pd.DataFrame(rows, columns=columns)
-
-
-def claims_table(runs: Mapping[str, pd.DataFrame]) -> str:
-    """Return the claims as Markdown: one row a claim, one column a set of pairs.
-
-    Args:
-        runs: Records by the words for their set of pairs; sets that judge nothing are left out.
-    """
-    judged = {title: judge_replacements(table).set_index("says") for title, table in runs.items()}
-    judged = {title: rows for title, rows in judged.items() if len(rows)}
-    if not judged:
-        return f"The claims: {NOT_RECORDED}."
-    lines = []
-    for claim in CLAIMS:
-        cells = [
-            _verdict_words(rows.loc[claim.says]) if claim.says in rows.index else NOT_RECORDED
-            for rows in judged.values()
-        ]
-        lines.append([claim.says, *cells])
-    return markdown_table(["claim", *judged], lines)
-
-
-def _verdict_words(row: pd.Series) -> str:
-    low, high = (f"{100 * row[name]:.1f}" for name in ("share_low", "share_high"))
-    share = low if low == high else f"{low} to {high}"
-    seeds = "1 seed" if row["n_seeds"] == 1 else f"{row['n_seeds']} seeds"
-    return f"**{row['verdict']}** ({row['arm']}: {share}%, {seeds})"
-
-
-def best_arm(runs: pd.DataFrame, *, arms: str) -> pd.DataFrame:
-    """Return the runs of the arm with the best mean share of its teachers' BLEU.
-
-    Args:
-        runs: Rows as ``judge_replacements`` reads them, each variant and seed once.
-        arms: Query on the columns of an arm.
-
-    Returns:
-        The same columns with those of the arm, and ``share``, ``share_low`` and ``share_high``;
-        empty if no arm matches, or none has a teacher.
-    """
-    teachers = runs[runs["variant"] == "teacher"].set_index("seed")["bleu"]
-    chosen = arm_columns(runs).query(arms)
-    own = chosen["seed"].map(teachers)
-    shares = {f"share{end}": chosen[f"bleu{end}"] / own for end in ("", "_low", "_high")}
-    for end in ("_low", "_high"):  # on the same sentences, where a record has it: narrower
-        if f"bleu_share{end}" in chosen:
-            shares[f"share{end}"] = chosen[f"bleu_share{end}"].fillna(shares[f"share{end}"])
-    chosen = chosen.assign(**shares).dropna(subset=["share"])
-    if chosen.empty:
-        return chosen
-    best = chosen.groupby("variant")["share"].mean().idxmax()
-    return chosen[chosen["variant"] == best]

@@ -9,24 +9,17 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from attnlab.analysis.compare import MIN_SEEDS, ORDERING, latest_runs, too_few
+from attnlab.analysis.compare import ORDERING, Claim, latest_runs
 from attnlab.analysis.critical_path import trace_step
 from attnlab.errors import AttnlabError
 from attnlab.markdown import markdown_table
 from attnlab.mixers import build_mixer
 from attnlab.paths import RUNS
 from attnlab.records import load_runs
-from attnlab.studies.fair import ground_verdicts
+from attnlab.studies import fair
 from attnlab.studies.mixers import VARIANTS
-from attnlab.studies.replaced import (
-    ARMS,
-    CLAIMS,
-    NO_SOFTMAX,
-    TAUGHT,
-    arm_words,
-    best_arm,
-    judge_replacements,
-)
+from attnlab.studies.replaced import arm_words
+from attnlab.studies.replaced_verdicts import n_scored, replacement_verdicts
 
 TEMPLATE = Path(__file__).with_name("report.md")
 BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
@@ -52,14 +45,6 @@ _ROWS = {  # experiment: rows of its table of replacements
         cross/per_query/m cross/low_rank/l cross/low_rank/l/tuned all/low_rank/l/tuned""",
 }
 REPLACED = {name: tuple(rows.split()) for name, rows in _ROWS.items()}
-CLAIMED_ON = {  # experiment: words for its pairs, where the claims are held against records
-    TOY: "toy languages",
-    "attentionless/classroom/toy_small": "toy languages, few pairs",
-    CAPTIONS: "captions",
-    TALKS: "TED talks",
-}
-
-IDS = dict(zip((c.says for c in CLAIMS), ("R5", "R5", "R5", "R6", "R6", "R9"), strict=True))
 
 CLOCK = {  # kind of work: sizes of the point that stands for it
     "training step of a whole model, 6 layers, T = 128, batch 64":
@@ -87,7 +72,7 @@ def results_block(*, path: Path = RUNS) -> str:
         best=VARIANTS[best["variant"].iloc[0]],
         loss=mean_and_range(best["test_loss_nats"].tolist()),
         n_seeds=len(best),
-        order=order_sentence(ground_verdicts(path=path)),
+        ground=ground_sentence(path=path),
         clock={
             "step": clock_ratio(clock, STEP, "she"),
             "token": clock_ratio(clock, ONE_MORE, "she"),
@@ -95,7 +80,7 @@ def results_block(*, path: Path = RUNS) -> str:
         },
         **{name: longest_chain(mixer) for name, mixer in (("she", "she"), ("own", "attention"))},
         leak=leak_sentence(runs[TOY]),
-        linear=linear_sentence(runs[CAPTIONS]),
+        linear=linear_sentence(path=path),
         price=price_sentence(translations),
     )
 
@@ -104,44 +89,25 @@ def _mean_loss(runs: pd.DataFrame) -> float:
     return float(runs["test_loss_nats"].mean())
 
 
-def order_sentence(judged: pd.DataFrame) -> str:
-    """Say how the order's first claim came out, by quantity, and on which grounds.
+def ground_sentence(*, path: Path = RUNS) -> str:
+    """Say what became of the order of the first paper where text is seen often, and once."""
+    judged = fair.ground_verdicts(path=path).set_index(["passes", "rate", "quantity", "says"])
 
-    Args:
-        judged: From ``fair.ground_verdicts``.
-    """
-    said = []
-    first = judged[judged["says"] == ORDERING[0].says]
-    for quantity, rows in first.groupby("quantity", sort=False):
-        enough = rows[rows["n_pairs"] >= MIN_SEEDS].groupby("verdict", sort=False)["ground"]
-        parts = [f"**{verdict}** ({'; '.join(grounds)})" for verdict, grounds in enough]
-        few = rows.loc[rows["n_pairs"] < MIN_SEEDS, "ground"].tolist()
-        parts += [f"too few runs for a verdict ({'; '.join(few)})"] * bool(few)
-        said.append(f"by {quantity} {', '.join(parts)}")
-    return "; ".join(said)
+    def said(passes: float, metric: str, claim: Claim) -> str:
+        where = (passes, "each one's best", fair.QUANTITIES[metric], claim.says)
+        row = judged.sort_index().loc[[where]].iloc[0]
+        return f"{row['mean']:+.2f} nats (**{row['verdict']}**)"
 
-
-def replacement_verdicts(*, path: Path = RUNS) -> pd.DataFrame:
-    """Judge the second paper's claims on every set of pairs; fewer than three seeds do not.
-
-    Returns:
-        One row a claim and set of pairs: ``claim`` (an id), ``says``, ``data``, ``quantity``,
-        ``arm``, ``verdict``, ``share``, ``share_low``, ``share_high``, ``n_seeds``,
-        ``experiment``.
-    """
-    parts = [pd.DataFrame(columns=["claim", "says", "experiment"])]
-    runs = load_runs(path=path)
-    names = dict.fromkeys(runs["experiment"]) if len(runs) else ()
-    for name in [name for name in names if name.startswith("attentionless/")]:
-        mine = runs[(runs["experiment"] == name) & runs["variant"].isin(list(ARMS))]
-        rows = judge_replacements(mine.dropna(axis="columns", how="all"))
-        n = rows["n_seeds"]
-        told = {"data": CLAIMED_ON.get(name, name), "quantity": "share of BLEU"}
-        share = (rows["share_low"] + rows["share_high"]) / 2
-        verdict = rows["verdict"].where(n >= MIN_SEEDS, n.map(too_few))
-        ids = rows["says"].map(IDS)
-        parts.append(rows.assign(**told, claim=ids, share=share, verdict=verdict, experiment=name))
-    return pd.concat([part for part in parts if len(part)] or parts, ignore_index=True)
+    she, he, *_ = ORDERING
+    often = max(judged.index.get_level_values("passes"))
+    cost, unseen = fair.QUANTITIES
+    size = next(claim for claim in fair.CLAIMS if claim.baseline == fair.SIZE)
+    return (
+        f"After {often:g} passes over a small text SHE's training cost is {said(often, cost, she)} "
+        f"from attention's of its width, {said(often, cost, size)} from attention of its size, "
+        f"and its loss on unseen books {said(often, unseen, she)}: memory. After one pass HE's "
+        f"loss on unseen books is {said(1.0, unseen, he)} from attention's, each at its best rate"
+    )
 
 
 def longest_chain(mixer: str) -> int:
@@ -161,13 +127,17 @@ def leak_sentence(runs: pd.DataFrame) -> str:
     )
 
 
-def linear_sentence(runs: pd.DataFrame) -> str:
-    """Say how much of the teacher's BLEU the best decoder without a softmax keeps."""
-    best = best_arm(latest_runs(runs), arms=f"{TAUGHT} and {NO_SOFTMAX}")
-    low, high = 100 * best["share_low"].min(), 100 * best["share_high"].max()
-    n = len(best)
-    few = f"{too_few(n)}, so no verdict" if n < MIN_SEEDS else f"{n} seeds"
-    return f"{best['words'].iloc[0]}, keeps {low:.1f} to {high:.1f} % of its BLEU ({few})"
+def linear_sentence(*, path: Path = RUNS) -> str:
+    """Say how much of a fair baseline's BLEU is kept without a softmax at cross, on captions."""
+    judged = replacement_verdicts(path=path)
+    judged = judged[(judged["experiment"] == CAPTIONS) & judged["says"].str.contains("softmax")]
+    row = judged.iloc[0]
+    ends = [100 * row[name] for name in ("share_low", "share_high")]
+    interval = "" if np.isnan(ends[0]) else f" ({ends[0]:.1f} to {ends[1]:.1f})"
+    return (
+        f"{row['arm']}, keeps {100 * row['share']:.1f}{interval} % of the BLEU of the "
+        f"{row['baseline']} (**{row['verdict']}**)"
+    )
 
 
 def price_sentence(runs: pd.DataFrame) -> str:
@@ -244,7 +214,8 @@ def replacement_table(runs: pd.DataFrame, *, variants: Sequence[str]) -> str:
         bleu = mean_and_range(mine["bleu"].tolist(), digits=1)
         accuracy = mean_and_range(mine["test_accuracy"].tolist())
         rows.append([arm_words(variant), bleu, accuracy, len(mine)])
-    head = ["what stands there", "greedy BLEU", "accuracy, teacher-forced", "seeds"]
+    scored = "{:,} of {:,} sentences".format(*n_scored(runs))
+    head = ["what stands there", f"greedy BLEU, {scored}", "accuracy, teacher-forced", "seeds"]
     return markdown_table(head, rows)
 
 

@@ -79,6 +79,8 @@ class Study:
     Args:
         jobs: From a plan to jobs; each job has ``name`` and ``digest``.
         axes: What a plan may sweep; from a word of the command line to a setting, or ValueError.
+        needs: Metrics without which a record does not finish its job: it is run again, and the
+            older line stays.
         run: From a job and its folders to progress reports; returns the record at its end.
         export: From a job, its folders and a target folder to the files it writes there.
     """
@@ -89,6 +91,7 @@ class Study:
     corpora: tuple[str, ...]
     jobs: Callable[[Plan], Sequence[Any]]
     axes: Mapping[str, Callable[[str], Any]] = field(default_factory=dict)
+    needs: tuple[str, ...] = ()
     run: Callable[[Any, Folders], Any] = run_job
     export: Callable[[Any, Folders, Path], Iterator[Path]] | None = None  # as ``export_model``
 
@@ -167,9 +170,10 @@ def _run(study: Study, job: Any, folders: Folders) -> Iterator[Progress]:
 
 
 def finished_digests(study: str, folders: Folders) -> set[str]:
-    """Return the digests of the jobs of a study that have a record."""
-    path = folders.run_file(study)
-    return {each["config"]["job"] for each in read_records(path)} if path.exists() else set()
+    """Return the digests of the jobs of a study that have a record with all it needs."""
+    path, needs = folders.run_file(study), set(get_study(study).needs)
+    records = read_records(path) if path.exists() else ()
+    return {each["config"]["job"] for each in records if needs <= each["metrics"].keys()}
 
 
 def unfinished_plans(*, folders: Folders | None = None) -> list[Plan]:

@@ -12,11 +12,10 @@ from attnlab.tasks.language import (
 from attnlab.tasks.translation import (
     PairDataset,
     TranslationTask,
-    describe_score,
     list_pair_datasets,
     prepare_pairs,
 )
 
 __all__ = ["Dataset", "LanguageTask", "PairDataset", "StreamTask", "Task", "TranslationTask",
-           "describe_score", "list_datasets", "list_pair_datasets", "oracle_on_windows",
+           "list_datasets", "list_pair_datasets", "oracle_on_windows",
            "prepare_dataset", "prepare_pairs"]  # fmt: skip

@@ -22,14 +22,9 @@ from attnlab.errors import UnknownNameError
 from attnlab.models import Translator
 from attnlab.sources import translation_source
 from attnlab.tasks.base import Task, cached_tokenizer
-from attnlab.training import PairBatches, evaluate_forced, evaluate_translation, translate_all
+from attnlab.training import PairBatches, evaluate_forced, evaluate_translation
 from attnlab.training.batches import Pairs
-from attnlab.training.scores import (
-    LENGTH_EDGES,
-    TranslationScore,
-    ZeroBaselineError,
-    bleu_share,
-)
+from attnlab.training.scores import LENGTH_EDGES, TranslationScore
 
 TOY = "toy"
 TOY_SMALL = "toy_small"  # the same languages, few sentences to learn from
@@ -157,30 +152,23 @@ class TranslationTask(Task):
         return {"loss_nats": evaluate_forced(model, self.data.validation[:N_CURVE_PAIRS]).loss_nats}
 
     def score(self, model: Translator) -> tuple[dict[str, float], dict[str, Any]]:
-        """Return loss and accuracy, earlier tokens given, and BLEU of what is written freely."""
-        validation = evaluate_forced(model, self.data.validation).loss_nats
-        metrics, details = describe_score(self.translate(model))
-        return {"validation_loss_nats": validation, **metrics}, details
+        """Return loss and accuracy, earlier tokens given, and BLEU of what is written freely.
 
-    def translate(self, model: Translator) -> TranslationScore:
-        """Return what a translator makes of the test split, by greedy search."""
-        how = {"vocabulary": self.data.vocabulary, "length_edges": self.data.length_edges}
-        return evaluate_translation(model.eval(), self.data.test, **how)
-
-    def share(self, score: TranslationScore, teacher: Translator) -> dict[str, float]:
-        """Return the BLEU of a score on the test split as a share of a teacher's, with its ends.
-
-        Nothing where the teacher gets nothing right.
+        BLEU of the validation split is there to choose by: a net that reads the words it is
+        asked to predict has a good loss and writes badly.
         """
-        decode, test = self.data.vocabulary.decode, self.data.test
-        found = translate_all(teacher.eval(), [source for source, _ in test])
-        own, references = [decode(tokens) for tokens in found], [decode(t) for _, t in test]
-        try:
-            share = bleu_share(score.hypotheses, own, references)
-        except ZeroBaselineError:
-            return {}
-        ends = {"": share.value, "_low": share.low, "_high": share.high}
-        return {f"bleu_share{end}": value for end, value in ends.items()}
+        held_out = self.translate(model, split="validation")
+        metrics, details = describe_score(self.translate(model, split="test"))
+        validation = {
+            "validation_loss_nats": held_out.forced.loss_nats,
+            "validation_bleu": held_out.bleu.score,
+        }
+        return {**validation, **metrics}, details
+
+    def translate(self, model: Translator, *, split: str = "test") -> TranslationScore:
+        """Return what a translator makes of a split, by greedy search."""
+        how = {"vocabulary": self.data.vocabulary, "length_edges": self.data.length_edges}
+        return evaluate_translation(model.eval(), getattr(self.data, split), **how)
 
 
 def describe_score(score: TranslationScore) -> tuple[dict[str, float], dict[str, Any]]:
@@ -202,5 +190,6 @@ def describe_score(score: TranslationScore) -> tuple[dict[str, float], dict[str,
     facts = {
         "signature": bleu.signature, "precisions": list(bleu.precisions),
         "brevity_penalty": bleu.brevity_penalty, "n_sentences": bleu.n_sentences,
+        "beam_size": score.beam_size, "sentences": bleu.sentences,
     }  # fmt: skip
     return metrics, {"by_length": by_length, "bleu": facts}

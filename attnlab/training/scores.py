@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import math
+import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -139,15 +141,7 @@ class Bleu:
     precisions: tuple[float, ...]  # of 1- to 4-grams, out of 100
     brevity_penalty: float  # 1 unless the translations are shorter than the references
     n_sentences: int
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class BleuShare:
-    """One system's score over another's on the same sentences; the interval as in ``Bleu``."""
-
-    value: float
-    low: float
-    high: float
+    sentences: str  # what it needs of each of them, packed by ``pack_counts``
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -157,10 +151,6 @@ class LengthBleu:
     shortest: int
     longest: int
     bleu: Bleu
-
-
-class ZeroBaselineError(AttnlabError):
-    """Nothing can be a share of a system that gets nothing right."""
 
 
 def bleu(
@@ -189,7 +179,9 @@ def bleu(
     metric = BLEU(tokenize=tokenize)
     score = metric.corpus_score(list(hypotheses), [list(references)])
     counts = _sentence_counts(hypotheses, references, tokenize)
-    low, high = np.percentile(_resampled(counts, n_resamples, seed)[1:], [2.5, 97.5])
+    low, high = np.percentile(
+        resampled_bleu(counts, n_resamples=n_resamples, seed=seed)[1:], [2.5, 97.5]
+    )
     return Bleu(
         score=score.score,
         low=float(low),
@@ -198,48 +190,8 @@ def bleu(
         precisions=tuple(score.precisions),
         brevity_penalty=score.bp,
         n_sentences=len(hypotheses),
+        sentences=pack_counts(counts),
     )
-
-
-def bleu_share(
-    hypotheses: Sequence[str],
-    baseline: Sequence[str],
-    references: Sequence[str],
-    *,
-    tokenize: str = "13a",
-    n_resamples: int = 1000,
-    seed: int = 0,
-) -> BleuShare:
-    """Return the BLEU of translations as a share of a baseline's, on the same test sets.
-
-    Both are scored on the same sentences of every resampled test set, so what is hard about a
-    sentence moves both, and the interval is narrower than those of the two scores suggest.
-
-    Args:
-        hypotheses: Translations, one string a sentence.
-        baseline: Those of the system to compare with, in the same order.
-        references: The right translations.
-        tokenize: As for ``bleu``.
-        n_resamples: Test sets drawn with replacement.
-        seed: Picks them (stream ``bootstrap``).
-
-    Raises:
-        AttnlabError: No sentence, or lists of different lengths.
-        ZeroBaselineError: The baseline scores 0.
-    Source:
-        Koehn 2004, section 5: paired bootstrap resampling.
-    """
-    _require_pairs(hypotheses, references)
-    _require_pairs(baseline, references)
-    own, other = (
-        _resampled(_sentence_counts(texts, references, tokenize), n_resamples, seed)
-        for texts in (hypotheses, baseline)
-    )
-    if other.min() <= 0:
-        raise ZeroBaselineError("The baseline scores 0 BLEU: nothing can be a share of that.")
-    shares = own / other
-    low, high = np.percentile(shares[1:], [2.5, 97.5])
-    return BleuShare(value=float(shares[0]), low=float(low), high=float(high))
 
 
 def bleu_by_length(
@@ -313,8 +265,31 @@ def _sentence_counts(
     return np.array(rows, dtype=np.int64)
 
 
-def _resampled(counts: np.ndarray, n_resamples: int, seed: int) -> np.ndarray:
-    """Return the score of all sentences, then those of test sets drawn with replacement."""
+def pack_counts(counts: np.ndarray) -> str:
+    """Write the counts of ``(n, 10)`` sentences as a short text: six small integers of each.
+
+    Right n-grams and both lengths; how many n-grams were written follows from the length.
+    """
+    columns = counts[:, [*range(MAX_ORDER), -2, -1]].T.astype("<u2")
+    return base64.b64encode(zlib.compress(columns.tobytes(), 9)).decode()
+
+
+def unpack_counts(packed: str) -> np.ndarray:
+    """Return the counts ``(n, 10)`` that ``pack_counts`` wrote."""
+    columns = np.frombuffer(zlib.decompress(base64.b64decode(packed)), "<u2").astype(np.int64)
+    right, lengths = np.split(columns.reshape(MAX_ORDER + 2, -1), [MAX_ORDER])
+    written = np.maximum(lengths[0] - np.arange(MAX_ORDER)[:, None], 0)
+    return np.concatenate([right, written, lengths]).T
+
+
+def resampled_bleu(counts: np.ndarray, *, n_resamples: int, seed: int) -> np.ndarray:
+    """Return the score of all sentences, then those of test sets drawn with replacement.
+
+    Equally many sentences are drawn alike: two systems are scored on the same test sets.
+
+    Shapes:
+        counts: ``(n_sentences, 10)``; returns ``(1 + n_resamples,)``.
+    """
     random = numpy_generator(seed, "bootstrap")
     n, chances = len(counts), np.full(len(counts), 1 / len(counts))
     drawn = random.multinomial(n, chances, size=n_resamples) @ counts  # (n_resamples, 10)
@@ -354,6 +329,7 @@ class TranslationScore:
     by_length: tuple[LengthBleu, ...]
     exact_match: float  # share of sentences that are the reference, token by token
     hypotheses: tuple[str, ...]
+    beam_size: int  # 1 is greedy
 
 
 @torch.no_grad()
@@ -450,6 +426,7 @@ def evaluate_translation(
         ),
         exact_match=n_exact / len(targets),
         hypotheses=tuple(hypotheses),
+        beam_size=beam_size,
     )
 
 

@@ -25,7 +25,8 @@ from attnlab.show import (
     ranged,
     variants,
 )
-from attnlab.studies.replaced import AIM, CONTROL_NAMES, NOT_RECORDED
+from attnlab.studies.replaced import CONTROL_NAMES
+from attnlab.studies.replaced_verdicts import AIM, NOT_RECORDED
 
 SITES = {"encoder_self": "Encoder self", "decoder_self": "Decoder self", "cross": "Cross"}
 BLUE, GREEN, GREY = (LOOKS[name].colour for name in ("attention", "feedforward", "table"))
@@ -402,9 +403,11 @@ def replacing_scratch() -> Picture:
 
 
 def _with_seeds(one: Picture, *experiments: str) -> Picture:
-    """Say besides which seeds the points are."""
+    """Say besides which seeds the points are, and on how many of the test sentences."""
+    tables = {name: records.recorded(name) for name in experiments}
     seeds = "; ".join(
-        f"{name}: {', '.join(map(str, sorted(set(records.recorded(name)['seed']))))}"
-        for name in experiments
+        f"{name}: {', '.join(map(str, sorted(set(runs['seed']))))}, on "
+        f"{records.n_scored_words(runs)} test sentences"
+        for name, runs in tables.items()
     )
     return one.saying(f"{one.words} Points are seeds ({seeds}).")

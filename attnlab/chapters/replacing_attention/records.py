@@ -11,28 +11,18 @@ from attnlab.distillation import CONTROLS
 from attnlab.markdown import markdown_table
 from attnlab.records import load_details, load_runs
 from attnlab.show import ranged
-from attnlab.studies.replaced import (
-    CONTROL_NAMES,
-    NOT_RECORDED,
-    SITE_NAMES,
-    arm_columns,
-    arm_words,
-    get_arm,
-)
+from attnlab.studies.replaced import CONTROL_NAMES, SITE_NAMES, arm_columns, arm_words, get_arm
 from attnlab.studies.replaced import WAYS as LEARNT
+from attnlab.studies.replaced_verdicts import NOT_RECORDED, n_scored
 from attnlab.studies.report import CAPTIONS, REPLACED, TOY
 
 SMALL, SHORT = "attentionless/classroom/toy_small", "attentionless/classroom/toy_short"
 CLOCK = "speed/paper/translation/"
 TITLES = {TOY: "Toy languages", CAPTIONS: "Captions, German to English"}
-RENAMED = {
-    "test_accuracy": "accuracy",
-    "details.bleu.n_sentences": "n_sentences",
-    "details.data.train": "n_train",
-}
+RENAMED = {"test_accuracy": "accuracy", "details.data.train": "n_train"}
 COLUMNS = (
-    "variant", "seed", "commit", "bleu", "bleu_low", "bleu_high", "bleu_share_low",
-    "bleu_share_high", "n_weights", "n_replaced_weights", "n_stand_in_weights", *RENAMED,
+    "variant", "seed", "commit", "bleu", "n_weights", "n_replaced_weights", "n_stand_in_weights",
+    "details.bleu.n_sentences", "details.data.test_too_long", *RENAMED,
 )  # fmt: skip
 SHARES = {"kept": "Kept share, eq. (9.2)", "share": "BLEU over the teacher's"}
 COSTS = {  # of a sentence, by what was timed
@@ -178,14 +168,18 @@ def ranges_markdown(
     ranges = (
         f"Ranges over {seeds} seeds, each with a teacher of its own" if seeds != "1" else "One seed"
     )
-    sizes = ", ".join(f"{n:,.0f}" for n in sorted(set(table["n_sentences"].dropna())))
     lacking = "; ".join(words for v, words in rows.items() if v not in set(runs["variant"]))
     return (
         f"{markdown_table([*head, *(SHARES[name] for name in shares)], lines)}\n\n"
-        f"{ranges}; {sizes} test sentences, greedy search. Source: "
+        f"{ranges}; {n_scored_words(runs)} test sentences, greedy search. Source: "
         f"`data/runs/attentionless.jsonl`, commit {', '.join(sorted(set(table['commit'])))}."
         + (f" Not recorded yet: {lacking}." if lacking else "")
     )
+
+
+def n_scored_words(runs: pd.DataFrame) -> str:
+    """Say how many test sentences were scored, and of how many: ``978 of 1,000``."""
+    return "{:,} of {:,}".format(*n_scored(runs))
 
 
 def price_markdown(costs: pd.DataFrame) -> str:
