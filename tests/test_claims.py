@@ -121,9 +121,12 @@ def test_an_open_question_is_answered_by_its_records(tmp_path):
 
 
 def plant_bleu(folder, experiment, variant, seed, share):
-    """Plant a run that gets this share of all n-grams of sixty sentences right."""
+    """Plant a run that gets about this share of the n-grams of sixty sentences right."""
     written = np.tile(20 - np.arange(4), (60, 1))
-    counts = np.hstack([np.rint(share * written), written, np.full((60, 2), 20)]).astype(int)
+    luck = np.linspace(-0.1, 0.1, 60)[:: 1 if variant == "teacher" else -1, None]
+    counts = np.hstack([np.rint((share + luck) * written), written, np.full((60, 2), 20)]).astype(
+        int
+    )
     bleu = {"n_sentences": 60, "signature": "some", "sentences": pack_counts(counts)}
     metrics = {"bleu": 100 * share, "validation_bleu": 100 * share}
     plant(folder, experiment, variant, seed, metrics, details={"bleu": bleu})
@@ -139,7 +142,7 @@ def test_another_task_counts_as_one_and_a_translation_does_not(tmp_path):
         assert verdicts(tmp_path, "R11") == ["holds here" if is_other else "not recorded yet"]
         line = ledger(path=tmp_path, ids=["R5"]).iloc[0]
         assert (line["verdict"], line["seeds"]) == ("holds here", 3)
-        assert 95 < line["low"] <= line["value"] < 100
+        assert 95 < line["low"] < line["value"] < line["high"]
 
 
 def test_three_texts_that_agree_answer_for_other_texts(tmp_path):

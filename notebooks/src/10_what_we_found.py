@@ -277,8 +277,9 @@ explore(
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# E6 turns round with the order of summing; E7, E8 and R5 with the ground. For R6 the doubt is the finding:
-# the claim was measured with a net that had seen the answer.
+# In these records E6 turns round with the order of summing, E8 for SHE with the kind of work, and R6 with the
+# number of pairs. And for R6 the doubt is the finding: the claim was measured with a net that had seen the
+# answer.
 #
 # </details>
 #
