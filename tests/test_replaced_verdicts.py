@@ -195,10 +195,10 @@ def spoken_for(variant):
     [("teacher", []), (TRAINED_ON, []), ("encoder_self/mean", []), ("encoder_self/elr/l", [0]),
      (f"{ENCODER}/tuned", [0]), (f"{ENCODER}/scratch", [6]), ("decoder_self/alr/xs", [1]),
      (BOTH, [2]), ("all/low_rank/l/undistilled", []), ("all/per_query/l/learned_head/tuned", []),
-     ("all/per_query/l", [4]), ("cross/gaussian/tuned", [5]), ("cross/extractor/m", [5]),
+     ("all/per_query/l", [4]), ("cross/gaussian/tuned", []), ("cross/extractor/m", [5]),
      ("cross/prefix/l", [3, 5]), ("cross/per_query/l/learned_head", []),
-     (f"{CROSS}/scratch", [6]), ("all/low_rank/l/scratch", []),
-     ("all/per_query/l/scratch_long", [])],
+     (f"{CROSS}/scratch", []), ("all/low_rank/l/scratch", []),
+     ("all/per_query/l/scratch", [7]), ("all/per_query/l/scratch_long", [])],
 )  # fmt: skip
 def test_nets_speak_for_nets(variant, claims):
     assert spoken_for(variant) == claims

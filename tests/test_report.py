@@ -5,9 +5,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from attnlab.analysis.compare import ORDERING
 from attnlab.errors import AttnlabError
-from attnlab.studies.fair import ground_verdicts
+from attnlab.studies import fair
+from attnlab.studies.replaced_verdicts import replacement_verdicts
 from attnlab.studies.report import (
     BEGIN,
     CLOCK,
@@ -17,6 +17,7 @@ from attnlab.studies.report import (
     clock_ratio,
     ground_sentence,
     leak_sentence,
+    linear_sentence,
     mean_and_range,
     replace_block,
     replacement_table,
@@ -83,13 +84,27 @@ def test_the_power_of_the_growth_is_the_slope_on_log_scales():
     assert time_power(points, "she") == pytest.approx(1.25)
 
 
-def test_the_ground_says_the_numbers_of_the_verdicts():
-    judged = ground_verdicts()
+def test_the_ground_is_said_with_its_verdicts(monkeypatch):
+    rows = [(passes, quantity, claim.says, passes / 10 * sign, verdict)
+            for passes in (1.0, 40.0) for claim in fair.CLAIMS
+            for quantity, sign, verdict in (("training cost", -1, "holds here"),
+                                            ("held-out loss", 1, "fails here"))]  # fmt: skip
+    columns = ["passes", "quantity", "says", "mean", "verdict"]
+    judged = pd.DataFrame(rows, columns=columns).assign(rate="each one's best")
+    monkeypatch.setattr(fair, "ground_verdicts", lambda path: judged)
     words = ground_sentence()
-    often = judged[judged["passes"] == judged["passes"].max()]
-    first = often[(often["says"] == ORDERING[0].says) & (often["quantity"] == "training cost")]
-    assert f"After {often['passes'].iloc[0]:g} passes" in words
-    assert f"{first['mean'].iloc[0]:+.2f} nats (**{first['verdict'].iloc[0]}**)" in words
+    assert words.startswith("After 40 passes over a small text SHE's training cost is 4.00 nats "
+                            "below that of attention of its width (**holds here**)")  # fmt: skip
+    assert "unseen books is 4.00 nats above (**fails here**)" in words
+    assert words.endswith("HE is 0.10 nats above attention on unseen books (**fails here**)")
+
+
+def test_what_linear_attention_keeps_is_the_verdict_on_captions():
+    words = linear_sentence()
+    judged = replacement_verdicts()
+    row = judged[judged["says"].str.contains("softmax") & (judged["data"] == "captions")].iloc[0]
+    assert f"keeps {100 * row['share']:.1f}" in words
+    assert f"(**{row['verdict']}**)" in words
 
 
 def test_the_leak_is_said_with_both_numbers():

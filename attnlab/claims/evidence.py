@@ -46,9 +46,8 @@ from attnlab.training import collate_pairs
 
 EXACT, BUILT = "exact", "built"  # a definition that is so by computation; a system that stands
 NOT_RECORDED, COMPUTED = too_few(0), "computed here"
-VERDICTS = (HOLDS, FAILS, UNDECIDED, too_few(1), too_few(2), *(getattr(replaced_verdicts, name)
-            for name in ("TOO_WEAK", "UNFAIR", "ON_TEST", "NO_COUNTS")), EXACT, BUILT,
-            NOT_RECORDED, "not testable here")  # fmt: skip
+NO_VERDICTS = (too_few(1), too_few(2), *replaced_verdicts.NO_VERDICTS)
+VERDICTS = (HOLDS, FAILS, UNDECIDED, *NO_VERDICTS, EXACT, BUILT, NOT_RECORDED)
 NAN, NAMES = float("nan"), pd.Series(dtype=str)
 PAIRS = Path(__file__).with_name("pairs.tsv")  # comparisons of two variants, by claim
 

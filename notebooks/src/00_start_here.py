@@ -216,7 +216,7 @@ for mixer, model in models.items():
 # | [01 Markov framing](01_markov_framing.ipynb) | text as a chain; the floor; tables against models | 60 |
 # | [02 Attention](02_attention.ipynb) | attention by hand, by loop, by matrix; a soft lookup | 65 |
 # | [03 Extractor](03_extractor.ipynb) | SHE, HE, WE, ME derived, checked, counted | 60 |
-# | [04 Language models](04_language_models.ipynb) | all of them trained; real books; a look inside | 60 |
+# | [04 Language models](04_language_models.ipynb) | all of them trained; real books; when each wins; a look inside | 75 |
 # | [05 The critical path](05_critical_path.ipynb) | depth and work: by hand, by tracer, by clock | 60 |
 # | [06 Fast Extractors](06_fast_extractors.ipynb) | one equation, many programs; streaming; the clock | 60 |
 # | [07 Translation: a teacher](07_translation_teacher.ipynb) | an encoder-decoder site by site; alignments; BLEU | 70 |

@@ -877,8 +877,8 @@ quiz = show_quiz("replacing_attention")
 # - Live: one seed of one toy. Captions: few seeds, no net larger than M.
 # - The published net is reconstructed.
 # - At equal steps "worse" may mean "slower" (notebook 08). Tuned nets had more lessons.
-# - The last table chooses on other sentences but with the same seeds: a lucky start still flatters. Where
-#   an old record holds no validation score, it gives no verdict.
+# - The last table chooses with the seeds it judges by: a lucky start flatters. Captions and talks await
+#   validation scores.
 # - From scratch: toys alone. Seconds: one machine.
 # - The blindfold cannot tell reading from confusion by empty slots.
 #

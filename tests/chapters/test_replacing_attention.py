@@ -15,7 +15,8 @@ from attnlab.chapters.replacing_attention import checks, live, pictures, records
 from attnlab.distillation import StudentSpec, build_students
 from attnlab.errors import UnknownNameError
 from attnlab.sources import translation_source
-from attnlab.studies.replaced import AIM, ARMS, WAYS
+from attnlab.studies.replaced import ARMS, WAYS
+from attnlab.studies.replaced_verdicts import AIM
 from attnlab.teach import CheckFailed
 from attnlab.training import collate_pairs
 
@@ -138,7 +139,7 @@ class TestChapter(ChapterTests):
             "9 words): teacher 80.0; net 40.0 to 44.0; nets 42.0.",
         ),
         "replacing_cross": (pictures.replacing_cross, "seeds (attentionless/classroom/toy: 0, 1,"),
-        "replacing_price": (pictures.replacing_price, "Captions, German to English. Weights"),
+        "replacing_price": (pictures.replacing_price, "on 978 of 1,000 test sentences)."),
         "replacing_scratch": (pictures.replacing_scratch, "Toy languages. BLEU by way of"),
     }  # fmt: skip
     PANELS = {  # noqa: RUF012
@@ -320,7 +321,7 @@ def test_kept_is_measured_from_the_best_control_of_the_site_and_seed(runs):
     )
     assert "| Both | 4,100 | 80.0% | 81.0 | 0.90 |" in words
     assert "eq. (9.2)" not in words  # no control, so no kept share
-    assert "One seed; 500 test sentences" in words
+    assert "One seed; 500 of 500 test sentences" in words
     assert words.endswith("Not recorded yet: All.")
 
 
@@ -332,7 +333,7 @@ def test_ranges_and_comparisons_go_seed_by_seed(runs):
     table, names = records.recorded(), ("Cut", "published")
     words = records.ranges_markdown(table, {"cross/paper/l": "Published", QUERY: "Query"})
     assert "| Published | 4,100 | 80.0% | 20.0 to 22.0 |" in words
-    assert "Ranges over 3 seeds, each with a teacher of its own; 500 test sentences" in words
+    assert "Ranges over 3 seeds, each with a teacher of its own; 500 of 500 test sentences" in words
     said = records.compare(table, "cross/truncated/l", "cross/paper/l", names=names)
     want = "BLEU +36.0 to +40.0, next token right -10.0 points."
     assert said == f"Cut against published, seed by seed (3): {want}"

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from attnlab.analysis.compare import latest_runs
 from attnlab.config import TrainConfig
 from attnlab.distillation import (
     FIT,
@@ -171,7 +172,8 @@ def recorded_arms() -> pd.DataFrame:
         several were tried), ``seed``, ``commit``, and the metrics of the records.
     """
     columns = ["variant", "seed", "commit", "bleu", "relative_error", "n_stand_in_weights"]
-    arms = arm_columns(load_runs(EXPERIMENT, columns=[*columns, "config.fit.lr"]))
+    runs = load_runs(EXPERIMENT, columns=[*columns, "config.fit.lr"])
+    arms = arm_columns(latest_runs(runs))
     tried = load_details(EXPERIMENT, "rates").sort_values("relative_error")
     best = tried.drop_duplicates(["variant", "seed"])[["variant", "seed", "lr"]]
     arms = arms.merge(best, on=["variant", "seed"], how="left")

@@ -18,6 +18,7 @@ from attnlab.models import Translator
 from attnlab.records import load_runs
 from attnlab.seeding import numpy_generator, torch_generator
 from attnlab.sources import NOUNS, TranslationSource
+from attnlab.studies.replaced_verdicts import n_scored
 from attnlab.training import evaluate_translation, translate_all
 from attnlab.training.batches import Pairs
 
@@ -235,12 +236,10 @@ def cut_marks(text: str) -> str:
     return re.sub(r"(n't|'s|[,.?](?=\s|$))", r" \1", text)
 
 
-# Recorded teachers -------------------------------------------------------------------------------
-
-
 def recorded_teachers() -> pd.DataFrame:
     """Return one row for each recorded teacher of captions, with its scores and their sources."""
-    return load_runs(TEACHERS, variants=["teacher"])
+    teachers = load_runs(TEACHERS, variants=["teacher"])
+    return teachers.drop_duplicates(["experiment", "seed"], keep="last")
 
 
 def teachers_markdown(teachers: pd.DataFrame) -> str:
@@ -257,10 +256,10 @@ def teachers_markdown(teachers: pd.DataFrame) -> str:
             f"| {row.test_accuracy:.1%} | {row.test_loss_nats:.3f} |"
         )
     said = "; ".join(sorted(set(teachers["details.bleu.signature"])))
-    sizes = ", ".join(sorted({f"{n:,.0f}" for n in teachers["details.bleu.n_sentences"]}))
+    scored = "{:,} of {:,}".format(*n_scored(teachers))
     return (
         "\n".join(lines)
-        + f"\n\nTest split ({sizes} sentences), greedy search. sacreBLEU signature: `{said}`. "
+        + f"\n\nTest split ({scored} sentences), greedy search. sacreBLEU signature: `{said}`. "
         "Source: `data/runs/attentionless.jsonl`, commit "
         f"{', '.join(sorted(set(teachers['commit'])))}."
     )
