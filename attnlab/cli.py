@@ -220,9 +220,8 @@ def claims(
     """Show what came of each claim of the papers."""
     from attnlab.claims import ledger, ledger_markdown, ledger_rows
 
-    if markdown:
-        return say(ledger_markdown(ledger(), folder="notebooks/"))
-    say_table(ledger_rows(name))
+    table = ledger_markdown(ledger(), folder="notebooks/") if markdown else ""
+    say(table) if markdown else say_table(ledger_rows(name))
 
 
 @data.command("list")

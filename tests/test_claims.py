@@ -1,9 +1,11 @@
 """The ledger says what the records say, of every claim, and nothing else."""
 
 import ast
+import itertools
 import re
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -15,6 +17,7 @@ from attnlab.errors import UnknownNameError
 from attnlab.paths import RUNS
 from attnlab.records import RunRecord, load_runs
 from attnlab.studies.replaced_verdicts import CLAIMS
+from attnlab.training.scores import pack_counts
 
 ROOT = Path(__file__).parents[1]
 IDS = [*(f"E{n}" for n in range(1, 15)), *(f"R{n}" for n in range(1, 13)), "T1"]
@@ -117,16 +120,28 @@ def test_an_open_question_is_answered_by_its_records(tmp_path):
     assert verdicts(tmp_path, "E12") == ["fails here"]
 
 
+def plant_bleu(folder, experiment, variant, seed, share):
+    """Plant a run that gets about this share of the n-grams of sixty sentences right."""
+    written = np.tile(20 - np.arange(4), (60, 1))
+    luck = np.linspace(-0.1, 0.1, 60)[:: 1 if variant == "teacher" else -1, None]
+    counts = np.hstack([np.rint((share + luck) * written), written, np.full((60, 2), 20)])
+    sentences = pack_counts(counts.astype(int))
+    bleu = {"n_sentences": 60, "signature": "some", "beam_size": 1, "sentences": sentences}
+    metrics = {"bleu": 100 * share, "validation_bleu": 100 * share}
+    plant(folder, experiment, variant, seed, metrics, details={"bleu": bleu})
+
+
 def test_another_task_counts_as_one_and_a_translation_does_not(tmp_path):
     for experiment in ("attentionless/classroom/toy", "attentionless/classroom/summaries"):
-        for seed in range(3):
-            for variant, bleu in (("teacher", 50.0), ("encoder_self/alr/m", 49.5 + seed / 10)):
-                details = {"bleu": {"n_sentences": 100, "signature": "toy", "beam_size": 1}}
-                plant(tmp_path, experiment, variant, seed, {"bleu": bleu}, details=details)
+        for seed, (variant, share) in itertools.product(
+            range(3), (("teacher", 0.8), ("encoder_self/alr/m", 0.79))
+        ):
+            plant_bleu(tmp_path, experiment, variant, seed, share)
         is_other = experiment.endswith("summaries")
-        no_interval = "no interval recorded"  # no counts of sentences were planted
-        assert verdicts(tmp_path, "R11") == [no_interval if is_other else "not recorded yet"]
-        assert verdicts(tmp_path, "R5") == [no_interval]
+        assert verdicts(tmp_path, "R11") == ["holds here" if is_other else "not recorded yet"]
+        line = ledger(path=tmp_path, ids=["R5"]).iloc[0]
+        assert (line["verdict"], line["seeds"]) == ("holds here", 3)
+        assert 95 < line["low"] < line["value"] < line["high"]
 
 
 def test_three_texts_that_agree_answer_for_other_texts(tmp_path):

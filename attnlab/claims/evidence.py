@@ -454,7 +454,8 @@ def _shares(claim: str, records: Records) -> Iterator[Evidence]:
         scored = f"{row['n_sentences']:,} of {row['n_all']:,} sentences"
         budget = f"{_budget(records.runs(row['experiment']))}; {scored}"
         yield Evidence(row["verdict"], seeds=row["n_seeds"], record=row["experiment"],
-                       budget=budget, claim=row["says"], quantity=f"{row['data']}: {learnt}",
+                       budget=budget, claim=f"{row['says']} (the paper: {row['paper']})",
+                       quantity=f"{row['data']}: {learnt}",
                        **_measured(*share, "{:.1f}", "% of BLEU"))  # fmt: skip
 
 

@@ -115,8 +115,9 @@ def _draw_intervals(ax: Axes, rows: pd.DataFrame) -> None:
 def _draw_text(ax: Axes, rows: pd.DataFrame) -> None:
     """Write each line of a claim without a number that has an interval."""
     parts = [
-        textwrap.fill(f"{row['verdict'].upper()}: {row['claim']}. {row['quantity']}. "
-                      f"{row['number']}", 88) for row in rows.to_dict("records")
+        "\n".join(textwrap.fill(text, 96) for text in (
+            f"{row['verdict'].upper()}: {row['claim']}", row["quantity"].capitalize(),
+            row["number"]) if text) for row in rows.to_dict("records")
     ]  # fmt: skip
     ax.text(0, 1, "\n\n".join(parts), size=10, va="top", linespacing=1.5, transform=ax.transAxes)
     ax.set_axis_off()
