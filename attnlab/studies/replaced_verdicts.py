@@ -98,22 +98,14 @@ CLAIMS = tuple(  # arXiv:2311.10642; what is longer trained than its baseline sp
 )  # fmt: skip
 
 
-class Share(NamedTuple):
-    """A part of a baseline's BLEU, and its 95 % interval."""
-
-    share: float
-    share_low: float
-    share_high: float
-
-
 def share_over_seeds(
     own: Sequence[np.ndarray],
     baseline: Sequence[np.ndarray],
     *,
     n_resamples: int = 1000,
     seed: int = 0,
-) -> Share:
-    r"""Return the mean over seeds of BLEU over a baseline's, from the counts of each sentence.
+) -> tuple[float, float, float]:
+    r"""Return the mean over seeds of BLEU over a baseline's, and its 95 % interval.
 
     A bootstrap in two steps. A resample draws test sentences, the same for both systems of every
     seed: all are tested on one set. Then it draws seeds. Means over S drawn seeds vary too little
@@ -145,7 +137,7 @@ def share_over_seeds(
         wider = student_t_975(n_seeds - 1) / 1.96 * sqrt(n_seeds / (n_seeds - 1))
         drawn = means + wider * (np.take_along_axis(shares[:, 1:], picks, 0).mean(0) - means)
     low, high = np.percentile(drawn, [2.5, 97.5])
-    return Share(float(shares[:, 0].mean()), float(low), float(high))
+    return float(shares[:, 0].mean()), float(low), float(high)
 
 
 def fair_shares(runs: pd.DataFrame) -> pd.DataFrame:
@@ -230,19 +222,20 @@ def _judge(claim: ReplacementClaim, arms: pd.DataFrame) -> dict[str, Any]:
     best, chosen_on, n_compared = choose_arm(arms)
     one, n_seeds, n_left_out = best.iloc[0], len(best), arms["variant"].nunique() - n_compared
     teacher_bleu, is_fair = float(best["teacher_bleu"].mean()), bool(best["is_fair"].all())
-    share = Share(float(best["share"].mean()), np.nan, np.nan)
+    share, low, high = float(best["share"].mean()), np.nan, np.nan
     pairs = best[[SENTENCES, f"{SENTENCES}_of_baseline"]]
     if teacher_bleu >= WEAK and pairs.notna().all(axis=None):
-        share = share_over_seeds(*([unpack_counts(text) for text in pairs[n]] for n in pairs))
+        counts = ([unpack_counts(text) for text in pairs[name]] for name in pairs)
+        share, low, high = share_over_seeds(*counts)
     no_verdict = {
         TOO_WEAK: teacher_bleu < WEAK,
         UNFAIR: not is_fair,
         too_few(n_seeds): n_seeds < MIN_SEEDS,
         ON_TEST: chosen_on == "test",
-        NO_COUNTS: np.isnan(share.share_low),
+        NO_COUNTS: np.isnan(low),
     }
     reasons = [reason for reason, is_true in no_verdict.items() if is_true]
-    verdict = HOLDS if share.share_low >= AIM else FAILS if share.share_high < AIM else UNDECIDED
+    verdict = HOLDS if low >= AIM else FAILS if high < AIM else UNDECIDED
     lacking = set(arms.loc[arms["variant"] == one["variant"], "seed"]) - set(best["seed"])
     doubts = {
         f"no fair baseline for seed {', '.join(map(str, sorted(lacking)))}": lacking,
@@ -251,8 +244,9 @@ def _judge(claim: ReplacementClaim, arms: pd.DataFrame) -> dict[str, Any]:
     return {
         "claim": claim.claim, "says": claim.says, "paper": claim.paper, "quantity": QUANTITY,
         "baseline": BASELINES[one["baseline"]], "arm": one["words"], "how": how_it_learnt(one),
-        "verdict": reasons[0] if reasons else verdict, **share._asdict(), "n_seeds": n_seeds,
-        "teacher_bleu": teacher_bleu, "experiment": one["experiment"], "chosen_on": chosen_on,
+        "verdict": reasons[0] if reasons else verdict, "share": share, "share_low": low,
+        "share_high": high, "n_seeds": n_seeds, "teacher_bleu": teacher_bleu,
+        "experiment": one["experiment"], "chosen_on": chosen_on,
         "doubt": "; ".join(reasons[1:] + [doubt for doubt, is_there in doubts.items() if is_there]),
         "signature": one["details.bleu.signature"], "beam_size": one["details.bleu.beam_size"],
     }  # fmt: skip

@@ -821,7 +821,7 @@ for name in (records.TOY, records.SMALL):
     print(records.trained_on(runs))
 
 # %% [markdown]
-# **What we see.** With many pairs, nets from scratch end where attention does, but for one seed of one arm.
+# **What we see.** With many pairs, nets from scratch end where attention does, or a little below.
 # With few, they lose, and the distilled and tuned ones lose less or nothing. New nets in the teacher's body,
 # tuned alone, end lowest; they also had the fewest steps.
 #
