@@ -73,8 +73,8 @@ print(guess.verdict(truth=lines["verdict"].mode().iloc[0]))
 # %% [markdown]
 # **How to read it.** A claim that has several lines may stand in several rows: it holds on one text and fails
 # on another, or for one member and not for the next. *Exact* is what a computation shows, *built* a system
-# that stands and works. *One run*, *two runs* and *teacher too weak* are no verdicts. *Not recorded yet* is an open question, and
-# its line changes by itself once there are records.
+# that stands and works. *One run*, *two runs* and *teacher too weak* are no verdicts. *Not recorded yet* is an
+# open question, and its line changes by itself once there are records.
 #
 # **Takeaway.** Count the grey boxes too: what is not known is a part of what was found.
 
