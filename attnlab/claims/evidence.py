@@ -451,6 +451,7 @@ def _shares(claim: str, records: Records) -> Iterator[Evidence]:
     for row in judged.to_dict("records"):
         share = [100 * row[name] for name in ("share", "share_low", "share_high")]
         learnt = f"{row['arm']}, chosen on {row['chosen_on']}, against the {row['baseline']}"
+        learnt += f"; {row['doubt']}" * bool(row["doubt"])
         scored = f"{row['n_sentences']:,} of {row['n_all']:,} sentences"
         budget = f"{_budget(records.runs(row['experiment']))}; {scored}"
         yield Evidence(row["verdict"], seeds=row["n_seeds"], record=row["experiment"],

@@ -73,8 +73,8 @@ print(guess.verdict(truth=lines["verdict"].mode().iloc[0]))
 # %% [markdown]
 # **How to read it.** A claim that has several lines may stand in several rows: it holds on one text and fails
 # on another, or for one member and not for the next. *Exact* is what a computation shows, *built* a system
-# that stands and works. *One run* and *two runs* are no verdicts. *Not recorded yet* is an open question, and
-# its line changes by itself once there are records.
+# that stands and works. *One run*, *two runs* and *teacher too weak* are no verdicts. *Not recorded yet* is an
+# open question, and its line changes by itself once there are records.
 #
 # **Takeaway.** Count the grey boxes too: what is not known is a part of what was found.
 
@@ -277,8 +277,8 @@ explore(
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# In these records E6 turns round with the order of summing, E8 for SHE with the kind of work, and R6 with the
-# number of pairs. And for R6 the doubt is the finding: the claim was measured with a net that had seen the
+# In these records E6 turns round with the order of summing, E8 for SHE with the kind of work, and R9 with the
+# number of pairs. For R6 the doubt is the finding: the claim was measured with a net that had seen the
 # answer.
 #
 # </details>

@@ -27,7 +27,7 @@ A_PAGE = 10  # lines of one claim
 AXES = {  # unit: what the axis says
     "nats": "Difference (nats per token)",
     "BLEU": "BLEU, or difference in BLEU",
-    "%": "Share of the teacher's BLEU (%)",
+    "% of BLEU": "Share of the baseline's BLEU (%)",
     "times as long": "Time (times as long)",
     "times": "Weights (times as many)",
 }
@@ -77,7 +77,7 @@ def evidence(claim: str, page: int = 1, *, lines: pd.DataFrame | None = None):
     n_pages = -(-len(every) // A_PAGE)
     page = min(page, n_pages)
     rows = every.iloc[A_PAGE * (page - 1) : A_PAGE * page].reset_index(drop=True)
-    ax = new_axes(size=(8.2, 4.6))
+    ax = new_axes(size=(9.0, 4.6))
     if rows["unit"].any():
         _draw_intervals(ax, rows)
     else:
@@ -95,9 +95,9 @@ def _draw_intervals(ax: Axes, rows: pd.DataFrame) -> None:
     is_new = rows["quantity"] != rows["quantity"].shift()
     for place, row in rows.iterrows():
         told = {"va": "center", "transform": across}
-        ax.text(-0.01, place - 0.2, _short(row["claim"], 46), size=8, ha="right", **told)
+        ax.text(-0.01, place - 0.2, _short(row["claim"], 66), size=8, ha="right", **told)
         if is_new[place]:
-            said = _short(row["quantity"], 54)
+            said = _short(row["quantity"], 76)
             ax.text(-0.01, place + 0.2, said, size=7, ha="right", color="#555555", **told)
         verdict = row["verdict"].replace(" at this budget", "")
         ax.text(1.01, place - 0.2, verdict, size=8, weight="bold", **told)
