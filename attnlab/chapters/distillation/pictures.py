@@ -17,7 +17,7 @@ from attnlab.chapters.distillation import live
 from attnlab.distillation import Student
 from attnlab.errors import AttnlabError
 from attnlab.models import Translator
-from attnlab.show import LOOKS, Picture, look, new_axes, picture, variants
+from attnlab.show import LOOKS, Picture, look, new_axes, picture, ranged, variants
 from attnlab.sources import TranslationSource
 
 BLUE, GREEN, GREY = (LOOKS[name].colour for name in ("attention", "feedforward", "table"))
@@ -278,9 +278,9 @@ def sizes(arms: pd.DataFrame, *, controls: Mapping[str, float], teacher: float):
     axes[1].legend(**OUTSIDE)
     lines = ", ".join(f"{name} {bleu:.1f}" for name, bleu in controls.items())
     return axes[0], (
-        f"BLEU (and weights), smallest to largest, mean over {arms['n_seeds'].max()} seeds; bars "
-        f"are the range: {'; '.join(parts)}. Teacher {teacher:.1f}. Controls without any learning: "
-        f"{lines}."
+        "BLEU (and weights), smallest to largest, mean over "
+        f"{ranged(arms['n_seeds'], digits=0)} seeds; bars are the range: "
+        f"{'; '.join(parts)}. Teacher {teacher:.1f}. Controls without any learning: {lines}."
     )
 
 
@@ -303,7 +303,8 @@ def error_against_score(arms: pd.DataFrame):
     ax.set(xlabel="Relative error, held out", ylabel="BLEU, written freely")
     low, high = contradiction(arms)
     return ax, (
-        f"One point for each of {len(arms)} arms, means over {arms['n_seeds'].max()} seeds. "
+        f"One point for each of {len(arms)} arms, means over "
+        f"{ranged(arms['n_seeds'], digits=0)} seeds. "
         f"{low['variant']} has a relative error of {low['relative_error']:.2f} and BLEU "
         f"{low['bleu']:.1f}; {high['variant']} has {high['relative_error']:.2f} and "
         f"{high['bleu']:.1f}."
