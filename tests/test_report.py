@@ -91,12 +91,16 @@ def test_the_ground_is_said_with_its_verdicts(monkeypatch):
                                             ("held-out loss", 1, "fails here"))]  # fmt: skip
     columns = ["passes", "quantity", "says", "mean", "verdict"]
     judged = pd.DataFrame(rows, columns=columns).assign(rate="each one's best")
+    judged = judged.assign(low=judged["mean"] - 0.05, high=judged["mean"] + 0.05)
     monkeypatch.setattr(fair, "ground_verdicts", lambda path: judged)
     words = ground_sentence()
-    assert words.startswith("After 40 passes over a small text SHE's training cost is 4.00 nats "
-                            "below that of attention of its width (**holds here**)")  # fmt: skip
-    assert "unseen books is 4.00 nats above (**fails here**)" in words
-    assert words.endswith("HE is 0.10 nats above attention on unseen books (**fails here**)")
+    assert words.startswith("After 40 passes over a small text SHE's training cost is 4.00 (3.95 "
+                            "to 4.05) nats below that of attention of its width")  # fmt: skip
+    assert "unseen books is 4.00 (3.95 to 4.05) nats above attention's" in words
+    judged["verdict"] = "one run"
+    assert ground_sentence().endswith(
+        "HE is 0.10 (**one run**) nats above attention on unseen books"
+    )
 
 
 def test_what_linear_attention_keeps_is_the_verdict_on_captions():

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from attnlab.analysis.compare import ORDERING, Claim, latest_runs
+from attnlab.analysis.compare import FAILS, HOLDS, ORDERING, Claim, latest_runs
 from attnlab.analysis.critical_path import trace_step
 from attnlab.errors import AttnlabError
 from attnlab.markdown import markdown_table
@@ -93,25 +93,24 @@ def ground_sentence(*, path: Path = RUNS) -> str:
     """Say what became of the order of the first paper where text is seen often, and once."""
     judged = fair.ground_verdicts(path=path).set_index(["passes", "rate", "quantity", "says"])
 
-    def said(passes: float, metric: str, claim: Claim) -> tuple[str, str]:
+    def said(passes: float, metric: str, claim: Claim) -> str:
         where = (passes, "each one's best", fair.QUANTITIES[metric], claim.says)
         row = judged.sort_index().loc[[where]].iloc[0]
-        place = "below" if row["mean"] < 0 else "above"
-        return f"{abs(row['mean']):.2f} nats {place}", f"(**{row['verdict']}**)"
+        ends = sorted((abs(row["low"]), abs(row["high"])))
+        doubt = f" (**{row['verdict']}**)"
+        if row["verdict"] in (HOLDS, FAILS):
+            doubt = f" ({ends[0]:.2f} to {ends[1]:.2f})"
+        return f"{abs(row['mean']):.2f}{doubt} nats {'below' if row['mean'] < 0 else 'above'}"
 
     she, he, *_ = ORDERING
     often = max(judged.index.get_level_values("passes"))
     cost, unseen = fair.QUANTITIES
     size = next(claim for claim in fair.CLAIMS if claim.baseline == fair.SIZE)
-    ours, size, lost = (
-        said(often, cost, she), said(often, cost, size), said(often, unseen, she)
-    )  # fmt: skip
-    best = said(1.0, unseen, he)
     return (
-        f"After {often:g} passes over a small text SHE's training cost is {ours[0]} that of "
-        f"attention of its width {ours[1]} and {size[0]} that of attention of its size {size[1]}; "
-        f"its loss on unseen books is {lost[0]} {lost[1]}: memory. After one pass, each at its "
-        f"best rate, HE is {best[0]} attention on unseen books {best[1]}"
+        f"After {often:g} passes over a small text SHE's training cost is {said(often, cost, she)} "
+        f"that of attention of its width, {said(often, cost, size)} that of attention of its size, "
+        f"and its loss on unseen books is {said(often, unseen, she)} attention's: memory. After "
+        f"one pass, each at its best rate, HE is {said(1.0, unseen, he)} attention on unseen books"
     )
 
 
