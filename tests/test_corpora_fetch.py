@@ -174,9 +174,13 @@ def test_a_machine_without_network_is_told_so(get):
 @pytest.mark.parametrize(
     ("served", "changes", "asked"),
     [
-        (gzip.compress(STORED), {}, [MIRRORED]),
-        (gzip.compress(STORED), {"url": "-"}, [MIRRORED]),  # it has what nobody else offers
-        (gzip.compress(b"Other line\n"), {}, [MIRRORED, "/good"]),
+        (gzip.compress(STORED, mtime=0), {}, [MIRRORED]),
+        (
+            gzip.compress(STORED, mtime=0),
+            {"url": "-"},
+            [MIRRORED],
+        ),  # it has what nobody else offers
+        (gzip.compress(b"Other line\n", mtime=0), {}, [MIRRORED, "/good"]),
         (b"<!DOCTYPE html>", {}, [MIRRORED, "/good"]),
     ],
 )

@@ -61,7 +61,7 @@ def store(tmp_path, monkeypatch):
 
     def store(files, *, name="little", kind="text"):
         for path, (_, data) in files.items():
-            (tmp_path / "little" / path).write_bytes(gzip.compress(data))
+            (tmp_path / "little" / path).write_bytes(gzip.compress(data, mtime=0))
         entry = CorpusEntry(
             name=name, folder="little", licence="free", about="", kind=kind,
             files=tuple(pinned(path, split, data) for path, (split, data) in files.items()),
@@ -127,9 +127,9 @@ DIGEST = hashlib.sha256(CHANGED).hexdigest()
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        *((gzip.compress(GOOD)[:length], r"train\.txt\.gz") for length in (0, 1, 5, 20)),
-        (gzip.compress(CHANGED), f"sha256 {DIGEST}, expected [0-9a-f]"),
-        (gzip.compress(GOOD + b"more"), "more than 15 bytes"),
+        *((gzip.compress(GOOD, mtime=0)[:length], r"train\.txt\.gz") for length in (0, 1, 5, 20)),
+        (gzip.compress(CHANGED, mtime=0), f"sha256 {DIGEST}, expected [0-9a-f]"),
+        (gzip.compress(GOOD + b"more", mtime=0), "more than 15 bytes"),
         (GOOD, "cannot be unpacked"),
     ],
 )
@@ -276,7 +276,7 @@ BOOK += b"\nNote\nmore.\nEnd\n"
         ("a\r\né\n\r".encode("latin-1"), {"encoding": "latin-1"}, "a\né\n\r".encode()),
         (b"\r\n\xff", {"encoding": "-"}, b"\r\n\xff"),
         ("é".encode("utf-8-sig"), {"encoding": "utf-8-sig"}, "é".encode()),
-        (gzip.compress(b"in"), {"unpack": "gz"}, b"in"),
+        (gzip.compress(b"in", mtime=0), {"unpack": "gz"}, b"in"),
         (b"abc", {"step": "first_bytes:2"}, b"ab"),
         (b"<talk>\na < b\n<x>y</x>\nc\n", {"step": "drop_tag_lines"}, b"a < b\nc\n"),
         (b"a\nb", {"step": "end_line"}, b"a\nb\n"),
