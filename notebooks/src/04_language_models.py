@@ -461,7 +461,7 @@ duels = explore(
 # headline hangs on. *Start decay*: lag weights that fall with the lag at the start; even ones drown the
 # newest token, which held WE and ME back. Last, **run it yourself**: a short text, read often.
 
-# %% tags=["nbval-ignore-output"]
+# %% tags=["nbval-ignore-output", "agreement"]
 from IPython.display import Markdown, display
 
 judged = fair.ground_verdicts()
@@ -469,6 +469,11 @@ display(Markdown(f"**The order of the paper, by ground**\n\n{pictures.verdict_ta
 unknown = fair.sensitivity()
 table = pictures.verdict_table(unknown, row="setting", column="says")
 display(Markdown(f"**What the paper does not say: one pass, rate 0.01**\n\n{table}"))
+large = load_runs("language-model/paper/children/swept", variants=["we"])
+started = large.groupby("config.setting")["test_loss_nats"].first()
+print(f"WE, large, after a quarter pass: {started['as_usual']:.2f} nats per token on unseen books "
+      f"as usual, {started['start_decay_1']:.2f} with start decay 1; one run each")  # fmt: skip
+assert started["start_decay_1"] < started["as_usual"], "the newest token is heard sooner"
 
 # %% tags=["nbval-ignore-output", "agreement"]
 from attnlab.studies.mixers import variant_config
