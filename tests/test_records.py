@@ -118,6 +118,7 @@ def test_committed_records_are_of_known_studies_and_of_one_variant_and_seed_each
         assert each["environment"]["torch"]
         assert each["seconds"] > 0
         name = (each["experiment"], each["variant"], each["seed"])
+        name += (each["config"].get("job"),) * each["experiment"].endswith("/swept")
         runs[needs[study] <= each["metrics"].keys()].append(name)
     assert all(len(names) == len(set(names)) for names in runs.values())
 
