@@ -46,7 +46,7 @@ def recorded(table, folder, experiment=fair.SWEPT):
         RunRecord(
             experiment=experiment, variant=row["variant"], seed=row["seed"],
             config={"job": "x", "passes": row["passes"], "setting": row["setting"],
-                    "train": {"lr": row["lr"]}},
+                    "train": {"lr": row["lr"], "precision": row.get("precision", "fp32")}},
             metrics={n: row[n] for n in row if n.endswith("_nats")}, curve={}, details={},
             seconds=1.0, environment={},
         ).append_to(folder / "language-model.jsonl")  # fmt: skip
@@ -147,6 +147,13 @@ def test_a_better_start_counts_for_its_variant_alone(made):
     table = fair.sensitivity(path=made).query("quantity == 'held-out loss'")
     he = table[table["variant"] == "he"].set_index("setting")["mean"]
     assert he.to_dict() == pytest.approx({"as_usual": -0.1, "start_decay_1": -0.6})
+
+
+def test_a_control_in_another_precision_replaces_no_run(made):
+    before = fair.swept_runs(path=made)
+    control = swept(seeds=(0,), shift=-9.0).query("variant == 'she'").assign(precision="bf16")
+    recorded(control, made)
+    pd.testing.assert_frame_equal(fair.swept_runs(path=made), before)
 
 
 def test_what_is_judged_is_not_what_chooses():

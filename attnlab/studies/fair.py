@@ -46,9 +46,7 @@ COLUMNS = {
     "train_loss_nats": "train_loss_nats",
     "validation_loss_nats": "validation_loss_nats",
     "test_loss_nats": "test_loss_nats",
-    "n_weights": "n_weights",
-    "tokens_seen": "tokens_seen",
-    "commit": "commit",
+    "config.train.precision": "precision",
 }
 POINT = ["variant", "setting", "passes"]
 
@@ -56,9 +54,11 @@ POINT = ["variant", "setting", "passes"]
 def swept_runs(experiment: str = SWEPT, *, path: Path = RUNS) -> pd.DataFrame:
     """Return one row a swept run: variant, seed, passes, setting, lr and its losses.
 
-    Where a run was repeated, the last one counts.
+    Where a run was repeated, the last one counts. Controls in another precision than most runs
+    have are left out.
     """
     runs = load_runs(experiment, path=path, columns=list(COLUMNS)).rename(columns=COLUMNS)
+    runs = runs[runs["precision"].isin(runs["precision"].mode(dropna=False))]
     return runs.drop_duplicates([*POINT, "lr", "seed"], keep="last", ignore_index=True)
 
 

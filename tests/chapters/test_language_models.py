@@ -228,11 +228,7 @@ def test_the_ranking_says_which_neighbours_overlap():
     assert pictures.ranking_in_words(one.iloc[:0]) == "No run to rank."
 
 
-def test_verdicts_and_records_carry_their_numbers():
-    verdicts = judge_claims(runs(), claims=ORDERING, metric="test_loss_nats")
-    words = pictures.verdicts_in_words(verdicts)
-    assert "*SHE trains to a lower cost than attention*: **holds here**" in words
-    assert "-0.500 nats per token" in words
+def test_records_are_named_with_their_sizes_and_commit():
     table = runs().assign(**{"config.model.n_layers": 6, "tokens_seen": [*range(12)]})
     said = pictures.runs_in_words(table)
     assert "12 runs of 4 variants, seeds 0, 1, 2; layers 6. Commit abc." in said

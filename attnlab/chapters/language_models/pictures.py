@@ -136,20 +136,6 @@ def ranking_in_words(ranges: pd.DataFrame, *, what: str = "loss") -> str:
     )
 
 
-def verdicts_in_words(verdicts: pd.DataFrame) -> str:
-    """Return one Markdown line a claim: what is said, the measured difference, the verdict."""
-    lines = []
-    for one in verdicts.itertuples():
-        interval = f" (95 % interval {one.low:+.3f} to {one.high:+.3f})"
-        lines.append(
-            f"- *{one.says}*: **{one.verdict}**. {look(one.variant).label} minus "
-            f"{inside(one.baseline)}: {one.mean:+.3f} nats per token"
-            f"{interval if np.isfinite(one.low) else ''}, "
-            f"{seeds_in_words(pd.Series([one.n_pairs]))}."
-        )
-    return "\n".join(lines) or "No recorded run speaks to these claims."
-
-
 def seeds_in_words(counts: pd.Series) -> str:
     """Say how many seeds there are: ``1 seed``, ``5 seeds``, ``1 to 5 seeds``."""
     fewest, most = int(counts.min()), int(counts.max())
