@@ -155,7 +155,22 @@ def read_records(path: Path | None = None) -> Iterator[dict[str, Any]]:
                     f"{file.name} line {number} is not a run record ({error}). Run files are only "
                     "appended to; restore it with git checkout."
                 ) from error
-            yield record
+            yield _plainly_named(record)
+
+
+def _plainly_named(record: dict[str, Any]) -> dict[str, Any]:
+    """Name the smoothed training loss so, in runs recorded without a checksum: they said it plain.
+
+    A plain name holds the plain cross-entropy; what label smoothing adds differs by run.
+    """
+    smoothing = record["config"].get("train", {}).get("label_smoothing", 0)
+    if not smoothing or "checksum" in record:
+        return record
+    tables = {
+        part: {k.replace("train_loss", "train_smoothed_loss"): v for k, v in record[part].items()}
+        for part in ("metrics", "curve")
+    }
+    return {**record, **tables}
 
 
 def load_runs(

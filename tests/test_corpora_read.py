@@ -385,6 +385,15 @@ def real(corpus_folder):
     return load
 
 
+def test_what_printers_left_in_the_books_is_what_the_notes_say(real):
+    books = {book.name: book.text for book in real("children").train}
+    with_pages = [name for name, text in books.items() if re.search(r"\{\d+[ab]?\}", text)]
+    with_notes = [name for name, text in books.items() if re.search(r"\[\d+\]", text)]
+    assert (len(with_pages), len(with_notes)) == (4, 6)
+    assert "[Note: The correct words were obtained" in books["47"][-600:]
+    assert reading.LEFT_IN_CHILDREN in real("children").notes
+
+
 def test_the_hundred_books_are_split_by_book_and_read_without_line_ends(real):
     corpus, kept = real("children"), load_corpus("children", keep_layout=True)
     assert len({document.name for document in corpus}) == 100

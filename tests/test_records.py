@@ -76,6 +76,14 @@ def test_columns_that_are_asked_for_are_there_even_where_nothing_is_recorded(fil
     assert list(none) == ["experiment", "variant", "seed"]
 
 
+def test_a_smoothed_loss_never_stands_under_the_plain_name():
+    runs = load_runs("attentionless/", path=RUNS / "attentionless.jsonl")
+    smoothed = runs[runs["config.train.label_smoothing"] > 0]
+    assert len(smoothed)
+    assert smoothed["train_loss_nats"].isna().all()
+    assert (smoothed["train_smoothed_loss_nats"] > smoothed["validation_loss_nats"]).all()
+
+
 def test_many_writers_never_mix_their_lines(tmp_path):
     path = tmp_path / "toy.jsonl"
     with ThreadPoolExecutor(8) as pool:

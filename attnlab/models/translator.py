@@ -110,8 +110,20 @@ class Translator(nn.Module):
             x = layer(x, memory, source_padding=source_padding, target_padding=target_padding)
         return self.decoder_norm(x)
 
-    def loss(self, source: Tensor, target: Tensor, *, label_smoothing: float = 0.0) -> Tensor:
-        r"""Return the mean cross-entropy in nats over the real tokens after ``BOS``.
+    def loss(self, source: Tensor, target: Tensor) -> Tensor:
+        """Return the mean cross-entropy in nats over the real tokens after ``BOS``.
+
+        Shapes:
+            source: ``(batch, source_time)``; target: ``(batch, target_time)`` with ``BOS`` and
+            ``EOS``, one longer than what the decoder reads. Returns a scalar.
+        """
+        features, labels = self.predictions(source, target)
+        return linear_cross_entropy(features, self.head.weight, labels)
+
+    def smoothed_and_plain_loss(
+        self, source: Tensor, target: Tensor, *, label_smoothing: float
+    ) -> tuple[Tensor, Tensor]:
+        r"""Return the label-smoothed loss, to be minimised, and the plain one, to be reported.
 
         .. math:: L = (1 - \epsilon) \bigl(-\log P(y)\bigr)
                   + \frac{\epsilon}{V} \sum_v \bigl(-\log P(v)\bigr)
@@ -120,17 +132,13 @@ class Translator(nn.Module):
         :math:`\epsilon\, (E_y - \bar E) f`, so smoothing costs no ``(tokens, vocabulary)`` tensor.
 
         Shapes:
-            source: ``(batch, source_time)``; target: ``(batch, target_time)`` with ``BOS`` and
-            ``EOS``, one longer than what the decoder reads. Returns a scalar.
+            As in ``loss``. Returns two scalars; the second carries no gradient.
         """
         features, labels = self.predictions(source, target)
-        plain = linear_cross_entropy(features, self.head.weight, labels)
-        if label_smoothing == 0:
-            return plain
         weight = self.head.weight
-        return (
-            plain + label_smoothing * (features * (weight[labels] - weight.mean(0))).sum(-1).mean()
-        )
+        plain = linear_cross_entropy(features, weight, labels)
+        lead = (features * (weight[labels] - weight.mean(0))).sum(-1).mean()
+        return plain + label_smoothing * lead, plain.detach()
 
     def predictions(self, source: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         """Return features ``(n, d_model)`` and labels ``(n,)`` of the real tokens after ``BOS``."""

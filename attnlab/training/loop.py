@@ -28,7 +28,8 @@ SPARED = (  # no weight decay
     "head",
 )
 
-Loss = Callable[[Tensor, Tensor], Tensor]  # inputs, targets -> mean loss in nats
+# inputs, targets -> mean loss in nats; or what is minimised, and beside it the plain loss
+Loss = Callable[[Tensor, Tensor], Tensor | tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +37,7 @@ class StepLog:
     """What one optimiser step did."""
 
     step: int  # counted from 1
-    loss_nats: float  # mean cross-entropy per token, before the step
+    loss_nats: float  # mean cross-entropy per token, before the step, never smoothed
     grad_norm: float  # before clipping
     lr: float
     tokens_seen: int  # by this model since its first step
@@ -65,7 +66,8 @@ def train_steps(
         optimizer: From ``build_optimizer``; give it to go on from a checkpoint.
         first_step: Steps done before; ``batches`` starts after theirs.
         tokens_seen: Tokens those steps read.
-        loss: From inputs and targets to the mean loss; None takes ``model.loss``, smoothed by
+        loss: From inputs and targets to the mean loss, or to what is minimised and the plain
+            loss, which is what logs report; None takes the model's own, smoothed by
             ``config.label_smoothing``.
         count: From targets to the number of tokens that the mean is over; None asks the model.
     Raises:
@@ -106,7 +108,7 @@ def _own_loss(model: LanguageModel | Translator, config: TrainConfig) -> Loss:
             f"label_smoothing={config.label_smoothing} is for translators, and this loss has none. "
             "Set it to 0."
         )
-    return partial(model.loss, label_smoothing=config.label_smoothing)
+    return partial(model.smoothed_and_plain_loss, label_smoothing=config.label_smoothing)
 
 
 def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
@@ -133,7 +135,7 @@ def learning_rate(step: int, config: TrainConfig) -> float:
         return config.lr * (step + 1) / config.warmup_steps
     if config.schedule == "inverse_sqrt":
         return config.lr * math.sqrt(max(1, config.warmup_steps) / (step + 1))
-    n_falling = max(1, config.n_steps - config.warmup_steps)
+    n_falling = max(1, config.n_steps - 1 - config.warmup_steps)
     progress = min(1.0, (step - config.warmup_steps) / n_falling)
     low = config.min_lr_fraction
     return config.lr * (low + (1 - low) * 0.5 * (1 + math.cos(math.pi * progress)))
@@ -162,9 +164,11 @@ def _accumulate(
     for (inputs, targets), n_targets in zip(group, counts, strict=True):
         with products(config.precision):
             with autocast(config.precision, inputs.device):
-                share = loss(inputs, targets) * (n_targets / sum(counts))
-            share.backward()
-        total += share.item()
+                found = loss(inputs, targets)
+                minimised, plain = found if isinstance(found, tuple) else (found, found)
+                share = n_targets / sum(counts)
+            (minimised * share).backward()
+        total += plain.item() * share
     return total
 
 
