@@ -386,7 +386,7 @@ def real(corpus_folder):
 
 
 def test_what_printers_left_in_the_books_is_what_the_notes_say(real):
-    books = {book.name: book.text for book in real("children").train}
+    books = {book.name: book.text for book in real("children")}
     with_pages = [name for name, text in books.items() if re.search(r"\{\d+[ab]?\}", text)]
     with_notes = [name for name, text in books.items() if re.search(r"\[\d+\]", text)]
     assert (len(with_pages), len(with_notes)) == (4, 6)
