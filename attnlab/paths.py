@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import os
+import platform
+import re
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from attnlab.errors import AttnlabError, FileError
 
 PACKAGE = Path(__file__).resolve().parent
 
@@ -43,13 +49,74 @@ WORK = cache_folder() / "studies"  # checkpoints and other unfinished work
 def write_whole(path: Path, content: bytes | str) -> None:
     """Write a file beside its place and rename it, so that no reader meets half of it.
 
-    Folders are made. What goes wrong leaves an older file as it was.
+    Folders are made. What goes wrong leaves an older file as it was. Halves that processes of
+    this machine left in the folder when they were killed are deleted.
+
+    Raises:
+        FileError: The place cannot be written; the message says why.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp")
+    with file_errors(path, "written"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        delete_leftovers(path.parent)
+        owner = f"{_host()}.{os.getpid()}-{uuid.uuid4().hex[:8]}"
+        partial = path.parent / f".{path.name[:32]}.{owner}.tmp"
+        try:
+            partial.write_bytes(content.encode() if isinstance(content, str) else content)
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+def require_folder(folder: Path) -> Path:
+    """Make a folder and return it, if files can be written there; asked before long work.
+
+    Raises:
+        FileError: They cannot; the message says why.
+    """
+    write_whole(probe := Path(folder) / f".{uuid.uuid4().hex}", "")
+    probe.unlink()
+    return Path(folder)
+
+
+def delete_leftovers(folder: Path) -> None:
+    """Delete unfinished files whose process has died; those of other machines are left alone."""
+    for file in folder.glob(".*.tmp"):
+        owner = re.search(r"\.([\w-]+)\.(\d+)-[0-9a-f]{8}\.tmp$", file.name)
+        if owner and owner[1] == _host() and not _is_alive(int(owner[2])):
+            with suppress(OSError):
+                file.unlink()
+
+
+def _host() -> str:
+    return re.sub(r"[^\w-]", "-", platform.node(), flags=re.ASCII)[:32] or "-"
+
+
+def _is_alive(process: int) -> bool:
+    """Say whether a process may still be there; where one cannot ask, it may."""
+    if os.name == "nt":  # there the question is a signal that ends the process
+        return True
     try:
-        partial.write_bytes(content.encode() if isinstance(content, str) else content)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:  # another user's
+        return True
+    return True
+
+
+@contextmanager
+def file_errors(path: Path, what: str) -> Iterator[None]:
+    """Say in a sentence why a file cannot be ``read`` or ``written``, as a FileError."""
+    try:
+        yield
+    except AttnlabError:
+        raise
+    except UnicodeDecodeError as error:
+        raise FileError(
+            f"{path} cannot be read: byte {error.start} is not UTF-8. Save the file as UTF-8."
+        ) from error
+    except (OSError, ValueError) as error:  # ValueError: a name that no file can have
+        reason = getattr(error, "strerror", None) or str(error)
+        step = "Check the name." if what == "read" else "Check the name, or take another folder."
+        raise FileError(f"{path} cannot be {what}: {reason}. {step}") from error

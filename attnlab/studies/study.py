@@ -173,7 +173,7 @@ def finished_digests(study: str, folders: Folders) -> set[str]:
     """Return the digests of the jobs of a study that have a record with all it needs."""
     path, needs = folders.run_file(study), set(get_study(study).needs)
     records = read_records(path) if path.exists() else ()
-    return {each["config"]["job"] for each in records if needs <= each["metrics"].keys()}
+    return {each["config"].get("job") for each in records if needs <= each["metrics"].keys()}
 
 
 def unfinished_plans(*, folders: Folders | None = None) -> list[Plan]:

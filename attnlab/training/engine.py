@@ -26,7 +26,7 @@ import torch
 from torch import nn
 
 from attnlab.config import TrainConfig
-from attnlab.errors import AttnlabError
+from attnlab.errors import AttnlabError, CheckpointError
 from attnlab.training.checkpoint import load_checkpoint, save_checkpoint
 from attnlab.training.loop import StepLog, build_optimizer, train_steps
 
@@ -109,7 +109,12 @@ def train_model(
     whole = model if best is None else nn.ModuleDict({"model": model, "best": best})
     if checkpoint is not None and checkpoint.exists():
         facts = load_checkpoint(checkpoint, model=whole, optimizer=optimizer)
-        vars(state).update(_same_machine(facts, model))
+        vars(state).update(_same_machine(facts, model, checkpoint))
+        if not 0 <= state.step <= train.n_steps:
+            raise CheckpointError(
+                f"{checkpoint} stands at step {state.step} of {train.n_steps}. Delete it and run "
+                "again."
+            )
     elif 0 in points:
         state.add_point(task.validate(model))
         yield state
@@ -167,13 +172,19 @@ def _machine(model: nn.Module) -> dict[str, Any]:
     return {"threads": torch.get_num_threads(), "device": device}
 
 
-def _same_machine(facts: dict[str, Any], model: nn.Module) -> dict[str, Any]:
+def _same_machine(facts: dict[str, Any], model: nn.Module, path: Path) -> dict[str, Any]:
     """Return a checkpoint's facts without those of the machine, if this one computes alike."""
+    wanted = {name: type(value) for name, value in {**vars(State()), **_machine(model)}.items()}
+    if {name: type(value) for name, value in facts.items()} != wanted:
+        raise CheckpointError(
+            f"{path} does not say where a training stands. Delete it and run again."
+        )
     for name, here in _machine(model).items():
         before = facts.pop(name)
         if before != here:
             raise AttnlabError(
                 f"The run was begun with --{name} {before}, and this process has {here}: its "
-                f"numbers would differ. Go on with --{name} {before}, or delete its checkpoint."
+                f"numbers would differ. Go on with --{name} {before}, or delete its checkpoint "
+                f"{path}."
             )
     return facts
