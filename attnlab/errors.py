@@ -48,6 +48,10 @@ class CorpusNotFoundError(AttnlabError):
     """A corpus whose files are in none of the places that were searched."""
 
 
+class DownloadError(AttnlabError):
+    """A file that no address delivered: no network, no such file, or another file."""
+
+
 class IntegrityError(AttnlabError):
     """A file whose size or checksum is not the one that was promised."""
 

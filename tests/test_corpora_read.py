@@ -198,10 +198,13 @@ def test_every_corpus_of_the_manifest_has_a_reader_a_licence_and_both_directions
 
 
 @pytest.mark.parametrize("name", list_corpora())
-def test_every_file_is_pinned_to_a_commit_and_lies_in_its_folder(name):
+def test_every_file_is_pinned_at_two_hosts_and_lies_in_its_folder(name):
     for file in describe_corpus(name).files:
         if file.url != "-":
-            assert all(re.match(r"https://[^/]+/[^?]+/[0-9a-f]{40}/", u) for u in file.url.split())
+            pin = rf"/(?:[0-9a-f]{{40}}|sha256:{file.sha256_original})/"
+            urls = file.url.split()
+            assert all(re.match(rf"https://[^/]+/[^?]+{pin}", url) for url in urls)
+            assert len({url.split("/")[2] for url in urls}) == len(urls) == 2
         sums = (file.sha256_original, file.sha256_normalised, file.sha256_text)
         assert all(re.fullmatch(r"[0-9a-f]{64}", value) for value in sums)
         assert file.split in (*SPLITS, "all")

@@ -37,8 +37,11 @@ MEDIAN, NINE_OF_TEN = (7, 12), 40  # lines of a function
 
 # What is over its budget today, and by how much it may be. Lower a number when lines go; raise one
 # only for what is named here: sweeps and their verdicts (studies, tasks, command line, mixers'
-# starts), products through oneDNN (training), notebook 10 and the ledger of all claims.
+# starts), products through oneDNN (training), notebook 10 and the ledger of all claims; downloads
+# from servers that are busy, silent or foreign (corpora).
 CEILINGS = {
+    "corpora": 1_400,
+    "ground": 705,
     "training": 1_340,
     "tasks": 510,
     "mixers": 2_310,
@@ -60,9 +63,9 @@ CEILINGS = {
     "mixer Extractor": 260,
     "tasks/language": 256,
     "tasks/translation": 210,
-    "attnlab": 27_870,
-    "attnlab without chapters": 20_800,
-    "tests": 16_200,
+    "attnlab": 28_050,
+    "attnlab without chapters": 20_980,
+    "tests": 16_340,
 }
 
 
