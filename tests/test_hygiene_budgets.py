@@ -39,6 +39,8 @@ MEDIAN, NINE_OF_TEN = (7, 12), 40  # lines of a function
 # only for what is named here: sweeps and their verdicts (studies, tasks, command line, mixers'
 # starts), products through oneDNN (training), notebook 10 and the ledger of all claims; downloads
 # from servers that are busy, silent or foreign (corpora).
+# starts), products through oneDNN (training), notebook 10 and the ledger of all claims, own input
+# in panels and words that are shown and drawn as they stand (show, chapters, sources).
 CEILINGS = {
     "corpora": 1_400,
     "ground": 705,
@@ -48,24 +50,25 @@ CEILINGS = {
     "claims": 690,
     "analysis": 2_310,
     "cli": 530,
-    "chapters": 7_076,
+    "chapters": 7_350,
     "distillation": 2_130,
-    "show": 1_890,
-    "sources": 2_470,
+    "show": 2_120,
+    "sources": 2_490,
     "studies": 3_115,
     "teach": 540,
+    "chapters/attention": 570,
     "chapters/critical_path": 620,
     "chapters/distillation": 750,
-    "chapters/fast_extractors": 900,
-    "chapters/language_models": 972,
-    "chapters/replacing_attention": 1_130,
-    "chapters/translation_teacher": 820,
+    "chapters/fast_extractors": 920,
+    "chapters/language_models": 1_030,
+    "chapters/replacing_attention": 1_150,
+    "chapters/translation_teacher": 840,
     "mixer Extractor": 260,
     "tasks/language": 256,
     "tasks/translation": 210,
-    "attnlab": 28_050,
-    "attnlab without chapters": 20_980,
-    "tests": 16_340,
+    "attnlab": 28_450,
+    "attnlab without chapters": 21_100,
+    "tests": 16_700,
 }
 
 

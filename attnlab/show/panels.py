@@ -13,6 +13,7 @@ from IPython.display import Markdown, display
 
 from attnlab.errors import AttnlabError, UnknownNameError
 from attnlab.show.pictures import Picture, show
+from attnlab.show.words import fenced, plain
 
 Values = Mapping[str, Any]
 Texts = str | Mapping[str, str]
@@ -81,13 +82,26 @@ def choice(
     return w.Dropdown(**common, **WIDE)
 
 
+def text_box(description: str, *, value: str, tooltip: str = "") -> w.Text | w.Textarea:
+    """Return a box to type in: one line, or several where the first text has several.
+
+    Args:
+        value: What stands there at first.
+        tooltip: What is read from it.
+    """
+    kind, keys = (w.Textarea, "Tab") if "\n" in value else (w.Text, "Enter or Tab")
+    note = f"{tooltip or description}. {keys} reads it."
+    return kind(value, description=description, tooltip=note, continuous_update=False, **WIDE)
+
+
 def dial(name: str, spec: Dial) -> w.ValueWidget:
     """Return the control of one argument, from an abbreviation.
 
     ``("Steps", 100, 20, 400, 20, "tooltip")`` is a slider: label, start, ends, then step and
     tooltip if you like; ``("Kind", ["a", "b"], "b", "tooltip")`` a choice from a list or from
-    values by label: label, options, then start and tooltip; a bare list or mapping a choice
-    labelled with the argument's name; a widget itself.
+    values by label: label, options, then start and tooltip; ``("Prompt", "Once", "tooltip")`` a
+    box to type in; a bare list or mapping a choice labelled with the argument's name; a widget
+    itself.
     """
     if isinstance(spec, w.ValueWidget):
         return spec
@@ -95,6 +109,8 @@ def dial(name: str, spec: Dial) -> w.ValueWidget:
         return choice(name.replace("_", " ").capitalize(), options=spec)
     label, first, *rest = spec
     note = {"tooltip": rest.pop()} if rest and isinstance(rest[-1], str) else {}
+    if isinstance(first, str):
+        return text_box(label, value=first, **note)
     if isinstance(first, Sequence | Mapping):
         return choice(label, options=first, value=rest[0] if rest else None, **note)
     sizes = dict(zip(("minimum", "maximum", "step"), rest, strict=False))
@@ -245,12 +261,12 @@ def play(
 
 
 def playground_dials(
-    *, prompts: Sequence[str], mixers: Sequence[str] | Mapping[str, str], most_seeds: int = 20
+    *, prompt: str, mixers: Sequence[str] | Mapping[str, str], most_seeds: int = 20
 ) -> dict[str, Dial]:
     """Return the dials of a generation playground: prompt, mixer, temperature, seed."""
     cool = "Low: the likeliest token, nearly always; 1: the model's own chances"
     return {
-        "prompt": ("Prompt", list(prompts), "How the text begins"),
+        "prompt": ("Prompt", prompt, "How the text begins, in your words"),
         "mixer": ("Mixer", mixers, "Which trained model goes on"),
         "temperature": ("Temperature", 0.8, 0.1, 1.5, 0.1, cool),
         "seed": ("Seed", 0, 0, most_seeds, "Another draw"),
@@ -314,10 +330,10 @@ def _by_title(texts: Texts) -> dict[str, str]:
 
 
 def _texts_markdown(texts: Texts, words: str) -> str:
-    parts = [f"*{words}*"]
+    parts = [f"*{plain(words)}*"]
     for title, text in _by_title(texts).items():
-        heading = f"**{title}**\n\n" if title else ""
-        parts.append(f"{heading}~~~text\n{text}\n~~~")
+        heading = f"**{plain(title)}**\n\n" if title else ""
+        parts.append(f"{heading}{fenced(text)}")
     return "\n\n".join(parts)
 
 

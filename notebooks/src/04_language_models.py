@@ -659,8 +659,8 @@ checks.check_top_p(top_p_filter)
 # On the tales a text can be graded exactly: the true source knows which words it could never have
 # written. We count the words before the first such **slip**, over ten seeds.
 #
-# **Play, then answer.** Then compare texts: the same beginning and the same random numbers for every
-# mixer. Turn the temperature to 0.1: why do some texts begin to repeat themselves?
+# **Play, then answer.** Then type a beginning of your own: every mixer goes on from it with the same
+# random numbers. Turn the temperature to 0.1: why do some texts begin to repeat themselves?
 
 # %% tags=["widget", "nbval-ignore-output"]
 writers, opening = live.source_writers(models, source=source), "Nora was a kind girl."
@@ -681,13 +681,12 @@ trained = live.load_writers("children")  # small models with committed weights
 beginnings = live.BEGINNINGS["children" if trained else "tales"]
 labels = {look(name).label: name for name in trained or writers} | {"All, side by side": live.ALL}
 playground = play(
-    live.side_by_side(trained or writers),
-    words=live.setting_in_words,
+    **live.playground(trained or writers),
     presets=[
         {"prompt": beginnings[0], "mixer": live.ALL, "temperature": 0.8},
         {"prompt": beginnings[1], "mixer": "she", "temperature": 0.3},
     ],
-    **playground_dials(prompts=beginnings, mixers=labels),
+    **playground_dials(prompt=beginnings[0], mixers=labels),
 )
 
 # %% [markdown]

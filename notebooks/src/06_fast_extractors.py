@@ -779,8 +779,8 @@ assert rise["she/learned positions, read again"] < 0.1
 # dotted source lies lower: it remembers the whole tale, a window does not. The absolute index is also
 # worse *within* its length.)
 #
-# **Play, then answer.** The bar marks the end of the trained length. Where do texts break, and does
-# lags alone never write an impossible word?
+# **Play, then answer.** The bar marks the end of the trained length; type a beginning of your own.
+# Where do texts break, and does lags alone never write an impossible word?
 
 # %% tags=["widget", "nbval-ignore-output"]
 from attnlab.show import look, play
@@ -795,6 +795,7 @@ texts = play(
         {"model": "attention/learned positions", "seed": 4},
     ],
     model=("Model", {look(name).label: name for name in models}),
+    prompt=("Prompt", prompt, "How the tale begins, in words that tales use"),
     seed=("Seed", 0, 0, 9, "Another draw"),
 )
 

@@ -479,7 +479,7 @@ for name, model in (("half-taught", half_taught), ("teacher", teacher)):
 # source: $A_{ts}$ of eq. (7.2). Does it look at the word it is translating? Here we *know* the
 # alignment (orange frames).
 #
-# **Play, then answer.** Put a sentence together. Which layer looks more like the alignment? Where does
+# **Play, then answer.** Type a sentence in words of the source language. Which layer looks more like the alignment? Where does
 # it look while writing the verb, whose *ending* depends on the subject?
 
 # %% tags=["widget", "nbval-ignore-output"]
@@ -487,9 +487,9 @@ watch, dials = pictures.watcher(teacher, source)
 viewer = explore(
     watch,
     presets=[
-        {"beginning": "the small horse", "ending": "see a dog", "layer": 1},
-        {"beginning": "the red bird near three tall cat", "ending": "see a dog", "layer": 1},
-        {"beginning": "the red bird near three tall cat", "ending": "see a dog", "layer": 0},
+        {"sentence": "the small horse see a dog", "layer": 1},
+        {"sentence": "the red bird near three tall cat see a dog", "layer": 1},
+        {"sentence": "the red bird near three tall cat see a dog", "layer": 0},
     ],
     **dials,
 )

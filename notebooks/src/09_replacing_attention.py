@@ -671,7 +671,7 @@ assert bench.score_now() == whole, "the teacher has not moved"
 # In the live table the control belongs to it: the same nets *without* the first lesson get nowhere near in
 # 120 steps. So both lessons count: what the teacher's look-ups did, and what the translation needs of it.
 #
-# Numbers hide what goes wrong. **Play, then answer:** put a sentence together. What does the published net
+# Numbers hide what goes wrong. **Play, then answer:** type a sentence of the source language. What does the published net
 # get right, what not? Where do errors begin: at the first word, in the middle, at the end?
 
 # %% tags=["widget", "nbval-ignore-output"]
@@ -693,11 +693,11 @@ for name, swaps in models.items():
 compare = play(
     partial(bench.translations, models),
     presets=[
-        {"begins": "three dog", "goes_on": "see a dog"},
-        {"begins": "the small horse", "goes_on": "love three small horse"},
+        {"sentence": "three dog see a dog"},
+        {"sentence": "the small horse love three small horse"},
     ],
-    words="Translations of '{begins} {goes_on}'; ^ marks words that stand wrong.".format,
-    **live.SENTENCE_DIALS,
+    words=bench.say,
+    **live.SENTENCE_DIAL,
 )
 
 # %% [markdown]

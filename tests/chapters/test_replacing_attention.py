@@ -145,7 +145,7 @@ class TestChapter(ChapterTests):
     PANELS = {  # noqa: RUF012
         "translations": lambda: (
             lambda **said: str(small_bench().translations({"Teacher": {}}, **said)),
-            live.SENTENCE_DIALS,
+            live.SENTENCE_DIAL,
         ),
     }
 
@@ -257,13 +257,6 @@ def test_a_place_offers_only_what_fits_and_an_error_is_said(bench, shown):
 def test_panels_can_be_switched_off(bench, shown, monkeypatch):
     monkeypatch.setenv("ATTNLAB_WIDGETS", "off")
     assert live.show_swaps(bench, stills=[[]]) is None
-
-
-def test_every_sentence_of_the_playground_belongs_to_the_language():
-    for begins in live.SUBJECTS:
-        for goes_on in live.ENDINGS:
-            words = SOURCE.encode(f"{begins} {goes_on}")
-            assert len(SOURCE.translate(words)) <= SOURCE.max_target_len
 
 
 def test_carets_stand_under_wrong_words():

@@ -28,6 +28,7 @@ from attnlab.models import Translator
 from attnlab.seeding import torch_generator
 from attnlab.show import Picture, choice, show
 from attnlab.show.panels import beside, error_html, show_live, status_html, widgets_on
+from attnlab.show.words import read_words
 from attnlab.sources import TranslationSource
 from attnlab.training import evaluate_translation, translate_all
 from attnlab.training.batches import Pairs
@@ -35,12 +36,8 @@ from attnlab.training.batches import Pairs
 Key = tuple[str, int]  # a site and a layer, counted from 0
 Modules = dict[Key, nn.Module]
 Move = tuple[str, str]  # the words of a place, and the name of what is put there
-SUBJECTS = ("a cat", "the small horse", "three dog", "two old bird", "the good mouse")
-ENDINGS = ("follow", "see a dog", "hear the red cat", "love three small horse", "see two bird")
-SENTENCE_DIALS = {
-    "begins": ("Begins", list(SUBJECTS), "The subject"),
-    "goes_on": ("Goes on", list(ENDINGS), "Verb, and perhaps an object"),
-}
+USUAL = "three dog see a dog"
+SENTENCE_DIAL = {"sentence": ("Sentence", USUAL, "In words of the source language")}
 
 
 def small_translator(source: TranslationSource, *, seed: int = 0, **sizes: int) -> Translator:
@@ -156,18 +153,31 @@ class Workbench:
         return self.source.decode(written)
 
     def translations(
-        self, models: Mapping[str, Mapping[Key, str]], *, begins: str, goes_on: str
+        self, models: Mapping[str, Mapping[Key, str]], *, sentence: str
     ) -> dict[str, str]:
         """Return what several translators make of a sentence, by title, the right one first.
 
         Args:
             models: Swaps by the title that a translator gets.
+            sentence: What a reader typed.
         """
-        text = f"{begins} {goes_on}"
-        right = self.source.decode(self.source.translate(self.source.encode(text)))
-        written = {title: self.translate(text, swaps) for title, swaps in models.items()}
-        said = {t: f"{v or '(nothing)'}{carets(v, right)}" for t, v in written.items()}
-        return {"Right": right, **said}
+        words, _ = self.read(sentence)
+        right, why = self.source.right(words)
+        written = {title: self.translate(" ".join(words), s) for title, s in models.items()}
+        marks = {t: carets(v, " ".join(right)) if right else "" for t, v in written.items()}
+        said = {t: f"{v or '(nothing)'}{marks[t]}" for t, v in written.items()}
+        return {"Right": " ".join(right) or why, **said}
+
+    def read(self, sentence: str) -> tuple[list[str], str]:
+        """Return the words of a typed sentence that can be read, and what could not be."""
+        longest = self.source.max_source_len
+        return read_words(sentence, most=longest, usual=USUAL, find=self.source.knows)
+
+    def say(self, *, sentence: str) -> str:
+        """Say what is translated, and what of it could not be read."""
+        words, unread = self.read(sentence)
+        said = f"Translations of '{' '.join(words)}'; ^ marks words that stand wrong."
+        return f"{said} {unread}".strip()
 
 
 def carets(written: str, right: str) -> str:

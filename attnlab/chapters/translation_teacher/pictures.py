@@ -36,9 +36,6 @@ SENTENCES = {
     "queen": "the wise queen behind {number} tree love",
 }
 NUMBERS = ("a", "two", "three", "four")
-BEGINNINGS = ("a cat", "the small horse", "two old fish", "the red bird near three tall cat",
-              "three stone behind a good mouse")  # fmt: skip
-ENDINGS = ("hear", "see a dog", "follow three young tree", "love the red horse")
 MEAN = "mean of all heads"
 
 
@@ -227,22 +224,18 @@ def watcher(teacher: Translator, source: TranslationSource) -> tuple[Any, dict[s
     """Return what ``explore`` takes to show where a teacher looks: a picture, and its dials."""
     seen = lru_cache(maxsize=64)(lambda text: live.watched(teacher, source=source, text=text))
 
-    def draw(*, beginning: str, ending: str, layer: int, head: int) -> Picture:
-        found = seen(f"{beginning} {ending}")
+    def draw(*, sentence: str, layer: int, head: int) -> Picture:
+        found = seen(sentence)
         maps = found["maps"][layer]
         words = {name: found[name] for name in ("source", "target", "places")}
         one = cross_attention(maps.mean(0) if head < 0 else maps[head], **words)
         which = MEAN if head < 0 else f"head {head + 1}"
-        verdict = "right" if found["places"] is not None else "wrong"
-        return one.saying(
-            f"Decoder layer {layer + 1}, {which}. {one.words} The translation is {verdict}."
-        )
+        return one.saying(f"Decoder layer {layer + 1}, {which}. {one.words} {found['verdict']}")
 
     heads = {MEAN: -1, **{f"head {i + 1}": i for i in range(teacher.config.n_heads)}}
     layers = {f"{i + 1}": i for i in range(teacher.config.n_decoder_layers)}
     return draw, {
-        "beginning": ("Begins", list(BEGINNINGS), "How the sentence begins"),
-        "ending": ("Goes on", list(ENDINGS), "How the sentence goes on"),
+        "sentence": ("Sentence", live.USUAL, "In words of the source language"),
         "layer": ("Layer", layers, "Decoder layer, counted from the first"),
         "head": ("Head", heads, "One look-up of the layer, or their mean"),
     }
