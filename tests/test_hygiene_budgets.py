@@ -50,7 +50,7 @@ CEILINGS = {
     "show": 1_890,
     "sources": 2_470,
     "studies": 3_115,
-    "teach": 540,
+    "teach": 900,
     "chapters/critical_path": 620,
     "chapters/distillation": 750,
     "chapters/fast_extractors": 900,
