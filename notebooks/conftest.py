@@ -12,6 +12,7 @@ from pathlib import Path
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["ATTNLAB_MODE"] = "fast"
 os.environ["ATTNLAB_WIDGETS"] = "on"
+os.environ["ATTNLAB_STRICT"] = "1"
 OFFLINE = Path(__file__).resolve().parents[1] / "tests" / "offline"
 if OFFLINE.is_dir():  # its sitecustomize keeps the kernels on loopback
     paths = [str(OFFLINE), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]

@@ -7,6 +7,7 @@ from pathlib import Path
 # Before torch is imported: two workers with two spinning threads each take 20 times longer.
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["ATTNLAB_MODE"] = "fast"
+os.environ["ATTNLAB_STRICT"] = "1"  # a failed check of an exercise fails its test
 
 import hypothesis
 import loopback_only

@@ -1,5 +1,11 @@
 """Checks find the first failing case, name the likely mistake, and never show the answer."""
 
+import contextlib
+import io
+import sys
+import time
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +14,7 @@ from hypothesis import strategies as st
 
 from attnlab.errors import AttnlabError, UnknownNameError
 from attnlab.teach import CheckFailed, Exercise, difference, read_quiz, show_quiz
+from attnlab.teach.comparing import NEUTRAL
 from attnlab.teach.quiz import Option, Question, QuizPanel, quiz_markdown
 
 CASES = [
@@ -62,11 +69,24 @@ def test_the_mistake_that_explains_most_cases_is_named():
         (lambda x: shares(x) * np.log(2), "too small by log 2"),
         (lambda x: 3 * shares(x), "Every value is 3 times"),
         (lambda x: shares(x) * np.nan, "There is a NaN"),
-        (lambda x: shares(x)[0], "The shape is wrong"),
+        (lambda x: shares(x)[0], "right, in another shape"),
+        (lambda x: x[0] ** 2, "The shape is wrong"),
         (lambda x: shares(x) ** 2, "do the smallest case by hand"),
-        (lambda x: "text", "Compare the two values"),
-        (lambda x: {"a": 1}, "Compare the two values"),
-        (lambda x: 1 / 0, "it raised ZeroDivisionError"),
+        (lambda x: shares(x) / 0, "There is an infinity"),
+        (lambda x: np.round(shares(x), 3), "right within a hundredth"),
+        (lambda x: shares(x).astype(np.float16), "right within a hundredth"),
+        (lambda x: "text", "It is text where numbers are expected"),
+        (lambda x: {"a": 1}, "It is of type dict; expected: numbers"),
+        (lambda x: shares(x) + 1j, "The numbers are complex"),
+        (lambda x: (row for row in shares(x)), "It is a generator"),
+        (lambda x: shares, "not its result: call it"),
+        (lambda x: [[1.0], [1.0, 2.0]], "The items differ in length"),
+        (lambda x: object(), "It is of type object"),
+        (lambda x: True, "The shape is wrong"),
+        (lambda x: torch.ones(2, device="meta"), "It is of type Tensor"),
+        (lambda x: 1 / 0, "it raised ZeroDivisionError: division by zero .line"),
+        (lambda x: x.nothing, "it raised AttributeError"),
+        (lambda: 1, "it raised TypeError"),
     ],
 )
 def test_a_wrong_answer_is_diagnosed(student, diagnosis):
@@ -78,6 +98,183 @@ def test_the_last_case_catches_what_the_first_lets_through(capsys):
     with pytest.raises(CheckFailed, match="case 'three rows'"):
         judge(lambda x: x / x.sum())
     assert "values differ; the first is at index (0, 1)" in capsys.readouterr().out
+
+
+def test_a_rule_that_fits_one_case_alone_is_not_told():
+    """One for a fair coin's log 2 is a guess, no answer in bits."""
+    entropy = Exercise(np.log, [("two", 2.0), ("three", 3.0), ("five", 5.0)])
+    assert entropy.verdict(lambda n: 1.0).sentence == NEUTRAL
+    assert "in bits" in entropy.verdict(np.log2).sentence
+    assert "cut to whole numbers" in entropy.verdict(lambda n: int(np.log(n))).sentence
+
+
+def test_a_mistake_that_agrees_by_chance_is_not_named():
+    cases = [(str(n), n) for n in (2, 3, 4, 5)]
+    exercise = Exercise(lambda n: n * n, cases, {lambda n: 2 * n + 1: "Twice, and one more."})
+    assert exercise.verdict(lambda n: 5).sentence == NEUTRAL
+    assert exercise.verdict(lambda n: 2 * n + 1).sentence == "Twice, and one more."
+
+
+def endless(x):
+    while True:
+        pass
+
+
+def deaf(x):
+    while True:
+        with contextlib.suppress(BaseException):  # as a bare "except" does
+            x = x + 0
+
+
+def without_end(x):
+    return without_end(x)
+
+
+def chatter(x):
+    for _ in range(5000):
+        sys.stdout.write(f"here {x}\n")
+    warnings.warn("odd", stacklevel=1)
+    return np.log(-np.abs(x))
+
+
+class Unprintable(Exception):
+    def __str__(self):
+        raise ValueError
+
+
+def unprintable(x):
+    raise Unprintable
+
+
+ANYTHING = {
+    endless: "stopped after 0.3 seconds",
+    deaf: "stopped after 0.3 seconds",
+    lambda x: time.sleep(100): "stopped after 0.3 seconds",
+    without_end: "calls itself without end",
+    lambda x: np.ones((10**6, 10**6)): "more memory",
+    lambda x: torch.ones(10**12): "it raised RuntimeError",
+    lambda x: sys.exit(3): "ends the program",
+    lambda x: exec("raise KeyboardInterrupt"): "interrupted",
+    lambda x: exec("raise BaseException('so')"): "it raised BaseException: so",
+    unprintable: "cannot be printed",
+    chatter: "There is a NaN",
+    lambda x: torch.sparse_coo_tensor((2, 2)): "shape",
+    lambda x: np.array(["a", "b"]): "It is of type ndarray",
+    lambda x: {1: 2, "a": 3}: "It is of type dict",
+    lambda x: [torch.ones(2, requires_grad=True)] * 3: "shape",
+    lambda x: iter(int, 1): "generator",
+}
+
+
+@pytest.mark.parametrize("clock", ["alarm", "thread"])
+@pytest.mark.parametrize("student", ANYTHING)
+def test_whatever_an_answer_does_one_verdict_is_printed_and_nothing_raised(
+    student, clock, monkeypatch, capfd
+):
+    """No traceback, no warning (they are errors here), no print but the verdict."""
+    if clock == "thread":
+        if student is deaf:
+            pytest.skip("not on Windows: a thread cannot be stopped against its will")
+        monkeypatch.setattr("attnlab.teach.running._has_alarm", lambda: False)
+    monkeypatch.delenv("ATTNLAB_STRICT")
+    Exercise(shares, CASES, MISTAKES, limit_s=0.3)(student)
+    said, beside = capfd.readouterr()
+    assert ANYTHING[student] in said
+    assert said.startswith("Not yet: ")
+    assert said.count("\n") < 16
+    assert not beside
+    Exercise(shares, CASES)(shares)
+    assert capfd.readouterr().out.startswith("Correct")
+
+
+def test_an_alarm_set_by_others_still_rings():
+    import signal
+
+    if not hasattr(signal, "setitimer"):
+        pytest.skip("not on Windows")
+    left, _ = signal.setitimer(signal.ITIMER_REAL, 200)
+    try:
+        judge(shares)
+        assert 190 < signal.getitimer(signal.ITIMER_REAL)[0] <= 200
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, left or 0)
+
+
+def test_what_an_answer_prints_and_warns_of_is_shown_once_for_the_failing_case(capsys):
+    with pytest.raises(CheckFailed):
+        judge(chatter)
+    said = capsys.readouterr().out
+    assert said.count("It printed:") == said.count("It warned: UserWarning: odd") == 1
+    judge(lambda x: sys.stdout.write("quiet") * shares(x) / 5)
+    assert capsys.readouterr().out.startswith("Correct: ")
+
+
+@pytest.mark.parametrize("thing", [None, 0.5, np.ones(2), "shares"])
+def test_a_result_in_place_of_the_function_is_told(thing):
+    with pytest.raises(CheckFailed, match="the function itself"):
+        judge(thing)
+
+
+def test_a_verdict_is_printed_and_raised_only_where_asked(monkeypatch, capsys):
+    exercise = Exercise(shares, CASES, MISTAKES)
+    with pytest.raises(CheckFailed, match="wrong axis"):
+        exercise(column_shares)  # ATTNLAB_STRICT=1, as the tests and the notebook tool set it
+    exercise(column_shares, strict=False)
+    monkeypatch.setenv("ATTNLAB_STRICT", "0")
+    exercise(column_shares)
+    assert capsys.readouterr().out.count("The sum ran over the wrong axis.") == 3
+    with pytest.raises(CheckFailed):
+        exercise(column_shares, strict=True)
+
+
+def test_an_unwritten_body_waits_without_an_error(monkeypatch, capsys):
+    def mixture(x):
+        raise NotImplementedError
+
+    monkeypatch.delenv("ATTNLAB_STRICT")
+    judge(mixture)
+    assert capsys.readouterr().out.startswith("mixture waits for you: write its body")
+
+
+def test_a_console_that_cannot_write_a_sign_gets_an_escape(monkeypatch):
+    console = io.TextIOWrapper(io.BytesIO(), encoding="cp1252")
+    monkeypatch.setattr("sys.stdout", console)
+    Exercise(lambda: "ℓ", [("größer",)])(lambda: "→", strict=False)
+    console.seek(0)
+    assert "\\u2192" in console.read()
+
+
+class Scale(torch.nn.Module):
+    def __init__(self, width):
+        super().__init__()
+        self.gain = torch.nn.Parameter(torch.ones(width))
+
+    def forward(self, x):
+        return x * self.gain
+
+
+class Shift(Scale):
+    def forward(self, x):
+        return x + self.gain
+
+
+def output_of(build, x):
+    module = build(x.shape[-1])
+    if not hasattr(module, "gain"):
+        raise CheckFailed("The module has no parameter called gain.")
+    module.gain.data = torch.arange(x.shape[-1]).float()
+    return {"output": module(x), "parameters": sum(p.numel() for p in module.parameters())}
+
+
+def test_something_built_is_used_before_it_is_compared():
+    cases = [("one", torch.ones(1)), ("two by three", torch.arange(6.0).view(2, 3))]
+    exercise = Exercise(Scale, cases, {Shift: "It adds; a gain multiplies."}, use=output_of)
+    assert exercise.faults() == []
+    exercise(Scale)
+    assert exercise.verdict(torch.nn.Identity).sentence == (
+        "The module has no parameter called gain."
+    )
+    assert "it raised TypeError" in exercise.verdict(lambda: None).sentence
 
 
 def test_an_unwritten_body_passes_its_error_through_with_a_friendly_line(capsys):

@@ -28,6 +28,7 @@ from attnlab.runmode import RunMode
 
 # What a notebook run may depend on, apart from the code: fixed, so that two runs agree.
 KERNEL_ENVIRONMENT = {
+    "ATTNLAB_STRICT": "1",  # a solution that fails its check fails its cell
     "ATTNLAB_WIDGETS": "on",
     "OMP_NUM_THREADS": "1",
     "PYTHONHASHSEED": "0",

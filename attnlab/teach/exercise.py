@@ -3,31 +3,32 @@
 from __future__ import annotations
 
 import copy
+import os
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import time
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from attnlab.errors import AttnlabError
+from attnlab.teach.comparing import NEUTRAL, as_array, difference, explain
+from attnlab.teach.running import LIMIT_S, CheckFailed, Outcome, run
 
 Function = Callable[..., Any]
-
-MOST_SHOWN = 12  # entries of an array that a message prints in full
-NATS_PER_BIT = float(np.log(2.0))
-
-
-class CheckFailed(AttnlabError):
-    """An exercise is not solved yet; the message is the diagnosis in one sentence."""
-
-    def _render_traceback_(self) -> list[str]:
-        """Show the sentence alone in a notebook: the stack would be ours, not the learner's."""
-        return [f"CheckFailed: {self}"]
+STRICT = "ATTNLAB_STRICT"  # environment variable; "1" lets a failed check raise
+MOST_AGREE = 2 / 3  # of the cases that tell; with fewer a mistake explains nothing
 
 
-class _Failed:
-    """Stands for the result of a function that raised; equal to nothing."""
+@dataclass(frozen=True)
+class Verdict:
+    """What a check says of an answer: the text to print, and what it would raise if strict."""
+
+    text: str
+    sentence: str = ""
+    problem: BaseException | None = None
 
 
 @dataclass(frozen=True)
@@ -40,9 +41,13 @@ class Exercise:
         right: Gives the right results: the library itself, where it can. Its code is never shown.
         cases: ``(label, *arguments)``. The first failing one is printed, so put the smallest first.
         mistakes: The sentence for a wrong function, by that function; where one gives what the
-            learner's gives, its sentence is the diagnosis.
+            learner's gives, in nearly all cases that tell, its sentence is the diagnosis.
+        breaks: The sentence, by the label of a case, for a function that raises there.
+        use: For something that is built, such as a module: ``use(built, *arguments)`` gives the
+            result that is compared. It may raise ``CheckFailed`` with a sentence of its own.
         rtol: Relative error allowed.
         atol: Absolute error allowed.
+        limit_s: Seconds for each call; a longer one is stopped.
 
     Example::
 
@@ -54,26 +59,40 @@ class Exercise:
     right: Function
     cases: Sequence[tuple[Any, ...]]
     mistakes: Mapping[Function, str] = field(default_factory=dict)
+    breaks: Mapping[str, str] = field(default_factory=dict)
+    use: Function | None = None
     rtol: float = 1e-4
     atol: float = 1e-6
+    limit_s: float = LIMIT_S
 
-    def __call__(self, student: Function) -> None:
+    def __call__(self, student: Function, *, strict: bool | None = None) -> None:
         """Call a learner's function on every case and print the verdict.
 
+        Whatever the function does, a sentence is printed and the notebook goes on.
+
+        Args:
+            strict: Raise as well if a case fails; None asks the variable ``ATTNLAB_STRICT``.
+
         Raises:
-            CheckFailed: With the diagnosis, if a case fails.
-            NotImplementedError: As the learner's function raised it, after a friendly line.
+            CheckFailed: With the diagnosis, if a case fails and strict.
+            NotImplementedError: The body is not written, and strict.
         """
+        verdict = self.verdict(student)
+        _say(verdict.text)
+        is_strict = os.environ.get(STRICT) == "1" if strict is None else strict
+        if verdict.problem is not None and is_strict:
+            raise verdict.problem
+
+    def verdict(self, student: Function) -> Verdict:
+        """Return what ``__call__`` prints; nothing else is printed, warned of or raised."""
         name = getattr(student, "__name__", "your function")
-        for label, *args in self.cases:
-            got, want = self._ask(student, label, args, name), self.right(*_copied(args))
-            problem = self._difference(got, want)
-            if problem:
-                sentence = self._diagnose(student, got, want, args)
-                _fail(name, label, sentence, f"{problem}\n{sentence}")
-        n, first, last = len(self.cases), self.cases[0][0], self.cases[-1][0]
-        told = f"{n} cases from '{first}' to '{last}'" if n > 1 else "1 case"
-        _say(f"Correct: {name} passes {told}.")
+        name = "your function" if not isinstance(name, str) or name == "<lambda>" else name
+        if not callable(student):
+            sentence = "Give the check the function itself, not what it returns."
+            return _failed("this", self.cases[0][0], sentence, f"  {_kind_of(student)}\n{sentence}")
+        with warnings.catch_warnings(), np.errstate(all="ignore"):
+            warnings.simplefilter("ignore")
+            return self._judge(student, name)
 
     def faults(self) -> list[str]:
         """Return what is wrong with the exercise itself: mistakes it would pass or misname.
@@ -82,124 +101,99 @@ class Exercise:
         """
         faults = []
         for wrong, sentence in self.mistakes.items():
-            for _, *args in self.cases:
-                got, want = _try(wrong, args), self.right(*_copied(args))
-                if self._difference(got, want):
-                    said = self._diagnose(wrong, got, want, args)
-                    if said != sentence:
-                        faults.append(f"{sentence!r} is diagnosed as {said!r}")
-                    break
-            else:
+            said = self.verdict(wrong)
+            if said.problem is None:
                 faults.append(f"{sentence!r}: passes every case")
+            elif said.sentence != sentence:
+                faults.append(f"{sentence!r} is diagnosed as {said.sentence!r}")
         return faults
 
-    def _ask(self, student: Function, label: str, args: list[Any], name: str) -> Any:
-        given = _copied(args)
-        try:
-            got = student(*given)
-        except NotImplementedError as error:
-            _say(f"{name} waits for you: {error or 'write its body, then run this cell again'}")
-            raise
-        except Exception as error:
-            sentence = f"it raised {type(error).__name__}: {error}"
-            _fail(name, label, sentence, f"  {sentence}", cause=error)
-        if _is_changed(given, args):
-            sentence = "it changes its own arguments; work on a copy."
-            _fail(name, label, sentence, f"  {sentence}")
-        return got
+    def _judge(self, student: Function, name: str) -> Verdict:
+        answers: list[Outcome] = []
+        for label, *args in self.cases:
+            given = _copied(args)
+            answer = self._ask(student, given, limit_s=self.limit_s)
+            answers.append(answer)
+            if isinstance(answer.error, NotImplementedError):
+                todo = str(answer.error) or "write its body, then run this cell again"
+                return Verdict(f"{name} waits for you: {todo}", todo, answer.error)
+            heard = _heard(answer)
+            if answer.error is not None:
+                sentence = self._why_it_raised(answers, label)
+                return _failed(name, label, sentence, f"  {sentence}{heard}")
+            if _is_changed(given, args):
+                sentence = "it changes its own arguments; work on a copy."
+                return _failed(name, label, sentence, f"  {sentence}{heard}")
+            problem = self._difference(answer.value, self._right(args))
+            if problem:
+                sentence = self._diagnose(student, answers)
+                return _failed(name, label, sentence, f"{problem}\n{sentence}{heard}")
+        n, first, last = len(self.cases), self.cases[0][0], self.cases[-1][0]
+        told = f"{n} cases from '{first}' to '{last}'" if n > 1 else "1 case"
+        return Verdict(f"Correct: {name} passes {told}.")
+
+    def _ask(self, function: Function, given: Sequence[Any], *, limit_s: float) -> Outcome:
+        asked = function if self.use is None else partial(self.use, function)
+        return run(asked, given, limit_s=limit_s)
+
+    def _right(self, args: Sequence[Any]) -> Any:
+        return (self.right if self.use is None else partial(self.use, self.right))(*_copied(args))
 
     def _difference(self, got: Any, want: Any) -> str:
         return difference(got, want, rtol=self.rtol, atol=self.atol)
 
-    def _diagnose(self, student: Function, got: Any, want: Any, failing: Sequence[Any]) -> str:
-        """Return the sentence of the mistake that agrees with the learner on most cases."""
-        answers = [_try(student, args) for _, *args in self.cases] if self.mistakes else []
-        best, most = "", 0
+    def _why_it_raised(self, answers: Sequence[Outcome], label: str) -> str:
+        """Return the error's sentence, and that of a mistake which breaks down alike."""
+        said, kind = answers[-1].sentence, type(answers[-1].error)
+        more = ""
+        if issubclass(kind, IndexError | RuntimeError | ValueError) and kind is not CheckFailed:
+            more = self.breaks.get(label, "") or self._named(answers)
+        return f"{said.rstrip('.')}. {more}" if more else said
+
+    def _diagnose(self, student: Function, answers: list[Outcome]) -> str:
+        """Return the sentence of the mistake that agrees with the learner, or a general one."""
+        ends = time.monotonic() + self.limit_s
+        answers = list(answers)
+        n_asked = len(answers)
+        for _, *args in self.cases[n_asked:]:
+            left = max(ends - time.monotonic(), 0.05)
+            answers.append(self._ask(student, _copied(args), limit_s=left))
+        try:
+            named = self._named(answers, failing=n_asked - 1)
+            if named:
+                return named
+            wants = [self._right(args) for _, *args in self.cases]
+            pairs = zip(answers, wants, strict=True)
+            every = [(a.value, want) for a, want in pairs if a.error is None]
+            got, want = answers[n_asked - 1].value, wants[n_asked - 1]
+            return explain(got, want, every, rtol=self.rtol, atol=self.atol)
+        except Exception:  # a result that cannot be looked at
+            return NEUTRAL
+
+    def _named(self, answers: Sequence[Outcome], *, failing: int = -1) -> str:
+        """Return the sentence of the mistake that gives what the learner gave."""
+        cases = self.cases[: len(answers)]
+        failing %= len(answers)
+        is_right = [
+            a.error is None and not self._difference(a.value, self._right(args))
+            for a, (_, *args) in zip(answers, cases, strict=True)
+        ]
+        best, most = "", 0.0
         for wrong, sentence in self.mistakes.items():
-            if self._difference(got, _try(wrong, failing)):
-                continue
-            pairs = zip(answers, self.cases, strict=True)
-            same = sum(not self._difference(a, _try(wrong, args)) for a, (_, *args) in pairs)
-            if same > most:
-                best, most = sentence, same
-        return best or _general_diagnosis(got, want, rtol=self.rtol, atol=self.atol)
+            same = [
+                self._agree(answer, self._ask(wrong, _copied(args), limit_s=self.limit_s))
+                for answer, (_, *args) in zip(answers, cases, strict=True)
+            ]
+            telling = [s for s, right in zip(same, is_right, strict=True) if not (s and right)]
+            share = sum(telling) / len(telling) if telling else 0.0
+            if same[failing] and share >= MOST_AGREE and share > most:
+                best, most = sentence, share
+        return best
 
-
-def difference(got: Any, want: Any, *, rtol: float = 1e-4, atol: float = 1e-6) -> str:
-    """Return how ``got`` differs from ``want`` in one to three lines; empty if it does not."""
-    limits = {"rtol": rtol, "atol": atol}
-    if got is None and want is not None:
-        return "  got:      None\n  expected: a result"
-    if isinstance(want, str) or isinstance(got, str):
-        return "" if type(got) is type(want) and got == want else _pair(repr(got), repr(want))
-    if isinstance(want, Mapping):
-        if not isinstance(got, Mapping) or set(got) != set(want):
-            return _pair(_kind(got), _kind(want))
-        parts = ((f"entry {key!r}", got[key], want[key]) for key in want)
-        return _first_difference(parts, **limits)
-    if isinstance(want, list | tuple) and not _is_numeric(want):
-        if not isinstance(got, list | tuple) or len(got) != len(want):
-            return _pair(_kind(got), _kind(want))
-        parts = ((f"item {i}", *pair) for i, pair in enumerate(zip(got, want, strict=True)))
-        return _first_difference(parts, **limits)
-    return _array_difference(got, want, **limits)
-
-
-def _first_difference(parts: Iterable[tuple[str, Any, Any]], **limits: float) -> str:
-    for name, got, want in parts:
-        problem = difference(got, want, **limits)
-        if problem:
-            return f"  {name}:\n{problem}"
-    return ""
-
-
-def _array_difference(got: Any, want: Any, *, rtol: float, atol: float) -> str:
-    x, y = _array(got), _array(want)
-    if x is None or y is None or x.dtype.kind not in "fiubc" or y.dtype.kind not in "fiubc":
-        is_same = type(got) is type(want) and got == want
-        return "" if is_same else _pair(_kind(got), _kind(want))
-    if x.shape != y.shape:
-        return _pair(f"shape {x.shape}", f"shape {y.shape}")
-    wrong = ~np.isclose(x, y, rtol=rtol, atol=atol, equal_nan=True)
-    if not wrong.any():
-        return ""
-    if x.size <= MOST_SHOWN:
-        return _pair(_show(x), _show(y))
-    where = tuple(int(i) for i in np.argwhere(wrong)[0])
-    count = f"  {int(wrong.sum())} of {x.size} values differ; the first is at index {where}.\n"
-    return count + _pair(f"{x[where]:.6g}", f"{y[where]:.6g}")
-
-
-def _general_diagnosis(got: Any, want: Any, *, rtol: float, atol: float) -> str:
-    if got is None:
-        return "Nothing came back: is a return missing?"
-    x, y = _array(got), _array(want)
-    if x is None or y is None or x.dtype.kind not in "fiub" or y.dtype.kind not in "fiub":
-        return "Compare the two values above, by hand if the case is small."
-    x, y = x.astype(float), y.astype(float)
-    turned = x.swapaxes(-1, -2) if x.ndim >= 2 else x
-
-    def same(a: Any) -> bool:
-        return a.shape == y.shape and np.allclose(a, y, rtol=rtol, atol=atol, equal_nan=True)
-
-    large = np.abs(y) > atol if x.shape == y.shape else np.zeros(x.shape, bool)
-    ratios = x[large] / y[large] if large.any() else np.array([np.nan])
-    first = ratios.flat[0]
-    is_scaled = ratios.size > 1 and np.isfinite(ratios).all() and first and same(x / first)
-    told = (
-        (same(turned) and x.ndim >= 2, "It is the transpose of the result."),
-        (x.shape != y.shape,
-         "The shape is wrong: write the shape of each intermediate result beside its line."),
-        (np.isnan(x).any() and not np.isnan(y).any(),
-         "There is a NaN: look for 0 * log 0, 0 / 0 or a row that is masked throughout."),
-        (same(-x), "Only the sign is wrong."),
-        (same(x * NATS_PER_BIT), "It is in bits; the exercise asks for nats (natural logarithm)."),
-        (same(x / NATS_PER_BIT), "It is too small by log 2: which logarithm is asked for?"),
-        (is_scaled, f"Every value is {first:.4g} times what it should be."),
-        (x.ndim == 0, "The number is not right: do the smallest case by hand."),
-    )  # fmt: skip
-    right_shape = "The shape is right, the values are not: do the smallest case by hand."
-    return next((sentence for is_so, sentence in told if is_so), right_shape)
+    def _agree(self, one: Outcome, other: Outcome) -> bool:
+        if one.error is not None or other.error is not None:
+            return type(one.error) is type(other.error)
+        return not self._difference(one.value, other.value)
 
 
 def _copied(args: Sequence[Any]) -> list[Any]:
@@ -210,67 +204,38 @@ def _copied(args: Sequence[Any]) -> list[Any]:
 
 def _is_changed(after: Any, before: Any) -> bool:
     """Say whether numbers in an argument changed; models and generators may change."""
+    if isinstance(before, Mapping):
+        return list(after) != list(before) or any(_is_changed(after[k], before[k]) for k in before)
     if isinstance(before, list | tuple):
         pairs = zip(after, before, strict=False)
         return len(after) != len(before) or any(_is_changed(a, b) for a, b in pairs)
+    if isinstance(before, int | float | str):
+        return bool(after != before) and before == before
     if not hasattr(before, "dtype"):
         return False
-    x, y = _array(after), _array(before)
-    is_numeric = x.dtype.kind in "fiubc"
-    return x.shape != y.shape or (is_numeric and not np.array_equal(x, y, equal_nan=True))
+    x, y = as_array(after), as_array(before)
+    if x is None or y is None:
+        return x is not y
+    return x.shape != y.shape or not np.array_equal(x, y, equal_nan=True)
 
 
-def _try(function: Function, args: Sequence[Any]) -> Any:
-    try:
-        with np.errstate(all="ignore"):
-            return function(*_copied(args))
-    except Exception:  # a wrong function may fail in any way; it then explains nothing
-        return _Failed()
+def _heard(answer: Outcome) -> str:
+    """Return what the function printed and warned of in the case that is shown."""
+    printed = "".join(f"\n    {line}" for line in answer.printed.strip().splitlines()[:8])
+    said = f"\n  It printed:{printed}" if printed else ""
+    return said + (f"\n  It warned: {answer.warned}" if answer.warned else "")
 
 
-def _is_numeric(values: Sequence[Any]) -> bool:
-    """Say whether a list, perhaps of lists, is an array of plain numbers."""
-    if not all(isinstance(v, int | float | np.number | list | tuple) for v in values):
-        return False
-    try:
-        return np.asarray(values).dtype.kind in "fiub"
-    except ValueError:  # ragged, or something else inside
-        return False
+def _kind_of(value: Any) -> str:
+    return f"got:      {type(value).__name__}\n  expected: a function"
 
 
-def _array(value: Any) -> Any:
-    """Return numbers, arrays and tensors as an array, without importing torch; else None."""
-    if type(value).__module__.partition(".")[0] == "torch" and hasattr(value, "detach"):
-        tensor = value.detach().cpu()
-        value = (tensor.float() if "bfloat16" in str(tensor.dtype) else tensor).numpy()
-    try:
-        return np.asarray(value)
-    except (TypeError, ValueError):
-        return None
-
-
-def _kind(value: Any) -> str:
-    name = type(value).__name__.removeprefix("_")
-    if isinstance(value, Mapping):
-        return f"{name} with {sorted(map(str, value))}"
-    return f"{name} of length {len(value)}" if isinstance(value, list | tuple) else name
-
-
-def _show(values: np.ndarray) -> str:
-    rounded = np.round(values.astype(float), 4) + 0.0 if values.dtype.kind == "f" else values
-    return str(rounded.tolist())
-
-
-def _pair(got: str, want: str) -> str:
-    return f"  got:      {got}\n  expected: {want}"
-
-
-def _fail(
-    name: str, label: str, sentence: str, body: str, *, cause: BaseException | None = None
-) -> None:
-    _say(f"Not yet: {name} fails the case '{label}'.\n{body}")
-    raise CheckFailed(f"{name}, case '{label}': {sentence}") from cause
+def _failed(name: str, label: str, sentence: str, body: str) -> Verdict:
+    text = f"Not yet: {name} fails the case '{label}'.\n{body}"
+    return Verdict(text, sentence, CheckFailed(f"{name}, case '{label}': {sentence}"))
 
 
 def _say(text: str) -> None:
-    sys.stdout.write(f"{text}\n")
+    """Print on any console: what it cannot write is written as an escape."""
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding) + "\n")

@@ -3,34 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from attnlab.analysis.theory import expected_mixer_weights
 from attnlab.seeding import torch_generator
-from attnlab.teach import CheckFailed, Exercise
+from attnlab.teach import Exercise
 
 FAMILY = ("attention", "she", "he", "we", "me")
 MORE_TOKENS = "more tokens than matrices: the oldest are dropped"
-FEWER_LAGS = (
-    "There are only l matrices: counted from 0, position t has min(t + 1, l) lags, not t + 1."
-)
-
-
-class LagExercise(Exercise):
-    """Also says what is wrong where a function breaks down because lags run out."""
-
-    def __call__(self, student: Callable[..., Any]) -> None:
-        try:
-            super().__call__(student)
-        except CheckFailed as failure:
-            cause = failure.__cause__
-            broke = isinstance(cause, IndexError | RuntimeError | ValueError)
-            if not broke or MORE_TOKENS not in str(failure):
-                raise
-            raise CheckFailed(f"{failure}. {FEWER_LAGS}") from cause
+BREAKS = {
+    MORE_TOKENS: "There are only l matrices: counted from 0, position t has min(t + 1, l) lags, not t + 1."
+}
 
 
 def page_numbers() -> tuple[Tensor, ...]:
@@ -90,7 +75,7 @@ EXTRACT = {
     lambda x, W: extract(x, W) - x @ W[0]: "Lag 0, the newest token itself, is missing from the sum.",
     lambda x, W: extract(x, W[:1].expand_as(W)): "Every lag went through W[0]: that is a bag of tokens, blind to order.",
 }  # fmt: skip
-check_extract = LagExercise(extract, [case[:3] for case in CASES], EXTRACT)
+check_extract = Exercise(extract, [case[:3] for case in CASES], EXTRACT, BREAKS)
 
 
 def she_of(extract=extract, *, gate=lambda x, e, A: x @ A, join=torch.mul, out=torch.matmul):
@@ -116,7 +101,7 @@ SHE = {
     lambda x, W, A, B: she(x, W.mT, A.mT, B.mT): "Every matrix is applied from the wrong side: vectors are rows, so it is x @ W, not W @ x.",
     **{she_of(wrong): sentence for wrong, sentence in EXTRACT.items()},
 }  # fmt: skip
-check_she = LagExercise(she, CASES, SHE)
+check_she = Exercise(she, CASES, SHE, BREAKS)
 
 
 def count_weights(name: str, d: int, ell: int) -> int:
