@@ -249,9 +249,24 @@ def test_a_place_offers_only_what_fits_and_an_error_is_said(bench, shown):
         board.place.value = place
         offered[place] = "cut net" in [name for _, name in board.stand_in.options]
     assert offered == {"decoder self, layer 1": False, "cross, layer 1": True}
+    board.stand_in.value = "mean"
     board.bench.stand_ins = {"zero": {}}
     board.put_button.click()
     assert "role='alert'" in board.status.value
+
+
+def test_what_stands_there_already_leaves_nothing_to_undo(bench, shown):
+    board = live.show_swaps(bench, stills=[])
+    board.stand_in.value = "attention"
+    board.put_button.click()
+    assert board.undo_button.disabled
+    board.stand_in.value = "zero"
+    for _ in range(2):
+        board.put_button.click()
+    assert len(board.done) == 1
+    board.undo_button.click()
+    assert board.swaps == {}
+    assert board.undo_button.disabled
 
 
 def test_panels_can_be_switched_off(bench, shown, monkeypatch):
