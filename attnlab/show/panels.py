@@ -97,7 +97,7 @@ def text_box(description: str, *, value: str, tooltip: str = "") -> w.Text | w.T
     """
     kind, keys = (w.Textarea, "Tab") if "\n" in value else (w.Text, "Enter or Tab")
     note = f"{tooltip or description}. {keys} reads it."
-    return kind(value, description=description, tooltip=note, continuous_update=False, **WIDE)
+    return kind(value, description=description, tooltip=note, continuous_update=False)
 
 
 def dial(name: str, spec: Dial) -> w.ValueWidget:
