@@ -76,7 +76,7 @@ def test_stills_come_before_the_panel_with_words_as_alt_text(shown):
         "width": 200,
         "height": 100,
     }
-    assert shown[1][0].data == "*Height 0.10, kind a.*"
+    assert shown[1][0].data == "<em>Height 0.10, kind a.</em>"
     assert live(shown) == [shown[-1][0]]
 
 

@@ -138,7 +138,7 @@ def test_a_still_has_its_words_as_alt_text_and_caption(shown):
     words = "Look. Height 3, it's <b> & more."
     assert data["text/plain"] == words
     assert options["metadata"]["image/png"] == {"alt": words, "width": 200, "height": 100}
-    assert caption.data == f"*{words}*"
+    assert caption.data == "<em>Look. Height 3, it&#39;s &#60;b&#62; &#38; more.</em>"
 
 
 def test_html_of_a_picture_has_escaped_alt_text_and_a_width():

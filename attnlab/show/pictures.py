@@ -10,11 +10,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from IPython.display import Markdown, display
+from IPython.display import HTML, display
 from matplotlib.figure import Figure
 from PIL import Image
 
 from attnlab.show.style import style
+from attnlab.show.words import caption_html, split_caption
 
 DOTS_PER_INCH = 150  # in the file
 SHOWN_PER_INCH = 100  # on the page
@@ -22,10 +23,15 @@ SHOWN_PER_INCH = 100  # on the page
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure and the sentence that is its caption, its alt text, its status line and its test."""
+    """A figure and its words: caption, alt text, status line and test."""
 
     fig: Figure
     words: str
+
+    @property
+    def caption(self) -> str:
+        """What to see: what stands below the figure, and its alt text."""
+        return split_caption(self.words)[0]
 
     @property
     def ax(self) -> Any:
@@ -47,10 +53,10 @@ class Picture:
         return out.getvalue()
 
     def html(self) -> str:
-        """Return an ``<img>`` element that holds the figure, with the words as alt text."""
+        """Return an ``<img>`` element that holds the figure, with its caption as alt text."""
         width, height = self.size
         return (
-            f"<img alt='{html.escape(self.words, quote=True)}' width='{width}' height='{height}' "
+            f"<img alt='{html.escape(self.caption, quote=True)}' width='{width}' height='{height}' "
             f"style='max-width:100%;height:auto' src='data:image/png;base64,{_base64(self.png())}'>"
         )
 
@@ -87,16 +93,17 @@ def picture(draw: Callable[..., tuple[Any, str]]) -> Any:
 
 
 def show(one: Picture, *, lead: str = "") -> None:
-    """Show a picture as a still, its words below and as alt text.
+    """Show a picture as a still; below what to see, which is the alt text, and the rest folded.
 
     Args:
         lead: Words to set before those of the picture.
     """
-    words, (width, height) = f"{lead}{one.words}", one.size
-    data = {"image/png": _base64(one.png()), "text/plain": words}
-    metadata = {"image/png": {"alt": words, "width": width, "height": height}}
+    one = one.saying(f"{lead}{one.words}")
+    width, height = one.size
+    data = {"image/png": _base64(one.png()), "text/plain": one.words}
+    metadata = {"image/png": {"alt": one.caption, "width": width, "height": height}}
     display(data, metadata=metadata, raw=True)
-    display(Markdown(f"*{words}*"))  # the alt text alone does not reach every renderer
+    display(HTML(caption_html(one.words)))  # the alt text alone does not reach every renderer
 
 
 def _base64(data: bytes) -> str:
