@@ -1,20 +1,27 @@
 """What readers type: the part that cannot be read is named, the rest goes on, nothing runs."""
 
 import html
+import re
 import warnings
 from functools import cache, partial
+from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from matplotlib.text import Text
 
 from attnlab.chapters.attention import pictures as attention
+from attnlab.chapters.distillation.pictures import outputs
 from attnlab.chapters.fast_extractors import live as fast
 from attnlab.chapters.language_models import live as writing
+from attnlab.chapters.language_models import pictures as memory
 from attnlab.chapters.markov_framing import pictures as markov
 from attnlab.chapters.replacing_attention import live as replacing
+from attnlab.chapters.replacing_attention.pictures import moved_outputs
 from attnlab.chapters.translation_teacher import live as teaching
 from attnlab.chapters.translation_teacher import pictures as translation
 from attnlab.config import ModelConfig
@@ -225,6 +232,41 @@ def test_a_picture_draws_any_word_without_maths_or_boxes(text):
     assert named(text=text).png()
 
 
+WORDS = ["ca$$h", "漢字", f"a{FAMILY}", "<b>\x00"]
+SQUARE = np.tril(np.full((4, 4), 0.2)) + 0.1
+ATLAS = SimpleNamespace(states=WORDS, symbols=WORDS, activity=SQUARE, writes=SQUARE,
+                        damage_nats=SQUARE)  # fmt: skip
+BOOKS = pd.DataFrame({"book": WORDS, "variant": "she", "seed": 0, "loss_nats": [1.0, 2, 3, 4]})
+KL = pd.DataFrame({"name": "she", "state": WORDS, "share": 0.25, "kl_nats": [0.1, 0.2, 0.3, 0.4]})
+WORDED = {
+    "attention weights": lambda: attention.attention_weights(SQUARE, words=WORDS),
+    "sight": lambda: translation.sight(WORDS, WORDS),
+    "alignment": lambda: translation.alignment(WORDS, WORDS, places=[0, 1, 2, 2]),
+    "cross-attention": lambda: translation.cross_attention(SQUARE, source=WORDS, target=WORDS),
+    "moved outputs": lambda: moved_outputs(SQUARE, words=WORDS, what="A net"),
+    "heads": lambda: outputs(SQUARE, SQUARE + 0.1, words=WORDS),
+    "key map": lambda: memory.key_map(SQUARE, states=WORDS),
+    "one key": lambda: memory.one_key(ATLAS, key=1),
+    "states": lambda: memory.state_losses({"she": (SQUARE[0], SQUARE[3])}, share=[0.25] * 4,
+                                          states=WORDS),
+    "chances": lambda: memory.token_chances({"as it is": [0.25] * 4}, tokens=WORDS),
+    "books": lambda: memory.losses_by_book(BOOKS),
+    "next token": lambda: markov.next_token("a", rows={"oracle": {"a": [0.25] * 4}},
+                                            shares={"a": 1.0}, symbols=WORDS),
+    "transition": lambda: markov.transition(SQUARE, names=WORDS, shares=np.full(4, 0.25)),
+    "states by share": lambda: markov.kl_by_state(KL, named=WORDS),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("draw", WORDED.values(), ids=WORDED)
+def test_every_picture_of_words_draws_them_as_they_stand(draw):
+    one = draw()
+    assert one.png()  # a missing glyph warns, and a warning is an error here
+    drawn = [text.get_text() for text in one.fig.findobj(Text)]
+    assert any(r"ca\$\$h" in text for text in drawn)
+    assert not any("ca$$h" in text for text in drawn)
+
+
 def test_signs_that_the_font_lacks_are_named_by_their_code_points():
     assert drawable("漢字") == "‹U+6F22 +1›"
     assert drawable(FAMILY) == "‹U+1F468 +4›"
@@ -239,7 +281,9 @@ def test_signs_that_the_font_lacks_are_named_by_their_code_points():
 @given(st.text(max_size=60))
 def test_any_text_can_be_drawn_quoted_and_shown(text):
     assert "$" not in drawable(text).replace(r"\$", "")
-    assert not set("<>*_`") & set(plain(text).replace("<span>&#36;</span>", ""))
+    shown = plain(text)
+    assert not set("<>*_`$") & set(shown.replace("<span>&#36;</span>", ""))
+    assert html.unescape(re.sub("</?span>", "", shown)) == text
     assert fenced(text).endswith("~~~")
     assert len(quote(text)) <= 42
 

@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from attnlab.show.style import style
+from attnlab.show.words import caption_html, split_caption
 
 DOTS_PER_INCH = 150  # in the file
 SHOWN_PER_INCH = 100  # on the page
@@ -22,10 +23,15 @@ SHOWN_PER_INCH = 100  # on the page
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure and the sentence that is its caption, its alt text, its status line and its test."""
+    """A figure and its words: caption, alt text, status line and test."""
 
     fig: Figure
     words: str
+
+    @property
+    def caption(self) -> str:
+        """What to see: what stands below the figure, and its alt text."""
+        return split_caption(self.words)[0]
 
     @property
     def ax(self) -> Any:
@@ -45,7 +51,7 @@ class Picture:
         return out.getvalue()
 
     def html(self, *, is_quick: bool = False) -> str:
-        """Return an ``<img>`` element that holds the figure, with the words as alt text.
+        """Return an ``<img>`` element that holds the figure, with its caption as alt text.
 
         Args:
             is_quick: One dot a pixel and hardly packed, in half the time: for a picture that
@@ -54,14 +60,14 @@ class Picture:
         width, height = self.size
         data = self._saved(SHOWN_PER_INCH) if is_quick else self.png()
         return (
-            f"<img alt='{html.escape(self.words, quote=True)}' width='{width}' height='{height}' "
+            f"<img alt='{html.escape(self.caption, quote=True)}' width='{width}' height='{height}' "
             f"decoding='sync' style='max-width:100%;height:auto' "
             f"src='data:image/png;base64,{_base64(data)}'>"
         )
 
     def figure(self) -> str:
-        """Return a ``<figure>`` element: the picture, its words as alt text and as caption."""
-        caption = f"<figcaption><em>{html.escape(self.words)}</em></figcaption>"
+        """Return a ``<figure>`` element: the picture, below it what to see and the rest folded."""
+        caption = f"<figcaption>{caption_html(self.words)}</figcaption>"
         return f"<figure style='margin:0 0 1em'>{self.html()}{caption}</figure>"
 
     def _saved(self, dots_per_inch: int) -> bytes:
@@ -104,7 +110,7 @@ def picture(draw: Callable[..., tuple[Any, str]]) -> Any:
 
 
 def show(one: Picture, *, lead: str = "") -> None:
-    """Show a picture as a still, its words below and as alt text.
+    """Show a picture as a still; below what to see, which is the alt text, and the rest folded.
 
     As HTML, since JupyterLab, GitHub and exported pages all keep the ``alt`` of an ``<img>``, and
     none of them that of an output's metadata.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import re
 import unicodedata
 from collections.abc import Callable, Iterable
@@ -14,6 +13,11 @@ from matplotlib.font_manager import FontProperties, findfont, get_font
 UNSEEN = {"Cc", "Cs", "Cn", "Co"}  # kinds of characters without a shape of their own
 TURNING = re.compile("[\u200e\u200f\u202a-\u202e\u2066-\u2069]")  # turn round what stands beside
 JOINERS = "\u200d\ufe0e\ufe0f"  # join emoji, or choose their shape
+SENTENCE_END = re.compile(r"(?<=[.!?]) +(?=[A-Z0-9(…])")
+ORIGIN = re.compile(r"^(Recorded \(|Records? |Sources?: |Commits? )|\bcommit [0-9a-f]{7}")
+NUMBER = re.compile(r"\d[\d.,]*")
+MOST_NUMBERS = 5  # of a sentence that is shown
+MOST_SHOWN, SHORT = 60, 45  # words of a caption; up to SHORT nothing is folded
 MOST_SAID = 40  # characters of a reader's word that a sentence repeats
 MOST_LISTED = 5
 
@@ -38,8 +42,8 @@ def plain(text: str) -> str:
 
     A dollar sign stands in an element of its own, since MathJax looks for pairs within one.
     """
-    marked = re.sub(r"[*_`~\[\]\\|#{}]", lambda mark: f"&#{ord(mark[0])};", html.escape(text))
-    return marked.replace("$", "<span>&#36;</span>")
+    marked = re.sub(r"[&<>\"'*_`~\[\]\\|#{}$]", lambda mark: f"&#{ord(mark[0])};", text)
+    return marked.replace("&#36;", "<span>&#36;</span>")
 
 
 def fenced(text: str) -> str:
@@ -47,6 +51,41 @@ def fenced(text: str) -> str:
     longest = max(map(len, re.findall(r"~+", text)), default=0)
     fence = "~" * max(3, longest + 1)
     return f"{fence}text\n{text}\n{fence}"
+
+
+def split_caption(words: str) -> tuple[str, str]:
+    """Return what a caption shows of a picture's words, and what it folds.
+
+    Shown is what to see: all of it if that is short, else the sentences without many numbers, and
+    of one with many what stands before its colon. Folded are the numbers, and which records they
+    come from.
+    """
+    sentences = SENTENCE_END.split(words.strip())
+    told = [sentence for sentence in sentences if not ORIGIN.search(sentence)]
+    origin = [sentence for sentence in sentences if ORIGIN.search(sentence)]
+    if _n_words(told) <= SHORT:
+        return " ".join(told), " ".join(origin)
+    shown: list[str] = []
+    folded: list[str] = []
+    is_full = False
+    for sentence in told:
+        short = sentence
+        if len(NUMBER.findall(sentence)) > MOST_NUMBERS or len(sentence.split()) > MOST_SHOWN:
+            head = sentence.partition(": ")[0]
+            short = f"{head}." if len(head.split()) > 4 > _n_words(shown) else ""
+        is_full = is_full or _n_words([*shown, short]) > MOST_SHOWN
+        if short and not is_full:
+            shown.append(short)
+        if short != sentence or is_full:
+            folded.append(sentence)
+    return " ".join(shown), " ".join(folded + origin)
+
+
+def caption_html(words: str) -> str:
+    """Return words as the inside of a ``<figcaption>``: what to see, and the rest folded."""
+    shown, folded = split_caption(words)
+    fold = f"<details><summary>Numbers</summary>{plain(folded)}</details>" if folded else ""
+    return f"<em>{plain(shown)}</em>{fold}"
 
 
 def drawable(text: str, *, most: int = MOST_SAID) -> str:
@@ -113,3 +152,7 @@ def _shapes() -> set[int]:
 def _has_shape(character: str) -> bool:
     is_seen = unicodedata.category(character) not in UNSEEN and character not in JOINERS
     return is_seen and ord(character) in _shapes() and not TURNING.match(character)
+
+
+def _n_words(sentences: list[str]) -> int:
+    return sum(len(sentence.split()) for sentence in sentences)

@@ -448,7 +448,8 @@ def rank_errors(errors: Mapping[str, ArrayLike], *, level: float = 0.1):
     ax.set(xlabel="Rank R", ylabel="Relative error (Frobenius norm)", ylim=(0, 1.02))
     ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0%}"))
     ax.legend(**OUTSIDE)
-    return ax, f"How much of SHE's matrices is lost at rank R. {'; '.join(parts)}."
+    told = "; ".join(parts)
+    return ax, f"How much of SHE's matrices is lost at rank R. {told[:1].upper()}{told[1:]}."
 
 
 @picture

@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from attnlab.errors import AttnlabError
 from attnlab.show import LOOKS, Look, look, matrix, new_axes, picture, staircase
-from attnlab.show.words import quote
+from attnlab.show.words import drawable, quote
 from attnlab.sources import (
     Source,
     entropy_rate,
@@ -108,7 +108,7 @@ def transition(
         right.set_axis_off()
         right.text(0.5, 0.5, words, ha="center", va="center")
     else:
-        right.barh(names, shares, color=GREY)
+        right.barh([*map(drawable, names)], shares, color=GREY)
         right.invert_yaxis()
         right.set(xlabel="Share of time in state i", xlim=(0, max(0.5, 1.1 * shares.max())))
     return left, f"Rows of P for {', '.join(names)}. {heat.words}"
@@ -339,7 +339,10 @@ def kl_by_state(table: pd.DataFrame, *, named: Sequence[str] = ()):
     ax.set(xscale="log", yscale="log", xlabel="Share of time in the state",
            ylabel="Divergence in the state (nats)")  # fmt: skip
     ax.legend(**ABOVE, ncols=3, handlelength=0.8, columnspacing=1.6)
-    return ax, f"{'; '.join(told)}. Each point is one state."
+    return ax, (
+        "Divergence from the true rows against how often a state occurs; each point is one state. "
+        f"{'; '.join(told)}."
+    )
 
 
 @picture
@@ -366,7 +369,7 @@ def next_token(
                edgecolor="white")  # fmt: skip
         if name != "oracle":
             told.append(f"{one.label} {kl_per_state(truth[None], row[None])[0]:.3f}")
-    ax.set_xticks(range(len(symbols)), symbols)
+    ax.set_xticks(range(len(symbols)), [*map(drawable, symbols)])
     ax.legend(**ABOVE, ncols=len(rows), handlelength=1.6, columnspacing=1.2)
     ax.set(xlabel="Next token", ylabel="Probability", ylim=(0, 1))
     return ax, (
@@ -385,5 +388,5 @@ def look_of(name: str) -> Look:
 
 
 def _name_point(ax: Axes, row: pd.Series, offset: tuple[int, int], align: str) -> None:
-    ax.annotate(str(row["state"]), (row["share"], row["kl_nats"]), offset, ha=align,
+    ax.annotate(drawable(str(row["state"])), (row["share"], row["kl_nats"]), offset, ha=align,
                 textcoords="offset points", family="monospace")  # fmt: skip

@@ -142,7 +142,10 @@ def scores(table: pd.DataFrame, *, teacher_bleu: float | None = None):
         f"{label}: {ranged(part['accuracy'], '%')} of the next tokens, BLEU {ranged(part['bleu'])}"
         for label, part in percent.groupby("label", sort=False)
     )
-    return ax, f"{said}.{goal}"
+    return ax, (
+        "Circles: next tokens right with the right past given. Triangles: BLEU, written freely."
+        f"{goal} {said}."
+    )
 
 
 @picture
@@ -285,7 +288,10 @@ def ways(points: pd.DataFrame, *, teachers: Mapping[str, float]):
     axes[0].set_ylim(len(names) - 0.5, -0.5)
     handles = axes[0].get_legend_handles_labels()
     axes[0].figure.legend(*handles, loc="outside upper center", ncols=2)
-    return axes[0], f"BLEU by way of learning. {' '.join(sentences)}"
+    return axes[0], (
+        "BLEU by way of learning, a panel for each set of training sentences; the line is the "
+        f"teacher with attention. {' '.join(sentences)}"
+    )
 
 
 @picture
@@ -331,8 +337,8 @@ def price(table: pd.DataFrame):
         bleus = ranged(table.loc[table["label"] == row.Index, "bleu"])
         parts.append(f"{row.Index}: {records.short(row.n_weights)} weights, {time}, BLEU {bleus}")
     return axes[0], (
-        f"Weights, time of a sentence, and BLEU. {'; '.join(parts)}. Lines: the teacher's BLEU, "
-        f"and {AIM:.0%} of it."
+        "BLEU against the weights of a translator (left) and the time of a sentence (right); lines "
+        f"at the BLEU of the teacher, and {AIM:.0%} of it. In numbers: {'; '.join(parts)}."
     )
 
 

@@ -267,9 +267,9 @@ def teachers_markdown(teachers: pd.DataFrame) -> str:
     scored = "{:,} of {:,}".format(*n_scored(teachers))
     return (
         "\n".join(lines)
-        + f"\n\nTest split ({scored} sentences), greedy search. sacreBLEU signature: `{said}`. "
-        "Source: `data/runs/attentionless.jsonl`, commit "
-        f"{', '.join(sorted(set(teachers['commit'])))}."
+        + f"\n\nTest split ({scored} sentences), greedy search.\n\n<details><summary>Source"
+        f"</summary>\n\nsacreBLEU signature: `{said}`. `data/runs/attentionless.jsonl`, commit "
+        f"{', '.join(sorted(set(teachers['commit'])))}.\n\n</details>"
     )
 
 

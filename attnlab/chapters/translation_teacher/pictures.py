@@ -16,6 +16,7 @@ from attnlab.chapters.translation_teacher import live
 from attnlab.errors import AttnlabError
 from attnlab.models import Translator
 from attnlab.show import LOOKS, Picture, matrix, new_axes, picture
+from attnlab.show.words import drawable
 from attnlab.sources import NOUNS, TranslationSource, translation_source
 from attnlab.training import bleu
 
@@ -61,8 +62,8 @@ def sight(source: Sequence[str], target: Sequence[str]):
     for ax, (name, (seen, rows, columns)) in zip(axes, panels.items(), strict=True):
         shown = np.where(seen > 0, 1.0, np.nan)
         ax.imshow(shown, cmap="Blues", vmin=0, vmax=1.6, aspect="auto")  # panels of one height
-        ax.set_xticks(range(len(columns)), columns, rotation=90)
-        ax.set_yticks(range(len(rows)), rows)
+        ax.set_xticks(range(len(columns)), [*map(drawable, columns)], rotation=90)
+        ax.set_yticks(range(len(rows)), [*map(drawable, rows)])
         ax.set_xticks(np.arange(-0.5, len(columns)), minor=True)
         ax.set_yticks(np.arange(-0.5, len(rows)), minor=True)
         ax.grid(which="minor", color="#BBBBBB", lw=0.6)
@@ -128,9 +129,9 @@ def alignment(
         ax.plot(x[-1], -0.05, color="black", marker="^", markersize=4)
     for place, (x, word) in enumerate(zip(above, source, strict=True)):
         said, colour = (word, "black") if place in places else (f"({word})", GREY)
-        ax.text(x, 0.9, said, ha="center", va="bottom", color=colour)
+        ax.text(x, 0.9, drawable(said), ha="center", va="bottom", color=colour)
     for x, word in zip(below, target, strict=True):
-        ax.text(x, 0.1, word, ha="center", va="top")
+        ax.text(x, 0.1, drawable(word), ha="center", va="top")
     for kind, (colour, dash, width) in LINKS.items():
         ax.plot([], [], color=colour, linestyle=dash, lw=width, label=kind)
     if agreements:
