@@ -364,6 +364,8 @@ Axes = Annotated[list[str] | None, typer.Option("--axis", help=AXES)]
 Device = Annotated[Literal["cpu", "cuda"], typer.Option(help="to compute on")]
 THREADS = "of torch; default as installed. Results are bit-equal only for equal thread counts"
 Threads = Annotated[int | None, typer.Option(help=THREADS)]
+SWEEP = "local:N for N processes here, or the address of a Dask scheduler; needs attnlab[sweep]"
+Scheduler = Annotated[str | None, typer.Option(help=SWEEP)]
 
 
 def _plan(
@@ -413,31 +415,35 @@ def run(
     axis: Axes = None,
     threads: Threads = None,
     device: Device = "cpu",
+    scheduler: Scheduler = None,
 ) -> None:
     """Run what is missing; may be stopped at any moment.
 
     A job that was cut short goes on from its checkpoint; several processes may share one study.
     """
-    _run_plans([_plan(name, scale, corpus, variants, seeds, axis)], threads=threads, device=device)
+    plan = _plan(name, scale, corpus, variants, seeds, axis)
+    _run_plans([plan], threads=threads, device=device, scheduler=scheduler)
 
 
 @study.command()
-def resume(threads: Threads = None, device: Device = "cpu") -> None:
+def resume(threads: Threads = None, device: Device = "cpu", scheduler: Scheduler = None) -> None:
     """Go on with every study that was interrupted."""
     from attnlab.studies import unfinished_plans
 
     plans = unfinished_plans()
     if not plans:
         say("Nothing to resume: every study begun here is finished.")
-    _run_plans(plans, threads=threads, device=device)
+    _run_plans(plans, threads=threads, device=device, scheduler=scheduler)
 
 
-def _run_plans(plans: Iterable[Any], *, threads: int | None, device: str) -> None:
+def _run_plans(
+    plans: Iterable[Any], *, threads: int | None, device: str, scheduler: str | None
+) -> None:
     import torch
     from tqdm import tqdm
 
     from attnlab.analysis.timing import keep_pages
-    from attnlab.studies import Folders, run_plan
+    from attnlab.studies import Folders, run_plan, run_sweep
 
     if device == "cuda" and not torch.cuda.is_available():
         raise AttnlabError("--device cuda: torch finds no graphics card here. Use --device cpu.")
@@ -446,7 +452,11 @@ def _run_plans(plans: Iterable[Any], *, threads: int | None, device: str) -> Non
     is_first = _join(device)
     for plan in plans:
         say(f"{plan.name}: variants {', '.join(plan.variants) or 'all'}; seeds {plan.seeds}")
-        reports = run_plan(plan, folders=Folders(device=device))
+        folders = Folders(device=device)
+        if scheduler:
+            reports = run_sweep(plan, scheduler=scheduler, folders=folders)
+        else:
+            reports = run_plan(plan, folders=folders)
         for name, of_job in groupby(reports, attrgetter("job")):
             how = {"unit": "step", "mininterval": 2, "disable": not is_first}
             with tqdm(desc=name, **how) as bar:

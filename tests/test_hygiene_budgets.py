@@ -38,21 +38,22 @@ MEDIAN, NINE_OF_TEN = (7, 12), 40  # lines of a function
 # What is over its budget today, and by how much it may be. Lower a number when lines go; raise one
 # only for what is named here: sweeps and their verdicts (studies, tasks, command line, mixers'
 # starts), products through oneDNN (training), notebook 10 and the ledger of all claims; downloads
-# from servers that are busy, silent or foreign (corpora).
+# from servers that are busy, silent or foreign (corpora); several processes (training, studies,
+# command line).
 CEILINGS = {
     "corpora": 1_400,
-    "ground": 705,
-    "training": 1_340,
+    "ground": 710,
+    "training": 1_450,
     "tasks": 510,
     "mixers": 2_310,
     "claims": 690,
     "analysis": 2_310,
-    "cli": 530,
+    "cli": 555,
     "chapters": 7_076,
     "distillation": 2_130,
     "show": 1_890,
     "sources": 2_470,
-    "studies": 3_115,
+    "studies": 3_245,
     "teach": 540,
     "chapters/critical_path": 620,
     "chapters/distillation": 750,
@@ -63,9 +64,9 @@ CEILINGS = {
     "mixer Extractor": 260,
     "tasks/language": 256,
     "tasks/translation": 210,
-    "attnlab": 28_050,
-    "attnlab without chapters": 20_980,
-    "tests": 16_340,
+    "attnlab": 28_320,
+    "attnlab without chapters": 21_250,
+    "tests": 16_540,
 }
 
 

@@ -3,6 +3,8 @@
 import os
 import subprocess
 import sys
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,7 @@ import torch
 from attnlab.cli import main
 from attnlab.errors import AttnlabError
 from attnlab.records import read_records
-from attnlab.studies import Folders, Plan, run_plan
+from attnlab.studies import Folders, Plan, run_plan, run_sweep
 from attnlab.training import load_model
 from attnlab.training.parallel import add_up, own_part
 
@@ -78,7 +80,7 @@ def alone(tmp_path):
     return [record for plan in PLANS for record in read_records(folders.run_file(plan.study))]
 
 
-# Data parallel
+# Data parallel: all processes train one model
 
 
 def test_two_processes_train_what_one_does(tmp_path, alone, capsys):
@@ -136,3 +138,59 @@ def test_processes_that_see_different_checkpoints_are_told_so(monkeypatch, tmp_p
     folders = Folders(runs=tmp_path, work=tmp_path)
     with pytest.raises(AttnlabError, match=r"after step 0, .* different checkpoints"):
         list(run_plan(PLANS[0], folders=folders))
+
+
+# A sweep: each process trains a model of its own
+
+
+SWEPT = Plan(study="language-model", variants=("attention", "mean"), seeds=(0, 1))
+
+
+@pytest.fixture
+def dask():
+    return pytest.importorskip("distributed", reason="no Dask")
+
+
+def test_a_sweep_over_two_processes_records_what_one_does_bit_by_bit(dask, tmp_path):
+    one, two = (Folders(runs=tmp_path / n, work=tmp_path / f"{n}-work") for n in ("one", "two"))
+    plans = (SWEPT, PLANS[1])
+    for plan in plans:
+        list(run_plan(plan, folders=one))
+    list(run_plan(replace(SWEPT, variants=("mean",), seeds=(0,)), folders=two))
+    messages = Counter()
+    for plan in plans:
+        messages.update(p.message for p in run_sweep(plan, scheduler="local:2", folders=two))
+    assert messages["recorded before"] == 1
+    assert messages.total() == 6
+    for plan in plans:
+        alone, swept = (list(read_records(f.run_file(plan.study))) for f in (one, two))
+        assert len(swept) == len(alone)
+        by_job = {record["config"]["job"]: record for record in swept}
+        for record in alone:
+            found = by_job.pop(record["config"]["job"])
+            assert found["command"] == record["command"]
+            for name in ("variant", "seed", "config", "metrics", "curve"):
+                assert found[name] == record[name]
+    assert not list(two.work.glob("*/*.checkpoint.safetensors"))
+
+
+def test_a_job_of_a_sweep_that_fails_is_named(dask, tmp_path):
+    plan = Plan(study="n-grams", corpus="tales")
+    (tmp_path / "runs").write_text("a file where the records should go")
+    folders = Folders(runs=tmp_path / "runs", work=tmp_path / "work")
+    here = dask.LocalCluster(n_workers=1, threads_per_worker=2, dashboard_address=None)
+    with here, pytest.raises(AttnlabError, match=r"of \d jobs failed.*n-grams/smoke/tales"):
+        list(run_sweep(plan, scheduler=here.scheduler_address, folders=folders))
+
+
+@pytest.mark.parametrize("scheduler", ["here", "local:0", "nothing://x:1"])
+def test_a_scheduler_that_is_none_is_told(dask, scheduler, tmp_path):
+    folders = Folders(runs=tmp_path, work=tmp_path)
+    with pytest.raises(AttnlabError, match=r"No scheduler of Dask answers at .*local:N"):
+        list(run_sweep(SWEPT, scheduler=scheduler, folders=folders))
+
+
+def test_a_sweep_without_dask_says_what_to_install(monkeypatch, tmp_path, capsys):
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    assert main(["study", "run", "language-model", "--scheduler", "local:2"]) == 1
+    assert "pip install 'attnlab[sweep]'" in capsys.readouterr().err

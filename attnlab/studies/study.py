@@ -172,6 +172,15 @@ def _claimed(study: Study, job: Any, folders: Folders) -> Iterator[str]:
         lock.release()
 
 
+def jobs_of(plan: Plan) -> Sequence[Any]:
+    """Return all jobs of a plan, each with ``name`` and ``digest``.
+
+    Raises:
+        UnknownNameError: A study, variant or corpus that does not exist, or not together.
+    """
+    return _checked(plan).jobs(plan)
+
+
 def _checked(plan: Plan) -> Study:
     study = get_study(plan.study)
     wanted = [("variant", name, study.variants) for name in plan.variants]
