@@ -309,6 +309,7 @@ def train(
     from attnlab.tasks import LanguageTask, prepare_dataset
     from attnlab.training import save_model, train_model
 
+    is_first = _join()
     n_tokens = steps * batch_size * context_len + 1
     text = prepare_dataset(corpus, vocab_size=vocab_size, n_train_tokens=n_tokens)
     sizes = {"context_len": context_len, "d_model": d_model, "n_layers": layers, "n_heads": heads}
@@ -318,11 +319,11 @@ def train(
     task = LanguageTask(data=text)
     model = task.build(config, generator=torch_generator(seed, "init"))
     say(f"{mixer} on {corpus}: {sum(p.numel() for p in model.parameters()):,} weights")
-    with tqdm(total=steps, unit="step") as bar:
+    with tqdm(total=steps, unit="step", disable=not is_first) as bar:
         for state in train_model(task, model, plan):
             bar.set_postfix_str(f"{state.loss_nats:.3f} nats", refresh=False)
             bar.update()
-    if out:
+    if out and is_first:
         save_model(out / "model.safetensors", model=model, corpus=corpus)
         if text.tokenizer is not None:
             text.tokenizer.save(out / "tokenizer.json")
@@ -343,6 +344,16 @@ def train(
         say(f"Saved in {out}")
 
 
+def _join(device: str = "cpu") -> bool:
+    """Meet the processes of torchrun; return whether this one is to speak, and hush it if not."""
+    from attnlab.training.parallel import is_first, join
+
+    join(device)
+    if not is_first():
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+    return is_first()
+
+
 Name = Annotated[str, typer.Argument(help="a study, see: attnlab study list")]
 Scale = Annotated[str, typer.Option(help="smoke, classroom or paper")]
 Corpus = Annotated[str, typer.Option(help="tales, or see: attnlab data list")]
@@ -353,6 +364,8 @@ Axes = Annotated[list[str] | None, typer.Option("--axis", help=AXES)]
 Device = Annotated[Literal["cpu", "cuda"], typer.Option(help="to compute on")]
 THREADS = "of torch; default as installed. Results are bit-equal only for equal thread counts"
 Threads = Annotated[int | None, typer.Option(help=THREADS)]
+SWEEP = "local:N for N processes here, or the address of a Dask scheduler; needs attnlab[sweep]"
+Scheduler = Annotated[str | None, typer.Option(help=SWEEP)]
 
 
 def _plan(
@@ -402,41 +415,51 @@ def run(
     axis: Axes = None,
     threads: Threads = None,
     device: Device = "cpu",
+    scheduler: Scheduler = None,
 ) -> None:
     """Run what is missing; may be stopped at any moment.
 
     A job that was cut short goes on from its checkpoint; several processes may share one study.
     """
-    _run_plans([_plan(name, scale, corpus, variants, seeds, axis)], threads=threads, device=device)
+    plan = _plan(name, scale, corpus, variants, seeds, axis)
+    _run_plans([plan], threads=threads, device=device, scheduler=scheduler)
 
 
 @study.command()
-def resume(threads: Threads = None, device: Device = "cpu") -> None:
+def resume(threads: Threads = None, device: Device = "cpu", scheduler: Scheduler = None) -> None:
     """Go on with every study that was interrupted."""
     from attnlab.studies import unfinished_plans
 
     plans = unfinished_plans()
     if not plans:
         say("Nothing to resume: every study begun here is finished.")
-    _run_plans(plans, threads=threads, device=device)
+    _run_plans(plans, threads=threads, device=device, scheduler=scheduler)
 
 
-def _run_plans(plans: Iterable[Any], *, threads: int | None, device: str) -> None:
+def _run_plans(
+    plans: Iterable[Any], *, threads: int | None, device: str, scheduler: str | None
+) -> None:
     import torch
     from tqdm import tqdm
 
     from attnlab.analysis.timing import keep_pages
-    from attnlab.studies import Folders, run_plan
+    from attnlab.studies import Folders, run_plan, run_sweep
 
     if device == "cuda" and not torch.cuda.is_available():
         raise AttnlabError("--device cuda: torch finds no graphics card here. Use --device cpu.")
     keep_pages()
     torch.set_num_threads(threads or torch.get_num_threads())
+    is_first = _join(device)
     for plan in plans:
         say(f"{plan.name}: variants {', '.join(plan.variants) or 'all'}; seeds {plan.seeds}")
-        reports = run_plan(plan, folders=Folders(device=device))
+        folders = Folders(device=device)
+        if scheduler:
+            reports = run_sweep(plan, scheduler=scheduler, folders=folders)
+        else:
+            reports = run_plan(plan, folders=folders)
         for name, of_job in groupby(reports, attrgetter("job")):
-            with tqdm(desc=name, unit="step", mininterval=2) as bar:
+            how = {"unit": "step", "mininterval": 2, "disable": not is_first}
+            with tqdm(desc=name, **how) as bar:
                 for progress in of_job:
                     bar.set_postfix_str(progress.message, refresh=False)
                     bar.total = progress.n_steps  # a job may have several stretches of work

@@ -64,13 +64,16 @@ def environment(*, device: str = "cpu") -> dict[str, str]:
         device: Where it was computed, ``cpu`` or ``cuda``; not where it could have been.
     """
     import torch
+    from torch import distributed
 
+    is_one = not (distributed.is_available() and distributed.is_initialized())
     return {
         "python": platform.python_version(),
         "torch": torch.__version__,
         "os": platform.platform(terse=True),
         "device": torch.cuda.get_device_name() if device.startswith("cuda") else _processor(),
         "threads": str(torch.get_num_threads()),
+        **({} if is_one else {"processes": str(distributed.get_world_size())}),
     }
 
 

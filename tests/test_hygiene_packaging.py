@@ -150,7 +150,9 @@ def test_every_dependency_says_what_it_is_for():
 
 
 def test_no_dependency_is_only_there_by_luck():
-    required, _ = requirements(read_files().pyproject)
+    pyproject = read_files().pyproject
+    sweep = tomllib.loads(pyproject)["project"]["optional-dependencies"]["sweep"]
+    required = [*requirements(pyproject)[0], *map(Requirement, sweep)]
     named = {canonicalize_name(r.name) for r in required} | {"ipython", "ipykernel"}
     outside = set()
     for path in (ROOT / "attnlab").rglob("*.py"):

@@ -11,6 +11,7 @@ from attnlab.studies.study import (
     run_plan,
     unfinished_plans,
 )
+from attnlab.studies.sweep import run_sweep
 
 __all__ = [
     "Folders",
@@ -26,5 +27,6 @@ __all__ = [
     "n_grams",
     "replaced",
     "run_plan",
+    "run_sweep",
     "unfinished_plans",
 ]

@@ -29,6 +29,7 @@ from attnlab.config import TrainConfig
 from attnlab.errors import AttnlabError, CheckpointError
 from attnlab.training.checkpoint import load_checkpoint, save_checkpoint
 from attnlab.training.loop import StepLog, build_optimizer, train_steps
+from attnlab.training.parallel import agree, is_first, n_processes
 
 CHECKPOINT_EVERY_S = 60.0
 
@@ -101,7 +102,8 @@ def train_model(
 
     Raises:
         DivergenceError: The loss or the gradient is not finite.
-        AttnlabError: The checkpoint was written with other threads or on another device.
+        AttnlabError: The checkpoint was written with other threads, on another device, or by
+            another number of processes.
     """
     state = State() if state is None else state
     options = dict(task.train_options(model, train))
@@ -115,7 +117,12 @@ def train_model(
                 f"{checkpoint} stands at step {state.step} of {train.n_steps}. Delete it and run "
                 "again."
             )
-    elif 0 in points:
+    if agree(state.step) != state.step:
+        raise AttnlabError(
+            f"This process would go on after step {state.step}, the first one after another: "
+            f"they see different checkpoints. Let all of them see {checkpoint}, or delete it."
+        )
+    if 0 in points and not state.step:
         state.add_point(task.validate(model))
         yield state
     started = time.perf_counter() - state.seconds
@@ -137,7 +144,8 @@ def train_model(
             if best is not None:
                 _keep_better(model, best, found, state)
         yield state
-        if checkpoint is not None and time.perf_counter() - saved > CHECKPOINT_EVERY_S:
+        is_due = is_first() and time.perf_counter() - saved > CHECKPOINT_EVERY_S
+        if checkpoint is not None and is_due:
             facts = {**asdict(state), **_machine(model)}
             save_checkpoint(checkpoint, model=whole, optimizer=optimizer, facts=facts)
             saved = time.perf_counter()
@@ -169,11 +177,13 @@ def steps_dense_early(n_steps: int, *, n_points: int = 25) -> set[int]:
 def _machine(model: nn.Module) -> dict[str, Any]:
     """Return what must not change over an interruption for the numbers to be bit-equal."""
     device = next(model.parameters()).device.type
-    return {"threads": torch.get_num_threads(), "device": device}
+    here = {"threads": torch.get_num_threads(), "device": device}
+    return here | {"nproc-per-node": n_processes()}
 
 
 def _same_machine(facts: dict[str, Any], model: nn.Module, path: Path) -> dict[str, Any]:
     """Return a checkpoint's facts without those of the machine, if this one computes alike."""
+    facts = {"nproc-per-node": 1, **facts}
     wanted = {name: type(value) for name, value in {**vars(State()), **_machine(model)}.items()}
     if {name: type(value) for name, value in facts.items()} != wanted:
         raise CheckpointError(

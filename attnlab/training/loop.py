@@ -16,6 +16,7 @@ from attnlab.config import TrainConfig
 from attnlab.errors import AttnlabError, DivergenceError
 from attnlab.models import LanguageModel, Translator
 from attnlab.seeding import torch_generator
+from attnlab.training.parallel import add_up, n_processes, own_part, rank
 from attnlab.training.products import onednn_products
 
 SPARED = (  # no weight decay
@@ -58,6 +59,7 @@ def train_steps(
 
     A generator, so a progress bar, a live plot, a test and a stop button all drive the same
     loop, and none of them needs a callback. It ends after ``config.n_steps`` or with the batches.
+    Of several processes (``attnlab.training.parallel``) each is given the same batches.
 
     Shapes:
         batches: pairs ``(inputs, targets)`` of token ids, each ``(batch, time)``;
@@ -89,7 +91,7 @@ def train_steps(
             parameters["lr"] = lr
         optimizer.zero_grad(set_to_none=True)
         with _dropout_stream(model, config.seed, step):
-            loss_nats = _accumulate(loss, n_read, group, config)
+            loss_nats = add_up(weights, _accumulate(loss, n_read, group, config))
         total_norm = nn.utils.get_total_norm([w.grad for w in weights if w.grad is not None])
         grad_norm = float(total_norm)
         if not (math.isfinite(loss_nats) and math.isfinite(grad_norm)):
@@ -159,14 +161,16 @@ def _accumulate(
     group: list[tuple[Tensor, Tensor]],
     config: TrainConfig,
 ) -> float:
-    counts = [count(targets) for _, targets in group]
-    total = 0.0
-    for (inputs, targets), n_targets in zip(group, counts, strict=True):
+    n_group, total = sum(count(targets) for _, targets in group), 0.0
+    for whole in group:
+        inputs, targets, n_targets = own_part(*whole, count)
+        if not n_targets and n_processes() > 1:  # fewer rows than processes
+            continue
         with products(config.precision):
             with autocast(config.precision, inputs.device):
                 found = loss(inputs, targets)
                 minimised, plain = found if isinstance(found, tuple) else (found, found)
-                share = n_targets / sum(counts)
+                share = n_targets / n_group
             (minimised * share).backward()
         total += plain.item() * share
     return total
@@ -188,7 +192,8 @@ def _dropout_stream(model: LanguageModel | Translator, seed: int, step: int) -> 
         return
     devices = [model.device] if model.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(torch_generator(seed, f"dropout/{step}").initial_seed())
+        stream = f"dropout/{step}" if n_processes() == 1 else f"dropout/{step}/{rank()}"
+        torch.manual_seed(torch_generator(seed, stream).initial_seed())
         yield
 
 
