@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from functools import cache
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -139,12 +140,14 @@ class RunRecord:
 def read_records(path: Path | None = None) -> Iterator[dict[str, Any]]:
     """Yield the records of one file, or of every file in ``data/runs``, as dictionaries.
 
+    What came with attnlab is followed by one's own, where those lie apart.
+
     Raises:
         AttnlabError: A line that is not a record; the message has file and line number.
     """
-    path = RUNS if path is None else Path(path)
+    places = paths.record_places(RUNS if path is None else Path(path))
     wanted = {field.name for field in fields(RunRecord)}
-    for file in [path] if path.suffix == ".jsonl" else sorted(path.glob("*.jsonl")):
+    for file in chain.from_iterable(_run_files(place) for place in places):
         for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
             try:
                 record = json.loads(line)
@@ -156,6 +159,10 @@ def read_records(path: Path | None = None) -> Iterator[dict[str, Any]]:
                     "appended to; restore it with git checkout."
                 ) from error
             yield record
+
+
+def _run_files(path: Path) -> list[Path]:
+    return [path] if path.suffix == ".jsonl" else sorted(path.glob("*.jsonl"))
 
 
 def load_runs(
