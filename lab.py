@@ -262,10 +262,11 @@ def keep_saying(lines: list[str], ended: threading.Event) -> None:
 
 def pip_step(lines: list[str], *, since: float) -> str:
     """Return in words what pip does after these lines of output."""
-    last = next((line.strip() for line in reversed(lines) if line.strip()), "starting")
-    if not last.startswith("Installing collected packages:"):
-        return f"still at it ({last[:60]})"
-    names = last.partition(":")[2].replace(" ", "").split(",")
+    said = [line.strip() for line in lines if line.strip()]
+    wanted = [line for line in said if line.startswith("Installing collected packages:")]
+    if not wanted:
+        return f"still at it ({said[-1][:60] if said else 'starting'})"
+    names = wanted[-1].partition(":")[2].replace(" ", "").split(",")
     done = [path for path in (ROOT / ".venv").rglob("*.dist-info") if path.stat().st_mtime > since]
     number = min(len(done), len(names) - 1)
     return f"installing package {number + 1} of {len(names)} ({names[number]})"
@@ -380,7 +381,8 @@ def trust_notebooks() -> None:
 def lab_command(port: int) -> list[str]:
     """Return the command line of the JupyterLab server."""
     command = [str(in_venv("jupyter")), "lab", "--no-browser", "--ip=127.0.0.1", f"--port={port}"]
-    command += ["--ServerApp.port_retries=0", "--ServerApp.base_url=/", "--log-level=ERROR"]
+    command += ["--ServerApp.port_retries=0", "--ServerApp.base_url=/"]
+    command += ["--log-level=ERROR", "--LabApp.log_level=ERROR"]
     # what kernels say of ports that are not encrypted would fill the terminal
     command.append("--KernelManager.transport_encryption=auto")
     if hasattr(os, "geteuid") and os.geteuid() == 0:  # in a container
