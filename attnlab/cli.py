@@ -177,12 +177,16 @@ def _corpora() -> str:
 
 
 def _records() -> str:
+    from attnlab.paths import where_written
     from attnlab.records import RUNS, read_records
 
     if not RUNS.is_dir():
-        raise AttnlabError(f"{RUNS} is missing: restore it with git checkout data/runs")
+        raise AttnlabError(
+            f"{RUNS} is missing: restore it with git checkout data/runs, or clone the repository"
+        )
     experiments = [record["experiment"] for record in read_records()]
-    return f"{len(experiments)} runs of {len(set(experiments))} experiments"
+    counts = f"{len(experiments)} runs of {len(set(experiments))} experiments"
+    return f"{counts}. {where_written()}".rstrip(". ")
 
 
 @app.command("list")
@@ -443,10 +447,13 @@ def _run_plans(
     from tqdm import tqdm
 
     from attnlab.analysis.timing import keep_pages
+    from attnlab.paths import where_written
     from attnlab.studies import Folders, run_plan, run_sweep
 
     if device == "cuda" and not torch.cuda.is_available():
         raise AttnlabError("--device cuda: torch finds no graphics card here. Use --device cpu.")
+    if sentence := where_written():
+        say(sentence)
     keep_pages()
     torch.set_num_threads(threads or torch.get_num_threads())
     is_first = _join(device)
@@ -523,10 +530,10 @@ def bench(
     ratios of the same round with their interval, and what share of this machine's measured peak
     was reached. Nothing is stored without --record or --out.
     """
-    from attnlab.paths import RUNS
+    from attnlab.paths import OWN_RUNS
     from attnlab.studies import clock
 
-    folder = out or (RUNS if record else None)
+    folder = out or (OWN_RUNS if record else None)
     how = {"scale": scale, "threads": threads, "repeats": repeats, "device": device}
     file = clock.run_file(folder) if folder else None
     for line in clock.bench(parts or (), file=file, is_checked=check, **how):

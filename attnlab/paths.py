@@ -1,18 +1,22 @@
-"""Where files lie: what comes with the checkout, what is downloaded, and unfinished work."""
+"""Where files lie: what comes with attnlab, what a user computes or downloads, unfinished work."""
 
 from __future__ import annotations
 
 import os
 import platform
 import re
+import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from platformdirs import user_cache_path, user_data_path
+
 from attnlab.errors import AttnlabError, FileError
 
 PACKAGE = Path(__file__).resolve().parent
+VARIABLE = "ATTNLAB_HOME"  # a folder for everything that is written
 
 
 def find_checkout(*, package: Path = PACKAGE) -> Path | None:
@@ -21,29 +25,90 @@ def find_checkout(*, package: Path = PACKAGE) -> Path | None:
     The package lies in it, or is installed elsewhere and the shell stands in it, deeper in it,
     or in the folder that holds it. None if there is no checkout in any of these places.
     """
-    here = Path.cwd()
-    below = sorted(path.parents[1] for path in here.glob("*/data/runs"))
-    for folder in (package.parent, here, *here.parents, *below):
-        if (folder / "pyproject.toml").is_file() and (folder / "data" / "runs").is_dir():
+    try:
+        here = Path.cwd()
+        nearby = [
+            here,
+            *here.parents,
+            *sorted(path.parents[1] for path in here.glob("*/data/runs")),
+        ]
+    except OSError:  # the folder of the shell was removed or may not be read
+        nearby = []
+    for folder in (package.parent, *nearby):
+        marks = ("pyproject.toml", "data/runs", "attnlab/paths.py")
+        if all(os.path.exists(folder / mark) for mark in marks):
             return folder
     return None
 
 
+def can_write(folder: Path) -> bool:
+    """Say whether files can be put into a folder, which may have to be made first."""
+    while not os.path.exists(folder):
+        folder = folder.parent
+    return os.path.isdir(folder) and os.access(folder, os.W_OK | os.X_OK)
+
+
+def _own(kind: str) -> Path:
+    """Return the folder for ``runs`` or ``cache``: named, in the checkout, the user's, temporary.
+
+    Raises:
+        AttnlabError: ``ATTNLAB_HOME`` names a place where nothing can be written.
+    """
+    if named := os.environ.get(VARIABLE, "").strip():
+        folder = Path(named).expanduser().absolute() / kind
+        if not can_write(folder):
+            raise AttnlabError(
+                f"{VARIABLE} is {named!r}, where nothing can be written. Set it to a folder of "
+                "yours, or unset it."
+            )
+        return folder
+    usual = user_data_path("attnlab") / kind if kind == "runs" else user_cache_path("attnlab")
+    for folder in (usual,) if ROOT is None else (ROOT / "data" / kind, usual):
+        if folder.is_absolute() and can_write(folder):
+            return folder
+    return _temporary() / kind
+
+
+def _temporary() -> Path:
+    return Path(tempfile.gettempdir()) / f"attnlab-{getattr(os, 'getuid', lambda: 'user')()}"
+
+
 def cache_folder() -> Path:
     """Return where downloads and unfinished work go: ``data/cache``, or the user's own cache."""
-    if ROOT is not None:
-        return ROOT / "data" / "cache"
-    import pooch
+    return _own("cache")
 
-    return Path(pooch.os_cache("attnlab"))
+
+def where_written() -> str:
+    """Return a sentence on where records and downloads go; nothing in a checkout of one's own."""
+    if OWN_RUNS == RUNS:
+        return ""
+    why = "This checkout cannot be written" if ROOT else "There is no checkout of attnlab here"
+    if os.environ.get(VARIABLE, "").strip():
+        why = f"{VARIABLE} is set"
+    sentence = (
+        f"{why}: records go to {OWN_RUNS}, downloads and unfinished work to {cache_folder()}."
+    )
+    if OWN_RUNS.is_relative_to(_temporary()):
+        return f"{sentence} That is temporary; to keep them set {VARIABLE} to a folder of yours."
+    return sentence
 
 
 ROOT = find_checkout()
-_DATA = Path("data") if ROOT is None else ROOT / "data"  # without a checkout: below the shell
-RUNS = _DATA / "runs"  # records, only ever appended to
-MODELS = _DATA / "models"  # small trained weights
-CHAINS = _DATA / "chains"  # named transition matrices
+DATA = PACKAGE / "data" if ROOT is None else ROOT / "data"  # a wheel carries it inside
+RUNS = DATA / "runs"  # the records that came with attnlab
+OWN_RUNS = _own("runs")  # records, only ever appended to; in a checkout the same folder
+MODELS = DATA / "models"  # small trained weights
+CHAINS = DATA / "chains"  # named transition matrices
 WORK = cache_folder() / "studies"  # checkpoints and other unfinished work
+
+
+def record_places(path: Path) -> list[Path]:
+    """Return a file or folder of records, with its twin where one's own lie apart."""
+    for folder in (RUNS, OWN_RUNS):
+        if path.is_relative_to(folder):
+            both = dict.fromkeys(each / path.relative_to(folder) for each in (RUNS, OWN_RUNS))
+            return [each for each in both if each.exists()] or [path]
+    return [path]
 
 
 def write_whole(path: Path, content: bytes | str) -> None:

@@ -17,6 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from functools import cache
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -179,7 +180,8 @@ def read_records(
     """Yield the records of one file, or of every file in ``data/runs``, as dictionaries.
 
     A line is a record if it is JSON with the fields of ``RunRecord``, each of its type, and if
-    its checksum is that of the others, where it has one. Empty lines are passed over.
+    its checksum is that of the others, where it has one. Empty lines are passed over. What came
+    with attnlab is followed by one's own, where those lie apart.
 
     Args:
         on_damage: ``stop`` at a line that is no record, or ``skip`` it and log how many there
@@ -193,8 +195,8 @@ def read_records(
     if on_damage not in ON_DAMAGE:
         step = f"It is an argument, or {DAMAGE_VARIABLE}."
         raise UnknownNameError("way with damaged records", on_damage, ON_DAMAGE, next_step=step)
-    path = RUNS if path is None else Path(path)
-    for file in [path] if path.suffix == ".jsonl" else sorted(path.glob("*.jsonl")):
+    places = paths.record_places(RUNS if path is None else Path(path))
+    for file in chain.from_iterable(_run_files(place) for place in places):
         with file_errors(file, "read"):
             lines = file.read_bytes().split(b"\n")
         n_skipped = 0
@@ -273,6 +275,10 @@ _TYPES: dict[str, Any] = {  # of the fields of a record, as JSON has them
     "seed": int,
     "seconds": (int, float),
 }
+
+
+def _run_files(path: Path) -> list[Path]:
+    return [path] if path.suffix == ".jsonl" else sorted(path.glob("*.jsonl"))
 
 
 def load_runs(

@@ -9,10 +9,9 @@ import sys
 import tarfile
 from collections import Counter
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
-import pooch
+import platformdirs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -98,7 +97,7 @@ def test_the_cache_is_searched_after_the_named_folders(monkeypatch, tmp_path):
     assert data_folders() == [tmp_path, cache_folder()]
     assert cache_folder().parts[-2:] == ("data", "cache")
     monkeypatch.setattr("attnlab.paths.ROOT", None)  # an installed package
-    assert cache_folder() == Path(pooch.os_cache("attnlab"))
+    assert cache_folder() == platformdirs.user_cache_path("attnlab")
 
 
 def test_an_absent_corpus_names_layout_folders_and_command(entry, tmp_path, monkeypatch):

@@ -122,9 +122,9 @@ def test_binder_has_the_same_packages():
 @pytest.mark.parametrize(
     ("file", "pattern", "text"),  # what stands there, what is put in its place
     [
-        ("pyproject", r'"torch>=2.6"', '"torch>=99"'),
+        ("pyproject", r'"torch>=2.9"', '"torch>=99"'),
         ("pyproject", r"dependencies = \[", 'dependencies = ["einops>=0.8",'),
-        ("constraints", r"(?m)^numpy==.*\n", ""),
+        ("constraints", r"(?m)^pandas==.*\n", ""),
         ("constraints", r"(?m)^tqdm==", "tqdm>="),
         ("constraints", r"(?m)^ruff==.*", "ruff==0.1.0"),
         ("environment", r"(?m)^ *- tqdm.*\n", ""),

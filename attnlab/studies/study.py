@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 from attnlab.config import TranslatorConfig, digest_of
 from attnlab.corpora import load_tokenizer
 from attnlab.errors import AttnlabError, DivergenceError, UnknownNameError
-from attnlab.paths import write_whole
+from attnlab.paths import record_places, write_whole
 from attnlab.records import RunRecord, commit, read_records
 from attnlab.studies.engine import Folders, Progress, run_job, work_file
 from attnlab.training import load_model, load_translator, save_model
@@ -202,7 +202,8 @@ def _run(study: Study, job: Any, folders: Folders) -> Iterator[Progress]:
 def finished_digests(study: str, folders: Folders) -> set[str]:
     """Return the digests of the jobs of a study that have a record with all it needs."""
     path, needs = folders.run_file(study), set(get_study(study).needs)
-    records = read_records(path) if path.exists() else ()
+    places = [place for place in record_places(path) if place.exists()]
+    records = read_records(path) if places else ()
     return {each["config"].get("job") for each in records if needs <= each["metrics"].keys()}
 
 
