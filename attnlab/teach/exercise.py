@@ -19,7 +19,7 @@ from attnlab.teach.running import LIMIT_S, CheckFailed, Outcome, run
 
 Function = Callable[..., Any]
 STRICT = "ATTNLAB_STRICT"  # environment variable; "1" lets a failed check raise
-MOST_AGREE = 2 / 3  # of the cases that tell; with fewer a mistake explains nothing
+MOST_AGREE = 0.75  # of the cases that tell; with fewer a mistake explains nothing
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ class Exercise:
             said = self.verdict(wrong)
             if said.problem is None:
                 faults.append(f"{sentence!r}: passes every case")
-            elif said.sentence != sentence:
+            elif not said.sentence.endswith(sentence):
                 faults.append(f"{sentence!r} is diagnosed as {said.sentence!r}")
         return faults
 
@@ -147,7 +147,8 @@ class Exercise:
         said, kind = answers[-1].sentence, type(answers[-1].error)
         more = ""
         if issubclass(kind, IndexError | RuntimeError | ValueError) and kind is not CheckFailed:
-            more = self.breaks.get(label, "") or self._named(answers)
+            more = self.breaks.get(label, "")
+        more = more or self._named(answers)
         return f"{said.rstrip('.')}. {more}" if more else said
 
     def _diagnose(self, student: Function, answers: list[Outcome]) -> str:

@@ -43,6 +43,11 @@ def future_only(scores):
     return scores.masked_fill(~visible(scores).mT, -math.inf).softmax(-1)
 
 
+def by_powers(scores):
+    powers = scores.exp() * visible(scores)
+    return powers / powers.sum(-1, keepdim=True)
+
+
 causal_weights, over_queries = weights_of(), weights_of(axis=-2)
 
 check_causal_weights = Exercise(
@@ -51,7 +56,7 @@ check_causal_weights = Exercise(
         ("two tokens", math.log(2) * torch.tensor([[0.0, 1.0], [0.0, 1.0]], dtype=torch.float64)),
         ("three equal scores", torch.zeros(3, 3, dtype=torch.float64)),
         ("random, 5 by 5", numbers((5, 5), stream="exercise 2.1")[0]),
-        ("large scores, 7 by 7", 300 * numbers((7, 7), stream="exercise 2.1, large")[0]),
+        ("large scores, 7 by 7", 900 * numbers((7, 7), stream="exercise 2.1, large")[0]),
     ],
     {
         mask_after: "The mask came after the softmax: rows do not sum to one, and the future still weighs in the denominator. Mask the scores.",
@@ -59,6 +64,11 @@ check_causal_weights = Exercise(
         no_mask: "Nothing is masked: every token looks into the future.",
         future_only: "The mask is transposed: tokens see the future only. Row t may see columns s <= t.",
         weights_of(fill=0.0): "Masked scores were set to 0, and exp(0) = 1 is a weight like any other. Use minus infinity.",
+        weights_of(fill=-10.0): "Masked scores were set to a number that other scores can reach. Use minus infinity.",
+        lambda scores: scores.masked_fill(visible(scores), -math.inf).softmax(-1): "The mask is turned round: it hides the past and leaves the future.",
+        lambda scores: scores.masked_fill(~visible(scores), -math.inf): "These are the masked scores; the softmax is missing.",
+        lambda scores: scores.exp() * visible(scores): "The powers of each row are not divided by their sum.",
+        by_powers: "exp of a large score overflows. torch's softmax subtracts the largest of each row first, which changes nothing else.",
         weights_of(diagonal=-1): "The diagonal is masked as well: a token may look at itself, and the first one must.",
     },
 )  # fmt: skip
@@ -105,6 +115,10 @@ check_single_head = Exercise(
         head_of(weights=future_only): "The mask is transposed: tokens see the future only.",
         head_of(weights=over_queries): "The softmax ran over the queries; it belongs to the keys, the last axis.",
         lambda x, w_q, w_k, w_v, w_o: single_head(x, w_k, w_q, w_v, w_o): "Queries and keys are swapped: row t of the scores is q_t against every key.",
+        lambda x, w_q, w_k, w_v, w_o: single_head(x, w_q, w_k, w_k, w_o): "The values are the keys: they have a map of their own, W_v.",
+        lambda x, w_q, w_k, w_v, w_o: single_head(x, w_q, w_q, w_v, w_o): "The keys are the queries: they have a map of their own, W_k.",
+        lambda x, *maps: x + single_head(x, *maps): "x was added. The residual sum belongs to the block, not to the head.",
+        lambda x, *maps: head_of(scale=lambda d, d_h: len(x) ** -0.5)(x, *maps): "The scale uses the number of tokens; a dot product here has d_h terms.",
         head_of(has_out=False): "The mixture was not multiplied by W_o.",
     },
 )  # fmt: skip
@@ -141,6 +155,11 @@ check_multiplications = Exercise(
         count_of(maps=3): "The output map is missing: there are four maps.",
         count_of(products=1): "One of the two products over the pairs is missing: scores, and weights times values.",
         count_of(scale=0): "The scale is missing: one multiplication for each pair and head.",
+        lambda time, d, heads: 4 * d**2: "These are the weights, eq. (2.10). Each is used at every position, and then there are the pairs.",
+        lambda time, d, heads: count_of()(time, d, heads) - 4 * (time - 1) * d**2: "The four maps were counted for one token only.",
+        count_of(pairs=lambda time: 0): "The pairs are missing: a score, its scale and a share of the mixture for each.",
+        count_of(pairs=lambda time: time): "You counted one pair for each token; token t looks at t tokens.",
+        lambda time, d, heads: count_of(scale=1 / heads)(time, d, heads): "The scale is one multiplication for each pair and head, not for each pair.",
         count_of(each=1): "You counted d products for every head; a head has d / H, so all heads together have d.",
     },
 )  # fmt: skip

@@ -35,6 +35,13 @@ def _depth(*, leaf=0, join=max):
     return wrong
 
 
+def _in_order(program):
+    ready = {}
+    for name, (_, operands) in program.items():
+        ready[name] = 1 + max(ready.get(operand, 0) for operand in operands)
+    return max(ready.values())
+
+
 x, p = ("mul", ("x", "w")), ("mul", ("p", "p"))
 check_depth = Exercise(
     depth,
@@ -53,6 +60,9 @@ check_depth = Exercise(
         _depth(join=lambda ready: ready[0]): "Only the first operand of each operation was followed; the chain may come through any.",
         _depth(join=min): "An operation was started when its first operand was ready: it waits for the last one.",
         _depth(join=sum): "The depths of the operands were added. They are made side by side: take the larger.",
+        _depth(join=lambda ready: ready[-1]): "Only the last operand of each operation was followed; the chain may come through any.",
+        _in_order: "The order of the entries was trusted: an operand that is listed later counted as an input.",
+        lambda program: depth(program) - 1: "One step is missing: count the operations of the chain, not the arrows between them.",
         lambda program: levels(program)[list(program)[-1]]: "That is the depth of the entry listed last. The deepest may stand anywhere.",
     },
 )  # fmt: skip
@@ -71,6 +81,8 @@ check_tree_depth = Exercise(
         lambda n: n.bit_length(): "At powers of two this is one level too many: 2 terms need one addition.",
         math.log2: "log2 was not rounded: the number of levels is whole.",
         lambda n: tree_depth(n) + 1: "The terms themselves were counted as a level; only additions are steps.",
+        lambda n: math.ceil(math.log(n)): "That is the natural logarithm; halving asks for the one to base 2.",
+        lambda n: round(math.log2(n)): "log2 was rounded to the nearest whole number: a term that is left over needs a level of its own, so round up.",
         lambda n: n // 2: "One level leaves half of the terms; go on until one is left.",
     },
 )  # fmt: skip
@@ -88,6 +100,8 @@ def _formula(fraction):
     return lambda wa, da, wb, db: max(1.0, fraction(wa, da, wb, db)) if db > da else math.inf
 
 
+BARE = "Where the bounds never cross, the formula gives a negative number, or none. If a is ahead already with one worker the answer is 1; if it stays behind with many, infinity."
+DEPTH_OF_B = "Only the depth of b was divided by. What a saves is the difference of the depths."
 check_crossover = Exercise(
     crossover,
     [
@@ -100,8 +114,14 @@ check_crossover = Exercise(
         ("more work, deeper", 200, 20, 100, 10),
     ],
     {
-        lambda wa, da, wb, db: (wa - wb) / (db - da) if db != da else math.inf: "Where the bounds never cross, the formula gives a negative number, or none. If a is ahead already with one worker the answer is 1; if it stays behind with many, infinity.",
-        lambda wa, da, wb, db: max(1.0, (wa - wb) / db): "Only the depth of b was divided by. What a saves is the difference of the depths.",
+        lambda wa, da, wb, db: (wa - wb) / (db - da) if db != da else math.inf: BARE,
+        lambda wa, da, wb, db: (wa - wb) / (db - da) if db > da else math.inf: BARE,
+        lambda wa, da, wb, db: (wa - wb) / (db - da): BARE,
+        lambda wa, da, wb, db: max(1.0, (wa - wb) / (db - da)): BARE,
+        _formula(lambda wa, da, wb, db: (wa - wb) / (db - da)): "Where a is as deep but has less work, it is ahead from the first worker on: 1, not infinity.",
+        _formula(lambda wa, da, wb, db: (wb - wa) / (db - da)): "The work was subtracted the other way round: what a costs is its work minus that of b.",
+        _formula(lambda wa, da, wb, db: (wa - wb) / db): DEPTH_OF_B,
+        lambda wa, da, wb, db: max(1.0, (wa - wb) / db): DEPTH_OF_B,
         _formula(lambda wa, da, wb, db: wa / (db - da)): "Only the work of a was counted. What it costs is the difference of the work.",
         _formula(lambda wa, da, wb, db: (db - da) / (wa - wb)): "The fraction is upside down: workers are work divided by steps.",
         lambda wa, da, wb, db: (wa / da) / (wb / db): "Ratios of work to depth do not tell: set the two bounds equal and solve for P.",

@@ -89,6 +89,9 @@ def random_net(label, n_slots, d, h, n_words):
 
 
 alr_net = net_of()
+ADDED = (
+    "The input was added to the result. In ALR the residual sum comes later, and is the teacher's."
+)
 check_alr_net = Exercise(
     alr_net,
     [
@@ -105,8 +108,10 @@ check_alr_net = Exercise(
         net_of(order="channels"): "The sentence was laid out channel by channel. Token by token: first all channels of slot 0, then those of slot 1.",
         net_of(order="last first"): "The long vector runs backwards: slot 0 comes first.",
         net_of(slope=0.0): "Values below zero became zero; LeakyReLU keeps a hundredth of them.",
+        net_of(slope=1.0): "LeakyReLU is missing between the two maps.",
+        lambda x, n_words, weights: alr_net(x, n_words, weights) + x: ADDED,
         net_of(second_norm=False): "The norm of the hidden units is missing.",
-        net_of(adds_input=True): "The input was added to the result. In ALR the residual sum comes later, and is the teacher's.",
+        net_of(adds_input=True): ADDED,
     },
 )  # fmt: skip
 
@@ -142,7 +147,9 @@ def prefixes(
         g = each.cumsum(0)[:time] if folds == "slots so far" else each.sum(0)
         c = torch.einsum("jd,jdh->h", shift, w_1) if has_shift else torch.zeros_like(b_1)
         top = s - m[:, None] * g if centred else s
-        root = ((v - m.square() if variance == "centred" else v) + eps).sqrt()
+        v = v if variance == "raw" else v - m.square()
+        v = v * n / (n - 1) if variance == "unbiased" else v
+        root = (v + eps).sqrt()
         return top / root[:, None] + c + (b_1 if has_bias else 0.0)
 
     return hidden
@@ -174,6 +181,8 @@ check_prefix_hidden = Exercise(
         prefixes(eps=0.0): "The small number under the root is missing. It matters where a prefix is nearly constant.",
         prefixes(centred=False): "The mean is not taken off: a norm subtracts m from every number, so m times the summed columns of the first map goes away.",
         prefixes(variance="raw"): "Under the root stands the mean square, not the variance: subtract the squared mean.",
+        prefixes(variance="unbiased"): "The variance was divided by W - 1; a norm divides by W.",
+        lambda *given: F.leaky_relu(prefix_hidden(*given), SLOPE): "LeakyReLU came on top: asked for is what goes into it.",
         prefixes(folds="slots so far"): "The mean was taken off the filled slots alone. After the norm an empty slot holds minus m over the root, not zero: sum the columns over all slots.",
         prefixes(has_shift=False): "The shift of the norm is missing; it reaches the hidden units through the first map.",
         prefixes(has_bias=False): "b_1 is missing.",

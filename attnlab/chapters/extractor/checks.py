@@ -66,6 +66,14 @@ def _both_ways(x: Tensor, W: Tensor) -> Tensor:
     return torch.stack([sum(x[s] @ W[j] for s, j in its) for its in near])
 
 
+def _fewer_lags(x: Tensor, W: Tensor) -> Tensor:
+    zero = torch.zeros_like(x[0])
+    n_lags = [min(t, len(W)) for t in range(len(x))]
+    return torch.stack(
+        [sum((x[t - j] @ W[j] for j in range(n)), zero) for t, n in enumerate(n_lags)]
+    )
+
+
 EXTRACT = {
     _by_place: "W is indexed by the place of the token, not by its lag: the newest token meets W[0].",
     lambda x, W: extract(x, W.flip(0)): "The lags run backwards: W[0] belongs to the newest token, the last W to the oldest.",
@@ -73,6 +81,10 @@ EXTRACT = {
     _both_ways: "Position t also sums tokens after t: the future leaks in. The lag j is never negative.",
     lambda x, W: extract(x, W.mT): "Each W_j is applied from the wrong side: vectors are rows, so it is x @ W, not W @ x.",
     lambda x, W: extract(x, W) - x @ W[0]: "Lag 0, the newest token itself, is missing from the sum.",
+    lambda x, W: _fewer_lags(x, W): "The oldest lag is missing where the past is short: position t, counted from 0, has min(t + 1, l) lags.",
+    lambda x, W: extract(x, W)[-1]: "That is the extraction of the last position; each prefix has its own, stacked to (T, d).",
+    lambda x, W: x @ W[0]: "Only lag 0 is there: nothing of the past.",
+    lambda x, W: extract(x, W) / torch.arange(1, len(x) + 1)[:, None]: "You divided by the number of tokens, which makes a mean. Eq. (3.3) is a sum.",
     lambda x, W: extract(x, W[:1].expand_as(W)): "Every lag went through W[0]: that is a bag of tokens, blind to order.",
 }  # fmt: skip
 check_extract = Exercise(extract, [case[:3] for case in CASES], EXTRACT, BREAKS)
@@ -95,6 +107,11 @@ SHE = {
     she_of(join=torch.add): "The gate is added; the adjustment multiplies, e_t * g_t.",
     she_of(out=lambda a, B: a): "The output map W_out is missing after the adjustment.",
     she_of(join=lambda e, g: e): "The adjustment is missing: e_t was not multiplied by x_t W_adj.",
+    lambda x, W, A, B: extract(x, W) @ A @ B: "W_adj was applied to e_t, one map after the other. It makes the gate, x_t W_adj, which multiplies entry by entry.",
+    lambda x, W, A, B: x * (extract(x, W) @ A) @ B: "The parts are exchanged: the gate comes from x_t, and what it multiplies is e_t.",
+    lambda x, W, A, B: she(x, W, B, A): "W_adj and W_out are exchanged.",
+    she_of(gate=lambda x, e, A: torch.sigmoid(x @ A)): "The gate went through a sigmoid; eq. (3.6) has none.",
+    she_of(gate=lambda x, e, A: x): "W_adj is missing: the gate is x_t W_adj, not x_t.",
     lambda x, W, A, B: (extract(x, W) @ B) * (x @ A): "W_out came before the gate; the gate multiplies e_t first.",
     she_of(gate=lambda x, e, A: x[-1] @ A): "One gate, from the last token of the sequence, was used at every position: the future leaks in. Position t has its own gate, from x_t.",
     lambda x, W, A, B: she(x, W, A.mT, B.mT): "W_adj and W_out are applied from the wrong side: it is x @ W, not W @ x.",
@@ -118,6 +135,8 @@ COUNT = {
     lambda name, d, ell: count_weights(name, d, ell) + (4, 2, 3, 1, 0)[FAMILY.index(name)] * d: "A bias was counted for each square map; the maps here have none.",
     _off(attention=lambda d, _: -(d**2)): "Attention has four maps: query, key, value and output.",
     _off(she=lambda d, ell: (1 - ell) * d**2): "SHE has a matrix for every lag, l of them, not one for all.",
+    _off(she=lambda d, ell: ell * d - ell * d**2): "SHE has a matrix for every lag; a vector for every lag is what HE has.",
+    _off(she=lambda d, _: -2 * d**2): "SHE has two square maps besides its lags, and here both are missing.",
     _off(she=lambda d, _: -(d**2)): "SHE has two square maps besides its lags: adjustment and output.",
     _off(**dict.fromkeys(("he", "we", "me"), lambda d, ell: ell * d**2 - ell * d)): "HE, WE and ME have a vector per lag, l d numbers, not a matrix.",
     _off(he=lambda d, _: -(d**2)): "HE has three square maps: value, adjustment and output.",

@@ -36,6 +36,12 @@ def overflowing(logits, tokens):
     return surprise(raw / raw.sum(axis=-1, keepdims=True), tokens[1:])
 
 
+def chances_of(logits, tokens):
+    return softmax(logits[:-1])[np.arange(len(tokens) - 1), tokens[1:]]
+
+
+SAME_TOKEN = "Each row was compared with the token it has just read; row t predicts token t + 1."
+OVERFLOW = "exp(800) overflows; subtract the largest score of each row first, nothing else changes."
 draw = numpy_generator(4, "exercise/cross_entropy")
 random = 2 * draw.normal(size=(6, 5)), draw.integers(0, 5, 6)
 
@@ -45,16 +51,25 @@ check_cross_entropy = Exercise(
         ("two tokens, two choices", np.array([[0.0, 1.0], [2.0, 0.0]]), np.array([0, 1])),
         ("equal scores for three tokens", np.zeros((4, 3)), np.array([0, 1, 2, 0])),
         ("random, 6 tokens out of 5", *random),
+        ("random, 9 tokens out of 4", draw.normal(size=(9, 4)), draw.integers(0, 4, 9)),
         ("scores of 800", 800.0 * np.eye(4)[[1, 2, 0, 3]], np.array([0, 1, 3, 0])),
     ],
     {
         lambda z, v: cross_entropy(z, v) / LN2: "It is in bits; nats take the natural logarithm, np.log.",
         lambda z, v: surprise(softmax(z[:-1], axis=0), v[1:]): "The softmax ran over the positions; it belongs over the vocabulary, axis -1.",
-        lambda z, v: surprise(softmax(z), v): "Each row was compared with the token it has just read; row t predicts token t + 1.",
+        lambda z, v: surprise(softmax(z[1:]), v[1:]): SAME_TOKEN,
+        lambda z, v: surprise(softmax(z[:-1]), v[:-1]): SAME_TOKEN,
+        lambda z, v: surprise(softmax(z), v): SAME_TOKEN,
+        lambda z, v: cross_entropy(z, v) * (len(v) - 1) / len(v): "T tokens make T - 1 predictions: the first token has nothing before it.",
+        lambda z, v: surprise(np.exp(z[:-1]), v[1:]): "The softmax is missing: scores are no logarithms of chances yet.",
+        lambda z, v: -chances_of(z, v).mean(): "The logarithm is missing: these are the chances.",
+        lambda z, v: -np.log(chances_of(z, v).mean()): "You took the logarithm of the mean of the chances; take the mean of the logarithms.",
+        lambda z, v: -np.log(softmax(z[:-1])[:, v[1:]]).mean(): "This scores every pair of a row and a token: index rows and tokens together, p[np.arange(n), tokens].",
         lambda z, v: surprise(softmax(softmax(z[:-1])), v[1:]): "A softmax was taken twice: chances went in where scores belong.",
         lambda z, v: cross_entropy(z, v) * (len(v) - 1): "It is the sum over the predicted tokens; the loss is their mean.",
         lambda z, v: cross_entropy(z, v) / z.shape[1]: "The mean ran over vocabulary entries too; average over the predicted tokens alone.",
-        overflowing: "exp(800) overflows; subtract the largest score of each row first, nothing else changes.",
+        lambda z, v: -(z[:-1] - np.log(np.exp(z[:-1]).sum(-1, keepdims=True)))[np.arange(len(v) - 1), v[1:]].mean(): OVERFLOW,
+        overflowing: OVERFLOW,
     },
 )  # fmt: skip
 
@@ -79,6 +94,10 @@ check_bits_per_byte = Exercise(
         lambda nats, n, n_bytes: nats * n / n_bytes: "That is nats per byte: divide by ln 2 to get bits.",
         lambda nats, n, n_bytes: nats / LN2: "That is bits per token: spread the total over the bytes, not over the tokens.",
         lambda nats, n, n_bytes: nats * n * LN2 / n_bytes: "A bit is smaller than a nat, so there are more of them: divide by ln 2.",
+        lambda nats, n, n_bytes: nats / LN2 / n_bytes: "That is one token's surprise: the text has n_tokens of them.",
+        lambda nats, n, n_bytes: nats * n / LN2: "These are the bits of the whole text: share them out over its bytes.",
+        lambda nats, n, n_bytes: np.exp(nats) * n / n_bytes: "You took the perplexity. Bits are another unit of the loss itself.",
+        lambda nats, n, n_bytes: nats * n / LN2 / n_bytes / 8: "You divided by the 8 bits of a byte. The loss is in bits already; it is shared out over bytes.",
         lambda nats, n, n_bytes: nats / LN2 * n_bytes / n: "The ratio is upside down: the total is loss times tokens, and it is shared by the bytes.",
     },
 )  # fmt: skip
@@ -87,24 +106,28 @@ check_bits_per_byte = Exercise(
 # Exercise 4.3: the top-p filter ------------------------------------------------------------------
 
 
-def kept(chances, chosen):
-    """Return the chosen chances, made to sum to one where there are any."""
+def kept(chances, chosen, *, empty=0.0):
+    """Return the chosen chances, made to sum to one; ``empty`` everywhere where there are none."""
     some = np.zeros_like(chances)
     some[chosen] = chances[chosen]
-    return some / some.sum() if some.sum() > 0 else some
+    return some / some.sum() if some.sum() > 0 else some + empty
 
 
-def by_running_sum(chances, is_kept):
+def by_running_sum(chances, is_kept, **options):
     """Keep the likeliest tokens for whose running sum (before, after) the rule holds."""
     order = np.argsort(-chances, kind="stable")
     after = np.cumsum(chances[order])
-    return kept(chances, order[is_kept(after - chances[order], after)])
+    return kept(chances, order[is_kept(after - chances[order], after)], **options)
 
 
 def top_p_filter(chances, p):
     """Return the chances of the likeliest tokens that first reach p, made to sum to one."""
     return by_running_sum(chances, lambda before, after: before < p)
 
+
+CROSSING = "The token whose chance carries the sum over p belongs in; it was dropped."
+SINGLE = "p was taken as a threshold for single tokens; it is for the running sum of the likeliest."
+NO_TOKEN = {"empty": np.nan}  # 0 / 0, where no token is left
 
 check_top_p = Exercise(
     top_p_filter,
@@ -117,8 +140,16 @@ check_top_p = Exercise(
         ("random, 9 tokens", numpy_generator(4, "exercise/top_p").dirichlet(np.ones(9)), 0.9),
     ],
     {
-        lambda c, p: by_running_sum(c, lambda before, after: after <= p): "The token whose chance carries the sum over p belongs in; it was dropped.",
-        lambda c, p: kept(c, np.flatnonzero(c >= p)): "p was taken as a threshold for single tokens; it is for the running sum of the likeliest.",
+        lambda c, p: by_running_sum(c, lambda before, after: after <= p): CROSSING,
+        lambda c, p: by_running_sum(c, lambda before, after: after <= p, **NO_TOKEN): CROSSING,
+        lambda c, p: by_running_sum(c, lambda before, after: after < p): CROSSING,
+        lambda c, p: by_running_sum(c, lambda before, after: after < p, **NO_TOKEN): CROSSING,
+        lambda c, p: kept(c, np.flatnonzero(c >= p)): SINGLE,
+        lambda c, p: kept(c, np.flatnonzero(c >= p), **NO_TOKEN): SINGLE,
+        lambda c, p: np.where(c >= p, c, 0.0): SINGLE,
+        lambda c, p: np.sort(top_p_filter(c, p))[::-1]: "The chances came back in sorted order: put each in its token's own place.",
+        lambda c, p: top_p_filter(c, 1 - p): "You cut at 1 - p; keep the likeliest until their sum reaches p.",
+        lambda c, p: c: "Nothing was cut: every token is still there.",
         lambda c, p: kept(c, np.flatnonzero(np.cumsum(c) - c < p)): "The running sum followed the vocabulary; sort from likeliest to least likely first.",
         lambda c, p: np.where(top_p_filter(c, p) > 0, c, 0.0): "The right tokens are kept, but what is left must sum to one again.",
         lambda c, p: by_running_sum(c, lambda before, after: before <= p): "Where the sum meets p exactly it is enough: the next token stays out.",

@@ -43,6 +43,8 @@ check_kept_share = Exercise(
         share(floor=min): "You compare with the weakest control; the strongest one decides.",
         share(is_loss=True): "That is the share that was lost; the share that was kept is one minus it.",
         share(least=0.0): "A negative share was cut off at zero. That a student is worse than a control is worth knowing.",
+        lambda student, teacher, controls: (student - max(controls)) / teacher: "The best control was taken from the student alone. Take it from the teacher as well: what could be kept is the difference.",
+        share(nothing=0.0): "Where a control does as well as the teacher, the score cannot tell students apart: return nan, not 0.",
         share(nothing=1.0): "Where a control does as well as the teacher, the score cannot tell students apart: return nan, not 1.",
     },
 )  # fmt: skip
@@ -53,13 +55,15 @@ check_kept_share = Exercise(
 WHISPER = 1e-4  # share of the future in the quietest leak
 
 
-def finder(*, edits="last word", compares="before", tolerance=1e-9, has_sign=False):
+def finder(
+    *, edits="last word", compares="before", tolerance=1e-9, has_sign=False, channels=slice(None)
+):
     """Return a search for a leak with these parts right or wrong."""
 
     def find(site, x, n_words):
         last, edited = n_words - 1, x.clone()
         edited[{"last word": last, "first word": 0, "last row": len(x) - 1}[edits]] += 1
-        change = site(edited) - site(x)
+        change = (site(edited) - site(x))[:, channels]
         moved = (change if has_sign else change.abs()).amax(-1) > tolerance
         ends = {"before": (0, last), "all words": (0, n_words), "after": (1, n_words)}[compares]
         return [t for t in range(*ends) if moved[t]]
@@ -67,19 +71,21 @@ def finder(*, edits="last word", compares="before", tolerance=1e-9, has_sign=Fal
     return find
 
 
-def site(n_words, *, ahead=0.0, next_word=0.0, sign=1.0):
+def site(n_words, *, ahead=0.0, next_word=0.0, sign=1.0, first_channel=0):
     """Return a site: the mean of the words so far, and perhaps something of the future.
 
     Args:
         ahead: Share of the mean of all words, which takes the place of as much of the past.
         next_word: How loud the next word is beside it.
         sign: Of the share of all words.
+        first_channel: The next word is heard from this channel on.
     """
 
     def look_up(x):
         words = x[:n_words]
         so_far = words.cumsum(0) / torch.arange(1, n_words + 1)[:, None]
         later = torch.cat([words[1:], 0 * words[:1]])
+        later = later * (torch.arange(x.shape[1]) >= first_channel)
         y = (1 - ahead) * so_far + sign * ahead * words.mean(0) + next_word * later
         return torch.cat([y, y.new_zeros(len(x) - n_words, x.shape[1])])  # padding is ignored
 
@@ -103,6 +109,7 @@ check_find_leak = Exercise(
         case("four words, everything leaks", 4, 3, 4, ahead=1.0),
         case("one word has no past", 1, 2, 1, ahead=1.0),
         case("a look at the next word only", 5, 2, 5, next_word=1.0),
+        case("a leak in one channel of three", 4, 3, 4, next_word=1.0, first_channel=2),
         case("five words and two rows of padding", 7, 4, 5, ahead=1.0),
         case("a leak that pulls down", 6, 3, 4, ahead=1.0, sign=-1.0),
         case("a whisper", 6, 3, 6, ahead=WHISPER),
@@ -113,6 +120,8 @@ check_find_leak = Exercise(
         finder(compares="all words"): "The edited position itself is in your list. It may move: it is its own present.",
         finder(tolerance=0.1): "Your tolerance is so large that a quiet leak passes. A causal site gives the same bits: 1e-9 is generous.",
         finder(edits="last row"): "You edit the last row, which may be padding, and nothing reads padding. The last word is at n_words - 1.",
+        finder(channels=slice(1)): "You look at the first channel only: a leak may be in any.",
+        lambda *given: [t + 1 for t in find_leak(*given)]: "The positions are counted from 1; count them from 0.",
         finder(has_sign=True): "You miss changes downward: take the absolute value before you compare.",
     },
 )  # fmt: skip

@@ -31,6 +31,8 @@ check_nats_to_bits = Exercise(
         logarithm_of_the_loss: "You took the logarithm of the loss. The loss is a logarithm already; only its unit changes.",
         lambda loss_nats: loss_nats / np.log(10): "You divided by log 10, which gives decimal digits (bans). A bit has two sides.",
         lambda loss_nats: np.exp(loss_nats): "That is the perplexity. Bits are another unit of the same logarithm.",
+        lambda loss_nats: loss_nats / np.log10(2): "You took the logarithm to base 10 of 2. Nats belong to the natural logarithm, np.log.",
+        lambda loss_nats: loss_nats: "That is the loss in nats still: its unit has to change.",
     },
 )  # fmt: skip
 
@@ -54,5 +56,8 @@ check_perplexity = Exercise(
         lambda losses_nats: 2 ** np.mean(losses_nats): "You raised 2 to a number of nats. 2 goes with bits, e goes with nats.",
         lambda losses_nats: np.exp(np.sum(losses_nats)): "You did not divide by the number of tokens: this is one over the chance of the whole text.",
         lambda losses_nats: np.mean(losses_nats): "That is the mean loss in nats; perplexity is its exponential.",
+        lambda losses_nats: np.mean(losses_nats) / np.log(2): "That is the mean loss in bits; perplexity is the exponential of the mean in nats.",
+        lambda losses_nats: np.exp(-np.mean(losses_nats)): "The sign is turned: losses are positive, and perplexity is e to their mean.",
+        lambda losses_nats: np.sum(np.exp(losses_nats)): "You added the perplexities of single tokens. Average the logarithms first; the exponential comes last.",
     },
 )  # fmt: skip

@@ -15,19 +15,32 @@ from attnlab.training import bleu_by_hand, n_grams
 # Exercise 7.1: one head of cross-attention -------------------------------------------------------
 
 
+FILLS = {"before": -math.inf, "words": -math.inf, "by zero": 0.0}
+
+
 def look_up(
-    *, turned=False, values_from_x=False, power=-0.5, hide="before", has_out=True, has_future=True
+    *,
+    turned=False,
+    values_from_x=False,
+    power=-0.5,
+    hide="before",
+    has_out=True,
+    has_future=True,
+    axis=-1,
+    width=1,
 ):
     """Return a cross-attention head with these parts right or wrong."""
 
     def attend(x, memory, w_q, w_k, w_v, w_o, is_padding):
         asks, answers = (memory, x) if turned else (x, memory)
-        scores = (asks @ w_q) @ (answers @ w_k).mT * w_q.shape[1] ** power
-        if hide == "before":
-            scores = scores.masked_fill(is_padding, -math.inf)
+        scores = (asks @ w_q) @ (answers @ w_k).mT * w_q.shape[width] ** power
+        if hide in FILLS:
+            is_hidden = ~is_padding if hide == "words" else is_padding
+            scores = scores.masked_fill(is_hidden, FILLS[hide])
         if not has_future:
             scores = scores.masked_fill(~torch.ones_like(scores).tril().bool(), -math.inf)
-        weights = scores.softmax(-1).nan_to_num(0.0)
+        weights = scores.softmax(axis)
+        weights = weights if hide == "words" else weights.nan_to_num(0.0)
         weights = weights * ~is_padding if hide == "after" else weights
         mixed = weights @ ((x if values_from_x else answers) @ w_v)
         return mixed @ w_o if has_out else mixed
@@ -63,6 +76,13 @@ check_cross_attention = Exercise(
         look_up(hide="never"): "Padding gets weight: an output then depends on how far the batch was filled up. Set its scores to minus infinity.",
         look_up(hide="after"): "Padding was hidden after the softmax, so rows sum to less than one. Hide the scores.",
         look_up(has_future=False): "A causal mask hides part of the source. All of the source was there before the first target word: nothing of it is the future.",
+        lambda x, memory, *rest: cross_attention(x, x, *rest): "Keys and values come from x: then the source never reaches the decoder. Both come from memory.",
+        look_up(hide="words"): "The mask is turned round: it hides the words and leaves the padding.",
+        look_up(hide="by zero"): "Masked scores were set to 0, and exp(0) = 1 is a weight like any other. Use minus infinity.",
+        look_up(axis=0): "The softmax ran over the words that ask; each of them shares out its weight over the source, the last axis.",
+        look_up(width=0): "The scale uses d, the columns of x; a dot product here has d_h terms.",
+        lambda x, memory, w_q, w_k, *rest: cross_attention(x, memory, w_k, w_q, *rest): "W_q and W_k are exchanged: the target is asked for with W_q.",
+        lambda x, memory, w_q, w_k, w_v, *rest: cross_attention(x, memory, w_q, w_k, w_k, *rest): "The values are the keys: they have a map of their own, W_v.",
         look_up(power=0.0): "The scores are not divided by sqrt(d_h).",
         look_up(has_out=False): "The mixture was not multiplied by W_o.",
     },
@@ -119,6 +139,8 @@ check_greedy = Exercise(
         search(keeps="words and end"): "EOS stands in the result: it ends the sentence and is no word of it.",
         search(keeps="start and words"): "BOS stands in the result: it starts the sentence and is no word of it.",
         search(memory=1): "Only the newest token is given to the model: it needs the whole sentence so far.",
+        search(extra=-1): "It writes one word too few where the model does not end: BOS is no word, and max_len words are allowed.",
+        search(extra=99): "It writes on until EOS, however long: stop after max_len words.",
         search(extra=1): "It writes max_len + 1 words where the model does not end: count the words, not BOS.",
     },
 )  # fmt: skip
@@ -180,6 +202,8 @@ check_bleu = Exercise(
         scored(brevity=lambda c, r: math.exp(1 - r / c)): "The factor exceeds 1 where the translations are longer than the references: take its minimum with 1.",
         sentence_by_sentence: "This averages a BLEU of each sentence. Corpus BLEU adds the counts of all sentences first and divides once.",
         scored(recall=True): "You divide by the runs of the reference, which is recall. A precision divides by the runs that were written.",
+        scored(most=1): "Single words only: BLEU also counts runs of two, three and four.",
+        lambda hypotheses, references: bleu_by_hand(references, hypotheses): "Translations and references are exchanged.",
         scored(most=3): "Runs of four words are missing, or the root is not the fourth.",
     },
 )  # fmt: skip

@@ -29,6 +29,7 @@ def judge(*, is_paired=True, ddof=1, is_mean=True, t=student_t_975, least=MIN_SE
 
 
 verdict_of = judge()
+NO_INTERVAL = "No interval was taken: the mean alone does not say how much of it is luck."
 check_verdict = Exercise(
     verdict_of,
     [
@@ -37,6 +38,7 @@ check_verdict = Exercise(
         ("three seeds, always lower", [3.10, 3.30, 3.20], [3.20, 3.41, 3.29]),
         ("three seeds, always higher", [3.20, 3.41, 3.29], [3.10, 3.30, 3.20]),
         ("three seeds, nearly surely lower", [1.00, 1.00, 1.00], [1.01, 1.02, 1.06]),
+        ("three seeds, still not surely lower", [1.00, 1.00, 1.00], [1.05, 1.02, 1.06]),
         ("seeds differ more than the models", [2.0, 5.0, 3.0, 4.0], [2.1, 5.12, 3.09, 4.1]),
         ("four seeds, one of them a witness against", [1.0, 1.0, 1.0, 1.0], [1.1, 1.1, 1.1, 0.9]),
         ("four seeds, lower on average, doubtful", [0.0, 0.0, 0.0, 0.0], [0.1, 0.0, 0.12, 0.05]),
@@ -47,6 +49,9 @@ check_verdict = Exercise(
         judge(is_paired=False): "You took the spread of the losses, not of their differences. At equal seed two models share batches and luck: subtract first.",
         judge(is_mean=False): "The interval is that of a single difference. The mean of n is more certain: divide by the root of n.",
         judge(t=lambda df: 1.96): "You took 1.96, which is right for many seeds. With few of them Student's t is larger.",
+        judge(ddof=0): "The standard deviation was taken over n. Of few differences take it over n - 1: ddof=1.",
+        judge(t=lambda df: 0.0): NO_INTERVAL,
+        lambda a, b: "holds here" if np.mean(a) < np.mean(b) else "fails here": NO_INTERVAL,
         judge(turns=-1): "The sides are exchanged: lower means that first minus second lies below zero.",
     },
 )  # fmt: skip
@@ -70,6 +75,8 @@ check_report = Exercise(
     {
         lambda validation, test: np.min(test): "You chose on the test sentences. The best of many arms is partly the luckiest one: choose on validation, then look at the test once.",
         lambda validation, test: np.min(validation): "That is the validation loss of the arm you chose: it was chosen for being low. Report its test loss.",
+        lambda validation, test: int(np.argmin(validation)): "That is the number of the arm; report its test loss.",
+        lambda validation, test: validation[int(np.argmin(test))]: "The splits are exchanged: validation chooses, test is reported.",
         lambda validation, test: np.mean(test): "That is the mean over all arms; one is chosen.",
         lambda validation, test: test[int(np.argmax(validation))]: "You took the arm with the highest validation loss.",
     },
