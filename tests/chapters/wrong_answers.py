@@ -8,7 +8,9 @@ import collections
 import math
 
 import numpy as np
+import pandas as pd
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 from attnlab.sources import stationary
@@ -674,6 +676,435 @@ FOUND = {
     ],
 }
 
+
+# What is built ----------------------------------------------------------------------------------
+
+
+def bigram(tokens, n, steps, lr, *, sign=-1, clear=True, loss=None, shift=1, update=True):
+    z = torch.zeros(n, n, requires_grad=True)
+    for _ in range(steps):
+        if clear and z.grad is not None:
+            z.grad.zero_()
+        L = (loss or F.cross_entropy)(z[tokens[:-1]], tokens[shift:] if shift else tokens[:-1])
+        L.backward()
+        if update:
+            z.data = z.data + sign * lr * z.grad
+    return z.detach()
+
+
+START_HERE["check_train_bigram"] = [
+    (lambda *a: bigram(*a, sign=1), "goes uphill"),
+    (lambda *a: bigram(*a, clear=False), "Gradients of earlier steps"),
+    (lambda *a: bigram(*a, shift=0), "the token it belongs to"),
+    (lambda *a: bigram(*a, update=False), "did not move"),
+    (lambda *a: bigram(*a, loss=lambda z, v: F.cross_entropy(z, v, reduction="sum")), "sum over the pairs"),
+    (lambda *a: bigram(*a, loss=lambda z, v: F.cross_entropy(z.softmax(-1), v)), "softmax was taken twice"),
+    (lambda *a: bigram(*a, loss=lambda z, v: F.nll_loss(z, v)), NEUTRAL),
+    (lambda *a: bigram(*a, loss=lambda z, v: F.nll_loss(z.log_softmax(0), v)), NEUTRAL),
+    (lambda t, n, s, lr: bigram(t, n, s + 1, lr), "One step too many"),
+    (lambda t, n, s, lr: bigram(t, n, s, 1.0), "rate lr is not used"),
+    (lambda t, n, s, lr: bigram(t.flip(0), n, s, lr), "Rows and columns are exchanged"),
+    (lambda *a: bigram(*a).softmax(-1), "These are the chances"),
+    (lambda *a: bigram(*a).T, "transpose"),
+    (lambda *a: bigram(*a).numpy() * 0.5, "Every value is 0.5 times|" + NEUTRAL),
+    (lambda t, n, s, lr: torch.zeros(n, n).backward(), "it raised RuntimeError"),
+    (lambda *a: (bigram(*a), 0.7), "items|type"),
+]
+
+
+def back_off(*, order=None, suffix=True, even=False, counts=False, short_first=False, plus=0.0, unseen="shorter", stop=0):
+    class Table:
+        def __init__(self, tokens, order_asked, n):
+            self.tokens, self.n = [int(v) for v in tokens], n
+            self.order = order_asked if order is None else order(order_asked)
+
+        def row(self, past):
+            k = len(past)
+            found = np.zeros(self.n)
+            for t in range(k, len(self.tokens) - stop):
+                if self.tokens[t - k : t] == past:
+                    found[self.tokens[t]] += 1
+            return found
+
+        def predict(self, context):
+            past = [int(v) for v in context]
+            longest = min(self.order, len(past))
+            sizes = range(longest + 1) if short_first else range(longest, -1, -1)
+            for k in sizes:
+                row = self.row(past[len(past) - k :] if suffix else past[:k])
+                if row.sum() > 0:
+                    row = row + plus
+                    return row if counts else row / row.sum()
+                if even:
+                    return np.full(self.n, 1 / self.n)
+                if unseen == "zeros":
+                    return row
+            return np.full(self.n, 1 / self.n)
+
+    return Table
+
+
+class NoPredict:
+    def __init__(self, *a):
+        pass
+
+
+MARKOV["check_back_off"] = [
+    (back_off(short_first=True), "answers first"),
+    (back_off(order=lambda k: 0), "answers first"),
+    (back_off(suffix=False), "beginning of the context"),
+    (back_off(even=True), "gets an even row"),
+    (back_off(counts=True), "These are counts"),
+    (back_off(order=lambda k: k + 1), "One token more"),
+    (back_off(order=lambda k: max(0, k - 1)), "One token less|it raised"),
+    (back_off(order=lambda k: 99), NEUTRAL + "|One token more"),
+    (back_off(plus=1.0), "added one"),
+    (back_off(unseen="zeros"), NEUTRAL),
+    (back_off(stop=1), NEUTRAL),
+    (NoPredict, "needs a method predict"),
+    (lambda *a: None, "needs a method predict"),
+    (lambda a: None, "it raised TypeError"),
+]
+
+
+def mha(*, mask="causal", cross=False, width="head", view="right", back=True, out=True, bias=False, names=("query", "key", "value", "out"), axis=-1, source="memory", negative=-inf):
+    class Mine(nn.Module):
+        def __init__(self, d, n):
+            super().__init__()
+            self.n = n
+            for name in names:
+                setattr(self, name, nn.Linear(d, d, bias=bias))
+
+        def cut(self, z):
+            B, T, D = z.shape
+            if view == "wrong":
+                return z.view(B, self.n, T, D // self.n)
+            return z.view(B, T, self.n, D // self.n).transpose(1, 2)
+
+        def forward(self, x, memory=None, pad=None):
+            m = memory if cross and source == "memory" else x
+            q, k, v = self.cut(self.query(x)), self.cut(self.key(m)), self.cut(self.value(m))
+            S = q @ k.transpose(-1, -2) / {"head": q.shape[-1], "model": x.shape[-1], "root": 1}[width] ** 0.5
+            T = S.shape[-2]
+            if mask == "causal":
+                S = S.masked_fill(~torch.ones_like(S).tril().bool(), negative)
+            if mask == "future":
+                S = S.masked_fill(torch.ones(T, S.shape[-1]).tril().bool(), negative)
+            if mask == "padding":
+                S = S.masked_fill(pad[:, None, None], negative)
+            A = S.softmax(axis)
+            if mask == "late":
+                A = A * torch.ones_like(A).tril()
+            y = A @ v
+            y = (y.transpose(1, 2) if back else y).reshape(x.shape)
+            return self.out(y) if out else y
+
+    return Mine
+
+
+ATTENTION["check_heads"] = [
+    (mha(mask="none"), "Nothing is masked"),
+    (mha(mask="late"), "mask came after"),
+    (mha(mask="future"), "NaN|" + NEUTRAL),
+    (mha(width="model"), "The scale uses d"),
+    (mha(width="root"), "not divided by sqrt"),
+    (mha(view="wrong"), "view(B, H, T, d_h)"),
+    (mha(back=False), "without transposing back"),
+    (mha(out=False), "not mapped by out"),
+    (mha(bias=True), "maps have biases"),
+    (mha(names=("wq", "wk", "wv", "wo")), "needs four nn.Linear"),
+    (mha(axis=-2), "over the queries|NaN"),
+    (mha(negative=0.0), NEUTRAL),
+    (lambda d, n: nn.MultiheadAttention(d, n), "needs four nn.Linear"),
+    (nn.Linear(2, 2), "it raised TypeError"),
+    (lambda d, n: None, "needs four nn.Linear"),
+]
+TRANSLATION["check_cross_site"] = [
+    (mha(cross=True, mask="none"), "Padding gets weight"),
+    (mha(cross=True, mask="causal"), NEUTRAL + "|causal mask"),
+    (mha(cross=True, mask="padding", source="x"), "Keys and values come from x"),
+    (mha(cross=True, mask="padding", width="model"), "The scale uses d"),
+    (mha(cross=True, mask="padding", width="root"), "not divided by sqrt"),
+    (mha(cross=True, mask="padding", view="wrong"), "view(B, H, T, d_h)|it raised"),
+    (mha(cross=True, mask="padding", back=False), "without transposing back"),
+    (mha(cross=True, mask="padding", out=False), "not mapped by out"),
+    (mha(cross=True, mask="padding", bias=True), "maps have biases"),
+    (mha(cross=True, mask="padding", axis=-2), "over the words that ask|NaN"),
+    (mha(cross=True, mask="padding", names=("q", "k", "v", "o")), "needs four nn.Linear"),
+    (mha(cross=True, mask="padding", negative=0.0), NEUTRAL + "|Padding"),
+    (lambda d, n: nn.Identity(), "needs four nn.Linear"),
+]
+
+
+def she_layer(*, add="x", pre=True, gate="z", out=True, bias=False, lag=None, names=True, post=False):
+    class Mine(nn.Module):
+        def __init__(self, d, n):
+            super().__init__()
+            self.norm = nn.LayerNorm(d)
+            setattr(self, "lag_weight" if names else "W", nn.Parameter(torch.zeros(n, d, d)))
+            self.adjust = nn.Linear(d, d, bias=bias)
+            self.out = nn.Linear(d, d, bias=bias)
+
+        def forward(self, x):
+            z = self.norm(x) if pre else x
+            n = len(self.lag_weight)
+            e = torch.zeros_like(z)
+            for t in range(x.shape[1]):
+                for j in range(min(t + 1, n) if lag is None else lag(t, n)):
+                    e[:, t] = e[:, t] + z[:, t - j] @ self.lag_weight[j]
+            y = e * self.adjust({"z": z, "x": x, "e": e}[gate])
+            y = self.out(y) if out else y
+            y = y + (x if add == "x" else z if add == "z" else 0)
+            return self.norm(y) if post else y
+
+    return Mine
+
+
+EXTRACTOR["check_sublayer"] = [
+    (she_layer(add="nothing"), "residual is missing"),
+    (she_layer(add="z"), "normed input was added"),
+    (she_layer(pre=False), "norm is not used"),
+    (she_layer(pre=False, post=True), "norm came after the sum"),
+    (she_layer(gate="x"), "gate reads x without"),
+    (she_layer(gate="e"), "gate is computed from e_t"),
+    (she_layer(out=False), "output map is missing"),
+    (she_layer(bias=True), "has a bias"),
+    (she_layer(names=False), "needs lag_weight"),
+    (she_layer(lag=lambda t, n: t + 1), "min(t + 1, l) lags|only l matrices"),
+    (she_layer(lag=lambda t, n: n), "negative index|it raised IndexError"),
+    (she_layer(lag=lambda t, n: 1), NEUTRAL),
+    (lambda d, n: nn.LayerNorm(d), "needs norm"),
+]
+
+
+def loop(model, batches, lr, *, opt=torch.optim.Adam, clear=True, step=True, target=1, late=False, total=False, inside=False):
+    made, losses = opt(model.parameters(), lr), []
+    for pair in batches:
+        if inside:
+            made = opt(model.parameters(), lr)
+        if clear:
+            made.zero_grad()
+        z = model(pair[0])
+        loss = F.cross_entropy(z.transpose(1, 2), pair[target], reduction="sum" if total else "mean")
+        loss.backward()
+        if step:
+            made.step()
+        losses.append(float(F.cross_entropy(model(pair[0]).transpose(1, 2), pair[target]) if late else loss))
+    return losses
+
+
+LANGUAGE["check_fit"] = [
+    (lambda *a: loop(*a, clear=False), "Gradients of earlier batches"),
+    (lambda *a: loop(*a, step=False), "did not move"),
+    (lambda *a: loop(*a, target=0), "repeat what it reads"),
+    (lambda *a: loop(*a, late=True), "taken after the step"),
+    (lambda *a: loop(*a, total=True), "sum over the tokens"),
+    (lambda *a: loop(*a, inside=True), "made anew"),
+    (lambda *a: loop(*a, opt=torch.optim.SGD), "plain gradient descent"),
+    (lambda *a: loop(*a, opt=torch.optim.AdamW), "AdamW"),
+    (lambda m, b, lr: loop(m, b, 1e-3), "rate lr is not used"),
+    (lambda m, b, lr: loop(m, b[:1], lr), "items|last batch"),
+    (lambda *a: None if loop(*a) else 0, "is a return missing"),
+    (lambda *a: loop(*a)[-1], "shape|items|type"),
+    (lambda m, b, lr: m(b), "it raised"),
+    (lambda m, b, lr: [F.cross_entropy(m(x), y).item() for x, y in b], "it raised"),
+    (lambda *a: sum(loop(*a)) / 3, "shape|items|type"),
+]
+
+
+def number(*, join=max, start=0, reverse=False, right=True, first=False, text=False, name=True):
+    class N:
+        def __init__(self, value, depth=start, chain=()):
+            self.value, self.depth = value, depth
+            setattr(self, "chain" if name else "path", list(chain))
+
+        def make(self, other, what, value):
+            other = other if isinstance(other, N) else N(other)
+            longer = self if self.depth >= other.depth or first else other
+            chain = [what, *longer.chain] if reverse else [*longer.chain, what]
+            return N(value, (self.depth if first else join((self.depth, other.depth))) + 1, " ".join(chain) if text else chain)
+
+        def __add__(self, other):
+            return self.make(other, "add", self.value + getattr(other, "value", other))
+
+        def __mul__(self, other):
+            return self.make(other, "mul", self.value * getattr(other, "value", other))
+
+        if right:
+            __radd__, __rmul__ = __add__, __mul__
+
+    return N
+
+
+PATH["check_number"] = [
+    (number(join=min), "ready last"),
+    (number(join=sum), "That is the work"),
+    (number(start=1), "Inputs are ready at depth 0"),
+    (number(reverse=True), "runs backwards"),
+    (number(first=True), "Only the left operand"),
+    (number(right=False), "it raised TypeError"),
+    (number(text=True), "it raised|text|type|items"),
+    (number(name=False), "needs an attribute chain|it raised"),
+    (float, "needs an attribute"),
+    (lambda v: v, "needs an attribute"),
+    (complex, "needs an attribute"),
+    (str, "it raised TypeError"),
+]
+
+
+def stream(*, static=False, keep=0, order=-1, late=False, side=False, all_of_it=False, forget=False):
+    class S:
+        past: list = []  # noqa: RUF012
+
+        def __init__(self, W):
+            self.W = W
+            if not static:
+                self.past = []
+
+        def step(self, x):
+            if not late:
+                self.past.append(x)
+            if not all_of_it and len(self.past) > len(self.W) - keep:
+                self.past.pop(0)
+            e = 0 * x
+            for j, x_s in enumerate(self.past[::order]):
+                e = e + (self.W[j] @ x_s if side else x_s @ self.W[j])
+            if late:
+                self.past.append(x)
+            if forget:
+                self.past = []
+            return e
+
+    return S
+
+
+FAST["check_stream"] = [
+    (stream(static=True), "share their state|only l matrices"),
+    (stream(keep=1), "forgotten too early"),
+    (stream(order=1), "lags run backwards"),
+    (stream(late=True), "missing from its own sum|" + NEUTRAL),
+    (stream(side=True), "wrong side"),
+    (stream(all_of_it=True), "forget the oldest"),
+    (stream(forget=True), "Only lag 0"),
+    (lambda W: stream()(W[::-1]), "lags run backwards|" + NEUTRAL),
+    (lambda W: stream()(W / 2), "Every value is 0.5|" + NEUTRAL),
+    (lambda W: W, "needs a method step"),
+    (lambda: 1, "it raised TypeError"),
+    (lambda W: stream()(W.transpose(0, 2, 1)), "wrong side"),
+]
+
+
+def lesson(teacher, student, batches, lr, *, quiet=True, clear=True, step=True, both=False, own=False, scale=True, absolute=False, rate=None, total=False, sgd=False):
+    if quiet:
+        teacher.eval()
+    weights = list(student.parameters()) + (list(teacher.parameters()) if both else [])
+    made, errors = (torch.optim.SGD if sgd else torch.optim.Adam)(weights, rate or lr), []
+    for x in batches:
+        y = x if own else teacher(x)
+        y = y if both else y.detach()
+        gap = student(x) - y
+        error = gap.abs().mean() if absolute else (gap**2).sum() if total else (gap**2).mean()
+        error = error / y.var(correction=0) if scale else error
+        if clear:
+            made.zero_grad()
+        error.backward()
+        if step:
+            made.step()
+        errors.append(error.item())
+    return errors
+
+
+DISTILLATION["check_teach"] = [
+    (lambda *a: lesson(*a, quiet=False), "training mode"),
+    (lambda *a: lesson(*a, clear=False), "Gradients of earlier"),
+    (lambda *a: lesson(*a, step=False), "did not move"),
+    (lambda *a: lesson(*a, both=True), "teacher is trained as well"),
+    (lambda *a: lesson(*a, own=True), "repeat its input"),
+    (lambda *a: lesson(*a, scale=False), "not divided by the variance"),
+    (lambda *a: lesson(*a, absolute=True), "absolute error"),
+    (lambda *a: lesson(*a, total=True), "added up"),
+    (lambda *a: lesson(*a, rate=1e-3), "rate lr is not used"),
+    (lambda *a: lesson(*a, sgd=True), NEUTRAL),
+    (lambda t, s, b, lr: lesson(s, t, b, lr), NEUTRAL + "|hundredth|Every|NaN"),
+    (lambda *a: lesson(*a) and None, "is a return missing"),
+    (lambda *a: lesson(*a)[-1], "shape|items|type"),
+    (lambda t, s, b, lr: lesson(t, s, b[0], lr), NEUTRAL + "|it raised|items"),
+]
+
+
+def near(*, reach=1, ahead=True, count=True, pad=True, value=True, own=True, roll=False):
+    class Mine(nn.Module):
+        def __init__(self, site):
+            super().__init__()
+            self.value = site.value
+
+        def forward(self, x, source_padding=None):
+            v = self.value(x) if value else x
+            is_word = torch.ones(x.shape[:2], dtype=x.dtype)
+            if pad and source_padding is not None:
+                is_word = (~source_padding).to(x.dtype)
+            v, rows, T = v * is_word[..., None], [], x.shape[1]
+            for t in range(T):
+                at = [s % T if roll else s for s in range(t - reach, t + (reach if ahead else 0) + 1)]
+                at = [s for s in at if 0 <= s < T and (own or s != t)]
+                n = is_word[:, at].sum(1, keepdim=True).clamp(min=1)
+                rows.append(v[:, at].sum(1) / (n if count else 3))
+            return torch.stack(rows, 1)
+
+    return Mine
+
+
+REPLACING["check_stand_in"] = [
+    (near(reach=2), "Two words on either side"),
+    (near(ahead=False), "next word is missing"),
+    (near(count=False), "divided by 3 everywhere"),
+    (near(pad=False), "Padding was averaged in"),
+    (near(value=False), "inputs themselves"),
+    (near(own=False), "missing from its own mean"),
+    (near(roll=True), "The ends are neighbours|" + NEUTRAL),
+    (near(reach=0), NEUTRAL),
+    (near(reach=99), NEUTRAL),
+    (lambda site: nn.Identity(), "it raised TypeError"),
+    (lambda site: site.value, "it raised TypeError"),
+    (lambda site: 3, "it raised AttributeError"),
+]
+
+
+def claim(runs, first, second, metric, *, keep="last", turn=1, z=None, least=3, n_minus=1, root=True, by_seed=True, column=None):
+    from attnlab.analysis.compare import student_t_975
+
+    metric = column or metric
+    runs = runs.drop_duplicates(["variant", "seed"], keep=keep) if keep else runs
+    wide = [runs[runs.variant == name] for name in (first, second)]
+    if by_seed:
+        both = pd.merge(*wide, on="seed")
+        D = turn * (both[metric + "_x"] - both[metric + "_y"]).to_numpy()
+    else:
+        n = min(map(len, wide))
+        D = turn * (wide[0][metric].to_numpy()[:n] - wide[1][metric].to_numpy()[:n])
+    n = len(D)
+    if n < least:
+        return n, math.nan, math.nan, ["not recorded yet", "one run", "two runs"][n]
+    half = (z or student_t_975(n - 1)) * D.std(ddof=n_minus) / (math.sqrt(n) if root else 1)
+    low, high = D.mean() - half, D.mean() + half
+    return n, low, high, "holds here" if high < 0 else "fails here" if low > 0 else "not distinguishable at this budget"
+
+
+FOUND["check_claim"] = [
+    (lambda *a: claim(*a, keep="first"), "the first one was taken"),
+    (lambda *a: claim(*a, keep=None), NEUTRAL + "|repeated"),
+    (lambda *a: claim(*a, by_seed=False), "paired by their place"),
+    (lambda *a: claim(*a, turn=-1), "sides are exchanged"),
+    (lambda *a: claim(*a, least=2), "Two seeds gave a verdict"),
+    (lambda *a: claim(*a, z=1.96), "1.96"),
+    (lambda *a: claim(*a, n_minus=0), "ddof=1"),
+    (lambda *a: claim(*a, root=False), "single difference"),
+    (lambda *a: claim(*a, column="test_loss_nats"), "column asked for"),
+    (lambda r, a, b, m: claim(r, b, a, m), "sides are exchanged"),
+    (lambda *a: claim(*a)[3], "It is text|type"),
+    (lambda *a: claim(*a)[:3], "Expected were 4 items|items|type"),
+    (lambda r, a, b, m: r[a] - r[b], "it raised KeyError"),
+]
 WRONG = {
     "start_here": START_HERE,
     "markov_framing": MARKOV,

@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 
 import torch
+from torch import nn
 
 from attnlab.analysis.theory import expected_multiplications
+from attnlab.mixers import build_mixer
 from attnlab.seeding import torch_generator
-from attnlab.teach import Exercise
+from attnlab.teach import CheckFailed, Exercise
 
 
 def numbers(*shapes, stream):
@@ -162,4 +164,99 @@ check_multiplications = Exercise(
         lambda time, d, heads: count_of(scale=1 / heads)(time, d, heads): "The scale is one multiplication for each pair and head, not for each pair.",
         count_of(each=1): "You counted d products for every head; a head has d / H, so all heads together have d.",
     },
+)  # fmt: skip
+
+
+# Build 2: many heads, as a module -------------------------------------------------------------
+
+MAPS = ("query", "key", "value", "out")
+
+
+def heads_of(
+    *,
+    mask="before",
+    scale="head",
+    cut="slices",
+    joins=True,
+    has_out=True,
+    bias=False,
+    axis=-1,
+    swap=False,
+):
+    """Return a class of multi-head attention with these parts right or wrong."""
+
+    class Heads(nn.Module):
+        def __init__(self, d_model, n_heads):
+            super().__init__()
+            self.n_heads = 1 if cut == "one head" else n_heads
+            for name in MAPS:
+                self.add_module(name, nn.Linear(d_model, d_model, bias=bias))
+
+        def split(self, z):
+            batch, time, _ = z.shape
+            if cut == "mixed":
+                return z.reshape(batch, self.n_heads, time, -1)
+            if cut == "interleaved":
+                return z.reshape(batch, time, -1, self.n_heads).permute(0, 3, 1, 2)
+            return z.reshape(batch, time, self.n_heads, -1).transpose(1, 2)
+
+        def forward(self, x):
+            q, k, v = (self.split(self.get_submodule(name)(x)) for name in MAPS[:3])
+            q, k = (k, q) if swap else (q, k)
+            width = {"head": q.shape[-1], "model": x.shape[-1], "none": 1}[scale]
+            scores = q @ k.mT / width**0.5
+            scores = scores.masked_fill(~visible(scores), -math.inf) if mask == "before" else scores
+            A = scores.softmax(axis)
+            mixed = (A * visible(A) if mask == "after" else A) @ v
+            mixed = mixed.transpose(1, 2) if joins else mixed
+            return self.out(mixed.reshape(x.shape)) if has_out else mixed.reshape(x.shape)
+
+    return Heads
+
+
+def attend_with(build, d_model, n_heads, x, *maps):
+    """Return the outputs of a module with these maps ``(d, d)``, and how many numbers it has."""
+    module = build(d_model, n_heads)
+    for name, W in zip(MAPS, maps, strict=True):
+        if not isinstance(getattr(module, name, None), nn.Linear):
+            raise CheckFailed(
+                f"The module needs four nn.Linear: query, key, value, out. Not found: {name}."
+            )
+        linear = module.get_submodule(name)
+        linear.weight.data = W.mT.float()
+        if linear.bias is not None:
+            nn.init.zeros_(linear.bias)
+    n_weights = sum(W.numel() for W in module.parameters())
+    return {"weights": n_weights, "output": module.double()(x)}
+
+
+def module_case(label, batch, time, d, n_heads):
+    x, *maps = numbers((batch, time, d), *[(d, d)] * 4, stream=f"build 2, {label}")
+    return label, d, n_heads, x, *maps
+
+
+check_heads = Exercise(
+    lambda d, n_heads: build_mixer("attention", d_model=d, context_len=16, n_heads=n_heads),
+    [
+        module_case("one head, one token", 1, 1, 2, 1),
+        module_case("one head, three tokens", 1, 3, 2, 1),
+        module_case("two heads of width 2", 1, 3, 4, 2),
+        module_case("two sentences, three heads", 2, 5, 6, 3),
+        module_case("four heads, as many tokens", 3, 4, 8, 4),
+    ],
+    {
+        heads_of(mask="none"): "Nothing is masked: the future is leaked.",
+        heads_of(mask="after"): "The mask came after the softmax; mask the scores.",
+        heads_of(scale="model"): "The scale uses d; a dot product of a head has d_h = d / H terms.",
+        heads_of(scale="none"): "The scores are not divided by sqrt(d_h).",
+        heads_of(cut="mixed"): "The heads were cut by view(B, H, T, d_h), which mixes tokens with channels. Cut the channels first, view(B, T, H, d_h), then transpose.",
+        heads_of(cut="interleaved"): "Each head took every H-th channel; eq. (2.8) cuts them into H slices side by side.",
+        heads_of(cut="one head"): "There is one head only: its softmax runs over products of all d channels.",
+        heads_of(joins=False): "The heads were joined without transposing back: (B, H, T, d_h) has to become (B, T, H, d_h) first.",
+        heads_of(has_out=False): "The joined heads were not mapped by out.",
+        heads_of(bias=True): "The maps have biases; give nn.Linear bias=False, for 4 d^2 weights.",
+        heads_of(axis=-2): "The softmax ran over the queries; it belongs to the keys, the last axis.",
+        heads_of(swap=True): "Queries and keys are swapped: row t of the scores is q_t against every key.",
+    },
+    use=attend_with,
 )  # fmt: skip

@@ -6,7 +6,7 @@ import math
 
 from attnlab.chapters.critical_path.live import Program, levels
 from attnlab.seeding import numpy_generator
-from attnlab.teach import Exercise
+from attnlab.teach import CheckFailed, Exercise
 
 
 def depth(program: Program) -> int:
@@ -126,4 +126,76 @@ check_crossover = Exercise(
         _formula(lambda wa, da, wb, db: (db - da) / (wa - wb)): "The fraction is upside down: workers are work divided by steps.",
         lambda wa, da, wb, db: (wa / da) / (wb / db): "Ratios of work to depth do not tell: set the two bounds equal and solve for P.",
     },
+)  # fmt: skip
+
+
+# Build 5: a number that traces its own chain ------------------------------------------------------
+
+
+def number_of(*, join="longer", start=0, order=1, mixes=True, work=False, ties="left", each=1):
+    """Return a class of tracing numbers with these parts right or wrong."""
+
+    class Number:
+        def __init__(self, value, depth=start, chain=()):
+            self.value, self.depth, self.chain = value, depth, list(chain)
+
+        def _with(self, other, name, value):
+            other = other if isinstance(other, Number) or not mixes else Number(other)
+            if work:
+                depth = self.depth + other.depth + 1
+            else:
+                depth = {"longer": max, "shorter": min, "left": lambda a, b: a}[join](
+                    self.depth, other.depth
+                ) + each
+            is_first = self.depth >= other.depth if ties == "left" else self.depth > other.depth
+            first = self if is_first or join == "left" else other
+            return Number(value, depth, [*first.chain, name] if order > 0 else [name, *first.chain])
+
+        def __add__(self, other):
+            return self._with(other, "add", self.value + getattr(other, "value", other))
+
+        def __mul__(self, other):
+            return self._with(other, "mul", self.value * getattr(other, "value", other))
+
+        __radd__, __rmul__ = __add__, __mul__
+
+    return Number
+
+
+def traced(build, expression, *values):
+    """Return value, depth and chain of an expression of numbers."""
+    result = expression(*map(build, values))
+    for name in ("value", "depth", "chain"):
+        if not hasattr(result, name):
+            raise CheckFailed(f"The result of an operation needs an attribute {name}.")
+    return {"value": result.value, "depth": result.depth, "chain": list(result.chain)}
+
+
+def horner(x, *weights):
+    result = weights[0]
+    for weight in weights[1:]:
+        result = result * x + weight
+    return result
+
+
+check_number = Exercise(
+    number_of(),
+    [
+        ("one product", lambda a, b: a * b, 2, 3),
+        ("a product, then a sum", lambda a, b, c: c + a * b, 2, 3, 4),
+        ("two arms of unequal length", lambda a, b, c: (a + b) * c + a, 2, 3, 4),
+        ("a plain number on either side", lambda a: 2 * (a + 1) * a, 5),
+        ("two equal arms, then a product", lambda a, b: (a + b) * (a * b), 2, 3),
+        ("sum() of products", lambda *x: sum(a * a for a in x), 1, 2, 3, 4),
+        ("a polynomial by Horner", horner, 2, 1, 3, 5, 7),
+    ],
+    {
+        number_of(join="shorter"): "A result waits for the operand that is ready last: take the larger depth.",
+        number_of(join="left"): "Only the left operand was followed; the chain may come through either.",
+        number_of(start=1): "Inputs are ready at depth 0.",
+        number_of(order=-1): "The chain runs backwards: the first operation comes first.",
+        number_of(work=True): "That is the work: operations of both operands were added. A chain follows one of them.",
+        number_of(each=0): "An operation adds one to the depth.",
+    },
+    use=traced,
 )  # fmt: skip

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from attnlab.analysis.theory import expected_mixer_weights
 from attnlab.seeding import torch_generator
-from attnlab.teach import Exercise
+from attnlab.teach import CheckFailed, Exercise
 
 FAMILY = ("attention", "she", "he", "we", "me")
 MORE_TOKENS = "more tokens than matrices: the oldest are dropped"
@@ -149,3 +149,94 @@ check_weight_count = Exercise(
     [(f"{n}, d = {d}, l = {ell}", n, d, ell) for d, ell in ((2, 3), (64, 16)) for n in FAMILY],
     COUNT,
 )
+
+
+# Build 3: a sublayer, as a module ---------------------------------------------------------------
+
+
+def sublayer_of(
+    *,
+    residual="x",
+    norm="before",
+    gate="normed",
+    extract=extract,
+    has_out=True,
+    bias=False,
+    one=False,
+):
+    """Return a class of SHE sublayers with these parts right or wrong."""
+
+    class Sublayer(nn.Module):
+        def __init__(self, d_model, context_len):
+            super().__init__()
+            self.norm = nn.LayerNorm(d_model)
+            self.lag_weight = nn.Parameter(torch.randn(context_len, d_model, d_model))
+            self.adjust, self.out = (nn.Linear(d_model, d_model, bias=bias) for _ in range(2))
+
+        def forward(self, x):
+            z = self.norm(x) if norm == "before" else x
+            e = torch.stack([extract(row, self.lag_weight) for row in z])
+            e = e[:1].expand_as(e) if one else e
+            g = self.adjust({"normed": z, "plain": x, "e": e}[gate])
+            y = self.out(e * g) if has_out else e * g
+            y = y + {"x": x, "normed": z, "none": 0.0}[residual]
+            return self.norm(y) if norm == "after" else y
+
+    return Sublayer
+
+
+def sublayer_output(build, d_model, context_len, x):
+    """Return the output of a sublayer with weights that are set here, and how many it has."""
+    module = build(d_model, context_len).double()
+    parts = {
+        "norm": nn.LayerNorm,
+        "lag_weight": nn.Parameter,
+        "adjust": nn.Linear,
+        "out": nn.Linear,
+    }
+    for name, kind in parts.items():
+        if not isinstance(getattr(module, name, None), kind):
+            raise CheckFailed(f"The module needs {name}, of type {kind.__name__}.")
+    if tuple(module.lag_weight.shape) != (context_len, d_model, d_model):
+        raise CheckFailed(
+            f"lag_weight has the shape {tuple(module.lag_weight.shape)}, not (l, d, d)."
+        )
+    generator = torch_generator(3, "build")
+    for name in ("lag_weight", "adjust.weight", "out.weight", "norm.weight", "norm.bias"):
+        weight = module.get_parameter(name)
+        weight.data = torch.randn(weight.shape, generator=generator, dtype=torch.float64)
+    for bias in (module.adjust.bias, module.out.bias):
+        if bias is not None:
+            nn.init.zeros_(bias)
+    return {"weights": sum(w.numel() for w in module.parameters()), "output": module(x)}
+
+
+def sublayer_case(label, batch, time, d, n_lags):
+    x = torch.randn(batch, time, d, generator=torch_generator(time, label), dtype=torch.float64)
+    return label, d, n_lags, x
+
+
+check_sublayer = Exercise(
+    sublayer_of(),
+    [
+        sublayer_case("one token", 1, 1, 2, 1),
+        sublayer_case("three tokens", 1, 3, 2, 3),
+        sublayer_case("two sentences", 2, 4, 3, 4),
+        sublayer_case("fewer tokens than lags", 2, 3, 3, 5),
+        sublayer_case("more tokens than lags", 2, 6, 3, 4),
+    ],
+    {
+        sublayer_of(residual="none"): "The residual is missing: a sublayer adds to x.",
+        sublayer_of(residual="normed"): "The normed input was added; the stream itself, x, goes past the norm.",
+        sublayer_of(norm="none"): "The norm is not used: the mixer reads norm(x).",
+        sublayer_of(norm="after"): "The norm came after the sum; here it stands before the mixer.",
+        sublayer_of(gate="plain"): "The gate reads x without its norm. Extraction and gate read the same norm(x).",
+        sublayer_of(gate="e"): "The gate is computed from e_t; it must come from the newest token.",
+        sublayer_of(has_out=False): "The output map is missing after the adjustment.",
+        sublayer_of(bias=True): "adjust or out has a bias; give nn.Linear bias=False.",
+        sublayer_of(one=True): "The first sentence of the batch was used for all.",
+        **{sublayer_of(extract=wrong): sentence for wrong, sentence in list(EXTRACT.items())[:7]},
+    },
+    {"more tokens than lags": BREAKS[MORE_TOKENS]},
+    use=sublayer_output,
+)  # fmt: skip

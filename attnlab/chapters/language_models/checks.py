@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
 
-from attnlab.seeding import numpy_generator
+from attnlab.seeding import numpy_generator, seeded, torch_generator
 from attnlab.teach import Exercise
 
 LN2 = float(np.log(2))
@@ -154,4 +157,87 @@ check_top_p = Exercise(
         lambda c, p: np.where(top_p_filter(c, p) > 0, c, 0.0): "The right tokens are kept, but what is left must sum to one again.",
         lambda c, p: by_running_sum(c, lambda before, after: before <= p): "Where the sum meets p exactly it is enough: the next token stays out.",
     },
+)  # fmt: skip
+
+
+# Build 4: a training loop ------------------------------------------------------------------------
+
+
+class Reader(nn.Module):
+    """Scores for the next token from the last one alone."""
+
+    def __init__(self, vocab_size=7, d_model=4):
+        super().__init__()
+        self.embedding, self.head = (
+            nn.Embedding(vocab_size, d_model),
+            nn.Linear(d_model, vocab_size),
+        )
+
+    def forward(self, tokens):
+        """Return logits ``(B, T, V)`` for tokens ``(B, T)``."""
+        return self.head(self.embedding(tokens))
+
+
+def loop_of(
+    *,
+    clears=True,
+    steps=True,
+    anew=False,
+    optimiser=torch.optim.Adam,
+    target="next",
+    reduction="mean",
+    when="before",
+    rate=None,
+    most=None,
+):
+    """Return a training loop with these parts right or wrong."""
+
+    def fit(model, batches, lr):
+        rate_used = rate or lr
+        adam, losses = optimiser(model.parameters(), lr=rate_used), []
+        for read, comes in batches[:most]:
+            adam = optimiser(model.parameters(), lr=rate_used) if anew else adam
+            if clears:
+                adam.zero_grad()
+            goal = read if target == "same" else comes
+            how = {"reduction": reduction}
+            loss = F.cross_entropy(model(read).flatten(0, 1), goal.flatten(), **how)
+            loss.backward()
+            if steps:
+                adam.step()
+            if when == "after":
+                loss = F.cross_entropy(model(read).flatten(0, 1), goal.flatten(), **how)
+            losses.append(loss.item())
+        return losses
+
+    return fit
+
+
+def course(fit, n_batches, lr):
+    """Return the losses of a loop and the weights it leaves, from a fixed start."""
+    with seeded(torch_generator(4, "build")):
+        model, tokens = Reader(), torch.randint(7, (n_batches, 2, 6))
+    losses = fit(model, [(batch[:, :-1], batch[:, 1:]) for batch in tokens], lr)
+    return {
+        "losses": losses,
+        "weights": torch.cat([w.detach().flatten() for w in model.parameters()]),
+    }
+
+
+check_fit = Exercise(
+    loop_of(),
+    [(f"{n} batch{'es' * (n > 1)}, rate {lr}", n, lr) for n, lr in ((1, 0.1), (3, 0.1), (20, 0.02))],
+    {
+        loop_of(clears=False): "Gradients of earlier batches add up: backward() adds to what is there. Call zero_grad() before it.",
+        loop_of(steps=False): "The weights did not move: step() is missing, or the gradients were cleared between backward() and step().",
+        loop_of(anew=True): "The optimiser is made anew for each batch. Adam has a memory: make it once, before the loop.",
+        loop_of(optimiser=torch.optim.SGD): "That is plain gradient descent; Adam is asked for.",
+        loop_of(optimiser=torch.optim.AdamW): "That is AdamW, which lets weights decay; Adam is asked for.",
+        loop_of(target="same"): "The model learns to repeat what it reads: compare with the targets.",
+        loop_of(reduction="sum"): "The loss is the sum over the tokens; take their mean.",
+        loop_of(when="after"): "The loss was taken after the step. Note it before: then it is held out from this batch.",
+        loop_of(rate=1e-3): "The rate lr is not used.",
+        loop_of(most=-1): "The last batch is left out.",
+    },
+    use=course,
 )  # fmt: skip

@@ -14,7 +14,7 @@ from attnlab.sources import (
     stationary,
     surprise_nats,
 )
-from attnlab.teach import Exercise
+from attnlab.teach import CheckFailed, Exercise
 
 WEATHER = markov_chain("weather").transition
 RANDOM = random_chain(5, concentration=0.6, seed=4)
@@ -149,4 +149,80 @@ check_fit_bigram = Exercise(
         lambda tokens, n: shared(counted(tokens, n), empty=np.nan): "0 / 0 is NaN: a state without successors needs a row of its own. Give it 1 / n_states everywhere.",
         lambda tokens, n: shared(counted(tokens, n), empty=0.0): "A state without successors has a row of zeros, which sums to 0. Give it 1 / n_states everywhere.",
     },
+)  # fmt: skip
+
+
+# Build 1: a table that backs off --------------------------------------------------------------
+
+
+def table_of(
+    *,
+    longest_first=True,
+    suffix=True,
+    counts_last=False,
+    falls="back",
+    shares=True,
+    extra=0,
+    smooth=0.0,
+    from_end=False,
+):
+    """Return a class of back-off tables with these parts right or wrong."""
+
+    class Table:
+        def __init__(self, tokens, order, n_symbols):
+            self.order, self.n_symbols, self.counts = order + extra, n_symbols, {}
+            tokens = list(map(int, tokens))
+            for k in range(self.order + 1):
+                for t in range(k, len(tokens) + counts_last):
+                    row = self.counts.setdefault(tuple(tokens[t - k : t]), np.zeros(n_symbols))
+                    if t < len(tokens):
+                        row[tokens[t]] += 1
+
+        def predict(self, context):
+            context = tuple(map(int, context))[:: -1 if from_end else 1]
+            lengths = range(min(self.order, len(context)) + 1)
+            for k in sorted(lengths, reverse=longest_first):
+                row = self.counts.get(context[len(context) - k :] if suffix else context[:k])
+                if row is not None and row.sum() > 0:
+                    row = row + smooth
+                    return row / row.sum() if shares else row
+                if falls == "even":
+                    break
+            return np.full(self.n_symbols, 1 / self.n_symbols)
+
+    return Table
+
+
+def predicted(build, tokens, order, n_symbols, contexts):
+    """Return the row after each context, ``(n_contexts, n_symbols)``."""
+    table = build(tokens, order, n_symbols)
+    if not hasattr(table, "predict"):
+        raise CheckFailed("The class needs a method predict(context).")
+    return [table.predict(np.array(context, int)) for context in contexts]
+
+
+AABAC = np.array([0, 0, 1, 0, 2])
+LONGER = markov_chain(RANDOM).sample(60, seed=8)
+
+check_back_off = Exercise(
+    table_of(),
+    [
+        ("no token of memory", AABAC, 0, 3, [[], [0], [1, 0]]),
+        ("one token, seen before", AABAC, 1, 3, [[0], [1]]),
+        ("two tokens, seen before", AABAC, 2, 3, [[0, 0], [0, 1], [1, 0]]),
+        ("a pair that never occurs", AABAC, 2, 3, [[1, 1], [2, 1], [2, 2], [0, 2]]),
+        ("contexts longer than the order", AABAC, 2, 3, [[2, 2, 1, 0], [0, 1, 0, 0]]),
+        ("60 tokens, order 3", LONGER, 3, 5, [LONGER[i : i + 5] for i in range(0, 50, 3)]),
+    ],
+    {
+        table_of(longest_first=False): "The context is not looked at: the shortest one, of no token, answers first. Try the longest, and shorten it only where it was never followed by anything.",
+        table_of(suffix=False): "The beginning of the context is looked up; the newest tokens stand at its end.",
+        table_of(falls="even"): "A context that was never seen gets an even row. Drop its oldest token and look again.",
+        table_of(shares=False): "These are counts; divide the row by its sum.",
+        table_of(extra=1): "One token more than the order is looked at.",
+        table_of(extra=-1): "One token less than the order is looked at.",
+        table_of(smooth=1.0): "You added one to every count; plain frequencies are asked for.",
+        table_of(from_end=True): "The context is read backwards: the oldest token comes first.",
+    },
+    use=predicted,
 )  # fmt: skip

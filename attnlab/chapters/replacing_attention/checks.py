@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 
 import torch
+from torch import nn
 
 from attnlab.seeding import torch_generator
-from attnlab.teach import Exercise
+from attnlab.teach import CheckFailed, Exercise
 
 # Exercise 9.1: the kept share --------------------------------------------------------------------
 
@@ -124,4 +125,89 @@ check_find_leak = Exercise(
         lambda *given: [t + 1 for t in find_leak(*given)]: "The positions are counted from 1; count them from 0.",
         finder(has_sign=True): "You miss changes downward: take the absolute value before you compare.",
     },
+)  # fmt: skip
+
+
+# Build 9: a stand-in of your own -------------------------------------------------------------------
+
+
+def stand_in_of(
+    *, reach=1, one_sided=False, divides="there", hides=True, has_value=True, own=True, wraps=False
+):
+    """Return a class of stand-ins with these parts right or wrong."""
+
+    class Neighbours(nn.Module):
+        def __init__(self, site):
+            super().__init__()
+            self.value = site.value
+
+        def forward(self, x, source_padding=None):
+            v = self.value(x) if has_value else x
+            is_word = torch.ones(x.shape[:2], dtype=torch.bool)
+            if source_padding is not None and hides:
+                is_word = ~source_padding
+            apart = torch.arange(x.shape[1])[:, None] - torch.arange(x.shape[1])
+            apart = (apart + 1) % x.shape[1] - 1 if wraps else apart
+            near = (apart <= reach) & (apart >= (0 if one_sided else -reach))
+            near = near if own else near & (apart != 0)
+            weights = (near & is_word[:, None]).to(x.dtype)
+            total = weights.sum(-1, keepdim=True)
+            total = torch.full_like(total, 2 * reach + 1) if divides == "always" else total
+            return weights @ v if divides == "never" else weights @ v / total.clamp(min=1)
+
+    return Neighbours
+
+
+class OneMap(nn.Module):
+    """What a stand-in may use of a site: its value map."""
+
+    def __init__(self, d_model):
+        super().__init__()
+        self.value = nn.Linear(d_model, d_model, bias=False)
+        weight = torch.randn(d_model, d_model, generator=torch_generator(9, "build"))
+        self.value.weight.data = weight
+
+
+def found_by(build, d_model, x, source_padding):
+    """Return what a stand-in finds for the words of a batch; rows of padding are left out."""
+    stand_in = build(OneMap(d_model)).double()
+    if not isinstance(stand_in, nn.Module):
+        raise CheckFailed("A stand-in is an nn.Module, built from a site.")
+    found = stand_in(x, source_padding=source_padding)
+    if tuple(found.shape) != tuple(x.shape):
+        raise CheckFailed(
+            f"The result has the shape {tuple(found.shape)}, not that of x, {tuple(x.shape)}."
+        )
+    return found if source_padding is None else found[~source_padding]
+
+
+def stand_in_case(label, batch, time, d, n_padding=None):
+    x = torch.randn(batch, time, d, generator=generator, dtype=torch.float64)
+    if n_padding is None:
+        return label, d, x, None
+    padding = (torch.arange(time) >= time - n_padding).repeat(batch, 1)
+    padding[1:] = False
+    return label, d, x, padding
+
+
+check_stand_in = Exercise(
+    stand_in_of(),
+    [
+        stand_in_case("one word", 1, 1, 2),
+        stand_in_case("two words", 1, 2, 2),
+        stand_in_case("five words", 1, 5, 3),
+        stand_in_case("two sentences, one of them shorter", 2, 6, 3, 2),
+        stand_in_case("three sentences, padding named but absent", 3, 4, 4, 0),
+    ],
+    {
+        stand_in_of(reach=2): "Two words on either side were taken; one is asked for.",
+        stand_in_of(one_sided=True): "The next word is missing: an encoder may look ahead.",
+        stand_in_of(divides="always"): "You divided by 3 everywhere. At the ends there are fewer neighbours: divide by how many there are.",
+        stand_in_of(divides="never"): "The values were added; take their mean.",
+        stand_in_of(hides=False): "Padding was averaged in: leave it out, and out of the number of neighbours.",
+        stand_in_of(has_value=False): "The inputs themselves were averaged; average the values, site.value(x).",
+        stand_in_of(own=False): "The word itself is missing from its own mean.",
+        stand_in_of(wraps=True): "The ends are neighbours here: torch.roll carries the last word round to the first.",
+    },
+    use=found_by,
 )  # fmt: skip
