@@ -228,6 +228,17 @@ def test_a_verdict_is_printed_and_raised_only_where_asked(monkeypatch, capsys):
         exercise(column_shares, strict=True)
 
 
+def test_a_page_goes_on_with_a_right_function(capsys):
+    exercise = Exercise(shares, CASES, MISTAKES)
+    mine = lambda x: shares(x)  # noqa: E731
+    assert exercise.hand_on(mine) is mine
+    assert exercise.hand_on(column_shares, strict=False) is shares
+    assert exercise.hand_on(None, strict=False) is shares
+    assert capsys.readouterr().out.count("The page goes on with a right one.") == 2
+    with pytest.raises(CheckFailed):
+        exercise.hand_on(column_shares)
+
+
 def test_an_unwritten_body_waits_without_an_error(monkeypatch, capsys):
     def mixture(x):
         raise NotImplementedError
