@@ -50,20 +50,23 @@ def explain(
     x, y = as_array(got), as_array(want)
     assert x is not None
     assert y is not None
+    pairs = [p for p in (_arrays_at(where, *pair) for pair in every) if p is not None]
     if x.shape != y.shape:
-        return _of_shape(x, y, rtol=rtol, atol=atol)
+        return _of_shape(x, y, pairs, rtol=rtol, atol=atol)
+    has_nan = np.isnan(x).any() and not np.isnan(y).any()
+    has_infinity = np.isinf(x).any() and not np.isinf(y).any()
+    is_cut = x.dtype.kind in "iub" and y.dtype.kind == "f" and np.array_equal(x, np.trunc(y))
     told = (
-        (np.isnan(x).any() and not np.isnan(y).any(),
+        (has_nan,
          "There is a NaN: look for 0 * log 0, 0 / 0 or a row that is masked throughout."),
-        (np.isinf(x).any() and not np.isinf(y).any(),
-         "There is an infinity: look for a division by zero, log 0 or an overflow."),
-        (x.dtype.kind in "iub" and y.dtype.kind == "f" and np.array_equal(x, np.trunc(y)),
+        (has_infinity,
+         "There is an infinity where none belongs: a division by zero, log 0 or an overflow?"),
+        (is_cut,
          "These are the right values cut to whole numbers: is // used, or an array of integers?"),
     )  # fmt: skip
-    pairs = [_arrays_at(where, *pair) for pair in every]
-    relation = _relation([p for p in pairs if p is not None], rtol=rtol, atol=atol)
-    said = next((sentence for is_so, sentence in told if is_so), "") or relation
-    if not said and y.any() and np.allclose(x, y, rtol=NEAR, atol=NEAR * float(np.abs(y).max())):
+    said = next((sentence for is_so, sentence in told if is_so), "")
+    said = said or _relation(pairs, rtol=rtol, atol=atol)
+    if not said and y.any() and all(_is_near(*pair) for pair in pairs):
         return "It is right within a hundredth: look for rounding, or a small number too many."
     return said or NEUTRAL
 
@@ -147,10 +150,23 @@ def _of_kind(got: Any, want: Any) -> str:
     return f"It is of type {type(got).__name__}; expected: {wanted}."
 
 
-def _of_shape(x: np.ndarray, y: np.ndarray, **limits: float) -> str:
-    if x.ndim >= 2 and _same(x.swapaxes(-1, -2), y, **limits):
+def _is_near(x: np.ndarray, y: np.ndarray) -> bool:
+    large = float(np.abs(y).max()) if y.size else 0.0
+    return x.shape == y.shape and np.allclose(x, y, rtol=NEAR, atol=NEAR / 10 * large)
+
+
+def _of_shape(
+    x: np.ndarray, y: np.ndarray, pairs: Sequence[tuple[np.ndarray, np.ndarray]], **limits: float
+) -> str:
+    if y.ndim == 0:
+        return f"One number is expected; an array of shape {x.shape} came back."
+    if x.ndim == y.ndim == 1:
+        return f"Expected were {len(y)} items, not {len(x)}."
+    if x.ndim >= 2 and all(
+        a.ndim >= 2 and _same(a.swapaxes(-1, -2), b, **limits) for a, b in pairs
+    ):
         return "It is the transpose of the result."
-    if x.size == y.size and _same(x.reshape(y.shape), y, **limits):
+    if all(a.size == b.size and _same(a.reshape(b.shape), b, **limits) for a, b in pairs):
         return "The values are right, in another shape."
     return "The shape is wrong: write the shape of each intermediate result beside its line."
 

@@ -59,7 +59,8 @@ class _Ear(io.TextIOBase):
         self.text = ""
 
     def write(self, text: str) -> int:
-        self.text = (self.text + str(text)[:MOST_PRINTED])[:MOST_PRINTED]
+        if len(self.text) < MOST_PRINTED:
+            self.text = (self.text + text)[:MOST_PRINTED]
         return len(text)
 
 

@@ -17,10 +17,10 @@
 # %% [markdown]
 # # 00 · Start here: does a Transformer need attention?
 #
-# In twenty minutes you see the question of this workbook, a first live answer, and how the
+# In half an hour you see the question of this workbook, a first live answer, and how the
 # notebooks work.
 #
-# **Minutes:** 20 (10 to read, 10 to try things). **Prerequisites:** Python; logarithms; a rough
+# **Minutes:** 30 (10 to read, 20 to try things). **Prerequisites:** Python; logarithms; a rough
 # idea of what a neural network is.
 #
 # Next: [01 Text as a Markov chain](01_markov_framing.ipynb)
@@ -67,7 +67,7 @@ from attnlab.runmode import banner
 from attnlab.show import explore, predict_first
 from attnlab.teach import show_quiz
 
-banner(minutes=20)
+banner(minutes=30)
 
 # %% [markdown]
 # To answer, we need a number. A **token** is a word, a piece of a word or a letter. Let $v_1 \dots v_T$
@@ -104,7 +104,7 @@ assert 1 / 3 * 1 / 3 * 1 / 3 > 1 / 2 * 1 / 4 * 1 / 4
 # lower loss on text that it has not seen, and at what cost?
 
 # %% [markdown]
-# ## 2  A two-minute taste   *(5 min)*
+# ## 2  A two-minute taste   *(14 min)*
 #
 # Our text is written by a machine, *tales*, that tells little stories of our own words. A name and
 # a lost thing are chosen early and used late, so memory pays. Because we wrote the machine, we
@@ -199,6 +199,44 @@ for mixer, model in models.items():
     text = model.generate(prompt, n_tokens=45, temperature=0.7, generator=dice)[0]
     print(f"--- {mixer}\n{source.decode(text.numpy())}\n")
 
+# %% [markdown] tags=["exercise"]
+# **Build 0** (difficulty 3, 9 min; builds on eq. (0.1)). Train a model yourself, the smallest there is: a
+# table of scores $z \in \mathbb{R}^{V \times V}$, all zero at first. Row $v_t$ scores the token after $v_t$;
+# a softmax makes chances of it. Write `train_bigram(tokens, n_symbols, n_steps, lr)`: in each step take the
+# mean loss over all pairs, call `backward()`, and move the table against its gradient, times `lr`. Return the
+# table.
+#
+# <details><summary>Hint</summary>
+#
+# `torch.zeros(..., requires_grad=True)`; `F.cross_entropy(z[tokens[:-1]], tokens[1:])` takes the softmax
+# itself. `z.grad` adds up: clear it. The step goes inside `torch.no_grad()`.
+# </details>
+
+
+# %% jupyter={"source_hidden": true} tags=["solution"]
+from torch.nn import functional as F
+
+
+def train_bigram(tokens: torch.Tensor, n_symbols: int, n_steps: int, lr: float) -> torch.Tensor:
+    """Return the scores ``(n_symbols, n_symbols)`` after plain gradient descent from zero."""
+    # SOLUTION
+    z = torch.zeros(n_symbols, n_symbols, requires_grad=True)
+    for _ in range(n_steps):
+        z.grad = None
+        F.cross_entropy(z[tokens[:-1]], tokens[1:]).backward()
+        with torch.no_grad():
+            z -= lr * z.grad
+    return z.detach()
+
+
+# %% tags=["nbval-check-output"]
+train_bigram = checks.check_train_bigram.hand_on(train_bigram)
+z = train_bigram(torch.from_numpy(train[:20_000]), source.vocab_size, n_steps=150, lr=60.0)
+read, comes = (torch.from_numpy(part) for part in (windows[:, :-1], windows[:, 1:]))
+loss = torch.nn.functional.cross_entropy(z[read].flatten(0, 1), comes.flatten())
+print(f"a table of {z.numel():,} scores, 150 steps: {loss:.1f} nats per token; "
+      f"the best reader of one token has {h_1:.1f}")  # fmt: skip
+
 # %% [markdown]
 # **Read this with care.** It is one seed, a few seconds and an artificial text, and SHE has 8.5
 # times the weights in its mixers. The curve shows how to look, not what is true. Notebook 04 does
@@ -212,17 +250,17 @@ for mixer, model in models.items():
 #
 # | Notebook | What you do | Minutes |
 # |---|---|---|
-# | 00 Start here | the question, a taste, units of loss | 20 |
-# | [01 Markov framing](01_markov_framing.ipynb) | text as a chain; the floor; tables against models | 60 |
-# | [02 Attention](02_attention.ipynb) | attention by hand, by loop, by matrix; a soft lookup | 65 |
-# | [03 Extractor](03_extractor.ipynb) | SHE, HE, WE, ME derived, checked, counted | 60 |
-# | [04 Language models](04_language_models.ipynb) | all of them trained; real books; when each wins; a look inside | 75 |
-# | [05 The critical path](05_critical_path.ipynb) | depth and work: by hand, by tracer, by clock | 60 |
-# | [06 Fast Extractors](06_fast_extractors.ipynb) | one equation, many programs; streaming; the clock | 60 |
-# | [07 Translation: a teacher](07_translation_teacher.ipynb) | an encoder-decoder site by site; alignments; BLEU | 70 |
-# | [08 Distillation](08_distillation.ipynb) | nets that learn what attention does; sizes; prefix sums | 70 |
-# | [09 Replacing attention](09_replacing_attention.ipynb) | swap layers with undo; controls; a leak found; captions, price, from scratch | 80 |
-# | [10 What we found](10_what_we_found.ipynb) | every claim judged: verdict, number, seeds, doubt | 45 |
+# | 00 Start here | the question, a taste, units of loss | 30 |
+# | [01 Markov framing](01_markov_framing.ipynb) | text as a chain; the floor; tables against models | 70 |
+# | [02 Attention](02_attention.ipynb) | attention by hand, by loop, by matrix; a soft lookup | 75 |
+# | [03 Extractor](03_extractor.ipynb) | SHE, HE, WE, ME derived, checked, counted | 70 |
+# | [04 Language models](04_language_models.ipynb) | all of them trained; real books; when each wins; a look inside | 85 |
+# | [05 The critical path](05_critical_path.ipynb) | depth and work: by hand, by tracer, by clock | 70 |
+# | [06 Fast Extractors](06_fast_extractors.ipynb) | one equation, many programs; streaming; the clock | 70 |
+# | [07 Translation: a teacher](07_translation_teacher.ipynb) | an encoder-decoder site by site; alignments; BLEU | 80 |
+# | [08 Distillation](08_distillation.ipynb) | nets that learn what attention does; sizes; prefix sums | 80 |
+# | [09 Replacing attention](09_replacing_attention.ipynb) | swap layers with undo; controls; a leak found; captions, price, from scratch | 90 |
+# | [10 What we found](10_what_we_found.ipynb) | every claim judged: verdict, number, seeds, doubt | 55 |
 #
 # Read them in order. 01 needs no neural network; who knows attention may skim 02.
 
@@ -235,8 +273,8 @@ for mixer, model in models.items():
 #   says what to see.
 
 # %% [markdown]
-# - **Exercises** carry a difficulty from 1 to 5 and minutes. A `check_...` call judges your function,
-#   prints the first case that fails and names common mistakes. Solutions are folded in
+# - **Exercises** carry a difficulty from 1 to 5 and minutes; in a *Build* you write a part that works. A
+#   `check_...` call prints the first case that fails and names common mistakes. Solutions are folded in
 #   JupyterLab (on GitHub they stand open: look away). Write your own in a new cell *below* the
 #   solution, under the same name, run it, then run the `check_...` cell.
 #

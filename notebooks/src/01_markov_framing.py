@@ -20,7 +20,7 @@
 # You will see why a language model is a table too large to write down, how low any loss can go, and
 # how near two small models come.
 #
-# **Minutes:** 60. **Prerequisites:** [notebook 00](00_start_here.ipynb); means, logarithms, a
+# **Minutes:** 70. **Prerequisites:** [notebook 00](00_start_here.ipynb); means, logarithms, a
 # matrix times a vector.
 #
 # Previous: [00 Start here](00_start_here.ipynb). Next: [02 Attention](02_attention.ipynb)
@@ -43,7 +43,7 @@ from attnlab.runmode import banner
 from attnlab.show import explore, show
 from attnlab.teach import show_quiz
 
-banner(minutes=60)
+banner(minutes=70)
 
 # %% [markdown]
 # ## 1  A prefix is a state   *(7 min)*
@@ -72,10 +72,9 @@ assert n_rows == (V ** (ell + 1) - V) // (V - 1)
 assert n_rows > 10**473
 print(f"V = {V}, context {ell}: a number of {len(str(n_rows))} digits, {str(n_rows)[:4]}...")
 
-# %% tags=["nbval-ignore-output"]
+# %% tags=["widget", "nbval-ignore-output"]
 show(pictures.state_counts([2, 50, 5000], longest=128))
 
-# %% tags=["widget", "nbval-ignore-output"]
 show_quiz("markov_framing", part="A prefix is a state")
 
 # %% [markdown]
@@ -257,7 +256,6 @@ for name, Q in predictors.items():
     parts.append({"predictor": name, "entropy_nats": h, "kl_nats": pi @ D})
     print(f"{name:22s} L = {L:.4f} = {h:.4f} + {pi @ D:.4f}")
 
-# %% tags=["nbval-ignore-output"]
 show(pictures.loss_parts(pd.DataFrame(parts)))
 
 # %% [markdown]
@@ -357,7 +355,7 @@ explore(
 # model is trained.
 
 # %% [markdown]
-# ## 6  Tables from counts   *(8 min)*
+# ## 6  Tables from counts   *(18 min)*
 #
 # Now forget the truth and learn from a sample. Let $n_{cj}$ count how often $j$ followed the $k$ tokens $c$.
 # The fitted row is
@@ -416,6 +414,43 @@ def fit_bigram(tokens: np.ndarray, n_states: int) -> np.ndarray:
 # %% tags=["nbval-check-output"]
 checks.check_fit_bigram(fit_bigram)
 
+# %% [markdown] tags=["exercise"]
+# **Build 1** (difficulty 3, 10 min; builds on exercise 1.3). A table of any order that always has an answer.
+# Write a class `BackOff(tokens, order, n_symbols)` with `predict(context)`: a row `(n_symbols,)` with the
+# frequencies of what followed the last `order` tokens of the context. Were these never followed by anything,
+# drop the oldest and look again, down to the shares of single tokens.
+#
+# <details><summary>Hint</summary>
+#
+# A dictionary from a tuple of tokens to a row of counts, for every length from 0 to `order`. Beware of
+# `context[-0:]`, which is everything.
+# </details>
+
+
+# %% jupyter={"source_hidden": true} tags=["solution"]
+class BackOff:
+    """A table that shortens a context until it has seen it."""
+
+    def __init__(self, tokens: np.ndarray, order: int, n_symbols: int) -> None:
+        # SOLUTION
+        self.order, self.counts, tokens = order, {}, tokens.tolist()
+        for k in range(order + 1):
+            for t in range(k, len(tokens)):
+                row = self.counts.setdefault(tuple(tokens[t - k : t]), np.zeros(n_symbols))
+                row[tokens[t]] += 1
+
+    def predict(self, context: np.ndarray) -> np.ndarray:
+        """Return the frequencies ``(n_symbols,)`` after the longest context that was seen."""
+        last = tuple(np.asarray(context).tolist())
+        last = last[max(0, len(last) - self.order) :]
+        while last not in self.counts:
+            last = last[1:]
+        return self.counts[last] / self.counts[last].sum()
+
+
+# %% tags=["nbval-check-output"]
+checks.check_back_off(BackOff)
+
 # %% [markdown]
 # **Takeaway.** A table of high order memorises: its training loss falls below the true source's. With a fixed
 # amount of text there is a best order, and it may be below the true one.
@@ -451,7 +486,6 @@ for name in ("attention", "she", "identity"):
     curves.append(pd.DataFrame(state.curve).assign(name=name, seed=0))
 curves = pd.concat(curves, ignore_index=True)
 
-# %% tags=["nbval-ignore-output"]
 from attnlab.show import loss_curves
 
 oracle = tree.oracle_nats(windows)  # on the very tokens that score the models

@@ -20,7 +20,7 @@
 # You build causal self-attention by hand, by loop and by matrix, leak its future on purpose,
 # count every one of its multiplications, and watch it learn to look things up.
 #
-# **Minutes:** 65. **Prerequisites:** matrix products and the softmax; tokens and prefixes
+# **Minutes:** 75. **Prerequisites:** matrix products and the softmax; tokens and prefixes
 # from [01 Text as a Markov chain](01_markov_framing.ipynb).
 #
 # Previous: [01 Text as a Markov chain](01_markov_framing.ipynb). Next:
@@ -46,7 +46,7 @@ from attnlab.chapters.attention import checks, pictures
 from attnlab.mixers import build_mixer
 from attnlab.runmode import banner
 
-banner(minutes=65)
+banner(minutes=75)
 
 # %% [markdown]
 # ## 1  A dictionary that never says "not found"   *(8 min)*
@@ -140,7 +140,6 @@ for t, x_t in enumerate(tokens, start=1):
     shares = ", ".join(map(str, A_t))
     print(f"token {t}: parts {parts}, weights {shares}, y = ({y_t[0]}, {y_t[1]})")
 
-# %%
 W_q, W_o = torch.eye(2).double(), torch.eye(2).double()
 W_k, W_v = math.sqrt(2) * math.log(2) * W_q, 12 * W_q
 
@@ -279,7 +278,7 @@ def attention_weights(scores: torch.Tensor) -> torch.Tensor:
 
 
 # %% tags=["nbval-check-output"]
-checks.check_causal_weights(attention_weights)
+attention_weights = checks.check_causal_weights.hand_on(attention_weights)
 
 # %% [markdown]
 # **Takeaway.** Mask the scores, not the weights: only then does no output depend on a later
@@ -339,7 +338,7 @@ quiz = show_quiz("attention", part=r"Why divide by $\sqrt{d_h}$?")
 # constant (picture).
 
 # %% [markdown]
-# ## 5  Heads: several look-ups side by side   *(10 min)*
+# ## 5  Heads: several look-ups side by side   *(20 min)*
 #
 # Cut queries, keys and values into $H$ slices of width $d_h = d/H$, let each slice attend by
 # itself, join the results and map them out:
@@ -441,9 +440,49 @@ def single_head(
 # %% tags=["nbval-check-output"]
 checks.check_single_head(single_head)
 
-# %% [markdown]
+# %% [markdown] tags=["exercise"]
 # **Takeaway.** A head is one question with one mixture as its answer; $H$ heads ask $H$ questions
 # with the same $4d^2$ weights.
+#
+# **Build 2** (difficulty 4, 12 min; builds on eq. (2.8)). Write causal multi-head attention as a module:
+# `CausalSelfAttention(d_model, n_heads)` with four `nn.Linear` without bias, called `query`, `key`, `value`
+# and `out`; `forward` maps `(B, T, d)` to `(B, T, d)`.
+#
+# <details><summary>Hint</summary>
+#
+# `z.view(B, T, H, d_h).transpose(1, 2)` puts the heads in front, `(B, H, T, d_h)`; then everything is as in
+# exercise 2.2. Transpose back before you join.
+#
+# </details>
+
+
+# %% jupyter={"source_hidden": true} tags=["solution"]
+from torch import nn
+
+
+class CausalSelfAttention(nn.Module):
+    """Causal attention with several heads."""
+
+    def __init__(self, d_model: int, n_heads: int) -> None:
+        # SOLUTION
+        super().__init__()
+        self.n_heads = n_heads
+        self.query = nn.Linear(d_model, d_model, bias=False)
+        self.key = nn.Linear(d_model, d_model, bias=False)
+        self.value = nn.Linear(d_model, d_model, bias=False)
+        self.out = nn.Linear(d_model, d_model, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        B, T, d = x.shape
+        shape = B, T, self.n_heads, d // self.n_heads
+        q, k, v = (W(x).view(shape).transpose(1, 2) for W in (self.query, self.key, self.value))
+        S = q @ k.mT / math.sqrt(shape[-1])  # (B, H, T, T)
+        S = S.masked_fill(~torch.ones(T, T, dtype=torch.bool).tril(), -torch.inf)
+        return self.out((S.softmax(-1) @ v).transpose(1, 2).reshape(B, T, d))
+
+
+# %% tags=["nbval-check-output"]
+checks.check_heads(CausalSelfAttention)
 
 # %% [markdown]
 # ## 6  Attention does not know the order   *(5 min)*
@@ -553,7 +592,6 @@ for T, d, H in ((1, 2, 1), (5, 6, 3), (11, 8, 4)):
     assert 4 * d**2 == theory.expected_mixer_weights("attention", d_model=d, context_len=T)
     print(f"T = {T:2}, d = {d}, H = {H}: counted {n_products:5,}; eq. (2.11) gives {M:5,}")
 
-# %% tags=["nbval-ignore-output"]
 d, H, rows = 512, 8, []
 for T in 2 ** np.arange(6, 16):
     total = theory.expected_multiplications("attention", d_model=d, time=int(T), n_heads=H)

@@ -20,7 +20,7 @@
 # A past of any length has to become an index of one size. We take attention out and derive, one
 # change at a time, what a paper of 2023 puts in its place.
 #
-# **Minutes:** 60. **Prerequisites:** [02 Attention](02_attention.ipynb); matrix products.
+# **Minutes:** 70. **Prerequisites:** [02 Attention](02_attention.ipynb); matrix products.
 #
 # Previous: [02 Attention](02_attention.ipynb). Next:
 # [04 Language models](04_language_models.ipynb).
@@ -43,7 +43,7 @@ from attnlab.mixers import build_mixer
 from attnlab.runmode import banner
 from attnlab.show import explore, show
 
-banner(minutes=60)
+banner(minutes=70)
 
 # %% [markdown]
 # ## 1  From any length to one size   *(13 min)*
@@ -134,7 +134,6 @@ for method in list_methods(3):
     torch.testing.assert_close(causal_convolution(x[None], W, method=method)[0], e)
 print("hand = loop = matrix = library, which has it in these forms:", ", ".join(list_methods(3)))
 
-# %% tags=["nbval-ignore-output"]
 from attnlab.seeding import numpy_generator
 
 W_random = numpy_generator(0, "picture").normal(size=(4, 3, 3))
@@ -169,10 +168,10 @@ def extract(x, W):
 
 
 # %% tags=["nbval-check-output"]
-checks.check_extract(extract)
+extract = checks.check_extract.hand_on(extract)
 
 # %% [markdown]
-# ## 2  How the newest token knows the length   *(10 min)*
+# ## 2  How the newest token knows the length   *(20 min)*
 #
 # The index has one *shape*, but has it one *size*? By *size* we mean the root mean square of the
 # entries. Draw all entries of inputs and weights independently, with mean 0: those of $x$ with
@@ -313,6 +312,44 @@ def she(x, W, W_adj, W_out):
 
 # %% tags=["nbval-check-output"]
 checks.check_she(she)
+
+# %% [markdown] tags=["exercise"]
+# **Build 3** (difficulty 3, 10 min; builds on exercise 3.2). Write the sublayer that takes attention's
+# place, $x + \mathrm{SHE}(\mathrm{norm}(x))$, as a module: `Sublayer(d_model, context_len)` with
+# `norm`, an `nn.LayerNorm`; `lag_weight`, an `nn.Parameter` $(\ell, d, d)$; `adjust` and `out`, `nn.Linear`
+# without bias. `forward` maps $(B, T, d)$ to $(B, T, d)$.
+#
+# <details><summary>Hint</summary>
+#
+# `extract` takes one sequence: call it for each of the batch, and stack. Who reads the norm, and who does not?
+#
+# </details>
+
+
+# %% jupyter={"source_hidden": true} tags=["solution"]
+from torch import nn
+
+
+class Sublayer(nn.Module):
+    """SHE with a norm before it and the residual sum after it."""
+
+    def __init__(self, d_model: int, context_len: int) -> None:
+        # SOLUTION
+        super().__init__()
+        self.norm = nn.LayerNorm(d_model)
+        start = torch.randn(context_len, d_model, d_model) / (context_len * d_model) ** 0.5
+        self.lag_weight = nn.Parameter(start)
+        self.adjust = nn.Linear(d_model, d_model, bias=False)
+        self.out = nn.Linear(d_model, d_model, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        z = self.norm(x)
+        e = torch.stack([extract(row, self.lag_weight) for row in z])
+        return x + self.out(e * self.adjust(z))
+
+
+# %% tags=["nbval-check-output"]
+checks.check_sublayer(Sublayer)
 
 # %% [markdown]
 # ## 3  Take away one thing at a time: HE, WE, ME   *(11 min)*
@@ -566,10 +603,9 @@ for x_3 in torch.tensor([[1, 2], [2, 0]], dtype=x.dtype):
 # *absolute* position instead, $e_t = \sum_{s \le t} x_s W_s$. It has as many weights and is a running
 # sum, $e_t = e_{t-1} + x_t W_t$, with $d$ numbers of memory. What does it lose?
 
-# %% tags=["nbval-ignore-output"]
+# %% tags=["agreement", "nbval-check-output"]
 show(pictures.index_maps(n_tokens=6))
 
-# %% tags=["agreement", "nbval-check-output"]
 from torch.nn import functional as F
 
 generator = torch_generator(1, "data")
@@ -707,7 +743,7 @@ for variant in ("she", "she/extraction_and_mlp"):
 # `data/runs/extractor-ablation.jsonl`. ("Larger start": with $1/\sqrt{t}$ the library starts the
 # lag weights $\sqrt{\ell}$ times larger.)
 
-# %% tags=["nbval-ignore-output"]
+# %% tags=["nbval-check-output"]
 from attnlab.records import load_details, load_runs
 from attnlab.studies.ablation import VARIANTS
 
@@ -717,7 +753,6 @@ runs["loss_nats"] = runs["test_loss_nats"]
 floors = {"true source": runs["oracle_nats"].iloc[0]}
 show(pictures.ablation(runs, floors=floors, cut=0.9))
 
-# %% tags=["nbval-check-output"]
 table = runs.pivot_table(index="seed", columns="variant", values="test_loss_nats")
 print(f"Loss minus that of SHE, same seed, nats per token, range over {len(table)} seeds:")
 for variant in VARIANTS:

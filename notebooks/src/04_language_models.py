@@ -21,7 +21,7 @@
 # find out on a hundred children's books when the Extractor wins, look inside a feed-forward layer,
 # and make the models write.
 #
-# **Minutes:** 75. **Prerequisites:** notebooks 01 to 03: the floor $h$, the staircase $h_k$,
+# **Minutes:** 85. **Prerequisites:** notebooks 01 to 03: the floor $h$, the staircase $h_k$,
 # attention, and the Extractor.
 #
 # Previous: [03 Extractor](03_extractor.ipynb). Next:
@@ -44,7 +44,7 @@ from attnlab.chapters.language_models import checks, live, pictures
 from attnlab.runmode import banner, is_fast
 from attnlab.show import show
 
-banner(minutes=75)
+banner(minutes=85)
 
 # %% [markdown]
 # ## 1  One model with a hole in it   *(6 min)*
@@ -111,8 +111,8 @@ assert not torch.equal(one.blocks[0].mlp.keys.weight, other.blocks[0].mlp.keys.w
 # **Takeaway.** "Only the mixer differs" is true of the code, not of the sizes: SHE holds most of its
 # weights in its mixer. Section 3 comes back to that.
 
-# %% [markdown]
-# ## 2  Eight races at once   *(12 min)*
+# %% [markdown] tags=["exercise"]
+# ## 2  Eight races at once   *(22 min)*
 #
 # Training lowers the cross-entropy $L$. On the *tales* we know the true source, and so the loss
 # $\hat h$ that it has on the same tokens. The distance is the **gap**:
@@ -122,8 +122,7 @@ assert not torch.equal(one.blocks[0].mlp.keys.weight, other.blocks[0].mlp.keys.w
 #
 # Here $z_t \in \mathbb{R}^V$ are the scores (logits) after reading $v_1 \dots v_t$. They are
 # judged by the token that comes *next*.
-
-# %% [markdown] tags=["exercise"]
+#
 # **Exercise 4.1** (difficulty 2, 8 min; builds on eq. (4.2)). Write the mean cross-entropy in nats
 # for scores of shape $(T, V)$ and tokens of shape $(T,)$, with NumPy only.
 #
@@ -134,7 +133,7 @@ assert not torch.equal(one.blocks[0].mlp.keys.weight, other.blocks[0].mlp.keys.w
 # </details>
 
 
-# %% tags=["solution"]
+# %% jupyter={"source_hidden": true} tags=["solution"]
 def cross_entropy(logits: np.ndarray, tokens: np.ndarray) -> float:
     """Return the mean next-token loss in nats."""
     # SOLUTION
@@ -144,7 +143,7 @@ def cross_entropy(logits: np.ndarray, tokens: np.ndarray) -> float:
 
 
 # %% tags=["nbval-check-output", "agreement"]
-checks.check_cross_entropy(cross_entropy)
+cross_entropy = checks.check_cross_entropy.hand_on(cross_entropy)
 text = source.sample(512 * 32 + 1, generator=numpy_generator(0, "race/test"))
 windows = np.stack([text[start : start + 33] for start in range(0, 512 * 32, 32)])  # (512, 33)
 
@@ -160,6 +159,41 @@ with torch.no_grad():
     z = one(torch.from_numpy(windows[:1, :32]))[0]  # untrained attention reads 32 tokens
 by_package = losses_by_position(one, windows[:1])[0, :31].mean()
 assert np.isclose(cross_entropy(z.numpy(), windows[0, :32]), by_package, rtol=1e-4)
+
+# %% [markdown] tags=["exercise"]
+# **Build 4** (difficulty 3, 10 min; builds on eq. (4.2)). The race below runs on the package's training loop.
+# Write your own: `fit(model, batches, lr)` makes one `torch.optim.Adam`, then takes one step for each pair
+# `(inputs, targets)` of tokens `(B, T)`; `model(inputs)` gives scores `(B, T, V)`. Return the losses as a list
+# of numbers, each taken before its step.
+#
+# <details><summary>Hint</summary>
+#
+# Five lines a batch: clear the gradients, loss, `backward()`, `step()`, note the loss. `F.cross_entropy` wants
+# `(n, V)` and `(n,)`: flatten both.
+# </details>
+
+
+# %% jupyter={"source_hidden": true} tags=["solution"]
+def fit(model: torch.nn.Module, batches: list, lr: float) -> list[float]:
+    """Train a model by one step a batch; return the losses."""
+    # SOLUTION
+    optimizer, losses = torch.optim.Adam(model.parameters(), lr=lr), []
+    for inputs, targets in batches:
+        optimizer.zero_grad()
+        scores = model(inputs).flatten(0, 1)
+        loss = torch.nn.functional.cross_entropy(scores, targets.flatten())
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return losses
+
+
+# %% tags=["nbval-check-output"]
+fit = checks.check_fit.hand_on(fit)
+tokens = torch.from_numpy(source.sample_windows(60 * 16, window_len=33, stream="data"))
+novice = LanguageModel(replace(base, mixer="he"), generator=torch_generator(0, "init"))
+losses = fit(novice, [(part[:, :-1], part[:, 1:]) for part in tokens.split(16)], lr=0.01)
+print(f"HE, your loop, 60 steps: from {losses[0]:.1f} to {losses[-1]:.1f} nats per token")
 
 # %% [markdown]
 # **Play, then answer.** First commit to a guess; the next cell runs the race and shows a board to run
@@ -258,7 +292,7 @@ show(pictures.loss_by_position(by_position, oracle_nats=truth, late_from=17))
 # do the two ranges over seeds overlap? Two *equal* models separate by luck with chance
 # $2 / \binom{2n}{n}$.
 
-# %% tags=["nbval-check-output", "agreement"]
+# %% tags=["nbval-ignore-output", "agreement"]
 import pandas as pd
 
 from attnlab.analysis import compare
@@ -275,7 +309,6 @@ toy = pd.DataFrame({"seed": range(n), "a": 1.0, "b": 1.0 + D}).melt("seed", var_
 row = compare.paired_differences(toy, baseline="a", metric="value").iloc[0]
 assert np.allclose([row["low"], row["high"]], [D.mean() - half, D.mean() + half])
 
-# %% tags=["nbval-ignore-output"]
 from attnlab.records import load_details, load_runs
 from attnlab.show import final_gaps
 
@@ -317,7 +350,7 @@ quiz = show_quiz("language_models")
 # **Takeaway.** A difference counts when its paired interval leaves zero out, and it is about the
 # design only if size and compute were matched as well. The captions above say which ones do.
 
-# %% [markdown]
+# %% [markdown] tags=["exercise"]
 # ## 4  A hundred real books: the claim   *(10 min)*
 #
 # The paper trains on 100 children's books: 8.4 to 8.6 million tokens, 5000 word pieces. Ours are from
@@ -327,8 +360,7 @@ quiz = show_quiz("language_models")
 #
 # $$ \text{perplexity} = e^{L}, \qquad
 #    \text{bits per byte} = \frac{L \, n_\mathrm{tokens}}{\ln 2 \;\, n_\mathrm{bytes}} \tag{4.6} $$
-
-# %% [markdown] tags=["exercise"]
+#
 # **Exercise 4.2** (difficulty 1, 4 min; builds on eq. (4.6)). Convert a mean loss in nats per token
 # to bits per byte.
 #
@@ -338,7 +370,7 @@ quiz = show_quiz("language_models")
 # </details>
 
 
-# %% tags=["solution"]
+# %% jupyter={"source_hidden": true} tags=["solution"]
 def bits_per_byte(loss_nats: float, n_tokens: int, n_bytes: int) -> float:
     """Return the loss in bits per byte of text."""
     # SOLUTION
@@ -346,7 +378,7 @@ def bits_per_byte(loss_nats: float, n_tokens: int, n_bytes: int) -> float:
 
 
 # %% tags=["nbval-check-output"]
-checks.check_bits_per_byte(bits_per_byte)
+bits_per_byte = checks.check_bits_per_byte.hand_on(bits_per_byte)
 print(f"4 nats per token: perplexity e^4 = {np.exp(4):.3f}; with tokens of four bytes,")
 print(f"4 / (4 ln 2) = {bits_per_byte(4.0, n_tokens=1, n_bytes=4):.4f} bits per byte")
 
@@ -641,7 +673,7 @@ show(pictures.token_chances(chances, tokens=words))
 # </details>
 
 
-# %% tags=["solution"]
+# %% jupyter={"source_hidden": true} tags=["solution"]
 def top_p_filter(chances: np.ndarray, p: float) -> np.ndarray:
     """Return the chances after a top-p filter."""
     # SOLUTION

@@ -20,7 +20,7 @@
 # The Extractor's chain of operations is said to be much shorter than attention's. We count that
 # chain by hand, by tracer and by clock, and find out when a shorter path is a faster program.
 #
-# **Minutes:** 60. **Prerequisites:** notebook 03, sections 1 to 4: SHE, HE, WE and ME; attention
+# **Minutes:** 70. **Prerequisites:** notebook 03, sections 1 to 4: SHE, HE, WE and ME; attention
 # (notebook 02).
 #
 # Previous: [04 Language models](04_language_models.ipynb). Next:
@@ -43,10 +43,10 @@ from attnlab.chapters.critical_path import checks, live, pictures
 from attnlab.runmode import banner
 from attnlab.show import show
 
-banner(minutes=60)
+banner(minutes=70)
 
 # %% [markdown]
-# ## 1  By hand: every operation for $d = 2$   *(12 min)*
+# ## 1  By hand: every operation for $d = 2$   *(22 min)*
 #
 # A computer with enough hardware could do many operations at once. Not all: a sum has to wait for
 # its terms. So take a program apart into **scalar operations**, one number from two, and ask of
@@ -135,12 +135,11 @@ def depth(program):
 
 
 # %% tags=["nbval-check-output"]
-checks.check_depth(depth)
+depth = checks.check_depth.hand_on(depth)
 chain = live.longest_chain(program)
 print(f"SHE, d = 2, two tokens: depth {depth(program)}")
 print("kinds on a longest chain:", " ".join(program[v][0] for v in chain))
 
-# %% tags=["nbval-ignore-output"]
 results = [f"{letter}.{c}" for letter in "egay" for c in "12"]
 show(pictures.program(program, named=results))
 
@@ -161,6 +160,52 @@ show(pictures.program(program, named=results))
 #
 # **Takeaway.** Work counts all operations, depth counts one chain: 28 and 6 here. What is not on
 # that chain is free, as long as there is somebody to do it.
+
+# %% [markdown] tags=["exercise"]
+# **Build 5** (difficulty 3, 10 min; builds on eq. (5.1)). Write a number that traces its own chain: a class
+# `Number(value)` with `value`, `depth` (0 for an input) and `chain`, a list of `"mul"` and `"add"`, the first
+# operation first. `a + b` and `a * b` give numbers that know theirs; where two operands are equally deep, the
+# chain comes through the left one. A plain number on either side is an input.
+#
+# <details><summary>Hint</summary>
+#
+# `__add__`, `__mul__`, and `__radd__`, `__rmul__` for `2 * a`. All four differ in two things only: write one
+# method that makes the result.
+#
+# </details>
+
+
+# %% jupyter={"source_hidden": true} tags=["solution"]
+class Number:
+    """A value that knows the longest chain of operations behind it."""
+
+    def __init__(self, value, depth=0, chain=()):
+        # SOLUTION
+        self.value, self.depth, self.chain = value, depth, list(chain)
+
+    def after(self, other, kind, value):
+        """Return the result of an operation on this number and another one."""
+        deepest = self if self.depth >= getattr(other, "depth", 0) else other
+        return Number(value, deepest.depth + 1, [*deepest.chain, kind])
+
+    def __add__(self, other):
+        return self.after(other, "add", self.value + getattr(other, "value", other))
+
+    def __mul__(self, other):
+        return self.after(other, "mul", self.value * getattr(other, "value", other))
+
+    __radd__, __rmul__ = __add__, __mul__
+
+
+# %% tags=["nbval-check-output"]
+import numpy as np
+
+Number = checks.check_number.hand_on(Number)
+x_1, x_2, W_0, W_1, G, B = (
+    np.array([Number(v) for v in range(n)]).reshape(-1, 2) for n in (2, 2, 4, 4, 4, 4)
+)
+y = ((x_2 @ W_0 + x_1 @ W_1) * (x_2 @ G)) @ B  # the program of section 1, by tracing numbers
+print(f"SHE, d = 2, two tokens: depth {y[0, 0].depth}: {' '.join(y[0, 0].chain)}")
 
 # %% [markdown]
 # ## 2  How to add up $n$ numbers   *(9 min)*
@@ -201,7 +246,7 @@ def tree_depth(n):
 
 
 # %% tags=["nbval-check-output"]
-checks.check_tree_depth(tree_depth)
+tree_depth = checks.check_tree_depth.hand_on(tree_depth)
 print(
     "3 terms:", tree_depth(3), "  128 terms:", tree_depth(128), "  128 x 128:", tree_depth(128**2)
 )
@@ -497,7 +542,7 @@ def crossover(work_a, depth_a, work_b, depth_b):
 
 
 # %% tags=["nbval-check-output"]
-checks.check_crossover(crossover)
+crossover = checks.check_crossover.hand_on(crossover)
 
 # %% [markdown]
 # In one line, where SHE has more work and less depth:
@@ -525,7 +570,6 @@ assert she.n_multiplications == 128 * 128**2 + 2 * 128**2 + 128
 print("multiplications of one token: SHE over attention", end=" ")
 print(f"{she.n_multiplications / attention.n_multiplications:.1f}")
 
-# %% tags=["nbval-ignore-output"]
 table = pd.DataFrame(
     [(name, one.n_operations, one.depth()) for name, one in traces.items()],
     columns=["name", "work", "depth"],
@@ -573,7 +617,6 @@ large = predict_first(
     options={"half as long": 0.5, "as long": 1.0, "8 times as long": 8.0, "21 times as long": 21.0},
 )
 
-# %%
 from attnlab.runmode import is_fast
 
 

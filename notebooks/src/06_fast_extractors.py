@@ -21,7 +21,7 @@
 # programs with the same values that do a fraction of it, hold them against the clock and the
 # machine's limit, and break them on purpose.
 #
-# **Minutes:** 60. **Prerequisites:** [03 Extractor](03_extractor.ipynb), sections 1 and 7; complex
+# **Minutes:** 70. **Prerequisites:** [03 Extractor](03_extractor.ipynb), sections 1 and 7; complex
 # numbers. [05 Critical path](05_critical_path.ipynb) helps.
 #
 # Previous: [05 Critical path](05_critical_path.ipynb). Next:
@@ -44,7 +44,7 @@ from attnlab.chapters.fast_extractors import checks, live, pictures
 from attnlab.runmode import banner, is_fast
 from attnlab.show import show
 
-banner(minutes=60)
+banner(minutes=70)
 
 # %% [markdown]
 # ## 1  One sum, and the slowest way to write it   *(8 min)*
@@ -66,7 +66,7 @@ banner(minutes=60)
 #    \tag{6.3} $$
 
 
-# %%
+# %% tags=["agreement", "nbval-check-output"]
 from torch.nn import functional as F
 
 
@@ -88,7 +88,6 @@ def by_matrix(x, W):  # eq. (6.3)
     return (x.flatten() @ M.transpose(1, 2).reshape(T * d, T * d)).view(T, d)
 
 
-# %% tags=["agreement", "nbval-check-output"]
 from attnlab.seeding import torch_generator
 
 draw = torch_generator(0, "data")
@@ -273,7 +272,7 @@ checks.check_fft_convolution(fft_convolution)
 # **staged** splits $n = n_1 n_2$, both stages by small matrices; **toeplitz** is eq. (6.3) in blocks.
 
 
-# %%
+# %% tags=["agreement", "nbval-check-output"]
 def by_fft(x, W):  # eq. (6.8)
     n = len(x) + len(W) - 1
     x_hat, W_hat = (torch.fft.rfft(v, n=n, dim=0) for v in (x, W))
@@ -292,7 +291,6 @@ def by_planes(x, W):  # eq. (6.10), all real; all n frequencies, to keep the cod
     return (C[:T] @ (p_3 - p_2) + S[:T] @ (p_3 + p_1)) / n  # and back, eq. (6.4)
 
 
-# %% tags=["agreement", "nbval-check-output"]
 x, W = (torch.randn(*s, generator=draw).double().requires_grad_() for s in ((13, 3), (7, 3, 3)))
 slow = naive(x, W)
 slow_gradients = torch.autograd.grad(slow.square().sum(), (x, W))
@@ -444,7 +442,7 @@ assert 0 < max(changes[m][:40].max() for m in ("fft", "planes", "staged")) < 1e-
 # **Takeaway.** Frequencies trade the last bits of causality for speed; know when you need those bits.
 
 # %% [markdown]
-# ## 6  One token at a time   *(10 min)*
+# ## 6  One token at a time   *(18 min)*
 #
 # When a text is written, inputs arrive one by one, and a transform of the whole is of no use. The
 # **ring** (notebook 03) sums anew for each token: $(t+1)\, d^2$ products for token $t$, counted
@@ -556,6 +554,37 @@ def due_tile(n: int) -> tuple[int, int, int, int]:
 # %% tags=["nbval-check-output"]
 checks.check_due_tile(due_tile)
 
+# %% [markdown] tags=["exercise"]
+# **Build 6** (difficulty 2, 8 min; builds on eq. (6.1)). Write the plainest stream, which sums anew for each
+# token: a class `Stream(W)` for `W` $(\ell, d, d)$ whose method `step(x_t)` takes the next input `(d,)` and
+# returns $e_t$. It may keep $\ell$ inputs, no more, and two streams must not disturb each other.
+#
+# <details><summary>Hint</summary>
+#
+# Store first, forget what is too old, then add up: the newest input meets `W[0]`. The state belongs into
+# `__init__`.
+#
+# </details>
+
+
+# %% jupyter={"source_hidden": true} tags=["solution"]
+class Stream:
+    """The sum of eq. (6.1), one token at a time."""
+
+    def __init__(self, W: np.ndarray) -> None:
+        # SOLUTION
+        self.W, self.newest_first = W, []
+
+    def step(self, x_t: np.ndarray) -> np.ndarray:
+        """Return e_t ``(d,)`` for the next input ``(d,)``."""
+        self.newest_first = [x_t, *self.newest_first][: len(self.W)]
+        pairs = zip(self.newest_first, self.W, strict=False)
+        return sum(x @ W_j for x, W_j in pairs)
+
+
+# %% tags=["nbval-check-output"]
+checks.check_stream(Stream)
+
 # %% [markdown]
 # Now the clock. It differs from the count where little is to be done: there each token pays mostly
 # for starting a dozen operations, whatever their size. **Play, then answer.** Race the mixers here,
@@ -620,7 +649,6 @@ d = n_lags = 128
 print(", ".join(f"R = {R}: {R * d**2 + R * n_lags * d:,}" for R in (1, 8, 64)), end="; ")
 print(f"SHE: {n_lags * d**2:,}")
 
-# %% tags=["nbval-ignore-output"]
 from attnlab.paths import MODELS
 from attnlab.training import load_model
 

@@ -21,7 +21,7 @@
 # translates nearly every sentence rightly, find out where its attention looks and which looks
 # matter, and take BLEU apart.
 #
-# **Minutes:** 70. **Prerequisites:** notebook 02 (attention, mask, heads); sections 1 and 2 of
+# **Minutes:** 80. **Prerequisites:** notebook 02 (attention, mask, heads); sections 1 and 2 of
 # notebook 04.
 #
 # Previous: [06 Fast Extractors](06_fast_extractors.ipynb). Next:
@@ -45,7 +45,7 @@ from attnlab.chapters.translation_teacher import checks, live, pictures
 from attnlab.runmode import banner, is_fast
 from attnlab.show import show
 
-banner(minutes=70)
+banner(minutes=80)
 
 # %% [markdown]
 # ## 1  Two small languages   *(7 min)*
@@ -142,7 +142,7 @@ for dial in ({}, {"reordering": 2}, {"agreement": 2}, {"counting": 3}, {**off, "
 # since it is unique, the best possible loss is $h = 0$ and the best share of right sentences is 1.
 
 # %% [markdown]
-# ## 2  One equation, three sites   *(11 min)*
+# ## 2  One equation, three sites   *(21 min)*
 #
 # Notebook 02 had one sentence that looked at itself. Let queries come from one row of vectors, $x$,
 # and keys and values from another, $m$. For each head, with $d_h = d/H$:
@@ -244,7 +244,7 @@ torch.testing.assert_close(site(x[None], m[None], source_padding=last), site(x[N
 # **Check yourself.** After building it, we edit one word and see which rows of scores move. Decide
 # before: if the *last source* word is edited? If the *last target* word is?
 
-# %% tags=["agreement", "nbval-check-output"]
+# %% tags=["check", "agreement", "nbval-check-output"]
 from attnlab.training import collate_pairs
 
 V = source.vocab_size
@@ -264,7 +264,6 @@ assert n_weights == 4 * 32**2 * (2 + 2 * 2)  # eq. (7.4): d = 32, two layers eac
 print(f"scores {tuple(z.shape)}; {len(attention)} maps at the sites hold {n_weights:,} weights")
 
 
-# %% tags=["check", "agreement", "nbval-check-output"]
 def moved_rows(read_2: torch.Tensor, written_2: torch.Tensor) -> list[int]:
     change = (net(read_2, written_2) - net(read, written)).abs().amax((0, 2))
     return (change > 1e-9).nonzero().flatten().tolist()
@@ -288,6 +287,52 @@ assert moved_rows(read, other_target) == [11, 12]  # from the edited word on, no
 #
 # **Takeaway.** One equation, three sites: encoder self (all see all), decoder self (causal), cross
 # (the target asks, the source answers); only the second has a future to hide.
+
+# %% [markdown] tags=["exercise"]
+# **Build 7** (difficulty 4, 10 min; builds on exercise 7.1). Write the cross site as a module with several
+# heads: `CrossAttention(d_model, n_heads)` with four `nn.Linear` without bias, `query`, `key`, `value` and
+# `out`. `forward(x, memory, is_padding)` takes `(B, T, d)`, `(B, words, d)` and `(B, words)`, and returns
+# `(B, T, d)`.
+#
+# <details><summary>Hint</summary>
+#
+# `unflatten(-1, (H, d_h)).transpose(1, 2)` puts the heads in front. `is_padding[:, None, None]` lies over
+# scores `(B, H, T, words)`.
+#
+# </details>
+
+
+# %% jupyter={"source_hidden": true} tags=["solution"]
+from torch import nn
+
+
+class CrossAttention(nn.Module):
+    """Cross-attention with several heads."""
+
+    def __init__(self, d_model: int, n_heads: int) -> None:
+        # SOLUTION
+        super().__init__()
+        self.n_heads = n_heads
+        self.query, self.key, self.value, self.out = (
+            nn.Linear(d_model, d_model, bias=False) for _ in range(4)
+        )
+
+    def forward(self, x, memory, is_padding):
+        maps = (self.query(x), self.key(memory), self.value(memory))
+        q, k, v = (z.unflatten(-1, (self.n_heads, -1)).transpose(1, 2) for z in maps)
+        scores = (q @ k.mT / math.sqrt(q.shape[-1])).masked_fill(
+            is_padding[:, None, None], -torch.inf
+        )
+        return self.out((scores.softmax(-1) @ v).transpose(1, 2).flatten(2))
+
+
+# %% tags=["agreement", "nbval-check-output"]
+CrossAttention = checks.check_cross_site.hand_on(CrossAttention)
+mine, site = CrossAttention(32, 4).double(), net.decoder[0].cross_attention
+mine.load_state_dict(site.state_dict())
+x, no_padding = net.target_embedding(written), torch.zeros(m.shape[:2], dtype=torch.bool)
+torch.testing.assert_close(mine(x, m, no_padding), site(x, m))
+print("with the same weights your module and the package's site find the same")
 
 # %% [markdown]
 # ## 3  A teacher, trained before your eyes   *(7 min)*
@@ -409,7 +454,7 @@ def greedy(next_scores, max_len: int) -> list[int]:
 # %% tags=["agreement", "nbval-check-output"]
 from attnlab.training import translate_all
 
-checks.check_greedy(greedy)
+greedy = checks.check_greedy.hand_on(greedy)
 test = source.sample_pairs(2000, stream="test")
 sources, references = [read for read, _ in test], [source.decode(written) for _, written in test]
 
@@ -434,7 +479,7 @@ print("40 sentences: your loop and the package's cached search write the same")
 # the point: A has chance 0.6, B 0.4; after A come C, D, E with chances 0.4, 0.3, 0.3, and after B
 # only C or D with 0.9 and 0.1.
 
-# %% tags=["agreement", "nbval-check-output"]
+# %% tags=["nbval-ignore-output", "agreement"]
 from attnlab.models.search import beam_search, greedy_search
 
 A, B, C, D, E = range(4, 9)
@@ -455,7 +500,6 @@ for name, (first, second, *_) in {"greedy": plain.tolist(), "beam": beams[0, 0].
     chance = chances[BOS, first] * chances[first, second]
     print(f"{name}: {'ABCDE'[first - 4]} {'ABCDE'[second - 4]}, chance {chance:.2f}")
 
-# %% tags=["nbval-ignore-output"]
 from attnlab.training import evaluate_translation
 
 for name, model in (("half-taught", half_taught), ("teacher", teacher)):
@@ -724,7 +768,7 @@ print(*(f"{a}  (reference: {b})" for a, b in zip(*live.SPOKEN, strict=True)), se
 #
 # </details>
 
-# %% tags=["nbval-ignore-output"]
+# %% tags=["widget", "nbval-ignore-output"]
 hypotheses = [source.decode(tokens) for tokens in translate_all(half_taught, sources)]
 rows = []
 for n in (100, 300, 1000, 2000):
@@ -738,7 +782,6 @@ show(one.saying(f"{one.words} The model is the half-taught one, greedy."))
 width = (table["high"] - table["low"]).to_numpy()
 assert 2 < width[0] / width[2] < 5, "ten times the sentences: about 3.2 times as narrow"
 
-# %% tags=["widget", "nbval-ignore-output"]
 from attnlab.teach import show_quiz
 
 quiz = show_quiz("translation_teacher")

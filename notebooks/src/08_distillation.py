@@ -20,7 +20,7 @@
 # A trained translator shows a small net what its attention does, sentence after sentence. You see
 # what is taught, to whom, how well it is learned, and what a small error is worth.
 #
-# **Minutes:** 70. **Prerequisites:** notebook 07, sections 2 and 3; matrix products.
+# **Minutes:** 80. **Prerequisites:** notebook 07, sections 2 and 3; matrix products.
 #
 # Previous: [07 Translation](07_translation_teacher.ipynb). Next:
 # [09 Replacing attention](09_replacing_attention.ipynb).
@@ -41,7 +41,7 @@ from attnlab.chapters.distillation import checks, live, pictures
 from attnlab.runmode import banner, is_fast
 from attnlab.show import show
 
-banner(minutes=70)
+banner(minutes=80)
 
 # %% [markdown]
 # ## 1  Teacher and student   *(8 min)*
@@ -165,10 +165,9 @@ print("teacher 0, constant 1, zero above 1, in both layers")
 # heads* (**ASLR**), with *Residual* (**ALRR**), and *Encoder Layer Replacement* (**ELR**). Before you
 # look at the picture: which cut leaves the student least to do, which one most?
 
-# %% tags=["nbval-ignore-output"]
+# %% tags=["agreement", "nbval-check-output"]
 show(pictures.methods())
 
-# %% tags=["agreement", "nbval-check-output"]
 from attnlab.distillation import KEEPS, METHODS, REPLACES
 
 lesson_of = {m: capture(teacher, (read, written), method=m)["encoder_self", 0] for m in METHODS}
@@ -262,7 +261,7 @@ def alr_net(x, n_words, weights):
 from attnlab.distillation import build_student
 from attnlab.distillation.naive import decoder_naive, encoder_naive
 
-checks.check_alr_net(alr_net)
+alr_net = checks.check_alr_net.hand_on(alr_net)
 page = alr_net(torch.tensor([[3.0], [1.0]]).double(), 2, checks.hand_weights())
 print("by hand (1, -2); your net:", [round(value, 3) for value in page.flatten().tolist()])
 sizes = {"max_len": 7, "d_model": 6, "n_heads": 3}
@@ -319,7 +318,6 @@ with torch.device("meta"):  # shapes without numbers
 assert built.n_weights == counts.loc["ALR, ALRR, ELR", "L"]
 print(f"ALR L / attention = {built.n_weights / (3 * d * d):.0f}")
 
-# %% tags=["nbval-ignore-output"]
 show(pictures.weights(counts, attention=3 * d * d))
 print(guess.verdict(truth=800))
 
@@ -332,7 +330,7 @@ print(guess.verdict(truth=800))
 # 7 (XS) to 3,300 (XL) times the weights of the maps that it replaces.
 
 # %% [markdown]
-# ## 4  Students, taught before your eyes   *(9 min)*
+# ## 4  Students, taught before your eyes   *(19 min)*
 #
 # Loss: the squared error of the head outputs over their variance. All layers and all kinds learn from
 # the same sentences; nothing else is shared between them. Here $\ell = 16$, $d = 32$: $W = 512$, and M
@@ -340,6 +338,51 @@ print(guess.verdict(truth=800))
 #
 # **Play, then answer.** Predict first: which layer is harder to imitate? Then teach other students on
 # the board: what does ten times the rate change for XS, and what for ALRR?
+
+# %% [markdown] tags=["exercise"]
+# **Build 8** (difficulty 3, 10 min; builds on eq. (8.2)). Write the lesson: `teach(teacher, student, batches,
+# lr)` for two modules that map $x$ to $y$. Make one `torch.optim.Adam` for the student; for each `x` take one
+# step along the mean squared error over the variance of the teacher's answers, `y.var(unbiased=False)`. The
+# teacher stays as it is, and answers as in use: without dropout. Return the errors, each before its step.
+#
+# <details><summary>Hint</summary>
+#
+# `teacher.eval()`, and `torch.no_grad()` around its answer. Whose parameters does the optimiser get?
+#
+# </details>
+
+
+# %% jupyter={"source_hidden": true} tags=["solution"]
+def teach(teacher_net, student, batches, lr: float) -> list[float]:
+    """Fit a student to a teacher by one step a batch; return the errors."""
+    # SOLUTION
+    teacher_net.eval()
+    optimizer, errors = torch.optim.Adam(student.parameters(), lr=lr), []
+    for x in batches:
+        with torch.no_grad():
+            y = teacher_net(x)
+        error = (student(x) - y).square().mean() / y.var(unbiased=False)
+        optimizer.zero_grad()
+        error.backward()
+        optimizer.step()
+        errors.append(error.item())
+    return errors
+
+
+# %% tags=["nbval-ignore-output", "agreement"]
+import numpy as np
+from torch import nn
+
+from attnlab.seeding import seeded
+
+teach = checks.check_teach.hand_on(teach)
+with seeded(torch_generator(0, "narrow")):  # an eighth of the channel mixer's width
+    narrow = nn.Sequential(nn.Linear(32, 16), nn.GELU(), nn.Linear(16, 32))
+falls = teach(layer.mlp, narrow, lessons.inputs[0].split(128)[:200], lr=0.01)
+print(f"a channel mixer distilled to {sum(w.numel() for w in narrow.parameters()):,} weights of "
+      f"{sum(w.numel() for w in layer.mlp.parameters()):,}: "
+      f"error {falls[0]:.2f} to {np.mean(falls[-20:]):.2f}")  # fmt: skip
+assert np.mean(falls[-20:]) < 0.8
 
 # %% tags=["widget", "nbval-ignore-output"]
 from dataclasses import replace
@@ -407,7 +450,7 @@ viewer = explore(
 # Now *use* them: swap both encoder layers, translate 300 test sentences, swap back. As a yardstick the
 # control that learned nothing: the constant $\bar y$.
 
-# %% tags=["nbval-ignore-output"]
+# %% tags=["nbval-ignore-output", "agreement"]
 from attnlab.distillation import build_controls, substitute
 
 test = source.sample_pairs(300, stream="test")
@@ -432,7 +475,6 @@ for name, row in rows.items():
           f"BLEU {row['bleu']:.1f}, sentences right {row['exact_match']:.1%}")  # fmt: skip
 assert rows["alr/m"]["bleu"] > rows["control: mean"]["bleu"] + 20
 
-# %% tags=["agreement", "nbval-check-output"]
 before = teacher(read, written)
 with substitute(teacher, encoder_students["alr/xs"]):
     during = teacher(read, written)
@@ -504,7 +546,7 @@ def prefix_hidden(x, gain, shift, w_1, b_1):
 
 
 # %% tags=["agreement", "nbval-check-output"]
-checks.check_prefix_hidden(prefix_hidden)
+prefix_hidden = checks.check_prefix_hidden.hand_on(prefix_hidden)
 spec = StudentSpec(site="decoder_self", size="s", width=5)
 net = build_student(spec, **sizes, generator=torch_generator(1, "init")).double()
 x = torch.randn(3, 7, 6, generator=torch_generator(1, "data"), dtype=torch.float64)

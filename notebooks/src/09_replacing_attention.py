@@ -21,7 +21,7 @@
 # out what a published "cannot be replaced" is worth. One of the nets will turn out to have read the
 # answer.
 #
-# **Minutes:** 80. **Prerequisites:** notebook 07, sections 2, 3 and 8; what a student net is
+# **Minutes:** 90. **Prerequisites:** notebook 07, sections 2, 3 and 8; what a student net is
 # (notebook 08).
 #
 # Previous: [08 Distillation](08_distillation.ipynb). Next: [10 What we found](10_what_we_found.ipynb).
@@ -43,7 +43,7 @@ from attnlab.chapters.replacing_attention import checks, live, pictures, records
 from attnlab.runmode import banner, is_fast
 from attnlab.show import show
 
-banner(minutes=80)
+banner(minutes=90)
 
 # %% [markdown]
 # ## 1  The rules of the game   *(8 min)*
@@ -106,7 +106,7 @@ net.encoder[0].self_attention = site
 # sections 4 and 5 explain: the *published* one, the same one taught with *cut* sentences, and one that
 # answers *per query*. All learn from 6000 sentences, in equally many steps, nothing but $h_t$.
 
-# %% tags=["nbval-ignore-output"]
+# %% tags=["nbval-ignore-output", "agreement"]
 from attnlab.config import TrainConfig
 from attnlab.training import PairBatches, train_steps
 
@@ -127,7 +127,6 @@ print(f"teacher, right past given: {whole.accuracy:.1%} of the next tokens, "
       f"{whole.exact_match:.0%} of the sentences right")  # fmt: skip
 assert whole.bleu > 90
 
-# %% tags=["agreement", "nbval-check-output"]
 from attnlab.training import translate_all
 
 themselves = bench.everywhere(encoder_self="attention", decoder_self="attention", cross="attention")
@@ -214,7 +213,7 @@ board = live.show_swaps(
 # layer, and prediction and writing need not suffer alike.
 
 # %% [markdown]
-# ## 3  What a claim is worth   *(9 min)*
+# ## 3  What a claim is worth   *(19 min)*
 #
 # "A net replaces encoder self-attention, and BLEU hardly falls." Is that news? It depends on what BLEU
 # falls to with *nothing* there. So we need stand-ins that know nothing of this sentence:
@@ -239,9 +238,48 @@ guess = predict_first(
     options={"less than 20": 10, "about 50": 50, "90 or more": 95},
 )
 
+# %% [markdown] tags=["exercise"]
+# **Build 9** (difficulty 3, 10 min; builds on eq. (9.1)). Add a stand-in of your own for the encoder:
+# `Neighbours(site)`, an `nn.Module` that keeps `site.value` and averages the values of a word, the one before
+# and the one after, as far as there are any. `forward(x, source_padding=None)` maps $(B, T, d)$ to
+# $(B, T, d)$; padding, `(B, T)`, counts for nothing. Choose the place again, and the board of section 2 offers
+# it as *neighbours*.
+#
+# <details><summary>Hint</summary>
+#
+# Weights `(B, T, T)`: one where two positions are at most one apart and the second is a word; then divide each
+# row by its sum.
+#
+# </details>
+
+
+# %% jupyter={"source_hidden": true} tags=["solution"]
+class Neighbours(nn.Module):
+    """The mean of the values of a word and its neighbours."""
+
+    def __init__(self, site: nn.Module) -> None:
+        # SOLUTION
+        super().__init__()
+        self.value = site.value
+
+    def forward(self, x: torch.Tensor, source_padding: torch.Tensor | None = None) -> torch.Tensor:
+        t = torch.arange(x.shape[1])
+        weights = ((t[:, None] - t).abs() <= 1).to(x.dtype).expand(len(x), -1, -1)
+        if source_padding is not None:
+            weights = weights * ~source_padding[:, None]
+        return weights @ self.value(x) / weights.sum(-1, keepdim=True).clamp(min=1)
+
+
 # %% tags=["nbval-ignore-output"]
 import pandas as pd
 
+Neighbours = checks.check_stand_in.hand_on(Neighbours)
+sites = [layer.self_attention for layer in teacher.encoder]
+bench.stand_ins["neighbours"] = {
+    ("encoder_self", i): Neighbours(one) for i, one in enumerate(sites)
+}
+(own,) = bench.score_each("encoder_self", ["neighbours"])
+print(f"your stand-in, at all layers of the encoder: BLEU {own['bleu']:.1f}")
 names = ["zero", "mean", "uniform", "gaussian", "random"]
 rows = [
     *bench.score_each("encoder_self", [*names, "net"]),
@@ -285,7 +323,7 @@ def kept_share(student: float, teacher: float, controls: list[float]) -> float:
 
 
 # %% tags=["agreement", "nbval-ignore-output"]
-checks.check_kept_share(kept_share)
+kept_share = checks.check_kept_share.hand_on(kept_share)
 for student, others in ((97, [95, 60]), (82, [20, 5])):
     print(f"teacher 98, best control {max(others)}, student {student}: {student / 98:.0%} of BLEU, "
           f"but kappa {kept_share(student, 98, others):.2f}")  # fmt: skip
@@ -366,7 +404,7 @@ def find_leak(site, x: torch.Tensor, n_words: int) -> list[int]:
 # %% tags=["agreement", "nbval-check-output"]
 from attnlab.distillation import build_students, capture
 
-checks.check_find_leak(find_leak)
+find_leak = checks.check_find_leak.hand_on(find_leak)
 found = capture(net, collate_pairs(pairs[:1]), sites=["cross"], layers=[0])["cross", 0]
 x, m = found.inputs[0], found.memory
 suspects = {"attention": net.decoder[0].cross_attention.heads}
@@ -500,7 +538,7 @@ assert all(net.sees_future for net in published.values()), "the blindfold is off
 # **Predict:** the same net, weights, steps and sentences; only the lessons are cut. How much better does it
 # write: no better, by 10 BLEU, by 20?
 
-# %% tags=["agreement", "nbval-check-output"]
+# %% tags=["nbval-ignore-output", "agreement"]
 from attnlab.distillation import cut_targets
 
 is_padding = torch.tensor([[False] * 5, [False] * 3 + [True] * 2])  # 5 and 3 words
@@ -514,7 +552,6 @@ for row, n_words in zip(counts / 3000, (5, 3), strict=True):
     assert (row[:n_words] - 1 / n_words).abs().max() < 0.03  # uniform
     assert not row[n_words:].any()
 
-# %% tags=["nbval-ignore-output"]
 first, *others = bench.score_each("cross", ("published net", "cut net", "net per query"))
 blind_row = {"site": "cross", "label": "published net, blindfolded", **blind._asdict()}
 cures = pd.DataFrame([first, blind_row, *others])

@@ -20,7 +20,7 @@
 # You see what came of each claim of the two papers: the verdict, the number behind it, how many runs, and
 # what speaks against it. And you learn to read such a verdict, and to make one.
 #
-# **Minutes:** 45. **Prerequisites:** none to read it; notebooks 03 to 09 say how each number was made.
+# **Minutes:** 55. **Prerequisites:** none to read it; notebooks 03 to 09 say how each number was made.
 #
 # Previous: [09 Replacing attention](09_replacing_attention.ipynb). From the start:
 # [00 Start here](00_start_here.ipynb).
@@ -42,7 +42,7 @@ from attnlab.claims import ledger_markdown
 from attnlab.runmode import banner
 from attnlab.show import predict_first, show
 
-banner(minutes=45)
+banner(minutes=55)
 
 # %% [markdown]
 # ## 1  Five findings   *(6 min)*
@@ -79,7 +79,7 @@ print(guess.verdict(truth=lines["verdict"].mode().iloc[0]))
 # **Takeaway.** Count the grey boxes too: what is not known is a part of what was found.
 
 # %% [markdown]
-# ## 2  How a verdict comes about   *(12 min)*
+# ## 2  How a verdict comes about   *(22 min)*
 #
 # Two models are trained with seeds $1 \dots n$. At the same seed they share batches and luck, so take the
 # difference seed by seed, $\Delta_i = a_i - b_i$. Their mean is uncertain by
@@ -148,7 +148,7 @@ def verdict_of(first: list, second: list) -> str:
 
 
 # %% tags=["agreement", "nbval-check-output"]
-checks.check_verdict(verdict_of)
+verdict_of = checks.check_verdict.hand_on(verdict_of)
 assert verdict_of(loss["he"], loss["attention"]) == row["verdict"]
 
 # %% [markdown] tags=["exercise"]
@@ -175,12 +175,49 @@ def report_best(validation: np.ndarray, test: np.ndarray) -> float:
 # %% tags=["agreement", "nbval-check-output"]
 from attnlab.seeding import numpy_generator
 
-checks.check_report(report_best)
+report_best = checks.check_report.hand_on(report_best)
 arms = numpy_generator(0, "twenty equal arms").normal(0.0, 1.0, (1000, 2, 20))  # true loss: 0
 honest = np.mean([report_best(validation, test) for validation, test in arms])
 flattered = arms[:, 1].min(axis=1).mean()
 print(f"twenty equal arms, true loss 0: honest {honest:+.2f}, best on test {flattered:+.2f}")
 assert abs(honest) < 0.1 < -flattered
+
+# %% [markdown] tags=["exercise"]
+# **Build 10** (difficulty 3, 10 min; builds on exercise 10.1). Hold a claim against raw records. Write
+# `judge_lower(runs, first, second, metric)` for a table with columns `variant`, `seed` and the metric: how
+# many seeds both have, the ends of the interval (10.1) of first minus second, and the verdict on *the first is
+# lower*. Records are only appended to, so of a repeated run the last line counts. Below three seeds the ends
+# are `nan`.
+#
+# <details><summary>Hint</summary>
+#
+# `drop_duplicates(["variant", "seed"], keep="last")`, then `pivot` with a row a seed, and `dropna`. Your
+# `verdict_of` does the rest.
+#
+# </details>
+
+
+# %% jupyter={"source_hidden": true} tags=["solution"]
+def judge_lower(runs, first: str, second: str, metric: str) -> tuple[int, float, float, str]:
+    """Return the number of pairs, the interval of first minus second, and the verdict."""
+    # SOLUTION
+    last = runs.drop_duplicates(["variant", "seed"], keep="last")
+    pairs = last.pivot(index="seed", columns="variant", values=metric)[[first, second]].dropna()
+    verdict = "not recorded yet" if pairs.empty else verdict_of(pairs[first], pairs[second])
+    n, D = len(pairs), pairs[first] - pairs[second]
+    if n < 3:
+        return n, float("nan"), float("nan"), verdict
+    half = compare.student_t_975(n - 1) * D.std(ddof=1) / n**0.5
+    return n, D.mean() - half, D.mean() + half, verdict
+
+
+# %% tags=["nbval-ignore-output"]
+judge_lower = checks.check_claim.hand_on(judge_lower)
+for mixer in ("she", "he", "we", "me"):
+    n, low, high, verdict = judge_lower(runs, mixer, "attention", "test_loss_nats")
+    print(
+        f"{mixer:>3} lower than attention on tales: {n} seeds, {low:+.3f} to {high:+.3f}: {verdict}"
+    )
 
 # %% [markdown]
 # **Takeaway.** A verdict is an interval of paired differences that leaves zero out, from three seeds or more,

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import torch
+from torch import nn
 from torch.nn import functional as F
 
-from attnlab.seeding import torch_generator
+from attnlab.seeding import seeded, torch_generator
 from attnlab.teach import Exercise
 
 EPS, SLOPE = 1e-5, 0.01
@@ -89,6 +90,9 @@ def random_net(label, n_slots, d, h, n_words):
 
 
 alr_net = net_of()
+ADDED = (
+    "The input was added to the result. In ALR the residual sum comes later, and is the teacher's."
+)
 check_alr_net = Exercise(
     alr_net,
     [
@@ -105,8 +109,10 @@ check_alr_net = Exercise(
         net_of(order="channels"): "The sentence was laid out channel by channel. Token by token: first all channels of slot 0, then those of slot 1.",
         net_of(order="last first"): "The long vector runs backwards: slot 0 comes first.",
         net_of(slope=0.0): "Values below zero became zero; LeakyReLU keeps a hundredth of them.",
+        net_of(slope=1.0): "LeakyReLU is missing between the two maps.",
+        lambda x, n_words, weights: alr_net(x, n_words, weights) + x: ADDED,
         net_of(second_norm=False): "The norm of the hidden units is missing.",
-        net_of(adds_input=True): "The input was added to the result. In ALR the residual sum comes later, and is the teacher's.",
+        net_of(adds_input=True): ADDED,
     },
 )  # fmt: skip
 
@@ -142,7 +148,9 @@ def prefixes(
         g = each.cumsum(0)[:time] if folds == "slots so far" else each.sum(0)
         c = torch.einsum("jd,jdh->h", shift, w_1) if has_shift else torch.zeros_like(b_1)
         top = s - m[:, None] * g if centred else s
-        root = ((v - m.square() if variance == "centred" else v) + eps).sqrt()
+        v = v if variance == "raw" else v - m.square()
+        v = v * n / (n - 1) if variance == "unbiased" else v
+        root = (v + eps).sqrt()
         return top / root[:, None] + c + (b_1 if has_bias else 0.0)
 
     return hidden
@@ -174,8 +182,76 @@ check_prefix_hidden = Exercise(
         prefixes(eps=0.0): "The small number under the root is missing. It matters where a prefix is nearly constant.",
         prefixes(centred=False): "The mean is not taken off: a norm subtracts m from every number, so m times the summed columns of the first map goes away.",
         prefixes(variance="raw"): "Under the root stands the mean square, not the variance: subtract the squared mean.",
+        prefixes(variance="unbiased"): "The variance was divided by W - 1; a norm divides by W.",
+        lambda *given: F.leaky_relu(prefix_hidden(*given), SLOPE): "LeakyReLU came on top: asked for is what goes into it.",
         prefixes(folds="slots so far"): "The mean was taken off the filled slots alone. After the norm an empty slot holds minus m over the root, not zero: sum the columns over all slots.",
         prefixes(has_shift=False): "The shift of the norm is missing; it reaches the hidden units through the first map.",
         prefixes(has_bias=False): "b_1 is missing.",
     },
+)  # fmt: skip
+
+
+# Build 8: a lesson ---------------------------------------------------------------------------------
+
+
+def lesson_of(*, goal="teacher", clears=True, steps=True, trains="student", is_still=True, over="teacher", square=True, reduction="mean", anew=False, rate=None):  # fmt: skip
+    """Return a lesson with these parts right or wrong."""
+
+    def teach(teacher, student, batches, lr):
+        teacher.eval() if is_still else teacher.train()
+        weights = [*student.parameters(), *(teacher.parameters() if trains == "both" else ())]
+        adam, errors = torch.optim.Adam(weights, lr=rate or lr), []
+        for x in batches:
+            adam = torch.optim.Adam(weights, lr=rate or lr) if anew else adam
+            y = x if goal == "input" else teacher(x)
+            y = y if trains == "both" else y.detach()
+            found = student(x)
+            gap = (found - y).square() if square else (found - y).abs()
+            spread = {
+                "teacher": y.var(unbiased=False),
+                "none": 1.0,
+                "student": found.var(unbiased=False),
+            }[over]
+            error = (gap.mean() if reduction == "mean" else gap.sum()) / spread
+            if clears:
+                adam.zero_grad()
+            error.backward()
+            if steps:
+                adam.step()
+            errors.append(error.item())
+        return errors
+
+    return teach
+
+
+def taught(teach, n_batches, lr):
+    """Return the errors of a lesson, the student's weights after it, and the teacher's."""
+    with seeded(torch_generator(8, "build")):
+        teacher = nn.Sequential(nn.Linear(5, 8), nn.Dropout(0.5), nn.Tanh(), nn.Linear(8, 5))
+        student = nn.Sequential(nn.Linear(5, 6), nn.LeakyReLU(SLOPE), nn.Linear(6, 5))
+        batches = list(torch.randn(n_batches, 16, 5))
+        errors = teach(teacher, student, batches, lr)
+    after = (
+        torch.cat([w.detach().flatten() for w in net.parameters()]) for net in (teacher, student)
+    )
+    return {"errors": errors, "teacher's weights": next(after), "student's weights": next(after)}
+
+
+check_teach = Exercise(
+    lesson_of(),
+    [(f"{n} batch{'es' * (n > 1)}, rate {lr}", n, lr) for n, lr in ((1, 0.1), (3, 0.05), (40, 0.02))],
+    {
+        lesson_of(goal="input"): "The student learns to repeat its input: the goal is what the teacher makes of it.",
+        lesson_of(is_still=False): "The teacher is in training mode, and its dropout gives another answer each time. Call teacher.eval().",
+        lesson_of(trains="both"): "The teacher is trained as well: give the optimiser the student's parameters alone.",
+        lesson_of(clears=False): "Gradients of earlier batches add up: call zero_grad() before backward().",
+        lesson_of(steps=False): "The student did not move: step() is missing.",
+        lesson_of(over="none"): "The squared error was not divided by the variance of the teacher's outputs.",
+        lesson_of(over="student"): "You divided by the variance of the student's outputs; the teacher's is the measure.",
+        lesson_of(square=False): "That is the absolute error; the lesson takes its square.",
+        lesson_of(reduction="sum"): "The squared errors were added up; take their mean.",
+        lesson_of(anew=True): "The optimiser is made anew for each batch. Adam has a memory: make it once, before the loop.",
+        lesson_of(rate=1e-3): "The rate lr is not used.",
+    },
+    use=taught,
 )  # fmt: skip

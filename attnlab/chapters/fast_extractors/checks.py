@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from attnlab.seeding import numpy_generator
-from attnlab.teach import Exercise
+from attnlab.teach import CheckFailed, Exercise
 
 # Exercise 6.1: a convolution by transforms -------------------------------------------------------
 
@@ -88,4 +88,73 @@ check_due_tile = Exercise(
         wrong(tile=lambda n, u: (u, n - u, n, 2 * u)): "The first input n - U and the last output n + U - 1 are 2 U - 1 apart, not 2 U.",
         wrong(tile=lambda n, u: (u, n - u, n, u)): "U is the lag of the first input to the first output; to the last output it is larger.",
     },
+)  # fmt: skip
+
+
+# Build 6: a stream with a state -------------------------------------------------------------------
+
+
+def stream_of(
+    *,
+    shared=False,
+    keeps=0,
+    newest_first=True,
+    adds="before",
+    wrong_side=False,
+    reads=True,
+):
+    """Return a class of streams with these parts right or wrong."""
+    common = []
+
+    class Stream:
+        def __init__(self, W):
+            self.W, self.kept, self.n = W, common if shared else [], 0
+
+        def step(self, x_t):
+            if adds == "before":
+                self.kept.append(x_t)
+            if reads:
+                del self.kept[: max(0, len(self.kept) - (len(self.W) - keeps))]
+            kept = self.kept[::-1] if newest_first else self.kept
+            e_t = np.zeros(len(x_t))
+            for j, x_s in enumerate(kept):
+                e_t = e_t + (self.W[j] @ x_s if wrong_side else x_s @ self.W[j])
+            if adds == "after":
+                self.kept.append(x_t)
+            self.n += 1
+            return e_t
+
+    return Stream
+
+
+def streamed(build, x, W):
+    """Return what a stream says, token by token, and what a second stream says meanwhile."""
+    one, other, rows = build(W.copy()), build(W.copy()), []
+    if not hasattr(one, "step"):
+        raise CheckFailed("The class needs a method step(x_t).")
+    for x_t in x:
+        rows.append((one.step(x_t.copy()), other.step(-2.0 * x_t)))
+    return {"stream": [a for a, _ in rows], "another stream": [b for _, b in rows]}
+
+
+check_stream = Exercise(
+    stream_of(),
+    [
+        ("one token, one lag", x[2:], W[:1]),
+        ("two tokens, two lags", x[:2], W[:2]),
+        ("the three tokens of notebook 03", x, W),
+        ("more lags than tokens", *numbers(3, 2, 5)),
+        ("more tokens than lags", *numbers(7, 2, 3)),
+        ("random, 9 tokens and 4 lags of width 3", *numbers(9, 3, 4)),
+    ],
+    {
+        stream_of(shared=True): "Two streams share their state: what one has read, the other sums. Make the state in __init__, not in the class.",
+        stream_of(keeps=1): "One input is forgotten too early: l of them count, the newest among them.",
+        stream_of(newest_first=False): "The lags run backwards: W[0] belongs to the newest token.",
+        stream_of(adds="after"): "The newest token is missing from its own sum: store it before you add up.",
+        stream_of(wrong_side=True): "Each W_j is applied from the wrong side: vectors are rows, so it is x @ W, not W @ x.",
+        lambda W: stream_of()(W[:1]): "Only lag 0 is there: nothing of the past is kept.",
+    },
+    {"more tokens than lags": "There are only l matrices: forget the oldest input when there are more than l."},
+    use=streamed,
 )  # fmt: skip

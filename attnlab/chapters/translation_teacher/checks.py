@@ -6,28 +6,42 @@ import math
 
 import numpy as np
 import torch
+from torch import nn
 
 from attnlab.config import BOS, EOS, PAD, UNK
 from attnlab.seeding import torch_generator
-from attnlab.teach import Exercise
+from attnlab.teach import CheckFailed, Exercise
 from attnlab.training import bleu_by_hand, n_grams
 
 # Exercise 7.1: one head of cross-attention -------------------------------------------------------
 
 
+FILLS = {"before": -math.inf, "words": -math.inf, "by zero": 0.0}
+
+
 def look_up(
-    *, turned=False, values_from_x=False, power=-0.5, hide="before", has_out=True, has_future=True
+    *,
+    turned=False,
+    values_from_x=False,
+    power=-0.5,
+    hide="before",
+    has_out=True,
+    has_future=True,
+    axis=-1,
+    width=1,
 ):
     """Return a cross-attention head with these parts right or wrong."""
 
     def attend(x, memory, w_q, w_k, w_v, w_o, is_padding):
         asks, answers = (memory, x) if turned else (x, memory)
-        scores = (asks @ w_q) @ (answers @ w_k).mT * w_q.shape[1] ** power
-        if hide == "before":
-            scores = scores.masked_fill(is_padding, -math.inf)
+        scores = (asks @ w_q) @ (answers @ w_k).mT * w_q.shape[width] ** power
+        if hide in FILLS:
+            is_hidden = ~is_padding if hide == "words" else is_padding
+            scores = scores.masked_fill(is_hidden, FILLS[hide])
         if not has_future:
             scores = scores.masked_fill(~torch.ones_like(scores).tril().bool(), -math.inf)
-        weights = scores.softmax(-1).nan_to_num(0.0)
+        weights = scores.softmax(axis)
+        weights = weights if hide == "words" else weights.nan_to_num(0.0)
         weights = weights * ~is_padding if hide == "after" else weights
         mixed = weights @ ((x if values_from_x else answers) @ w_v)
         return mixed @ w_o if has_out else mixed
@@ -63,6 +77,13 @@ check_cross_attention = Exercise(
         look_up(hide="never"): "Padding gets weight: an output then depends on how far the batch was filled up. Set its scores to minus infinity.",
         look_up(hide="after"): "Padding was hidden after the softmax, so rows sum to less than one. Hide the scores.",
         look_up(has_future=False): "A causal mask hides part of the source. All of the source was there before the first target word: nothing of it is the future.",
+        lambda x, memory, *rest: cross_attention(x, x, *rest): "Keys and values come from x: then the source never reaches the decoder. Both come from memory.",
+        look_up(hide="words"): "The mask is turned round: it hides the words and leaves the padding.",
+        look_up(hide="by zero"): "Masked scores were set to 0, and exp(0) = 1 is a weight like any other. Use minus infinity.",
+        look_up(axis=0): "The softmax ran over the words that ask; each of them shares out its weight over the source, the last axis.",
+        look_up(width=0): "The scale uses d, the columns of x; a dot product here has d_h terms.",
+        lambda x, memory, w_q, w_k, *rest: cross_attention(x, memory, w_k, w_q, *rest): "W_q and W_k are exchanged: the target is asked for with W_q.",
+        lambda x, memory, w_q, w_k, w_v, *rest: cross_attention(x, memory, w_q, w_k, w_k, *rest): "The values are the keys: they have a map of their own, W_v.",
         look_up(power=0.0): "The scores are not divided by sqrt(d_h).",
         look_up(has_out=False): "The mixture was not multiplied by W_o.",
     },
@@ -119,6 +140,8 @@ check_greedy = Exercise(
         search(keeps="words and end"): "EOS stands in the result: it ends the sentence and is no word of it.",
         search(keeps="start and words"): "BOS stands in the result: it starts the sentence and is no word of it.",
         search(memory=1): "Only the newest token is given to the model: it needs the whole sentence so far.",
+        search(extra=-1): "It writes one word too few where the model does not end: BOS is no word, and max_len words are allowed.",
+        search(extra=99): "It writes on until EOS, however long: stop after max_len words.",
         search(extra=1): "It writes max_len + 1 words where the model does not end: count the words, not BOS.",
     },
 )  # fmt: skip
@@ -180,6 +203,100 @@ check_bleu = Exercise(
         scored(brevity=lambda c, r: math.exp(1 - r / c)): "The factor exceeds 1 where the translations are longer than the references: take its minimum with 1.",
         sentence_by_sentence: "This averages a BLEU of each sentence. Corpus BLEU adds the counts of all sentences first and divides once.",
         scored(recall=True): "You divide by the runs of the reference, which is recall. A precision divides by the runs that were written.",
+        scored(most=1): "Single words only: BLEU also counts runs of two, three and four.",
+        lambda hypotheses, references: bleu_by_hand(references, hypotheses): "Translations and references are exchanged.",
         scored(most=3): "Runs of four words are missing, or the root is not the fourth.",
     },
+)  # fmt: skip
+
+
+# Build 7: the cross site, as a module --------------------------------------------------------------
+
+MAPS = ("query", "key", "value", "out")
+
+
+def site_of(*, reads="memory", values="memory", hides=True, sees="all", scale="head", cut="slices", joins=True, has_out=True, bias=False, axis=-1, turned=False):  # fmt: skip
+    """Return a class of cross-attention with these parts right or wrong."""
+
+    class Site(nn.Module):
+        def __init__(self, d_model, n_heads):
+            super().__init__()
+            self.n_heads = n_heads
+            for name in MAPS:
+                self.add_module(name, nn.Linear(d_model, d_model, bias=bias))
+
+        def split(self, z):
+            if cut == "mixed":
+                return z.reshape(len(z), self.n_heads, z.shape[1], -1)
+            if cut == "interleaved":
+                return z.unflatten(-1, (-1, self.n_heads)).permute(0, 3, 1, 2)
+            return z.unflatten(-1, (self.n_heads, -1)).transpose(1, 2)
+
+        def forward(self, x, memory, is_padding):
+            from_x = {"memory": memory, "x": x}
+            q, k = self.split(self.query(x)), self.split(self.key(from_x[reads]))
+            v = self.split(self.value(from_x[values]))
+            width = {"head": q.shape[-1], "model": x.shape[-1], "none": 1}[scale]
+            scores = q @ k.mT / width**0.5
+            if hides:
+                hidden = ~is_padding if turned else is_padding
+                scores = scores.masked_fill(hidden[:, None, None], -math.inf)
+            if sees == "past":
+                scores = scores.masked_fill(~torch.ones_like(scores).tril().bool(), -math.inf)
+            mixed = scores.softmax(axis) @ v
+            mixed = (mixed.transpose(1, 2) if joins else mixed).reshape(x.shape)
+            return self.out(mixed) if has_out else mixed
+
+    return Site
+
+
+def look_up_with(build, d_model, n_heads, x, memory, is_padding, *maps):
+    """Return the outputs of a site with these maps ``(d, d)``, and how many numbers it has."""
+    module = build(d_model, n_heads)
+    for name, W in zip(MAPS, maps, strict=True):
+        if not isinstance(getattr(module, name, None), nn.Linear):
+            raise CheckFailed(
+                f"The module needs four nn.Linear: query, key, value, out. Not found: {name}."
+            )
+        linear = module.get_submodule(name)
+        linear.weight.data = W.mT.float()
+        if linear.bias is not None:
+            nn.init.zeros_(linear.bias)
+    n_weights = sum(W.numel() for W in module.parameters())
+    return {"weights": n_weights, "output": module.double()(x, memory, is_padding)}
+
+
+def site_case(label, batch, time, n_words, n_padding, d, n_heads):
+    """Return a case; the first sentence of the batch has padding."""
+    is_padding = (torch.arange(n_words) >= n_words - n_padding).repeat(batch, 1)
+    is_padding[1:] = False
+    maps = [numbers(d, d) for _ in MAPS]
+    return label, d, n_heads, numbers(batch, time, d), numbers(batch, n_words, d), is_padding, *maps
+
+
+check_cross_site = Exercise(
+    site_of(),
+    [
+        site_case("one head, two words ask two", 1, 2, 2, 0, 2, 1),
+        site_case("three ask four, one of them padding", 1, 3, 4, 1, 4, 2),
+        site_case("two sentences of unequal length", 2, 4, 4, 2, 6, 3),
+        site_case("five ask three, as many heads", 2, 5, 3, 0, 6, 3),
+        site_case("one asks five", 3, 1, 5, 1, 4, 2),
+    ],
+    {
+        site_of(reads="x", values="x"): "Keys and values come from x: then the source never reaches the decoder. Both come from memory.",
+        site_of(values="x"): "The values come from x: keys and values both come from memory.",
+        site_of(hides=False): "Padding gets weight. Set its scores to minus infinity.",
+        site_of(turned=True): "The mask is turned round: it hides the words and leaves the padding.",
+        site_of(sees="past"): "A causal mask hides part of the source; all of it was there before the first target word.",
+        site_of(scale="model"): "The scale uses d; a dot product of a head has d_h = d / H terms.",
+        site_of(scale="none"): "The scores are not divided by sqrt(d_h).",
+        site_of(cut="mixed"): "The heads were cut by view(B, H, T, d_h), which mixes tokens with channels. Cut the channels first, view(B, T, H, d_h), then transpose.",
+        site_of(cut="interleaved"): "Each head took every H-th channel; they are H slices side by side.",
+        site_of(joins=False): "The heads were joined without transposing back: (B, H, T, d_h) has to become (B, T, H, d_h) first.",
+        site_of(has_out=False): "The joined heads were not mapped by out.",
+        site_of(bias=True): "The maps have biases; give nn.Linear bias=False.",
+        site_of(axis=-2): "The softmax ran over the words that ask; each of them shares out its weight over the source, the last axis.",
+    },
+    use=look_up_with,
 )  # fmt: skip

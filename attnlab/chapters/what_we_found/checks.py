@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 
 from attnlab.analysis.compare import MIN_SEEDS, Claim, student_t_975, too_few
 from attnlab.teach import Exercise
@@ -29,6 +30,7 @@ def judge(*, is_paired=True, ddof=1, is_mean=True, t=student_t_975, least=MIN_SE
 
 
 verdict_of = judge()
+NO_INTERVAL = "No interval was taken: the mean alone does not say how much of it is luck."
 check_verdict = Exercise(
     verdict_of,
     [
@@ -37,6 +39,7 @@ check_verdict = Exercise(
         ("three seeds, always lower", [3.10, 3.30, 3.20], [3.20, 3.41, 3.29]),
         ("three seeds, always higher", [3.20, 3.41, 3.29], [3.10, 3.30, 3.20]),
         ("three seeds, nearly surely lower", [1.00, 1.00, 1.00], [1.01, 1.02, 1.06]),
+        ("three seeds, still not surely lower", [1.00, 1.00, 1.00], [1.05, 1.02, 1.06]),
         ("seeds differ more than the models", [2.0, 5.0, 3.0, 4.0], [2.1, 5.12, 3.09, 4.1]),
         ("four seeds, one of them a witness against", [1.0, 1.0, 1.0, 1.0], [1.1, 1.1, 1.1, 0.9]),
         ("four seeds, lower on average, doubtful", [0.0, 0.0, 0.0, 0.0], [0.1, 0.0, 0.12, 0.05]),
@@ -47,6 +50,9 @@ check_verdict = Exercise(
         judge(is_paired=False): "You took the spread of the losses, not of their differences. At equal seed two models share batches and luck: subtract first.",
         judge(is_mean=False): "The interval is that of a single difference. The mean of n is more certain: divide by the root of n.",
         judge(t=lambda df: 1.96): "You took 1.96, which is right for many seeds. With few of them Student's t is larger.",
+        judge(ddof=0): "The standard deviation was taken over n. Of few differences take it over n - 1: ddof=1.",
+        judge(t=lambda df: 0.0): NO_INTERVAL,
+        lambda a, b: "holds here" if np.mean(a) < np.mean(b) else "fails here": NO_INTERVAL,
         judge(turns=-1): "The sides are exchanged: lower means that first minus second lies below zero.",
     },
 )  # fmt: skip
@@ -70,7 +76,79 @@ check_report = Exercise(
     {
         lambda validation, test: np.min(test): "You chose on the test sentences. The best of many arms is partly the luckiest one: choose on validation, then look at the test once.",
         lambda validation, test: np.min(validation): "That is the validation loss of the arm you chose: it was chosen for being low. Report its test loss.",
+        lambda validation, test: int(np.argmin(validation)): "That is the number of the arm; report its test loss.",
+        lambda validation, test: validation[int(np.argmin(test))]: "The splits are exchanged: validation chooses, test is reported.",
         lambda validation, test: np.mean(test): "That is the mean over all arms; one is chosen.",
         lambda validation, test: test[int(np.argmax(validation))]: "You took the arm with the highest validation loss.",
+    },
+)  # fmt: skip
+
+
+# Build 10: a claim held against records ------------------------------------------------------------
+
+
+def claim_of(*, repeats="last", paired="seed", turns=1, t=student_t_975, least=MIN_SEEDS, ddof=1, is_mean=True, metric=None):  # fmt: skip
+    """Return a check of "the first is lower" from records, with these parts right or wrong."""
+
+    def check(runs, first, second, metric_asked):
+        if repeats == "mean":
+            runs = runs.groupby(["variant", "seed"], as_index=False)[metric or metric_asked].mean()
+        elif repeats != "all":
+            runs = runs.drop_duplicates(["variant", "seed"], keep=repeats)
+        a, b = (
+            runs[runs["variant"] == name].set_index("seed")[metric or metric_asked]
+            for name in (first, second)
+        )
+        if paired == "place":
+            n = min(len(a), len(b))
+            D = turns * (a.to_numpy()[:n] - b.to_numpy()[:n])
+        else:
+            both = a[~a.index.duplicated()].index.intersection(b.index.unique())
+            D = turns * (a.loc[both].to_numpy() - b[~b.index.duplicated()].loc[both].to_numpy())
+        n = len(D)
+        if n < least:
+            return n, np.nan, np.nan, too_few(n)
+        half = t(n - 1) * D.std(ddof=ddof) / (np.sqrt(n) if is_mean else 1)
+        low, high = float(D.mean() - half), float(D.mean() + half)
+        return n, low, high, LOWER.verdict(n_pairs=max(n, MIN_SEEDS), low=low, high=high)
+
+    return check
+
+
+def records(*rows):
+    """Return records from ``(variant, seed, test loss, training cost)``."""
+    return pd.DataFrame(rows, columns=["variant", "seed", "test_loss_nats", "train_loss_nats"])
+
+
+def paired_records(a, b, *more):
+    """Return records of variants a and b with seeds 0, 1, ..., and further rows."""
+    rows = [(name, seed, loss, loss - 0.5 - 0.2 * seed * (name == "a"))
+            for name, losses in (("a", a), ("b", b)) for seed, loss in enumerate(losses)]  # fmt: skip
+    return records(*rows, *more)
+
+
+LOW, HIGH = [3.10, 3.30, 3.20, 3.05], [3.20, 3.41, 3.29, 3.16]
+
+check_claim = Exercise(
+    claim_of(),
+    [
+        ("three seeds, surely lower", paired_records(LOW[:3], HIGH[:3]), "a", "b", "test_loss_nats"),
+        ("the same, asked the other way", paired_records(LOW[:3], HIGH[:3]), "b", "a", "test_loss_nats"),
+        ("two seeds", paired_records(LOW[:2], HIGH[:2]), "a", "b", "test_loss_nats"),
+        ("seeds in another order", paired_records(LOW, HIGH).iloc[[3, 1, 0, 2, 4, 5, 6, 7]], "a", "b", "test_loss_nats"),
+        ("a seed that only one of them has", paired_records(LOW, HIGH[:3], ("c", 3, 9.0, 8.0)), "a", "b", "test_loss_nats"),
+        ("a run that was repeated", paired_records([9.0, *LOW[1:]], HIGH, ("a", 0, 3.10, 2.6)), "a", "b", "test_loss_nats"),
+        ("training cost", paired_records(LOW, HIGH), "a", "b", "train_loss_nats"),
+    ],
+    {
+        claim_of(repeats="first"): "Of a repeated run the first one was taken. Records are only appended to: the last one counts.",
+        claim_of(repeats="mean"): "A repeated run was averaged with its repetition; the last one counts.",
+        claim_of(paired="place"): "Runs were paired by their place in the table; pair them by seed.",
+        claim_of(turns=-1): "The sides are exchanged: take first minus second.",
+        claim_of(least=2): "Two seeds gave a verdict. Fewer than three never do: say how many runs there are.",
+        claim_of(t=lambda df: 1.96): "You took 1.96, which is right for many seeds. With few of them Student's t is larger.",
+        claim_of(ddof=0): "The standard deviation was taken over n. Of few differences take it over n - 1: ddof=1.",
+        claim_of(is_mean=False): "The interval is that of a single difference. The mean of n is more certain: divide by the root of n.",
+        claim_of(metric="test_loss_nats"): "The column asked for is not used: the metric is an argument.",
     },
 )  # fmt: skip
