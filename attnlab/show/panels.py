@@ -259,7 +259,11 @@ class Explorer(Live):
 
 
 def explore(
-    draw: Callable[..., Picture], *, presets: Sequence[Values] = ({},), **dials: Dial
+    draw: Callable[..., Picture],
+    *,
+    presets: Sequence[Values] = ({},),
+    still: Callable[..., Picture] | None = None,
+    **dials: Dial,
 ) -> Explorer | None:
     """Show a live panel with one control for each dial; where nothing is live, a still a preset.
 
@@ -268,6 +272,7 @@ def explore(
         presets: Settings to show as stills: what GitHub, a printed page and CI show. In the live
             panel a button sets each, and a fold holds the stills. An argument that a preset
             leaves out has its control's starting value.
+        still: Draws the stills, if they are not to say all that the panel says.
         dials: By argument of ``draw``; see ``dial``.
 
     Returns:
@@ -278,22 +283,22 @@ def explore(
     """
     controls = make_dials(dials)
     settings = _settings(presets, controls)
-    stills = [draw(**values) for values in settings]
+    stills = [(still or draw)(**values) for values in settings]
     if not widgets_on():
-        for still in stills:
-            show(still)
+        for one in stills:
+            show(one)
         return None
 
     def render(**values: Any) -> tuple[Picture, str]:
         one = draw(**values)
         return one, one.words
 
-    examples = {still.words: values for still, values in zip(stills, settings, strict=True)}
+    examples = {one.words: values for one, values in zip(stills, settings, strict=True)}
     explorer = Explorer(render, controls, examples=examples)
-    shown = "".join(still.figure() for still in stills)
+    shown = "".join(one.figure() for one in stills)
     if len(stills) > 1:
         explorer.panel.children += (w.HTML(fold("The examples side by side", shown)),)
-    show_live(explorer, html=shown, plain=[still.words for still in stills])
+    show_live(explorer, html=shown, plain=[one.words for one in stills])
     return explorer
 
 

@@ -25,5 +25,5 @@
     activate: () => new MutationObserver(soon).observe(document.body, { childList: true, subtree: true }),
   };
   window._JUPYTERLAB = window._JUPYTERLAB || {};
-  window._JUPYTERLAB.attnlab = { init: async () => {}, get: async () => () => ({ default: plugin }) };
+  window._JUPYTERLAB.attnlab = { init: async () => {}, get: async () => () => ({ __esModule: true, default: plugin }) };
 })();
