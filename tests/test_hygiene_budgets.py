@@ -53,7 +53,7 @@ CEILINGS = {
     "studies": 3_115,
     "teach": 540,
     "chapters/attention": 570,
-    "chapters/critical_path": 620,
+    "chapters/critical_path": 640,
     "chapters/distillation": 750,
     "chapters/fast_extractors": 920,
     "chapters/language_models": 1_030,
