@@ -7,7 +7,6 @@ import jupytext
 import pytest
 
 from attnlab.claims import ledger, read_words
-from attnlab.show import LOOKS
 from notebooks import list_sources
 
 ROOT = Path(__file__).parents[1]
@@ -129,6 +128,30 @@ def test_the_readme_says_what_its_short_names_mean(name, expansion):
     assert re.search(rf"\b{name}\b[^.]*{expansion}", text.replace("\n", " "))
 
 
+FIRST_USES = {  # in the Markdown of a notebook: what a short name stands for
+    ("00_start_here", "SHE"): "super high-performance",
+    ("01_markov_framing", "Kullback-Leibler"): "divergence",
+    ("02_attention", "KV cache"): "keys and values",
+    ("03_extractor", "HE"): "higher-performance",
+    ("03_extractor", "WE"): "worthwhile",
+    ("03_extractor", "ME"): "minimalist",
+    ("07_translation_teacher", "BLEU"): "bilingual evaluation understudy",
+    ("08_distillation", "ALRR"): "Residual",
+    ("08_distillation", "ELR"): "Encoder Layer Replacement",
+    ("08_distillation", "LN"): "layer",
+}
+
+
+@pytest.mark.parametrize(("stem", "name"), FIRST_USES)
+def test_a_short_name_is_expanded_where_its_section_first_needs_it(stem, name):
+    cells = [cell for cell in markdown_of(stem) if re.search(rf"\b{name}\b", cell)]
+    told = [cell for cell in cells if FIRST_USES[stem, name] in cell.replace("\n", " ")]
+    goals = [cell for cell in cells if "Learning goals" in cell]  # lists what is to come
+    first = next(cell for cell in cells if cell not in goals)
+    assert told
+    assert first in told or name in ("HE", "WE", "ME")  # notebook 00 has said these
+
+
 def test_claims_are_worded_so_that_a_verdict_can_be_read_with_them():
     said = set(ledger()["claim"])
     assert len(said) > 27
@@ -148,11 +171,3 @@ HEART = {  # what a section is about, in the cell itself
 def test_what_a_section_is_about_stands_in_its_cell(stem):
     text = SOURCES[stem].read_text("utf-8")
     assert not [lines for lines in HEART[stem] if not re.search(lines, text)]
-
-
-def test_every_family_has_one_colour_and_no_other_family_shares_it():
-    families = {}
-    for one in LOOKS.values():
-        families.setdefault(one.family, []).append(one)
-    firsts = [members[0].colour for members in families.values()]
-    assert len(set(firsts)) == len(firsts)

@@ -19,7 +19,7 @@
 #
 # You build an encoder-decoder site by site, train one (a minute or less on a laptop) until it
 # translates nearly every sentence rightly, find out where its attention looks and which looks
-# matter, and take BLEU apart.
+# matter, and take BLEU (*bilingual evaluation understudy*, a score of translations) apart.
 #
 # **Minutes:** 70. **Prerequisites:** notebook 02 (attention, mask, heads); sections 1 and 2 of
 # notebook 04.
@@ -477,7 +477,7 @@ for name, model in (("half-taught", half_taught), ("teacher", teacher)):
 #
 # While row $t$ of the decoder writes $v_{t+1}$, its cross-attention spreads one unit of weight over the
 # source: $A_{ts}$ of eq. (7.2). Does it look at the word it is translating? Here we *know* the
-# alignment (orange frames).
+# alignment (frames).
 #
 # **Play, then answer.** Type a sentence in words of the source language. Which layer looks more like the alignment? Where does
 # it look while writing the verb, whose *ending* depends on the subject?

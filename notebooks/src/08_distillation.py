@@ -211,8 +211,8 @@ for method, (inputs, targets) in want.items():
 #    W_2 + b_2 \tag{8.5} $$
 #
 # with $W_1 \in \mathbb{R}^{W \times h}$, $W_2 \in \mathbb{R}^{h \times W}$ and $h$ hidden units;
-# results at empty slots are set to zero. LeakyReLU multiplies what is negative by 0.01. LN takes off
-# the mean, divides by the standard deviation (of *all* $W$ numbers, zeros included), then applies a
+# results at empty slots are set to zero. LeakyReLU multiplies what is negative by 0.01. LN (*layer
+# norm*) takes off the mean, divides by the standard deviation (of *all* $W$ numbers, zeros included), then applies a
 # gain $\gamma$ and a shift $\beta$.
 
 # %% [markdown]
