@@ -190,7 +190,7 @@ class TranslatorConfig(_Record):
     ``max_len`` tokens, a target sentence one less, because ``BOS`` takes the first position.
 
     Source:
-        arXiv:2311.10642, section 3 and appendix: width 128, 8 heads, 6 + 6 layers, 50 tokens.
+        arXiv:2311.10642, by its released code: width 128, 8 heads, 6 + 6 layers, 50 tokens.
     """
 
     source_vocab_size: int = 32  # with the four special tokens

@@ -23,6 +23,7 @@ from notebooks import WIDGET_VIEW, source_digest
 TAGS = {"setup", "hide-input", "agreement", "check", "widget", "slow", "exercise", "solution"}
 TAGS |= {"hint", "nbval-check-output", "nbval-ignore-output"}
 MOST = {"code": 30, "words": 120, "cells": 60, "setup names": 8, "bytes": 1_000_000}
+MOST["printed"] = 100  # characters of a printed line
 SMALLEST_PICTURE = (100, 50)  # width and height in pixels
 ENDINGS = ("Summary", "What we did not show", "Notation", "Sources")
 UNTESTABLE = ("understand", "know", "learn", "appreciate", "be familiar", "see")
@@ -277,6 +278,13 @@ def _stored_cell(number: int, cell: NotebookNode, notebook: NotebookNode) -> Ite
             yield f"Code cell {number} stores standard error: {output.text.strip()[:80]!r}."
         if WIDGET_VIEW in data:
             yield f"Code cell {number} stores a widget, which is dead without its kernel."
+        lines = output.get("text", "").splitlines()
+        longest = max((len(line) for line in lines if not line.startswith("Correct: ")), default=0)
+        if longest > MOST["printed"]:
+            yield (
+                f"Code cell {number} prints a line of {longest} characters; {MOST['printed']} is "
+                "the most: a page breaks it inside a word. See attnlab.show.wrapped."
+            )
         if any(" at 0x" in text for text in texts):
             yield f"Code cell {number} prints the address of an object."
         if REMOTE_HTML.search(data.get("text/html", "")):

@@ -7,6 +7,7 @@ import unicodedata
 from collections.abc import Callable, Iterable
 from functools import cache
 from itertools import groupby
+from textwrap import fill
 
 from matplotlib.font_manager import FontProperties, findfont, get_font
 
@@ -20,6 +21,7 @@ MOST_NUMBERS = 5  # of a sentence that is shown
 MOST_SHOWN, SHORT = 60, 45  # words of a caption; up to SHORT nothing is folded
 MOST_SAID = 40  # characters of a reader's word that a sentence repeats
 MOST_LISTED = 5
+MOST_PRINTED = 96  # characters of a printed line
 
 
 def visible(text: str) -> str:
@@ -86,6 +88,14 @@ def caption_html(words: str) -> str:
     shown, folded = split_caption(words)
     fold = f"<details><summary>Numbers</summary>{plain(folded)}</details>" if folded else ""
     return f"<em>{plain(shown)}</em>{fold}"
+
+
+def wrapped(text: str, *, width: int = MOST_PRINTED) -> str:
+    """Return text with its lines broken between words: a page breaks a long one inside a word."""
+    return "\n".join(
+        fill(line, width, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False)
+        for line in text.split("\n")
+    )
 
 
 def drawable(text: str, *, most: int = MOST_SAID) -> str:

@@ -765,7 +765,7 @@ own = letters[None, :8] == letters[8:, None]  # (8, 8): the pair with the questi
 assert (pairs.argmax(1) == own.argmax(1)).all(), "of all pairs, each question prefers its own"
 print(
     f"a question gives {pairs[own].mean():.2f} to its own pair, {asked[:, 8:].sum(1).mean():.2f} "
-    f"to questions (itself), and {pairs[~own].sum() / 8:.2f} to the seven other pairs together"
+    f"to questions (itself),\nand {pairs[~own].sum() / 8:.2f} to the seven other pairs together"
 )
 one = pictures.attention_weights(A, words=words)
 seen = ("Of all pairs, each question (a lower row) prefers the one with its letter. It also looks at "

@@ -372,8 +372,8 @@ display(Markdown(live.gpu_words()))
 
 # %% [markdown]
 # Attention's work grows with the length, SHE's over frequencies hardly does, so the ratio falls. Where
-# it crosses 1 depends on the width: a frequency costs $d^2$, a pair of tokens $d$, so width 32 (section
-# 1) gets there earlier than width 128. HE, WE and ME (a vector for each lag) never multiply by $\ell$
+# it crosses 1 depends on the width: a frequency costs $d^2$, a pair of tokens $d$, so width 32
+# (section 1) gets there earlier than width 128. HE, WE and ME (a vector for each lag) never multiply by $\ell$
 # matrices.
 #
 # Time is one price, **memory** another: what the forward pass must keep for backward. Programs made of
@@ -750,6 +750,7 @@ assert mean.loc["balanced"].max() - mean.loc["balanced"].min() < 0.2
 
 # %% tags=["nbval-check-output"]
 from attnlab.errors import AttnlabError
+from attnlab.show import wrapped
 
 ways = {
     "attention/learned positions": {"mixer": "attention"},
@@ -762,7 +763,7 @@ windows = source.sample_windows(128, window_len=129, stream="test")
 try:
     readers["she/learned positions"](torch.from_numpy(windows[:1, :33]))
 except AttnlabError as refusal:
-    print(refusal)
+    print(wrapped(str(refusal)))
 
 # %% tags=["nbval-ignore-output"]
 from dataclasses import replace

@@ -100,7 +100,7 @@ class TestChapter(ChapterTests):
         ),
         "rank_errors": (
             lambda: pictures.rank_errors({"trained": [0.5, 0.05, 0.0]}),
-            "trained: 50% at rank 1 (HE), at most 10% from rank 2 of 3 on",
+            "Trained: 50% at rank 1 (HE), at most 10% from rank 2 of 3 on",
         ),
         "starts": (starts, "(2 seeds; true source 0.50). small: none 1.00, gate 1.00"),
         "past_length": (

@@ -26,7 +26,7 @@ from attnlab.show.chains import longest_chains
 from attnlab.show.kinds import listed, name_ends, spread, tick_at
 from attnlab.show.style import FAMILIES
 
-GREY, ON_PATH = LOOKS["table"].colour, LOOKS["extractor"].colour
+GREY, ON_PATH = LOOKS["table"].colour, "black"
 SIGNS = {"mul": "×", "add": "+"}
 
 

@@ -30,6 +30,7 @@ from attnlab.show import (
     new_axes,
     picture,
 )
+from attnlab.show.style import NO_FAMILY
 from attnlab.show.words import drawable
 from attnlab.studies import fair
 
@@ -37,7 +38,7 @@ BOOKS = "language-model/paper/children"
 TALES = "language-model/classroom/tales"
 LATE = 0.2  # from this share of a run on, differences are worth drawing
 GREY, QUIET = "#6E6E6E", "#BBBBBB"
-FIRES, WRITES, HARM = "#332288", "#B58900", "#882255"  # no family's colour
+FIRES, HARM, WRITES = NO_FAMILY
 UNITS = {"nats per token": "loss_nats", "bits per byte": "bits_per_byte"}
 N_POINTS = 40  # of a curve on the board
 LOSSES = {"train_loss_nats": "Training cost", "test_loss_nats": "Loss on unseen books"}

@@ -25,11 +25,13 @@ from attnlab.show import (
     ranged,
     variants,
 )
+from attnlab.show.style import NO_FAMILY
 from attnlab.studies.replaced import CONTROL_NAMES
 from attnlab.studies.replaced_verdicts import AIM, NOT_RECORDED
 
 SITES = {"encoder_self": "Encoder self", "decoder_self": "Decoder self", "cross": "Cross"}
 BLUE, GREEN, GREY = (LOOKS[name].colour for name in ("attention", "feedforward", "table"))
+WRITTEN = NO_FAMILY[0]  # a score, whatever stands in
 NUMBER_AT = 104  # right of the line of the teacher
 ARROW = {"arrowstyle": "-|>", "color": GREY, "lw": 1.1, "shrinkA": 4, "shrinkB": 4}
 DODGE = 0.2  # rows between two kinds of translators that learnt in the same way
@@ -97,7 +99,7 @@ def _draw_worth(ax: Axes, worth: Mapping[str, float], teacher: Mapping[str, floa
         [each["bleu"], 100 * each["exact_match"], 100 * each["accuracy"]]
         for each in (worth, teacher)
     )
-    bars = ax.barh(range(3), values, color=[GREEN, GREEN, "white"], edgecolor="black", lw=0.6,
+    bars = ax.barh(range(3), values, color=[WRITTEN, WRITTEN, "white"], edgecolor="black", lw=0.6,
                    height=0.6)  # fmt: skip
     for row, bar in enumerate(bars):
         ax.text(NUMBER_AT, row, f"{bar.get_width():.1f}", va="center")
@@ -130,7 +132,7 @@ def scores(table: pd.DataFrame, *, teacher_bleu: float | None = None):
     ax.hlines(range(len(labels)), means["bleu"], means["accuracy"], "#BBBBBB", lw=1.2, zorder=1)
     ax.plot(percent["accuracy"], rows, color=GREY, marker="o", ls="none", fillstyle="none",
             label="Next token right, right past given (%)")  # fmt: skip
-    ax.plot(table["bleu"], rows, color=GREEN, marker="^", ls="none", label="BLEU, written freely")
+    ax.plot(table["bleu"], rows, color=WRITTEN, marker="^", ls="none", label="BLEU, written freely")
     goal = ""
     if teacher_bleu is not None:
         ax.axvline(teacher_bleu, color=BLUE, lw=1.2, label="BLEU of the teacher")

@@ -16,14 +16,16 @@ from attnlab.chapters.translation_teacher import live
 from attnlab.errors import AttnlabError
 from attnlab.models import Translator
 from attnlab.show import LOOKS, Picture, matrix, new_axes, picture
+from attnlab.show.style import NO_FAMILY
 from attnlab.show.words import drawable
 from attnlab.sources import NOUNS, TranslationSource, translation_source
 from attnlab.training import bleu
 
-BLUE, ORANGE, GREY = (LOOKS[name].colour for name in ("attention", "extractor", "table"))
+BLUE, GREY = (LOOKS[name].colour for name in ("attention", "table"))
+FRAME = "#33BBEE"  # seen on dark and on light cells; of no family
 LINKS = {  # of a target word to its source word: colour, dash, width
-    "same order": (BLUE, "solid", 1.2),
-    "moved": (ORANGE, "dashed", 1.6),
+    "same order": ("black", "solid", 0.9),
+    "moved": (NO_FAMILY[1], "dashed", 1.6),
     "repeated": (GREY, "dotted", 1.8),
 }
 COURSE = {  # column -> label, marker, dash
@@ -206,7 +208,7 @@ def cross_attention(
            x_ticks=list(source), y_ticks=list(target), limit=1.0, ax=ax)  # fmt: skip
     ax.tick_params(axis="x", labelrotation=90)
     for row, place in enumerate(() if places is None else places):
-        ax.add_patch(Rectangle((place, row), 1, 1, fill=False, lw=1.8, edgecolor=ORANGE))
+        ax.add_patch(Rectangle((place, row), 1, 1, fill=False, lw=1.8, edgecolor=FRAME))
     t, s = np.unravel_index(int(values.argmax()), values.shape)
     said = (
         f"{' '.join(source)!r} read, {' '.join(target)!r} written. The strongest look: "
