@@ -5,6 +5,7 @@ from attnlab.studies.engine import Folders, Job, Progress
 from attnlab.studies.study import (
     Plan,
     Study,
+    check_plan,
     export_models,
     get_study,
     list_studies,
@@ -19,6 +20,7 @@ __all__ = [
     "Progress",
     "Study",
     "ablation",
+    "check_plan",
     "export_models",
     "get_study",
     "list_studies",

@@ -130,7 +130,7 @@ def run_plan(plan: Plan, *, folders: Folders | None = None) -> Iterator[Progress
     """
     commit()  # of the code that was loaded, not of what is there when a job ends
     folders = folders or Folders()
-    study = _checked(plan)
+    study = check_plan(plan)
     jobs = study.jobs(plan)
     plan_file = folders.work_file(plan.study, f"plan-{digest_of(asdict(plan))}.json")
     write_whole(plan_file, json.dumps(asdict(plan)))  # so that ``resume`` can ask for it again
@@ -149,7 +149,12 @@ def run_plan(plan: Plan, *, folders: Folders | None = None) -> Iterator[Progress
         raise AttnlabError(f"{len(failed)} of {len(jobs)} jobs diverged. " + " ".join(failed))
 
 
-def _checked(plan: Plan) -> Study:
+def check_plan(plan: Plan) -> Study:
+    """Return the study of a plan.
+
+    Raises:
+        UnknownNameError: A study, variant, axis or corpus that does not exist, or not together.
+    """
     study = get_study(plan.study)
     wanted = [("variant", name, study.variants) for name in plan.variants]
     wanted += [("axis", name, study.axes) for name in plan.axes]
