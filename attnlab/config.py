@@ -7,6 +7,7 @@ import os
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields
+from functools import cache
 from pathlib import Path
 from typing import Any, Self
 
@@ -248,6 +249,7 @@ def is_number(value: Any, kind: type) -> bool:
         return False
 
 
+@cache
 def machine_bytes() -> int | None:
     """Return the memory that this process may use at most, or None where one cannot ask."""
     found = []

@@ -88,7 +88,6 @@ def make_figure(name: str, *, out: Path | str = "figures") -> list[Path]:
         raise UnknownNameError("figure", name, _FIGURES, next_step=step)
     one = _FIGURES[name].draw()
     folder = Path(out)
-    folder.mkdir(parents=True, exist_ok=True)
     parts = {"svg": _svg(one, name), "png": _png(one), "json": _sidecar(_FIGURES[name], one, name)}
     for kind, data in parts.items():
         write_whole(folder / f"{name}.{kind}", data)

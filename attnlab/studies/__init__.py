@@ -5,6 +5,7 @@ from attnlab.studies.engine import Folders, Job, Progress
 from attnlab.studies.study import (
     Plan,
     Study,
+    check_plan,
     export_models,
     get_study,
     list_studies,
@@ -20,6 +21,7 @@ __all__ = [
     "Progress",
     "Study",
     "ablation",
+    "check_plan",
     "export_models",
     "get_study",
     "list_studies",

@@ -136,7 +136,7 @@ def run_plan(
     """
     commit()  # of the code that was loaded, not of what is there when a job ends
     folders = folders or Folders()
-    study = _checked(plan)
+    study = check_plan(plan)
     jobs = [job for job in study.jobs(plan) if digest in (None, job.digest)]
     plan_file = folders.work_file(plan.study, f"plan-{digest_of(asdict(plan))}.json")
     write_whole(plan_file, json.dumps(asdict(plan)))  # so that ``resume`` can ask for it again
@@ -178,10 +178,15 @@ def jobs_of(plan: Plan) -> Sequence[Any]:
     Raises:
         UnknownNameError: A study, variant or corpus that does not exist, or not together.
     """
-    return _checked(plan).jobs(plan)
+    return check_plan(plan).jobs(plan)
 
 
-def _checked(plan: Plan) -> Study:
+def check_plan(plan: Plan) -> Study:
+    """Return the study of a plan.
+
+    Raises:
+        UnknownNameError: A study, variant, axis or corpus that does not exist, or not together.
+    """
     study = get_study(plan.study)
     wanted = [("variant", name, study.variants) for name in plan.variants]
     wanted += [("axis", name, study.axes) for name in plan.axes]
