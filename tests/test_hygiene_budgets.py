@@ -37,14 +37,16 @@ MEDIAN, NINE_OF_TEN = (7, 12), 40  # lines of a function
 
 # What is over its budget today, and by how much it may be. Lower a number when lines go; raise one
 # only for what is named here: sweeps and their verdicts (studies, tasks, command line, mixers'
-# starts), products through oneDNN (training), notebook 10 and the ledger of all claims.
+# starts), products through oneDNN (training), notebook 10 and the ledger of all claims, where files
+# go without a checkout that can be written (ground).
 CEILINGS = {
+    "ground": 780,
     "training": 1_340,
     "tasks": 510,
     "mixers": 2_310,
     "claims": 690,
     "analysis": 2_310,
-    "cli": 530,
+    "cli": 540,
     "chapters": 7_076,
     "distillation": 2_130,
     "show": 1_890,
@@ -60,9 +62,9 @@ CEILINGS = {
     "mixer Extractor": 260,
     "tasks/language": 256,
     "tasks/translation": 210,
-    "attnlab": 27_870,
-    "attnlab without chapters": 20_800,
-    "tests": 16_200,
+    "attnlab": 27_960,
+    "attnlab without chapters": 20_890,
+    "tests": 16_600,
 }
 
 
