@@ -37,17 +37,14 @@ MEDIAN, NINE_OF_TEN = (7, 12), 40  # lines of a function
 
 # What is over its budget today, and by how much it may be. Lower a number when lines go; raise one
 # only for what is named here: sweeps and their verdicts (studies, tasks, command line, mixers'
-# starts), products through oneDNN (training), notebook 10 and the ledger of all claims; downloads
-# from servers that are busy, silent or foreign (corpora).
 # starts), products through oneDNN (training), notebook 10 and the ledger of all claims, own input
-# in panels and words that are shown and drawn as they stand (show, chapters, sources).
-# starts), products through oneDNN (training), notebook 10 and the ledger of all claims, panels that
-# close with their cell, keep their place and judge late guesses (show).
-# from servers that are busy, silent or foreign (corpora); several processes (training, studies,
-# command line).
+# and words shown as they stand (show, chapters, sources), panels that close with their cell and
+# judge late guesses (show), downloads from servers that are busy or foreign (corpora), several
+# processes (training, studies, command line), damaged files and places that cannot be written
+# (ground), answers of any kind (teach).
 CEILINGS = {
     "corpora": 1_400,
-    "ground": 710,
+    "ground": 780,
     "training": 1_450,
     "tasks": 510,
     "mixers": 2_310,

@@ -183,6 +183,36 @@ def test_workflows_call_commands_that_exist(path):
     workflow = yaml.safe_load(path.read_text(encoding="utf-8"))
     steps = [step for job in workflow["jobs"].values() for step in job["steps"]]
     commands = "\n".join(step.get("run", "") for step in steps)
+    missing = [
+        name for name in re.findall(r"\btests/[\w/]+\.py", commands) if not (ROOT / name).exists()
+    ]
+    assert not missing
+    needed = [name for job in workflow["jobs"].values() for name in job.get("needs", ())]
+    assert set(needed) <= set(workflow["jobs"])
     called = set(re.findall(r"(?m)^\s*python3? lab\.py (\w+)", commands))
     assert called or "pytest" in commands
     assert called <= {"setup", "test", "check", "notebooks"}
+
+
+def read_workflow(name: str) -> dict:
+    return yaml.safe_load((ROOT / ".github" / "workflows" / name).read_text(encoding="utf-8"))
+
+
+def test_every_python_that_is_promised_is_tested_on_a_push_and_both_ends_weekly():
+    project = tomllib.loads(read_files().pyproject)["project"]
+    promised = re.findall(r"Python :: (3\.\d+)", "\n".join(project["classifiers"]))
+    assert all(Version(each) in SpecifierSet(project["requires-python"]) for each in promised)
+    assert read_workflow("push.yml")["jobs"]["test"]["strategy"]["matrix"]["python"] == promised
+    ends = read_workflow("weekly.yml")["jobs"]["range"]["strategy"]["matrix"]["include"]
+    assert {"versions": "lowest-direct", "python": promised[0]} in ends
+    assert {"versions": "highest", "python": promised[-1]} in ends
+
+
+def test_the_nightly_run_has_the_long_ones():
+    jobs = read_workflow("nightly.yml")["jobs"]
+    assert jobs["nonsense"]["env"] == {"ATTNLAB_NONSENSE": "10000", "ATTNLAB_KILLS": "100"}
+    parts = jobs["notebooks"]["strategy"]["matrix"]["part"]
+    (loop,) = re.findall(r"for run in ([\d ]+);", jobs["notebooks"]["steps"][-1]["run"])
+    assert len(parts) * len(loop.split()) == 20
+    assert "pip wheel" in jobs["wheel"]["steps"][-2]["run"]
+    assert set(jobs["report"]["needs"]) == set(jobs) - {"report"}

@@ -330,9 +330,10 @@ def test_an_installed_package_finds_the_checkout_that_the_shell_is_near(
     shell, tmp_path, monkeypatch
 ):
     root = tmp_path / "somewhere" / "workbook"
-    for folder in ("data/runs", "notebooks/src"):
+    for folder in ("data/runs", "notebooks/src", "attnlab"):
         (root / folder).mkdir(parents=True)
-    (root / "pyproject.toml").touch()
+    for name in ("pyproject.toml", "attnlab/paths.py"):
+        (root / name).touch()
     monkeypatch.chdir(root / shell)
     assert paths.find_checkout(package=tmp_path / "site-packages" / "attnlab") == root
     monkeypatch.chdir(tmp_path)
