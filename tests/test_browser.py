@@ -389,3 +389,71 @@ def test_every_control_of_a_notebook_works_under_the_mouse(run_notebook, name):
     ]
     assert page.locator(BROKEN).count() == 0
     assert not problems, "\n".join(problems)
+
+
+SMALL = """
+from attnlab.show import new_axes, picture, show_board
+
+@picture
+def draw(history):
+    return new_axes(size=(4, 2)), f"{len(history)} so far."
+
+def endless(*, n):
+    while True:
+        yield n
+
+if "boards" not in globals():
+    boards = []
+"""
+
+
+def test_a_panel_whose_cell_runs_again_is_replaced_and_ends_its_work(run_notebook, server):
+    show = "boards.append(show_board(endless, n_ticks=9, draw=draw, n=('Steps', 1, 0, 9)))"
+    ask = "print([board.is_running for board in boards])"
+    cells = [nbformat.v4.new_code_cell(text) for text in (SMALL, show, ask)]
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3"}}
+    nbformat.write(
+        nbformat.v4.new_notebook(cells=cells, metadata=kernel), server[2] / "small.ipynb"
+    )
+    page = run_notebook("small.ipynb")
+    said = f"() => {{ {NOTEBOOK} return outputs(code[2])[0]?.text?.toString().trim(); }}"
+    for number in (1, 2):  # press Run; the second time in the panel that replaced the first
+        (index,) = target_cells(page)
+        panels = page.locator("[data-target] .attnlab-panel")
+        assert panels.count() == 1
+        panels.get_by_role("button", name="Run", exact=True).click()
+        panels.get_by_text("so far").last.wait_for()
+        run_cell(page, 2)
+        page.wait_for_function(
+            f"(wanted) => ({said})() === wanted", arg=str([False] * (number - 1) + [True])
+        )
+        run_cell(page, index)
+    run_cell(page, 2)
+    page.wait_for_function(f"(wanted) => ({said})() === wanted", arg="[False, False, False]")
+
+
+def run_cell(page, index: int) -> None:
+    page.evaluate(TARGET, index)
+    page.evaluate("() => window.jupyterapp.commands.execute('notebook:run-cell')")
+    page.wait_for_function(READY, polling=50)
+
+
+def test_a_stored_notebook_shows_its_pictures_with_their_words_and_no_dead_panel(run_notebook):
+    page = run_notebook("stored_03_extractor.ipynb", runs=False)
+    seen = page.evaluate(
+        f"""async () => {{ {NOTEBOOK}
+            const found = [];
+            for (const index of cells.keys()) {{
+                await panel.content.scrollToItem(index, 'start');
+                for (const image of panel.content.widgets[index].node.querySelectorAll('img')) {{
+                    const words = image.closest('figure')?.innerText.trim();
+                    found.push([image.alt, words, image.naturalWidth]);
+                }}
+            }}
+            return found;
+        }}"""
+    )
+    assert len(seen) >= 10
+    assert all(alt and alt == words and width > 0 for alt, words, width in seen)
+    assert page.locator(".jupyter-widgets").count() == 0
+    assert page.locator(BROKEN).count() == 0

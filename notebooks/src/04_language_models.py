@@ -241,7 +241,8 @@ L = {name: losses_by_position(m, windows).mean() for name, m in models.items()}
 h_hat = source.oracle_nats(windows)
 print(guess.verdict(truth=min(L, key=L.get)))
 board = show_board(race_anew, n_ticks=lambda *, n_steps, **_: n_steps * len(models),
-                   draw=draw, still=laps, **pictures.RACE_DIALS)  # fmt: skip
+                   draw=draw, still=laps, unit="steps of one model each",
+                   **pictures.RACE_DIALS)  # fmt: skip
 
 # %% [markdown]
 # <details><summary>Answer</summary>

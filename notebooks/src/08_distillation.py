@@ -394,7 +394,7 @@ def teach_others(*, method, size, n_steps, lr):
     arms = {f"{method}/{size}": StudentSpec(method=method, size=size)}
     config = replace(live.RECIPE, n_steps=n_steps, lr=lr, warmup_steps=n_steps // 20)
     course = live.Course(teacher, source=source, arms=arms, config=config, n_lessons=3000)
-    yield from course.points(every=n_steps // live.N_POINTS)
+    yield from course.steps(every=n_steps // live.N_POINTS)
 
 
 names = ("alr/xs", "alr/m", "aslr/xs")
@@ -407,7 +407,7 @@ for name in arms:
     assert max(last[name]) < min(first[name]), "all of them have learned"
 assert sum(errors["alr/m"]) < 0.6 * sum(errors["alr/xs"]), "width helps"
 board = show_board(teach_others, n_ticks=live.N_POINTS + 1, draw=pictures.errors, still=points,
-                   **pictures.FIT_DIALS)  # fmt: skip
+                   unit="measurements", **pictures.FIT_DIALS)  # fmt: skip
 
 # %% [markdown]
 # <details><summary>Answer</summary>
