@@ -86,9 +86,13 @@ def require_folder(folder: Path) -> Path:
     Raises:
         FileError: They cannot; the message says why.
     """
-    write_whole(probe := Path(folder) / f".{uuid.uuid4().hex}", "")
-    probe.unlink()
-    return Path(folder)
+    folder = Path(folder)
+    with file_errors(folder, "written"):
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".{uuid.uuid4().hex}"
+        probe.touch()
+        probe.unlink()
+    return folder
 
 
 def delete_leftovers(folder: Path) -> None:
