@@ -116,10 +116,10 @@ def test_every_command_prints_on_every_console(encoding, n_commands, tmp_path):
     assert (tmp_path / "it" / "model.safetensors").exists()
 
 
-@pytest.mark.skipif(os.name == "nt", reason="not on Windows: shell")
 FULL = [">/dev/full 2>&1"] if os.path.exists("/dev/full") else []
 
 
+@pytest.mark.skipif(os.name == "nt", reason="not on Windows: shell")
 @pytest.mark.parametrize("to", ["| head -n 1", ">&- 2>&-", *FULL])
 def test_a_reader_who_leaves_is_no_reason_to_fail(to, tmp_path):
     command = f'"{sys.executable}" -m attnlab train {" ".join(TINY)} --out . {to}'
