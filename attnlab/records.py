@@ -17,6 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cache
+from importlib.metadata import PackageNotFoundError, distribution
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -41,16 +42,25 @@ DEEPEST = 32  # levels of a record within each other
 def commit() -> str:
     """Return the commit of the attnlab in use, with ``-dirty`` if its code was changed since.
 
-    ``unknown`` outside a git checkout of attnlab, or where git is not installed.
+    Of a package that pip installed from git, the commit that pip noted. ``unknown`` outside a
+    checkout otherwise, or where git is not installed or refuses the checkout of another user.
     """
     root = paths.PACKAGE.parent
     try:
         if Path(_git("rev-parse", "--show-toplevel")).resolve() != root:
-            return "unknown"  # installed inside some other project's checkout
+            return _installed_commit()  # inside some other project's checkout
         name = _git("describe", "--always", "--abbrev=12", "--exclude=*")
         code = [str(root / name) for name in ("attnlab", "pyproject.toml")]  # not data/runs
         return f"{name}-dirty" if _git("status", "--porcelain", "--", *code) else name
     except (OSError, subprocess.SubprocessError):
+        return _installed_commit()
+
+
+def _installed_commit() -> str:
+    try:
+        note = json.loads(distribution("attnlab").read_text("direct_url.json") or "{}")
+        return str(note["vcs_info"]["commit_id"])[:12]
+    except (PackageNotFoundError, OSError, ValueError, KeyError, TypeError):
         return "unknown"
 
 
