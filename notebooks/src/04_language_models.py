@@ -325,8 +325,8 @@ quiz = show_quiz("language_models")
 # best model 4.58 (two seeds).
 #
 # The paper reports the training cost on 100 children's books: 8.4 to 8.6 million tokens, 5000 word
-# pieces. Ours are from Project Gutenberg, split **by book** (88 to train on, 6 to validate, 6 to test); we
-# add the loss on unread books, also per byte of text, which no tokenizer changes:
+# pieces. Ours, from Project Gutenberg, are split **by book** (88 read, 6 validate, 6 test); we add the
+# loss on unread books, also per byte of text, which no tokenizer changes:
 #
 # $$ \text{perplexity} = e^{L}, \qquad
 #    \text{bits per byte} = \frac{L \, n_\mathrm{tokens}}{\ln 2 \;\, n_\mathrm{bytes}} \tag{4.6} $$
