@@ -326,7 +326,7 @@ quiz = show_quiz("language_models")
 #
 # The paper reports the training cost on 100 children's books: 8.4 to 8.6 million tokens, 5000 word
 # pieces. Ours, from Project Gutenberg, are split **by book** (88 read, 6 validate, 6 test); we add the
-# loss on unread books, also per byte of text, which no tokenizer changes:
+# loss on unread books, also per byte, whatever the tokenizer:
 #
 # $$ \text{perplexity} = e^{L}, \qquad
 #    \text{bits per byte} = \frac{L \, n_\mathrm{tokens}}{\ln 2 \;\, n_\mathrm{bytes}} \tag{4.6} $$
