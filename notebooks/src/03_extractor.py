@@ -132,7 +132,8 @@ assert e[2].tolist() == [4, 3], "by hand"
 assert torch.equal(e, torch.stack(extract_rows(x, W))), "by loop"
 for method in list_methods(3):
     torch.testing.assert_close(causal_convolution(x[None], W, method=method)[0], e)
-print("hand = loop = matrix = library, which has these forms:", ", ".join(list_methods(3)))
+print("hand = loop = matrix = library, in each of its forms:")
+print(", ".join(list_methods(3)))
 
 from attnlab.seeding import numpy_generator
 

@@ -471,8 +471,8 @@ errors |= {"teacher": (0.0, 0.0), "control: mean": (1.0, 1.0)}
 for name, row in rows.items():
     n_weights = sum(w.numel() for net in stand_ins[name].values() for w in net.parameters())
     rho = ", ".join(f"{error:.2f}" for error in errors[name])
-    print(f"{name:>14}: {n_weights:>7,} weights; error {rho}; right: {row['accuracy']:.1%} of the "
-          f"words, {row['exact_match']:.1%} of the sentences; BLEU {row['bleu']:.1f}")  # fmt: skip
+    print(f"{name:>14}: {n_weights:>7,} weights; error {rho}; right: {row['accuracy']:.1%} "
+          f"words, {row['exact_match']:.1%} sentences; BLEU {row['bleu']:.1f}")  # fmt: skip
 assert rows["alr/m"]["bleu"] > rows["control: mean"]["bleu"] + 20
 
 before = teacher(read, written)
