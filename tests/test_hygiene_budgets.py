@@ -37,7 +37,9 @@ MEDIAN, NINE_OF_TEN = (7, 12), 40  # lines of a function
 
 # What is over its budget today, and by how much it may be. Lower a number when lines go; raise one
 # only for what is named here: sweeps and their verdicts (studies, tasks, command line, mixers'
-# starts), products through oneDNN (training), notebook 10 and the ledger of all claims.
+# starts), products through oneDNN (training), notebook 10 and the ledger of all claims; exercises
+# that survive any answer (teach), something to build in each notebook with its mistakes (chapters)
+# and ten wrong answers to each exercise (tests).
 CEILINGS = {
     "training": 1_340,
     "tasks": 510,
@@ -45,24 +47,26 @@ CEILINGS = {
     "claims": 690,
     "analysis": 2_310,
     "cli": 530,
-    "chapters": 7_076,
+    "chapters": 8_300,
     "distillation": 2_130,
     "show": 1_890,
     "sources": 2_470,
     "studies": 3_115,
-    "teach": 900,
-    "chapters/critical_path": 620,
-    "chapters/distillation": 750,
-    "chapters/fast_extractors": 900,
-    "chapters/language_models": 972,
-    "chapters/replacing_attention": 1_130,
-    "chapters/translation_teacher": 820,
+    "teach": 960,
+    "chapters/attention": 680,
+    "chapters/critical_path": 730,
+    "chapters/distillation": 840,
+    "chapters/extractor": 660,
+    "chapters/fast_extractors": 980,
+    "chapters/language_models": 1_110,
+    "chapters/replacing_attention": 1_240,
+    "chapters/translation_teacher": 950,
     "mixer Extractor": 260,
     "tasks/language": 256,
     "tasks/translation": 210,
-    "attnlab": 27_870,
-    "attnlab without chapters": 20_800,
-    "tests": 16_200,
+    "attnlab": 29_400,
+    "attnlab without chapters": 21_250,
+    "tests": 17_700,
 }
 
 
