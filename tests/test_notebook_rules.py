@@ -44,6 +44,23 @@ def test_every_notebook_has_the_common_shape(source):
 
 
 @every_source
+def test_answers_are_not_given_away(source):
+    """Right options stand in ``quiz.md``; solutions are folded, and each has its marker line."""
+    notebook = jupytext.read(source, fmt="py:percent")
+    assert "is_right=" not in source.read_text(encoding="utf-8")
+    for cell in notebook.cells:
+        if "solution" in rules.tags_of(cell):
+            assert cell.metadata.get("jupyter", {}).get("source_hidden"), cell.source[:60]
+            assert "# SOLUTION" in cell.source
+
+
+@every_source
+def test_every_notebook_has_something_to_build(source):
+    builds = re.findall(r"^# \*\*Build (\d+)\*\*", source.read_text("utf-8"), re.MULTILINE)
+    assert list(map(int, builds)) == [int(source.stem[:2])]
+
+
+@every_source
 def test_every_stored_notebook_is_what_its_source_says(source):
     target = notebook_path(source)
     assert target.exists(), "It was never run: make notebooks"

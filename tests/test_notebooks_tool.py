@@ -87,13 +87,16 @@ def test_a_notebook_is_stale_until_run_and_after_each_edit_of_more_than_line_end
 
 
 def test_the_kernel_runs_in_the_notebook_folder_in_the_asked_mode(folder):
-    cell = "import os\nfrom pathlib import Path\nnames = ('ATTNLAB_MODE', 'OMP_NUM_THREADS')\n"
+    cell = (
+        "import os\nfrom pathlib import Path\n"
+        "names = ('ATTNLAB_MODE', 'OMP_NUM_THREADS', 'ATTNLAB_STRICT')\n"
+    )
     source = write_source(
         folder, cell + "print([os.environ[n] for n in names], Path('src').is_dir())"
     )
     for mode in ("fast", "full"):
         notebook = runner.run_notebook(source, mode=mode)
-        assert notebook.cells[0].outputs[0].text == f"['{mode}', '1'] True\n"
+        assert notebook.cells[0].outputs[0].text == f"['{mode}', '1', '1'] True\n"
 
 
 def test_addresses_clocks_and_versions_do_not_reach_the_file(folder):

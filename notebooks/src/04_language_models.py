@@ -189,7 +189,7 @@ def fit(model: torch.nn.Module, batches: list, lr: float) -> list[float]:
     return losses
 
 
-# %% tags=["nbval-check-output"]
+# %% tags=["nbval-ignore-output"]
 fit = checks.check_fit.hand_on(fit)
 tokens = torch.from_numpy(source.sample_windows(60 * 16, window_len=33, stream="data"))
 novice = LanguageModel(replace(base, mixer="he"), generator=torch_generator(0, "init"))

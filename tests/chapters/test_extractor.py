@@ -193,6 +193,14 @@ def test_the_right_answers_are_the_library_and_the_page():
     assert checks.she(x, W, W_adj, W_out)[2].tolist() == [13, 9]
 
 
+def test_the_sublayer_to_build_is_norm_mixer_and_residual_sum():
+    sublayer, mixer = checks.sublayer_of()(3, 4), build_mixer("she", d_model=3, context_len=4)
+    parts = {name: w for name, w in sublayer.state_dict().items() if "norm" not in name}
+    mixer.load_state_dict(parts)
+    x = torch.from_numpy(numbers(7, 3)).float()[None]
+    torch.testing.assert_close(sublayer(x), x + mixer(sublayer.norm(x)))
+
+
 def past_the_end(x, W):
     return torch.stack([sum(x[t - j] @ W[j] for j in range(t + 1)) for t in range(len(x))])
 

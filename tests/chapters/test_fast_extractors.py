@@ -187,6 +187,13 @@ def test_the_reference_is_the_library_s_convolution(n_tokens, n_lags, d, seed):
     np.testing.assert_allclose(checks.convolution(x, W), library.numpy(), atol=1e-12)
 
 
+@given(n_tokens=N_GRID, n_lags=N_GRID)
+def test_the_stream_to_build_says_the_convolution(n_tokens, n_lags):
+    x, W = checks.numbers(n_tokens, 2, n_lags)
+    stream = checks.stream_of()(W)
+    np.testing.assert_allclose([stream.step(x_t) for x_t in x], checks.convolution(x, W))
+
+
 @given(n_tokens=st.integers(1, 40))
 def test_due_tiles_cover_every_pair_once(n_tokens):
     covered = np.eye(n_tokens, dtype=int)  # the token itself

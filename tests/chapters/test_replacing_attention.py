@@ -284,6 +284,17 @@ def test_carets_stand_under_wrong_words():
 # Records -----------------------------------------------------------------------------------------
 
 
+def test_a_stand_in_that_is_built_later_is_offered_by_the_board(bench):
+    board = live.SubstitutionBoard(bench)
+    sites = [layer.self_attention for layer in bench.teacher.encoder]
+    mine = {("encoder_self", i): checks.stand_in_of()(site) for i, site in enumerate(sites)}
+    bench.stand_ins["neighbours"] = mine
+    board.place.value = "decoder self, all layers"
+    board.place.value = "encoder self, all layers"
+    assert "neighbours" in [value for _, value in board.stand_in.options]
+    assert bench.score_each("encoder_self", ["neighbours"])[0]["bleu"] >= 0
+
+
 @pytest.fixture
 def runs(tmp_path, monkeypatch):
     """Return a function that adds a record to an empty folder, where readers look."""

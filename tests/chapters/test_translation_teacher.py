@@ -172,6 +172,16 @@ def test_the_reference_look_up_is_that_of_the_model():
         torch.testing.assert_close(found, want.detach())
 
 
+def test_the_site_to_build_is_that_of_the_model():
+    site = live.small_translator(d_model=6, n_heads=3, d_ff=8).decoder[0].cross_attention
+    built = checks.site_of()(6, 3)
+    built.load_state_dict(site.state_dict())
+    x, memory = torch.randn(2, 2, 5, 6)
+    padding = torch.arange(5) >= torch.tensor([[3], [5]])
+    want = site(x, memory, source_padding=padding)
+    torch.testing.assert_close(built(x, memory, padding), want)
+
+
 @given(words=st.lists(st.integers(4, 8), max_size=6), max_len=st.integers(1, 8))
 def test_greedy_writes_the_script_as_far_as_it_may(words, max_len):
     assert checks.greedy(checks.scripted(*words), max_len) == words[:max_len]

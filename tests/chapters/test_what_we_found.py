@@ -5,7 +5,8 @@ import pandas as pd
 import pytest
 from chapter_tests import ChapterTests
 
-from attnlab.chapters.what_we_found import pictures
+from attnlab.analysis.compare import judge_claims
+from attnlab.chapters.what_we_found import checks, pictures
 from attnlab.claims import VERDICTS
 from attnlab.teach import read_quiz
 
@@ -75,6 +76,15 @@ def test_every_verdict_stands_as_a_word_beside_its_boxes():
     said = {text.get_text() for text in one.ax.texts}
     assert set(VERDICTS) <= said
     assert "E9 ×2" in said
+
+
+def test_the_claim_to_check_is_judged_as_the_package_does():
+    for _, runs, first, second, metric in checks.check_claim.cases:
+        claim = checks.Claim(says="lower", variant=first, baseline=second)
+        row = judge_claims(runs, claims=[claim], metric=metric).iloc[0]
+        n, low, high, verdict = checks.claim_of()(runs, first, second, metric)
+        assert (n, verdict) == (row["n_pairs"], row["verdict"])
+        assert n < 3 or np.allclose([low, high], [row["low"], row["high"]])
 
 
 def test_the_quiz_has_six_questions_with_one_right_answer_each():
