@@ -29,6 +29,8 @@ HEARD_S = 2.0  # half a second on an idle machine, which a test's machine is not
 FINITE = re.compile(r"[-−+]?\d[\d.,e+-]*$")
 PRESSED = re.compile("^(Run|Put in)$")  # choices of these boards wait for a button
 HARMLESS, MOVES = re.compile("^(Reset|Example)"), re.compile("^(Put in|Undo)$")
+SHOWN = (".attnlab-status", ".attnlab-picture", ".attnlab-text")
+RUN = ", ".join(f"{place} {one}" for place in SHOWN for one in ("i", "mjx-container"))
 BROKEN = ".jupyter-widgets-error-widget, [data-mime-type='application/vnd.jupyter.stderr']"
 
 pytestmark = pytest.mark.timeout(480)
@@ -318,6 +320,11 @@ def drive_controls(page, panel, problems: list[str]) -> None:
             changed = sees_changes(panel, choose(one))
             if not changed and not panel.locator("button", has_text=PRESSED).count():
                 problems.append(f"choosing among {one.inner_text().split()} changes nothing")
+    for box in panel.locator("input[type=text], textarea").all():
+        if not sees_changes(panel, type_in(box)):
+            problems.append("typing changes nothing")
+        if panel.locator(RUN).count():
+            problems.append("what was typed is not shown as it stands")
     for button in panel.locator(".attnlab-buttons button", has_text=HARMLESS).all():
         button.click()
     seen = settle(panel, quiet_s=SOON_S)
