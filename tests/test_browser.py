@@ -300,6 +300,13 @@ def choose_all(chooser) -> Iterator[None]:
         yield
 
 
+def type_in(box) -> Iterator[None]:
+    for text in ("zebra <i>$x$</i>", ""):
+        box.fill(text)
+        box.press("Tab")
+        yield
+
+
 def press_all(buttons) -> Iterator[None]:
     for button in buttons.locator("button").all():
         button.click()
@@ -307,7 +314,7 @@ def press_all(buttons) -> Iterator[None]:
 
 
 def drive_controls(page, panel, problems: list[str]) -> None:
-    """Drag each slider and choose each option; note what changes nothing."""
+    """Drag each slider, choose each option, type; note what changes nothing."""
     height = settle(panel, quiet_s=SOON_S)["height"]
     for handle in panel.locator("[role=slider]").all():
         name, values = handle.get_attribute("aria-label"), set()
