@@ -23,12 +23,11 @@
 # **Minutes:** 20 (10 to read, 10 to try things). **Prerequisites:** Python; logarithms; a rough
 # idea of what a neural network is.
 #
-# Next: [01 Text as a Markov chain](01_markov_framing.ipynb)
-
-# %% [markdown]
 # **How to run it.** Click a cell and press Shift+Enter: it runs, and the next one is chosen.
 # *Run > Run All Cells* in the menu runs the whole page, in less than two minutes.
 # Sliders and buttons come alive when their cell has run; until then a picture stands there.
+#
+# Next: [01 Text as a Markov chain](01_markov_framing.ipynb)
 
 # %% [markdown]
 # ## 1  The question   *(3 min)*
