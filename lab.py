@@ -135,6 +135,7 @@ def set_up(*, tools: bool = False) -> None:
     make_venv()
     install(tools=tools)
     silence_news()
+    name_sliders()
     stamp_file().write_text(json.dumps(wanted_stamp(tools=tools)), encoding="utf-8")
     say(f"Installed in {time.monotonic() - started:.0f} s. The next start takes seconds.")
 
@@ -204,6 +205,17 @@ def silence_news() -> None:
     page_config.parent.mkdir(parents=True, exist_ok=True)
     disabled = {"disabledExtensions": {"@jupyterlab/apputils-extension:announcements": True}}
     page_config.write_text(json.dumps(disabled), encoding="utf-8")
+
+
+def name_sliders() -> None:
+    """Put the extension that names the handles of sliders where JupyterLab looks for such.
+
+    A wheel brings it along; pip leaves it out where the package is installed in place.
+    """
+    name = Path("labextensions", "attnlab")
+    source, target = ROOT / "attnlab" / "show" / name, ROOT / ".venv" / "share" / "jupyter" / name
+    if source.is_dir():
+        shutil.copytree(source, target, dirs_exist_ok=True)
 
 
 def install_small_torch() -> None:

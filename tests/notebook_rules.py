@@ -122,9 +122,9 @@ def _title(cells: list, number: int, names: Sequence[str]) -> Iterator[str]:
 
 
 def _goals(cells: list) -> Iterator[str]:
-    goals = next((c for c in cells[:4] if GOALS.search(c.source)), None)
+    goals = next((c for c in cells[:5] if GOALS.search(c.source)), None)
     if goals is None:
-        yield "One of the first four cells must be headed 'Learning goals'."
+        yield "One of the first five cells must be headed 'Learning goals'."
         return
     items = re.findall(r"^\s*(?:[-*]|\d+\.)\s+(.*)", goals.source, re.MULTILINE)
     if not 3 <= len(items) <= 5:

@@ -1,6 +1,7 @@
 """pyproject.toml, constraints.txt and environment.yml name the same packages and agree."""
 
 import ast
+import json
 import re
 import sys
 import tomllib
@@ -216,3 +217,16 @@ def test_the_nightly_run_has_the_long_ones():
     assert len(parts) * len(loop.split()) == 20
     assert "pip wheel" in jobs["wheel"]["steps"][-2]["run"]
     assert set(jobs["report"]["needs"]) == set(jobs) - {"report"}
+
+
+def test_the_names_of_sliders_are_installed_where_jupyterlab_looks():
+    setuptools = tomllib.loads(read_files().pyproject)["tool"]["setuptools"]
+    installed = {
+        f"{folder}/{Path(file).name}": ROOT / file
+        for folder, files in setuptools["data-files"].items()
+        for file in files
+    }
+    package = installed["share/jupyter/labextensions/attnlab/package.json"]
+    start = json.loads(package.read_text("utf-8"))["jupyterlab"]["_build"]["load"]
+    assert f"share/jupyter/labextensions/attnlab/{start}" in installed
+    assert all(file.is_file() for file in installed.values())

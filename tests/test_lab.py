@@ -141,6 +141,16 @@ def test_an_intel_mac_and_a_folder_of_others_are_told_at_once(lab, capsys, monke
     assert not (lab.ROOT / "calls.txt").exists()
 
 
+def test_set_up_lets_jupyterlab_name_the_handles_of_sliders(lab):
+    fake(lab)
+    folder = Path("labextensions", "attnlab")
+    shutil.copytree(ROOT / "attnlab" / "show" / folder, lab.ROOT / "attnlab" / "show" / folder)
+    assert lab.main(["setup"]) == 0
+    installed = lab.ROOT / ".venv" / "share" / "jupyter" / folder
+    assert (installed / "package.json").is_file()
+    assert (installed / "static" / "names.js").is_file()
+
+
 @pytest.mark.parametrize("name", ["pyproject.toml", "constraints.txt"])
 def test_a_changed_lock_or_range_installs_again_and_a_failure_takes_the_stamp_away(
     lab, capsys, name

@@ -500,3 +500,14 @@ def test_a_picture_that_follows_a_slider_has_a_dot_a_pixel_and_is_sharp_when_qui
 def pixel_size(html):
     data = re.search("base64,([^']*)'", html)[1]
     return Image.open(io.BytesIO(base64.b64decode(data))).size
+
+
+def test_the_room_of_a_picture_is_that_of_the_largest_still_and_stays():
+    def growing(*, height):
+        ax = new_axes(size=(2, 1 + height))
+        return picture(lambda: (ax, f"Height {height}."))()
+
+    panel = explore(growing, presets=[{"height": 0.5}, {}], height=("Height", 0.0, 0.0, 4.0))
+    for height in (0.0, 4.0):
+        panel.controls["height"].value = height
+        assert "width:200px;aspect-ratio:200/150" in panel.picture.value

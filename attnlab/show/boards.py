@@ -60,7 +60,7 @@ class RunBoard(Live):
         self.history: list[Any] = []
         self.n_redraws = 0
         self._run, self._n_ticks, self._draw, self._unit = run, n_ticks, draw, unit
-        self._room = (0, 0)
+        self._room, self._earlier = (0, 0), ""
         self._stopping = False
         self._task: asyncio.Task[None] | None = None
         self._loop = running_loop()  # see Later: work is done in one thread
@@ -113,6 +113,7 @@ class RunBoard(Live):
     def show_earlier(self, one: Picture) -> None:
         """Show the picture of a run made before."""
         earlier = one.saying(f"An earlier run. {one.words}")
+        self._earlier = earlier.words
         self._put(earlier, is_quick=False)
         self.status.value = status_html(f"Press Run to start. {earlier.words}")
         self.status.layout.height = reserved(earlier.words)
@@ -157,7 +158,7 @@ class RunBoard(Live):
 
     def _redraw(self, lead: str, *, is_quick: bool = True) -> None:
         if not self.history:
-            self.status.value = status_html(lead)
+            self.status.value = status_html(f"{lead} {self._earlier}")
             return
         self.n_redraws += 1
         one = self._draw(self.history)
@@ -165,7 +166,7 @@ class RunBoard(Live):
         self.status.value = status_html(f"{lead} {one.words}")
 
     def _put(self, one: Picture, *, is_quick: bool) -> None:
-        self._room = tuple(map(max, self._room, one.size))
+        self._room = self._room if self._room[0] else one.size
         self.picture.value = in_room(one.html(is_quick=is_quick), self._room)
 
     def _set_running(self, is_running: bool) -> None:

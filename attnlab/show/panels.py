@@ -165,6 +165,7 @@ class Explorer(Live):
         *,
         output_class: str = "attnlab-picture",
         examples: Mapping[str, Values] | None = None,
+        room: tuple[int, int] = (0, 0),
     ) -> None:
         """Build the panel and fill it once.
 
@@ -174,10 +175,11 @@ class Explorer(Live):
             dials: At most four, by argument of ``render``, top to bottom; see ``dial``.
             output_class: CSS class of the right side.
             examples: By what a tooltip says of it, values that a button sets.
+            room: Width and height to keep free for the picture, in pixels, or that of the first.
         """
         self.controls = make_dials(dials)
         self.n_redraws = 0
-        self._render, self._drawn, self._room = render, "", (0, 0)
+        self._render, self._drawn, self._room = render, "", room
         self._start = self.values
         self.picture, self.status = w.HTML(), w.HTML()
         self.picture.add_class(output_class)
@@ -242,9 +244,10 @@ class Explorer(Live):
         return words
 
     def _put(self, drawn: Picture | str, *, is_quick: bool) -> None:
-        self._drawn, shown = drawn, drawn
+        self._drawn = drawn
+        shown = "" if isinstance(drawn, Picture) else drawn
         if isinstance(drawn, Picture):
-            self._room = tuple(map(max, self._room, drawn.size))
+            self._room = self._room if self._room[0] else drawn.size
             shown = drawn.html(is_quick=is_quick)
         self.picture.value = in_room(shown, self._room)
 
@@ -294,7 +297,8 @@ def explore(
         return one, one.words
 
     examples = {one.words: values for one, values in zip(stills, settings, strict=True)}
-    explorer = Explorer(render, controls, examples=examples)
+    room = tuple(map(max, *(one.size for one in stills), (0, 0), (0, 0)))
+    explorer = Explorer(render, controls, examples=examples, room=room)
     shown = "".join(one.figure() for one in stills)
     if len(stills) > 1:
         explorer.panel.children += (w.HTML(fold("The examples side by side", shown)),)
@@ -440,10 +444,13 @@ def reserved(words: str) -> str:
 
 
 def in_room(shown: str, size: tuple[int, int]) -> str:
-    """Return HTML in a room of a size in pixels, full or not, so that nothing below it moves."""
+    """Return HTML in a room of a size in pixels, full or not, so that nothing below it moves.
+
+    A picture that is larger is shown smaller.
+    """
     width, height = size
-    room = f"width:{width}px;max-width:100%;aspect-ratio:{width}/{height}"
-    return f"<div style='{room}'>{shown}</div>" if width else str(shown)
+    room = f"width:{width}px;aspect-ratio:{width}/{height}"
+    return f"<div class='attnlab-room' style='{room}'>{shown}</div>" if width else shown
 
 
 def fold(title: str, content: str) -> str:

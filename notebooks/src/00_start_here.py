@@ -23,12 +23,12 @@
 # **Minutes:** 30 (10 to read, 20 to try things). **Prerequisites:** Python; logarithms; a rough
 # idea of what a neural network is.
 #
-# Next: [01 Text as a Markov chain](01_markov_framing.ipynb)
-
-# %% [markdown]
 # **How to run it.** Click a cell and press Shift+Enter: it runs, and the next one is chosen.
 # *Run > Run All Cells* in the menu runs the whole page, in less than two minutes.
-# Sliders and buttons come alive when their cell has run; until then a picture stands there.
+# Sliders and buttons come alive when their cell has run; until then a picture stands there. Every
+# result is on the page already, so you may also just read.
+#
+# Next: [01 Text as a Markov chain](01_markov_framing.ipynb)
 
 # %% [markdown]
 # ## 1  The question   *(3 min)*
@@ -57,11 +57,6 @@ show(pictures.two_mixers())
 # - convert a loss between nats, bits and perplexity,
 # - decide from a loss curve how much a model has still to learn,
 # - name what is published, what is reconstructed, and what is measured here.
-
-# %% [markdown]
-# **Running cells.** Shift and Enter run a cell and go on to the next one. Run them from the top, since
-# later cells use what earlier ones made; the first one prints the settings that all numbers below depend
-# on. Every result is on the page already, so you may also just read.
 
 # %% jupyter={"source_hidden": true} tags=["setup"]
 import numpy as np
@@ -252,7 +247,7 @@ print(f"a table of {z.numel():,} scores, 150 steps: {loss:.1f} nats per token; "
 # alone does not.
 
 # %% [markdown]
-# ## 3  How the workbook works   *(2 min)*
+# ## 3  How the workbook works   *(3 min)*
 #
 # | Notebook | What you do | Minutes |
 # |---|---|---|

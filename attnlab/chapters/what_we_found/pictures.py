@@ -75,7 +75,7 @@ def evidence(claim: str, page: int = 1, *, lines: pd.DataFrame | None = None):
     """One claim's lines: verdict, number and, where it has one, the interval."""
     every = lines_of(claim) if lines is None else lines
     n_pages = -(-len(every) // A_PAGE)
-    page = min(page, n_pages)
+    asked, page = page, min(page, n_pages)
     rows = every.iloc[A_PAGE * (page - 1) : A_PAGE * page].reset_index(drop=True)
     ax = new_axes(size=(9.0, 4.6))
     if rows["unit"].any():
@@ -85,6 +85,8 @@ def evidence(claim: str, page: int = 1, *, lines: pd.DataFrame | None = None):
     verdicts = rows["verdict"].value_counts(sort=False)
     counts = "; ".join(f"{n} {word}" for word, n in verdicts.items())
     first, more = rows.iloc[0], f" (page {page} of {n_pages})" if n_pages > 1 else ""
+    if asked > page:
+        more = f" (there is no page {asked}: page {page} of {n_pages})"
     number = f" First: {first['claim']}: {first['number']}." if first["number"] else ""
     return ax, f"{claim}{more}: {counts}.{number} Doubt: {first['doubt']}."
 
