@@ -37,19 +37,23 @@ MEDIAN, NINE_OF_TEN = (7, 12), 40  # lines of a function
 
 # What is over its budget today, and by how much it may be. Lower a number when lines go; raise one
 # only for what is named here: sweeps and their verdicts (studies, tasks, command line, mixers'
-# starts), products through oneDNN (training), notebook 10 and the ledger of all claims.
+# starts), products through oneDNN (training), notebook 10 and the ledger of all claims, guards at
+# the borders: files, configurations, the command line, what models are given.
 CEILINGS = {
-    "training": 1_340,
-    "tasks": 510,
-    "mixers": 2_310,
+    "ground": 990,
+    "corpora": 1_275,
+    "models": 1_210,
+    "training": 1_430,
+    "tasks": 525,
+    "mixers": 2_395,
     "claims": 690,
     "analysis": 2_310,
-    "cli": 530,
+    "cli": 645,
     "chapters": 7_076,
-    "distillation": 2_130,
+    "distillation": 2_150,
     "show": 1_890,
-    "sources": 2_470,
-    "studies": 3_115,
+    "sources": 2_480,
+    "studies": 3_130,
     "teach": 540,
     "chapters/critical_path": 620,
     "chapters/distillation": 750,
@@ -57,12 +61,12 @@ CEILINGS = {
     "chapters/language_models": 972,
     "chapters/replacing_attention": 1_130,
     "chapters/translation_teacher": 820,
-    "mixer Extractor": 260,
+    "mixer Extractor": 265,
     "tasks/language": 256,
     "tasks/translation": 210,
-    "attnlab": 27_870,
-    "attnlab without chapters": 20_800,
-    "tests": 16_200,
+    "attnlab": 28_700,
+    "attnlab without chapters": 21_620,
+    "tests": 17_050,
 }
 
 
