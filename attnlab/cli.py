@@ -613,6 +613,23 @@ OWN_FIGURES = "my-figures"
 CHECK = "exit with 1 where method=auto takes over 1.25 times the best method's time"
 
 
+@contextmanager
+def _alone(what: str) -> Iterator[None]:
+    """Raise AttnlabError if another process is doing the same."""
+    from filelock import FileLock, Timeout
+
+    from attnlab.paths import WORK, require_folder
+
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(FileLock(require_folder(WORK) / f"{what}.lock", timeout=0))
+        except Timeout:
+            raise AttnlabError(
+                f"Another process runs attnlab {what}; two at once disturb each other. Wait for it."
+            ) from None
+        yield
+
+
 @app.command()
 def bench(
     parts: Annotated[list[str] | None, typer.Argument(metavar="PART", help=PARTS)] = None,
@@ -638,8 +655,9 @@ def bench(
     folder = out or (OWN_RUNS if record else None)
     how = {"scale": scale, "threads": threads, "repeats": repeats, "device": device}
     file = clock.run_file(require_folder(folder)) if folder else None
-    for line in clock.bench(parts or (), file=file, is_checked=check, **how):
-        say(line)
+    with _alone("bench"):
+        for line in clock.bench(parts or (), file=file, is_checked=check, **how):
+            say(line)
 
 
 @app.command()

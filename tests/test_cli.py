@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from attnlab.cli import main
 
@@ -174,6 +175,13 @@ def test_a_long_training_says_how_long_and_how_to_shorten_it(capsys):
     assert main(["train", *TINY]) == 0
     assert "on this machine" in capsys.readouterr().out
     assert _time_needed(1.8, 300) == "About 9 min on this machine; --steps 33 takes one"
+
+
+def test_two_benches_do_not_disturb_each_other(capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr("attnlab.paths.WORK", tmp_path)
+    with FileLock(tmp_path / "bench.lock"):
+        assert main(["bench", "methods", "--scale", "smoke"]) == 1
+    assert "Another process runs attnlab bench" in capsys.readouterr().err
 
 
 def test_figures_of_the_documents_are_overwritten_on_request_only(capsys, tmp_path, monkeypatch):

@@ -18,6 +18,7 @@ from attnlab.distillation import StudentSpec, build_students, load_students, sav
 from attnlab.errors import AttnlabError, CheckpointError
 from attnlab.paths import CHAINS
 from attnlab.sources.markov import load_chain
+from attnlab.studies import Folders, Plan, run_plan, unfinished_plans
 from attnlab.tasks.base import cached_tokenizer
 from attnlab.training import build_optimizer, load_model, load_translator, save_model, train_model
 from attnlab.training.checkpoint import save_checkpoint, write_tensors
@@ -157,6 +158,24 @@ def test_a_damaged_file_is_refused_by_name_or_gives_what_was_written(kind, tmp_p
         else:
             if damage is flipped and kind != "chain":  # which people write, without a checksum
                 assert_equal(found, whole)
+    assert n_refused > N_DAMAGES
+
+
+def test_a_damaged_plan_is_named(tmp_path):
+    folders, random = (
+        Folders(runs=tmp_path / "runs", work=tmp_path / "work"),
+        np.random.default_rng(0),
+    )
+    next(run_plan(Plan(study="language-model", variants=("mean",)), folders=folders))
+    (path,) = folders.work.glob("*/plan-*.json")
+    content, n_refused = path.read_bytes(), 0
+    for damage in [flipped, swap_json] * N_DAMAGES:
+        path.write_bytes(damage(content, random))
+        try:
+            unfinished_plans(folders=folders)
+        except AttnlabError as error:
+            assert path.name in str(error)  # noqa: PT017
+            n_refused += 1
     assert n_refused > N_DAMAGES
 
 

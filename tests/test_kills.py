@@ -76,6 +76,7 @@ print(json.dumps(report))
 """
 
 
+@pytest.mark.timeout(300 + 20 * N_KILLS)
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="not on Windows: the test forks and kills")
 def test_however_often_it_is_killed_a_study_ends_with_equal_numbers_and_nothing_left(tmp_path):
     done = subprocess.run(

@@ -32,6 +32,7 @@ from attnlab.training import load_model, load_translator, save_model
 
 N_CALLS = int(os.environ.get("ATTNLAB_NONSENSE", "300"))
 LONG = "a" * 1000
+pytestmark = pytest.mark.timeout(300 + N_CALLS)
 
 
 # The command line

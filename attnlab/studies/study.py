@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 from attnlab.config import TranslatorConfig, digest_of, is_number
 from attnlab.corpora import load_tokenizer
 from attnlab.errors import AttnlabError, DivergenceError, UnknownNameError, shorten
-from attnlab.paths import record_places, write_whole
+from attnlab.paths import read_whole, record_places, write_whole
 from attnlab.records import RunRecord, commit, read_records
 from attnlab.studies.engine import Folders, Progress, run_job, work_file
 from attnlab.training import load_model, load_translator, save_model
@@ -218,13 +218,24 @@ def finished_digests(study: str, folders: Folders) -> set[str]:
 
 
 def unfinished_plans(*, folders: Folders | None = None) -> list[Plan]:
-    """Return the plans begun here that still lack a record."""
+    """Return the plans begun here that still lack a record.
+
+    Raises:
+        AttnlabError: The file of a plan is damaged.
+    """
     folders = folders or Folders()
     plans = []
     for file in sorted(folders.work.glob("*/plan-*.json")):
-        plan = Plan(**json.loads(file.read_text(encoding="utf-8")))
+        try:
+            plan = Plan(**json.loads(read_whole(file)))
+            study = check_plan(plan)
+        except (TypeError, ValueError, RecursionError) as error:
+            raise AttnlabError(
+                f"{file} is no plan of a study ({error}). Delete it, and ask for the study again "
+                "with attnlab study run."
+            ) from error
         finished = finished_digests(plan.study, folders)
-        if any(job.digest not in finished for job in get_study(plan.study).jobs(plan)):
+        if any(job.digest not in finished for job in study.jobs(plan)):
             plans.append(plan)
     return plans
 
