@@ -21,7 +21,7 @@ def newer_python():
     import subprocess
 
     check = f"import sys; sys.exit(sys.version_info < {OLDEST})"
-    for minor in (13, 12, 11):
+    for minor in (14, 13, 12, 11):
         python = shutil.which(f"python3.{minor}")
         if python and not subprocess.call([python, "-c", check], stderr=subprocess.DEVNULL):
             return python
@@ -49,25 +49,31 @@ require_python()
 # Below this line Python is new enough. Nothing above may use syntax newer than Python 3.6, and
 # nothing below may keep an older Python from reading the file: no match statement, no :=.
 import argparse  # noqa: E402
+import contextlib  # noqa: E402
 import hashlib  # noqa: E402
+import http.client  # noqa: E402
 import json  # noqa: E402
 import os  # noqa: E402
+import platform  # noqa: E402
 import secrets  # noqa: E402
 import shutil  # noqa: E402
 import signal  # noqa: E402
 import socket  # noqa: E402
 import subprocess  # noqa: E402
 import tempfile  # noqa: E402
+import threading  # noqa: E402
 import time  # noqa: E402
 import webbrowser  # noqa: E402
 from pathlib import Path  # noqa: E402
+from typing import Any  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent
 FIRST_NOTEBOOK = "notebooks/00_start_here.ipynb"
-LINTED = ["attnlab", "tests", "notebooks", "tools", "lab.py"]
+LINTED = ["attnlab", "tests", "notebooks", "tools", "lab.py", "setup.py"]
 WORKERS = ["-n", "2", "--dist", "loadfile"]
 CPU_TORCH = "https://download.pytorch.org/whl/cpu"
 PIP_NEWS = ("Downloading", "Using cached", "Processing", "Building wheels", "Installing collected")
+HEARTBEAT_S = 10  # after so long a silence a line says what pip is doing
 CLEANED = [".venv", "build", "dist", "attnlab.egg-info", ".pytest_cache", ".ruff_cache"]
 
 
@@ -96,35 +102,58 @@ def stamp_file() -> Path:
     return ROOT / ".venv" / "attnlab-installed.json"
 
 
-def wanted_stamp() -> dict[str, str]:
+def wanted_stamp(*, tools: bool) -> dict[str, Any]:
     """Return what a finished install of the present files would be stamped with."""
     digest = hashlib.sha256()
     for name in ("pyproject.toml", "constraints.txt"):
         digest.update((ROOT / name).read_bytes())
-    return {"files": digest.hexdigest(), "folder": str(ROOT)}
+    return {"files": digest.hexdigest(), "folder": str(ROOT), "tools": tools}
 
 
-def is_installed() -> bool:
-    """Say whether the environment holds exactly what the present files ask for."""
+def is_installed(*, tools: bool = False) -> bool:
+    """Say whether the environment holds what the present files ask for."""
     try:
         stamp = json.loads(stamp_file().read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
-    return stamp == wanted_stamp() and in_venv("python").exists()
+    enough = [wanted_stamp(tools=True), wanted_stamp(tools=tools)]
+    return stamp in enough and in_venv("python").exists()
 
 
-def set_up() -> None:
-    """Make the environment, unless it is there already and up to date."""
-    if is_installed():
+def set_up(*, tools: bool = False) -> None:
+    """Make the environment, unless it is there already and up to date.
+
+    Args:
+        tools: Whether what only tests need is wanted too, as pytest and pyright.
+    """
+    if is_installed(tools=tools):
         say("Everything is installed already (.venv is up to date).")
         return
     started = time.monotonic()
+    refuse_hopeless()
     stamp_file().unlink(missing_ok=True)
     make_venv()
-    install()
+    install(tools=tools)
     silence_news()
-    stamp_file().write_text(json.dumps(wanted_stamp()), encoding="utf-8")
+    stamp_file().write_text(json.dumps(wanted_stamp(tools=tools)), encoding="utf-8")
     say(f"Installed in {time.monotonic() - started:.0f} s. The next start takes seconds.")
+
+
+def refuse_hopeless() -> None:
+    """Say at once what minutes of installing would end in."""
+    if sys.platform == "darwin" and platform.machine() == "x86_64":
+        raise Failure(
+            INSTALL_FAILED,
+            "PyTorch is no longer published for Intel Macs, and this Python is an Intel one. On an "
+            "Apple-silicon Mac install its own Python from https://www.python.org/downloads/; on "
+            "an Intel one read the notebooks on GitHub, or try conda and environment.yml.",
+        )
+    if not os.access(ROOT, os.W_OK):
+        raise Failure(
+            NO_VENV,
+            f"You cannot write to {ROOT}, where .venv is to be made. Copy the folder to a place "
+            "of yours and run this command there.",
+        )
 
 
 def make_venv() -> None:
@@ -136,6 +165,7 @@ def make_venv() -> None:
         [sys.executable, "-m", "venv", "--clear", str(ROOT / ".venv")],
         capture_output=True,
         text=True,
+        errors="replace",
     )
     if done.returncode or not venv_works():
         words = f"{done.stdout} {done.stderr}".strip().splitlines()
@@ -156,12 +186,14 @@ def venv_works() -> bool:
         return False
 
 
-def install() -> None:
+def install(*, tools: bool) -> None:
     """Install the locked set and the package itself, editable."""
-    say("Installing the locked set of packages (once; about 1.4 GB, minutes on a slow line) ...")
+    what = "The test tools and what" if tools else "What"
+    say(f"{what} the notebooks need: about 1.5 GB, once; minutes, on a slow line more ...")
     install_small_torch()
     # torch first and pinned: with a bound only, pip may take a build for graphics cards
-    code, output = pip("install", "-c", "constraints.txt", "torch", "-e", ".[test]")
+    package = ".[test]" if tools else "."
+    code, output = pip("install", "-c", "constraints.txt", "torch", "-e", package)
     if code:
         raise Failure(INSTALL_FAILED, explain_pip(output))
 
@@ -194,9 +226,10 @@ def is_reachable(url: str) -> bool:
 
 
 def pip(*arguments: str) -> tuple[int, str]:
-    """Run the environment's pip, show what it fetches, and return its exit code and output."""
+    """Run the environment's pip, show what it does, and return its exit code and output."""
     command = [str(in_venv("python")), "-m", "pip", *arguments, "--disable-pip-version-check"]
-    lines = []
+    lines, ended = [], threading.Event()
+    threading.Thread(target=keep_saying, args=(lines, ended), daemon=True).start()
     with subprocess.Popen(
         [*command, "--progress-bar", "off"],
         cwd=ROOT,
@@ -213,7 +246,40 @@ def pip(*arguments: str) -> tuple[int, str]:
         except BaseException:
             process.terminate()
             raise
+        finally:
+            ended.set()
     return process.returncode, "".join(lines)
+
+
+def keep_saying(lines: list[str], ended: threading.Event) -> None:
+    """Say every ten seconds what pip is doing, which may be silent for minutes."""
+    started, began = time.monotonic(), time.time()
+    while not ended.wait(HEARTBEAT_S):
+        doing = pip_step(lines, since=began)
+        n_mb = n_bytes_below(ROOT / ".venv") / 1e6
+        print(f"  {time.monotonic() - started:4.0f} s: {doing}; {n_mb:.0f} MB in .venv", flush=True)
+
+
+def pip_step(lines: list[str], *, since: float) -> str:
+    """Return in words what pip does after these lines of output."""
+    said = [line.strip() for line in lines if line.strip()]
+    wanted = [line for line in said if line.startswith("Installing collected packages:")]
+    if not wanted:
+        return f"still at it ({said[-1][:60] if said else 'starting'})"
+    names = wanted[-1].partition(":")[2].replace(" ", "").split(",")
+    done = [path for path in (ROOT / ".venv").rglob("*.dist-info") if path.stat().st_mtime > since]
+    number = min(len(done), len(names) - 1)
+    return f"installing package {number + 1} of {len(names)} ({names[number]})"
+
+
+def n_bytes_below(folder: Path) -> int:
+    """Return the bytes of all files below a folder in which another program works."""
+    total = 0
+    for place, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(OSError):
+                total += os.lstat(os.path.join(place, name)).st_size
+    return total
 
 
 def explain_pip(output: str) -> str:
@@ -249,7 +315,7 @@ def run_checks(checks: dict[str, list[str]]) -> int:
 
 def test(extra: list[str], *, types: bool) -> int:
     """Lint, run every test and every notebook; with ``types``, check types as well."""
-    set_up()
+    set_up(tools=True)
     python, ruff = str(in_venv("python")), str(in_venv("ruff"))
     checks = {
         "Lint": [ruff, "check", *LINTED],
@@ -271,7 +337,14 @@ def run_notebooks(extra: list[str]) -> int:
 
 def lab(*, port: int | None, browser: bool) -> int:
     """Open JupyterLab at the first notebook and stay until it ends."""
+    if port is not None and not is_free(port):
+        raise Failure(
+            NO_PORT,
+            f"Port {port} cannot be had: another program listens there, or the system keeps it. "
+            "Leave --port out, and a free one is taken.",
+        )
     set_up()
+    use_a_home_that_is_there()
     trust_notebooks()
     port = port or free_port()
     token = secrets.token_hex(16)
@@ -283,7 +356,7 @@ def lab(*, port: int | None, browser: bool) -> int:
     # asked to end by another program, it ends its server too
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        wait_for_port(port, server)
+        wait_for_server(port, server, token=token)
         say(f"JupyterLab is at {url}")
         say("Stop it with Ctrl-C.")
         if browser:
@@ -308,7 +381,10 @@ def trust_notebooks() -> None:
 def lab_command(port: int) -> list[str]:
     """Return the command line of the JupyterLab server."""
     command = [str(in_venv("jupyter")), "lab", "--no-browser", "--ip=127.0.0.1", f"--port={port}"]
-    command += ["--ServerApp.port_retries=0", "--log-level=WARN"]
+    command += ["--ServerApp.port_retries=0", "--ServerApp.base_url=/"]
+    command += ["--log-level=ERROR", "--LabApp.log_level=ERROR"]
+    # what kernels say of ports that are not encrypted would fill the terminal
+    command.append("--KernelManager.transport_encryption=auto")
     if hasattr(os, "geteuid") and os.geteuid() == 0:  # in a container
         command.append("--allow-root")
     return command
@@ -317,27 +393,60 @@ def lab_command(port: int) -> list[str]:
 def free_port() -> int:
     """Return 8888, or the next port that nobody listens on."""
     for port in range(8888, 8988):
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
+        if is_free(port):
             return port
     raise Failure(NO_PORT, "No free port between 8888 and 8987; name one with --port.")
 
 
-def wait_for_port(port: int, server: subprocess.Popen) -> None:
-    """Wait until the server answers, at most a minute."""
+def is_free(port: int) -> bool:
+    """Say whether a server of ours could listen on a port."""
+    with socket.socket() as probe:
+        if os.name != "nt":  # there it would share the port with who listens already
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except (OSError, OverflowError):
+            return False
+        return True
+
+
+def wait_for_server(port: int, server: subprocess.Popen, *, token: str) -> None:
+    """Wait until our own server answers, at most a minute: another one may have taken the port."""
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         if server.poll() is not None:
             raise Failure(NO_PORT, f"JupyterLab did not start; is port {port} in use? Try --port.")
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return
+        if lets_in(port, token) and not lets_in(port, token[::-1]):
+            return
         time.sleep(0.1)
-    raise Failure(NO_PORT, "JupyterLab did not answer within a minute.")
+    raise Failure(
+        NO_PORT,
+        f"No JupyterLab with our token answered at port {port} within a minute. Try another "
+        "--port; is there a Jupyter configuration of yours that sets a password or a token?",
+    )
+
+
+def lets_in(port: int, token: str) -> bool:
+    """Say whether a Jupyter server at a port takes this token; only ours knows ours."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+    try:
+        connection.request("GET", "/api/status", headers={"Authorization": f"token {token}"})
+        return connection.getresponse().status == 200
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
+def use_a_home_that_is_there() -> None:
+    """Give Jupyter folders of its own where the home folder is missing or cannot be written."""
+    if os.access(os.path.expanduser("~"), os.W_OK):
+        return
+    folder = Path(tempfile.mkdtemp(prefix="attnlab-home-"))
+    say(f"Your home folder cannot be written; Jupyter's settings go to {folder} for this time.")
+    names = ("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR", "IPYTHONDIR")
+    for name in (*names, "MPLCONFIGDIR"):
+        os.environ.setdefault(name, str(folder / name.lower()))
 
 
 def lock() -> int:
@@ -385,7 +494,7 @@ def parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
     commands.add_parser("test", help="set up, then lint, test and run every notebook")
     commands.add_parser("check", help="as test, and check types first")
     commands.add_parser("notebooks", help="run stale notebooks again, or those named, as in 03")
-    commands.add_parser("setup", help="make .venv and install the locked set")
+    commands.add_parser("setup", help="make .venv and install what the notebooks need")
     commands.add_parser("lock", help="compute the locked set again after a change of the ranges")
     commands.add_parser("clean", help="remove .venv and all caches")
     options, extra = parser.parse_known_args(arguments)
@@ -396,6 +505,9 @@ def parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
 
 def main(arguments: list[str]) -> int:
     """Run one command and return its exit code."""
+    for stream in (sys.stdout, sys.stderr):  # a terminal may know fewer letters than a path has
+        with contextlib.suppress(AttributeError):
+            stream.reconfigure(errors="backslashreplace")
     options, extra = parse(arguments)
     try:
         if options.command == "lab":

@@ -3,8 +3,10 @@
 import os
 import re
 import sys
-from collections.abc import Iterable, Sequence
-from contextlib import suppress
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
 from importlib.metadata import distributions, requires
 from itertools import groupby
 from operator import attrgetter
@@ -14,7 +16,7 @@ from typing import Annotated, Any, Literal
 import typer
 from typer.core import TyperGroup
 
-from attnlab.errors import AttnlabError, CorpusNotFoundError, UnknownNameError
+from attnlab.errors import AttnlabError, CorpusNotFoundError, UnknownNameError, shorten
 
 EPILOG = """\b
 First steps:
@@ -37,8 +39,13 @@ class Commands(TyperGroup):
         """Run what was asked for."""
         try:
             code = super().invoke(ctx)
-        except AttnlabError as error:
+        except (AttnlabError, OSError) as error:
             typer.echo(f"attnlab: {error}", err=True)
+            code = 1
+        except (MemoryError, RuntimeError) as error:
+            if isinstance(error, RuntimeError) and "allocate memory" not in str(error):
+                raise
+            typer.echo("attnlab: this machine's memory is too small. Take smaller sizes.", err=True)
             code = 1
         except KeyboardInterrupt:
             typer.echo("attnlab: interrupted; 'attnlab study resume' goes on.", err=True)
@@ -59,23 +66,64 @@ app.add_typer(data, name="data")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code."""
-    with suppress(AttributeError):  # a terminal may know fewer letters than a text has
-        sys.stdout.reconfigure(errors="replace")
-    try:
-        app(arguments, prog_name="attnlab")
-    except SystemExit as stop:
-        return stop.code
+    """Run one command and return its exit code. Whatever it prints to, printing never fails."""
+    with _patient_consoles():
+        try:
+            app(arguments, prog_name="attnlab")
+        except SystemExit as stop:
+            return stop.code
     return 0
 
 
+class _Console:
+    """Standard output or error for one command.
+
+    Letters that it does not know are spelled out; where nobody reads, or nothing more fits, the
+    command goes on in silence.
+    """
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        self._try(self._stream.write, text)
+        return len(text)
+
+    def flush(self) -> None:
+        self._try(self._stream.flush)
+
+    def _try(self, do: Callable, *what: str) -> None:
+        try:
+            do(*what)
+        except UnicodeEncodeError as error:
+            known = what[0].encode(error.encoding, "backslashreplace").decode(error.encoding)
+            self._try(do, known)
+        except (OSError, ValueError):  # ValueError: it was closed
+            with suppress(OSError, ValueError):
+                os.dup2(nowhere := os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
+                os.close(nowhere)
+
+
+@contextmanager
+def _patient_consoles() -> Iterator[None]:
+    before = sys.stdout, sys.stderr
+    with ExitStack() as stack:
+        nowhere = stack.enter_context(open(os.devnull, "w", encoding="utf-8"))
+        sys.stdout, sys.stderr = (_Console(stream or nowhere) for stream in before)
+        try:
+            yield
+        finally:
+            sys.stdout.flush()
+            sys.stdout, sys.stderr = before
+
+
 def say(text: str) -> None:
-    """Write a line to standard output; where nobody reads it, go on in silence."""
-    try:
-        sys.stdout.write(f"{text}\n")
-        sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    """Write a line to standard output."""
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
 
 
 def say_table(rows: Iterable[Sequence[str]]) -> None:
@@ -177,12 +225,16 @@ def _corpora() -> str:
 
 
 def _records() -> str:
+    from attnlab.paths import where_written
     from attnlab.records import RUNS, read_records
 
     if not RUNS.is_dir():
-        raise AttnlabError(f"{RUNS} is missing: restore it with git checkout data/runs")
+        raise AttnlabError(
+            f"{RUNS} is missing: restore it with git checkout data/runs, or clone the repository"
+        )
     experiments = [record["experiment"] for record in read_records()]
-    return f"{len(experiments)} runs of {len(set(experiments))} experiments"
+    counts = f"{len(experiments)} runs of {len(set(experiments))} experiments"
+    return f"{counts}. {where_written()}".rstrip(". ")
 
 
 @app.command("list")
@@ -247,14 +299,17 @@ def fetch(
     from tqdm import tqdm
 
     from attnlab.corpora import describe_corpus, fetch_corpus
+    from attnlab.paths import require_folder
 
     entry = describe_corpus(name)
     if entry.folder is None:
         say(f"{name} needs no file: it comes with Python.")
         return
     say(f"{name}: {entry.about}\nLicence: {entry.licence}")
-    if not yes and not (sys.stdin.isatty() and typer.confirm("Download?")):
+    if not yes and not (sys.stdin and sys.stdin.isatty() and typer.confirm("Download?")):
         raise AttnlabError("Nothing was downloaded. Add --yes to accept the licence.")
+    if to is not None:
+        require_folder(to)
     with tqdm(total=entry.n_download_bytes, unit="B", unit_scale=True) as bar:
         folder = fetch_corpus(name, to=to, on_bytes=lambda n_bytes: bar.update(n_bytes - bar.n))
     say(f"Done: {folder}")
@@ -282,19 +337,22 @@ def verify(
     return code
 
 
+Seed = Annotated[int, typer.Option(min=0)]
+
+
 @app.command()
 def train(
     mixer: Annotated[str, typer.Option(help="see: attnlab list mixers")] = "attention",
     corpus: Annotated[str, typer.Option(help="tales, or see: attnlab data list")] = "tales",
-    steps: Annotated[int, typer.Option(help="optimiser steps")] = 300,
-    batch_size: Annotated[int, typer.Option(help="windows a step")] = 32,
-    context_len: Annotated[int, typer.Option(help="tokens a model reads")] = 64,
-    d_model: Annotated[int, typer.Option(help="width of the residual stream")] = 64,
-    layers: Annotated[int, typer.Option(help="blocks")] = 2,
-    heads: Annotated[int, typer.Option(help="of attention")] = 4,
+    steps: Annotated[int, typer.Option(min=1, help="optimiser steps")] = 300,
+    batch_size: Annotated[int, typer.Option(min=1, help="windows a step")] = 32,
+    context_len: Annotated[int, typer.Option(min=1, help="tokens a model reads")] = 64,
+    d_model: Annotated[int, typer.Option(min=1, help="width of the residual stream")] = 64,
+    layers: Annotated[int, typer.Option(min=1, help="blocks")] = 2,
+    heads: Annotated[int, typer.Option(min=1, help="of attention")] = 4,
     lr: Annotated[float, typer.Option(help="peak learning rate")] = 3e-3,
-    vocab_size: Annotated[int, typer.Option(help="BPE pieces of a corpus")] = 1000,
-    seed: int = 0,
+    vocab_size: Annotated[int, typer.Option(min=256, help="BPE pieces of a corpus")] = 1000,
+    seed: Seed = 0,
     out: Annotated[Path | None, typer.Option(help="folder for the model and tokenizer")] = None,
 ) -> None:
     """Train one small model and hear it speak.
@@ -305,27 +363,34 @@ def train(
     from tqdm import tqdm
 
     from attnlab.config import ModelConfig, TrainConfig
+    from attnlab.paths import require_folder
     from attnlab.seeding import torch_generator
     from attnlab.tasks import LanguageTask, prepare_dataset
-    from attnlab.training import save_model, train_model
+    from attnlab.training import train_model
 
-    n_tokens = steps * batch_size * context_len + 1
-    text = prepare_dataset(corpus, vocab_size=vocab_size, n_train_tokens=n_tokens)
+    is_first = _join()
     sizes = {"context_len": context_len, "d_model": d_model, "n_layers": layers, "n_heads": heads}
-    config = ModelConfig(mixer=mixer, vocab_size=text.vocab_size, **sizes)
+    config = ModelConfig(mixer=mixer, vocab_size=vocab_size, **sizes)
     warmup = max(1, steps // 20)
     plan = TrainConfig(n_steps=steps, batch_size=batch_size, lr=lr, warmup_steps=warmup, seed=seed)
+    _require_memory(config, plan, corpus)
+    if out:
+        require_folder(out)
+    n_tokens = steps * batch_size * context_len + 1
+    text = prepare_dataset(corpus, vocab_size=vocab_size, n_train_tokens=n_tokens)
     task = LanguageTask(data=text)
+    config = replace(config, vocab_size=text.vocab_size)
     model = task.build(config, generator=torch_generator(seed, "init"))
     say(f"{mixer} on {corpus}: {sum(p.numel() for p in model.parameters()):,} weights")
-    with tqdm(total=steps, unit="step") as bar:
+    started = time.perf_counter()
+    with tqdm(total=steps, unit="step", disable=not is_first) as bar:
         for state in train_model(task, model, plan):
             bar.set_postfix_str(f"{state.loss_nats:.3f} nats", refresh=False)
             bar.update()
-    if out:
-        save_model(out / "model.safetensors", model=model, corpus=corpus)
-        if text.tokenizer is not None:
-            text.tokenizer.save(out / "tokenizer.json")
+            if state.step == N_TIMED:
+                bar.write(_time_needed((time.perf_counter() - started) / N_TIMED, steps))
+    if out and is_first:
+        _save_trained(out, model, text)
     found, _ = task.score(model)
     say(f"Held-out loss: {found['test_loss_nats']:.4f} nats per token")
     if "oracle_nats" in found:
@@ -343,6 +408,52 @@ def train(
         say(f"Saved in {out}")
 
 
+def _join(device: str = "cpu") -> bool:
+    """Meet the processes of torchrun; return whether this one is to speak, and hush it if not."""
+    from attnlab.training.parallel import is_first, join
+
+    join(device)
+    if not is_first():
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+    return is_first()
+
+
+N_TIMED = 3  # steps before one knows how long all of them take
+
+
+def _time_needed(seconds_a_step: float, n_steps: int) -> str:
+    """Say how long a training takes, and how to make it shorter if it is minutes."""
+    seconds = seconds_a_step * n_steps
+    if seconds < 90:
+        return f"About {seconds:.0f} s on this machine"
+    one_minute = max(1, round(60 / seconds_a_step))
+    return f"About {seconds / 60:.0f} min on this machine; --steps {one_minute} takes one"
+
+
+def _require_memory(config: Any, plan: Any, corpus: str) -> None:
+    """Raise unless weights, gradients, moments, activations and text fit this machine."""
+    from attnlab.analysis.theory import expected_language_model_weights
+    from attnlab.config import require_memory
+
+    rows = plan.batch_size * config.context_len
+    n_kept = rows * config.n_layers * (12 * config.d_model + 3 * config.mlp_width)
+    n_text = rows * plan.n_steps if corpus == "tales" else 0
+    n_bytes = 16 * expected_language_model_weights(config) + 4 * n_kept + 40 * n_text
+    require_memory(n_bytes, "A training of these sizes")
+
+
+def _save_trained(folder: Path, model: Any, text: Any) -> None:
+    """Write a model and the tokenizer of its text; of two processes one waits for the other."""
+    from filelock import FileLock
+
+    from attnlab.training import save_model
+
+    with FileLock(folder / ".lock"):
+        save_model(folder / "model.safetensors", model=model, corpus=text.name)
+        if text.tokenizer is not None:
+            text.tokenizer.save(folder / "tokenizer.json")
+
+
 Name = Annotated[str, typer.Argument(help="a study, see: attnlab study list")]
 Scale = Annotated[str, typer.Option(help="smoke, classroom or paper")]
 Corpus = Annotated[str, typer.Option(help="tales, or see: attnlab data list")]
@@ -352,7 +463,9 @@ AXES = "settings to sweep, as in lr=0.003,0.01; once an axis, see: attnlab study
 Axes = Annotated[list[str] | None, typer.Option("--axis", help=AXES)]
 Device = Annotated[Literal["cpu", "cuda"], typer.Option(help="to compute on")]
 THREADS = "of torch; default as installed. Results are bit-equal only for equal thread counts"
-Threads = Annotated[int | None, typer.Option(help=THREADS)]
+Threads = Annotated[int | None, typer.Option(min=1, max=1024, help=THREADS)]
+SWEEP = "local:N for N processes here, or the address of a Dask scheduler; needs attnlab[sweep]"
+Scheduler = Annotated[str | None, typer.Option(help=SWEEP)]
 
 
 def _plan(
@@ -363,7 +476,7 @@ def _plan(
     try:
         numbers = tuple(int(seed) for seed in seeds.split(",") if seed.strip())
     except ValueError:
-        message = f"{seeds!r} is not a list of whole numbers such as 0,1,2"
+        message = f"{shorten(seeds)} is not a list of whole numbers such as 0,1,2"
         raise typer.BadParameter(message, param_hint="--seeds") from None
     names = tuple(variant.strip() for variant in variants.split(",") if variant.strip())
     swept = {}
@@ -374,7 +487,7 @@ def _plan(
         except UnknownNameError:
             raise
         except ValueError:
-            message = f"{words!r} is not a list of numbers for {axis!r}, as {axis}=0.003,0.01 is"
+            message = f"{shorten(words)} is not a list of numbers, as 0.003,0.01 is, for {axis!r}"
             raise typer.BadParameter(message, param_hint="--axis") from None
     return Plan(study=name, scale=scale, corpus=corpus, variants=names, seeds=numbers, axes=swept)
 
@@ -402,41 +515,54 @@ def run(
     axis: Axes = None,
     threads: Threads = None,
     device: Device = "cpu",
+    scheduler: Scheduler = None,
 ) -> None:
     """Run what is missing; may be stopped at any moment.
 
     A job that was cut short goes on from its checkpoint; several processes may share one study.
     """
-    _run_plans([_plan(name, scale, corpus, variants, seeds, axis)], threads=threads, device=device)
+    plan = _plan(name, scale, corpus, variants, seeds, axis)
+    _run_plans([plan], threads=threads, device=device, scheduler=scheduler)
 
 
 @study.command()
-def resume(threads: Threads = None, device: Device = "cpu") -> None:
+def resume(threads: Threads = None, device: Device = "cpu", scheduler: Scheduler = None) -> None:
     """Go on with every study that was interrupted."""
     from attnlab.studies import unfinished_plans
 
     plans = unfinished_plans()
     if not plans:
         say("Nothing to resume: every study begun here is finished.")
-    _run_plans(plans, threads=threads, device=device)
+    _run_plans(plans, threads=threads, device=device, scheduler=scheduler)
 
 
-def _run_plans(plans: Iterable[Any], *, threads: int | None, device: str) -> None:
+def _run_plans(
+    plans: Iterable[Any], *, threads: int | None, device: str, scheduler: str | None
+) -> None:
     import torch
     from tqdm import tqdm
 
     from attnlab.analysis.timing import keep_pages
-    from attnlab.studies import Folders, run_plan
+    from attnlab.paths import where_written
+    from attnlab.studies import Folders, run_plan, run_sweep
 
     if device == "cuda" and not torch.cuda.is_available():
         raise AttnlabError("--device cuda: torch finds no graphics card here. Use --device cpu.")
+    if sentence := where_written():
+        say(sentence)
     keep_pages()
     torch.set_num_threads(threads or torch.get_num_threads())
+    is_first = _join(device)
     for plan in plans:
         say(f"{plan.name}: variants {', '.join(plan.variants) or 'all'}; seeds {plan.seeds}")
-        reports = run_plan(plan, folders=Folders(device=device))
+        folders = Folders(device=device)
+        if scheduler:
+            reports = run_sweep(plan, scheduler=scheduler, folders=folders)
+        else:
+            reports = run_plan(plan, folders=folders)
         for name, of_job in groupby(reports, attrgetter("job")):
-            with tqdm(desc=name, unit="step", mininterval=2) as bar:
+            how = {"unit": "step", "mininterval": 2, "disable": not is_first}
+            with tqdm(desc=name, **how) as bar:
                 for progress in of_job:
                     bar.set_postfix_str(progress.message, refresh=False)
                     bar.total = progress.n_steps  # a job may have several stretches of work
@@ -450,14 +576,15 @@ def report(
     ] = None,
 ) -> None:
     """Write the results block of a document again."""
-    from attnlab.paths import write_whole
+    from attnlab.paths import file_errors, write_whole
     from attnlab.studies.report import replace_block, results_block
 
-    block = results_block()
     if document is None:
-        say(block)
-    else:
-        write_whole(document, replace_block(document.read_text(encoding="utf-8"), block))
+        say(results_block())
+        return
+    with file_errors(document, "read"):
+        text = document.read_text(encoding="utf-8")
+    write_whole(document, replace_block(text, results_block()))
 
 
 @study.command()
@@ -470,14 +597,17 @@ def export(
     seeds: Seeds = "0",
 ) -> None:
     """Copy trained models of finished jobs, in bfloat16."""
-    from attnlab.studies import export_models
+    from attnlab.paths import require_folder
+    from attnlab.studies import check_plan, export_models
 
-    for path in export_models(_plan(name, scale, corpus, variants, seeds), to=to):
+    check_plan(plan := _plan(name, scale, corpus, variants, seeds))
+    for path in export_models(plan, to=require_folder(to)):
         say(f"{path} ({path.stat().st_size / 1e6:.2f} MB)")
 
 
 app.add_typer(study, name="study")
 PARTS = "mixers, methods, training, prefill, generation, translation; default all"
+OWN_FIGURES = "my-figures"
 CHECK = "exit with 1 where method=auto takes over 1.25 times the best method's time"
 
 
@@ -485,8 +615,8 @@ CHECK = "exit with 1 where method=auto takes over 1.25 times the best method's t
 def bench(
     parts: Annotated[list[str] | None, typer.Argument(metavar="PART", help=PARTS)] = None,
     scale: Scale = "classroom",
-    threads: Annotated[int | None, typer.Option(help="of torch; default as installed")] = None,
-    repeats: Annotated[int | None, typer.Option(help="rounds of each race, at least 5")] = None,
+    threads: Threads = None,
+    repeats: Annotated[int | None, typer.Option(min=5, help="rounds of each race")] = None,
     device: Device = "cpu",
     record: Annotated[
         bool, typer.Option("--record", help="append to data/runs/speed.jsonl")
@@ -500,12 +630,12 @@ def bench(
     ratios of the same round with their interval, and what share of this machine's measured peak
     was reached. Nothing is stored without --record or --out.
     """
-    from attnlab.paths import RUNS
+    from attnlab.paths import OWN_RUNS, require_folder
     from attnlab.studies import clock
 
-    folder = out or (RUNS if record else None)
+    folder = out or (OWN_RUNS if record else None)
     how = {"scale": scale, "threads": threads, "repeats": repeats, "device": device}
-    file = clock.run_file(folder) if folder else None
+    file = clock.run_file(require_folder(folder)) if folder else None
     for line in clock.bench(parts or (), file=file, is_checked=check, **how):
         say(line)
 
@@ -514,15 +644,20 @@ def bench(
 def figure(
     ids: Annotated[list[str] | None, typer.Argument(metavar="ID", help="default all")] = None,
     show: Annotated[bool, typer.Option("--list", help="show the ids and draw nothing")] = False,
-    out: Annotated[Path, typer.Option(help="folder to write to")] = Path("figures"),
+    out: Annotated[Path | None, typer.Option(help=f"folder to write to; {OWN_FIGURES}")] = None,
 ) -> None:
-    """Draw the figures of the workbook from records.
+    """Draw figures of the workbook from records.
 
-    Writes ID.svg, ID.png and ID.json (caption, alt text, records used).
+    Writes ID.svg, ID.png and ID.json (caption, alt text, records used). Those of the documents
+    are drawn again with --out figures; without ID and --out, the ids are shown.
     """
     from attnlab.chapters import load_figures
     from attnlab.show import make_figure
 
     known = load_figures()
+    if show or not (ids or out):
+        for name in known:
+            say(name)
+        return
     for name in ids or known:
-        say(name if show else ", ".join(map(str, make_figure(name, out=out))))
+        say(", ".join(map(str, make_figure(name, out=out or OWN_FIGURES))))

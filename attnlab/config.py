@@ -3,11 +3,15 @@
 import hashlib
 import json
 import math
+import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields
+from functools import cache
+from pathlib import Path
 from typing import Any, Self
 
-from attnlab.errors import AttnlabError
+from attnlab.errors import AttnlabError, shorten
 
 NORMS = ("pre", "post")
 POSITIONS = ("learned", "sinusoidal", "none")
@@ -17,6 +21,11 @@ SCHEDULES = ("cosine", "inverse_sqrt")
 # Token ids with a meaning of their own, the same in every vocabulary of a translator.
 PAD, BOS, EOS, UNK = 0, 1, 2, 3  # filling, beginning of a sentence, its end, an unknown word
 N_SPECIAL = 4
+
+
+LARGEST = 2**31 - 1  # of a count
+DEEPEST = 4096  # layers
+GIB = 2**30
 
 
 def digest_of(values: Mapping[str, Any]) -> str:
@@ -40,8 +49,10 @@ class _Record:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """Build a configuration from JSON; a field this version lacks is an error."""
+        if not isinstance(values, Mapping):
+            raise AttnlabError(f"{shorten(values)} is no {cls.__name__}: it has fields by name.")
         known = {f.name for f in fields(cls)}  # type: ignore[arg-type]
-        unknown = sorted(set(values) - known)
+        unknown = sorted(map(str, set(values) - known))
         if unknown:
             raise AttnlabError(
                 f"{cls.__name__} has no field {unknown[0]!r}; it has {', '.join(sorted(known))}. "
@@ -49,11 +60,26 @@ class _Record:
             )
         return cls(**values)
 
+    def _check_types(self) -> None:
+        """Refuse what no field of this type can be; numbers have to be finite."""
+        for each in fields(self):  # type: ignore[arg-type]
+            value, kind = getattr(self, each.name), each.type
+            if kind is str and not isinstance(value, str):
+                raise AttnlabError(f"{each.name}={shorten(value)} must be a name, in quotes.")
+            if kind is bool and not isinstance(value, bool):
+                raise AttnlabError(f"{each.name}={shorten(value)} must be true or false.")
+            if kind in (int, float) and not is_number(value, kind):
+                what = "a whole number" if kind is int else "a finite number"
+                raise AttnlabError(f"{each.name}={shorten(value)} must be {what}.")
+
     def _check_counts(self, *names: str) -> None:
         for name in names:
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise AttnlabError(f"{name}={value!r} must be a whole number, 1 or more.")
+            value, most = getattr(self, name), DEEPEST if name.endswith("layers") else LARGEST
+            if not is_number(value, int) or not 1 <= value <= most:
+                raise AttnlabError(
+                    f"{name}={shorten(value)} must be a whole number, 1 or more"
+                    + (f", {most} at most." if is_number(value, int) and value > most else ".")
+                )
 
     def _check_choices(self, **choices: tuple[str, ...]) -> None:
         for name, known in choices.items():
@@ -84,7 +110,10 @@ class ModelConfig(_Record):
 
     def __post_init__(self) -> None:
         """Refuse sizes no model can have, and say what to use instead."""
+        if not isinstance(self.mixer_options, Mapping):
+            raise AttnlabError(f"mixer_options={shorten(self.mixer_options)} must be a dictionary.")
         object.__setattr__(self, "mixer_options", dict(self.mixer_options))
+        self._check_types()
         self._check_counts("vocab_size", "context_len", "d_model", "n_layers", "n_heads")
         if self.d_ff is not None:
             self._check_counts("d_ff")
@@ -132,14 +161,15 @@ class TrainConfig(_Record):
 
     def __post_init__(self) -> None:
         """Refuse settings that cannot train, and say what to use instead."""
+        self._check_types()
         self._check_counts("n_steps", "batch_size", "accumulation_steps")
         self._check_choices(precision=PRECISIONS, schedule=SCHEDULES)
-        self._check_share("label_smoothing")
+        for name in ("label_smoothing", "beta_1", "beta_2"):
+            self._check_share(name)
         for name in ("lr", "max_grad_norm"):
-            value = getattr(self, name)
-            if not (math.isfinite(value) and value > 0):
+            if (value := getattr(self, name)) <= 0:
                 raise AttnlabError(f"{name}={value} must be a positive number; try the default.")
-        for name in ("warmup_steps", "seed"):
+        for name in ("warmup_steps", "seed", "weight_decay", "min_lr_fraction"):
             if getattr(self, name) < 0:
                 raise AttnlabError(f"{name}={getattr(self, name)} cannot be negative; use 0.")
 
@@ -161,7 +191,7 @@ class TranslatorConfig(_Record):
     ``max_len`` tokens, a target sentence one less, because ``BOS`` takes the first position.
 
     Source:
-        arXiv:2311.10642, section 3 and appendix: width 128, 8 heads, 6 + 6 layers, 50 tokens.
+        arXiv:2311.10642, by its released code: width 128, 8 heads, 6 + 6 layers, 50 tokens.
     """
 
     source_vocab_size: int = 32  # with the four special tokens
@@ -180,6 +210,7 @@ class TranslatorConfig(_Record):
 
     def __post_init__(self) -> None:
         """Refuse sizes no translator can have, and say what to use instead."""
+        self._check_types()
         vocabularies = ("source_vocab_size", "target_vocab_size")
         layers = ("n_encoder_layers", "n_decoder_layers")
         self._check_counts("d_model", "n_heads", *layers, "d_ff", "max_len", *vocabularies)
@@ -196,9 +227,44 @@ class TranslatorConfig(_Record):
 
 def require_even_heads(d_model: int, n_heads: int) -> None:
     """Raise unless ``d_model`` splits into ``n_heads`` equal heads."""
+    if not is_number(n_heads, int):
+        raise AttnlabError(f"n_heads={shorten(n_heads)} must be a whole number, 1 or more.")
     if n_heads < 1 or d_model % n_heads:
-        works = max(n for n in range(1, max(2, min(n_heads, d_model) + 1)) if d_model % n == 0)
+        small = [n for n in range(1, math.isqrt(d_model) + 1) if d_model % n == 0]
+        divisors = [*small, *(d_model // n for n in small)]
+        works = max(n for n in divisors if n <= max(1, n_heads))
         raise AttnlabError(
             f"d_model={d_model} does not divide into n_heads={n_heads} equal heads. "
             f"Try n_heads={works}."
+        )
+
+
+def is_number(value: Any, kind: type) -> bool:
+    """Say whether a value is a whole (``int``) or any finite (``float``) number, and no truth."""
+    if isinstance(value, bool) or not isinstance(value, int if kind is int else (int, float)):
+        return False
+    try:
+        return kind is int or math.isfinite(value)
+    except OverflowError:  # a whole number beyond all floats
+        return False
+
+
+@cache
+def machine_bytes() -> int | None:
+    """Return the memory that this process may use at most, or None where one cannot ask."""
+    found = []
+    with suppress(OSError, ValueError, AttributeError):
+        found.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    with suppress(OSError, ValueError):  # of a container
+        found.append(int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="utf-8")))
+    return min(found, default=None)
+
+
+def require_memory(n_bytes: int, what: str) -> None:
+    """Raise AttnlabError if so many bytes are more than this machine has."""
+    limit = machine_bytes()
+    if limit is not None and n_bytes > limit:
+        raise AttnlabError(
+            f"{what} needs about {n_bytes / GIB:,.0f} GiB of memory, and this machine has "
+            f"{limit / GIB:,.1f} GiB. Take smaller sizes."
         )

@@ -8,6 +8,12 @@ class AttnlabError(ValueError):
     """Base class, so a notebook can catch ours and nothing else."""
 
 
+def shorten(value: object, n_characters: int = 60) -> str:
+    """Return how Python writes a value, cut where it would fill a screen."""
+    text = repr(value)
+    return text if len(text) <= n_characters else f"{text[: n_characters - 1]}…"
+
+
 class UnknownNameError(AttnlabError):
     """A name that a registry does not hold: a mixer, a corpus, a study, a figure."""
 
@@ -21,10 +27,11 @@ class UnknownNameError(AttnlabError):
             next_step: One sentence that says what to do now.
         """
         known = sorted(known)
-        near = difflib.get_close_matches(name, known, n=1)
+        near = difflib.get_close_matches(str(name), known, n=1)
         hint = f"Did you mean {near[0]!r}? " if near else ""
         super().__init__(
-            f"No {kind} is called {name!r}. {hint}Known: {', '.join(known) or 'none'}. {next_step}"
+            f"No {kind} is called {shorten(name)}. {hint}Known: {', '.join(known) or 'none'}. "
+            f"{next_step}"
         )
 
 
@@ -41,12 +48,20 @@ class CorpusNotFoundError(AttnlabError):
     """A corpus whose files are in none of the places that were searched."""
 
 
+class DownloadError(AttnlabError):
+    """A file that no address delivered: no network, no such file, or another file."""
+
+
 class IntegrityError(AttnlabError):
     """A file whose size or checksum is not the one that was promised."""
 
 
 class DivergenceError(AttnlabError, FloatingPointError):
     """A loss or gradient that is not a finite number."""
+
+
+class FileError(AttnlabError, OSError):
+    """A file or folder that cannot be read or written."""
 
 
 class CheckpointError(AttnlabError):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
+import logging
 import math
 import os
 import platform
@@ -11,9 +14,10 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from functools import cache
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +25,15 @@ import numpy as np
 import pandas as pd
 
 from attnlab import paths
-from attnlab.errors import AttnlabError, UnknownNameError
-from attnlab.paths import RUNS
+from attnlab.errors import AttnlabError, UnknownNameError, shorten
+from attnlab.paths import RUNS, file_errors
+
+LOGGER = logging.getLogger(__name__)
+
+DAMAGE_VARIABLE = "ATTNLAB_ON_DAMAGE"  # what is done about a line that is no record
+ON_DAMAGE = ("stop", "skip")
+CHECKSUM = "sha256"  # of the other fields of a line; records of before it have none
+DEEPEST = 32  # levels of a record within each other
 
 
 @cache
@@ -54,13 +65,16 @@ def environment(*, device: str = "cpu") -> dict[str, str]:
         device: Where it was computed, ``cpu`` or ``cuda``; not where it could have been.
     """
     import torch
+    from torch import distributed
 
+    is_one = not (distributed.is_available() and distributed.is_initialized())
     return {
         "python": platform.python_version(),
         "torch": torch.__version__,
         "os": platform.platform(terse=True),
         "device": torch.cuda.get_device_name() if device.startswith("cuda") else _processor(),
         "threads": str(torch.get_num_threads()),
+        **({} if is_one else {"processes": str(distributed.get_world_size())}),
     }
 
 
@@ -127,35 +141,144 @@ class RunRecord:
                 )
 
     def append_to(self, path: Path) -> None:
-        """Add one line of JSON; a run file is only ever appended to, whole lines at a time."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        line = (json.dumps(asdict(self), sort_keys=True) + "\n").encode()
-        with path.open("ab", buffering=0) as file:  # one write: lines of two writers never mix
-            if file.write(line) < len(line):
-                raise OSError(f"{path} was not written whole: the disk is full")
-            os.fsync(file.fileno())
+        """Add one line of JSON; a run file is only ever appended to, whole lines at a time.
+
+        The line ends with a checksum of all else in it, so that a change is noticed.
+
+        Raises:
+            FileError: The place cannot be written; the message says why.
+        """
+        path, record = Path(path), json.loads(json.dumps(asdict(self)))
+        record[CHECKSUM] = _checksum(record)
+        line = (json.dumps(record, sort_keys=True) + "\n").encode()
+        with file_errors(path, "written"):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("a+b", buffering=0) as file:  # one write: lines of two never mix
+                line = line if _ends_a_line(file) else b"\n" + line
+                if file.write(line) < len(line):
+                    raise OSError("it was not written whole, the disk is full")
+                os.fsync(file.fileno())
 
 
-def read_records(path: Path | None = None) -> Iterator[dict[str, Any]]:
+def _ends_a_line(file: io.FileIO) -> bool:
+    """Say whether a file is whole; a process may have been killed in the midst of a line."""
+    if not file.seek(0, os.SEEK_END):
+        return True
+    file.seek(-1, os.SEEK_END)
+    return file.read(1) == b"\n"
+
+
+def _checksum(record: Mapping[str, Any]) -> str:
+    """Return hex digits of the sha256 of all fields but the checksum itself."""
+    others = {name: value for name, value in record.items() if name != CHECKSUM}
+    return hashlib.sha256(json.dumps(others, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def read_records(
+    path: Path | None = None, *, on_damage: str | None = None
+) -> Iterator[dict[str, Any]]:
     """Yield the records of one file, or of every file in ``data/runs``, as dictionaries.
+
+    A line is a record if it is JSON with the fields of ``RunRecord``, each of its type, and if
+    its checksum is that of the others, where it has one. Empty lines are passed over. What came
+    with attnlab is followed by one's own, where those lie apart.
+
+    Args:
+        on_damage: ``stop`` at a line that is no record, or ``skip`` it and log how many there
+            were; None asks ``$ATTNLAB_ON_DAMAGE``, and stops where that is not set.
 
     Raises:
         AttnlabError: A line that is not a record; the message has file and line number.
+        FileError: A file that cannot be read.
     """
-    path = RUNS if path is None else Path(path)
-    wanted = {field.name for field in fields(RunRecord)}
-    for file in [path] if path.suffix == ".jsonl" else sorted(path.glob("*.jsonl")):
-        for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
+    on_damage = on_damage or os.environ.get(DAMAGE_VARIABLE) or "stop"
+    if on_damage not in ON_DAMAGE:
+        step = f"It is an argument, or {DAMAGE_VARIABLE}."
+        raise UnknownNameError("way with damaged records", on_damage, ON_DAMAGE, next_step=step)
+    places = paths.record_places(RUNS if path is None else Path(path))
+    for file in chain.from_iterable(_run_files(place) for place in places):
+        with file_errors(file, "read"):
+            lines = file.read_bytes().split(b"\n")
+        n_skipped = 0
+        for number, line in enumerate(lines, start=1):
+            if not line.strip():
+                continue
             try:
-                record = json.loads(line)
-                if missing := wanted - set(record):
-                    raise KeyError(f"it lacks {min(missing)!r}")
-            except (ValueError, KeyError, TypeError) as error:
+                record = _record(line)
+            except (ValueError, KeyError, TypeError, RecursionError, OverflowError) as error:
+                if on_damage == "skip":
+                    n_skipped += 1
+                    continue
                 raise AttnlabError(
                     f"{file.name} line {number} is not a run record ({error}). Run files are only "
-                    "appended to; restore it with git checkout."
+                    f"appended to; restore it with git checkout, or set {DAMAGE_VARIABLE}=skip to "
+                    "go on without such lines."
                 ) from error
             yield record
+        if n_skipped:
+            LOGGER.warning("%s: %d lines are no run records, left out.", file, n_skipped)
+
+
+def _record(line: bytes) -> dict[str, Any]:
+    """Return the record of a line without its checksum, or say what is wrong with it."""
+    record = json.loads(line.decode())
+    if not isinstance(record, dict):
+        raise TypeError(f"it is {shorten(record)}")
+    if missing := _TYPES.keys() - record.keys():
+        raise KeyError(f"it lacks {min(missing)!r}")
+    if unknown := record.keys() - _TYPES.keys() - {CHECKSUM}:
+        raise KeyError(f"it has {shorten(min(unknown))}, which no record has")
+    for name, kinds in _TYPES.items():
+        if not isinstance(record[name], kinds) or isinstance(record[name], bool):
+            raise TypeError(f"{name} is {shorten(record[name])}")
+    if (line.count(b"[") + line.count(b"{")) > DEEPEST and _is_deeper(record, DEEPEST):
+        raise ValueError(f"its fields lie more than {DEEPEST} levels deep")
+    for name, value in {**record["metrics"], "seconds": record["seconds"]}.items():
+        if type(value) not in (int, float) or not math.isfinite(value):
+            raise ValueError(f"{name} is {shorten(value)}, no finite number")
+    columns = record["curve"].values()
+    if not all(isinstance(column, list) for column in columns) or len(set(map(len, columns))) > 1:
+        raise ValueError("the columns of its curve are no lists of one length")
+    if CHECKSUM not in record:
+        return _plainly_named(record)
+    if record.pop(CHECKSUM) != _checksum(record):
+        raise ValueError("it was changed after it was written: its checksum is another")
+    return record
+
+
+def _plainly_named(record: dict[str, Any]) -> dict[str, Any]:
+    """Name the smoothed training loss so, in runs recorded without a checksum: they said it plain.
+
+    A plain name holds the plain cross-entropy; what label smoothing adds differs by run.
+    """
+    train = record["config"].get("train")
+    if not isinstance(train, dict) or not train.get("label_smoothing"):
+        return record
+    tables = {
+        part: {k.replace("train_loss", "train_smoothed_loss"): v for k, v in record[part].items()}
+        for part in ("metrics", "curve")
+    }
+    return {**record, **tables}
+
+
+def _is_deeper(value: Any, n_levels: int) -> bool:
+    level = [value]
+    for _ in range(n_levels):
+        parts = [each.values() if isinstance(each, dict) else each for each in level]
+        level = [each for part in parts for each in part if isinstance(each, dict | list)]
+    return bool(level)
+
+
+_TYPES: dict[str, Any] = {  # of the fields of a record, as JSON has them
+    **dict.fromkeys(("experiment", "variant", "command", "commit", "finished_at"), str),
+    **dict.fromkeys(("config", "metrics", "curve", "details", "environment"), dict),
+    "seed": int,
+    "seconds": (int, float),
+}
+
+
+def _run_files(path: Path) -> list[Path]:
+    return [path] if path.suffix == ".jsonl" else sorted(path.glob("*.jsonl"))
 
 
 def load_runs(
@@ -219,10 +342,17 @@ _IDENTITY = ("experiment", "variant", "seed")
 
 
 def _tables(parts: Iterator[tuple[Mapping[str, Any], Any]] | list) -> pd.DataFrame:
-    tables = [
-        pd.DataFrame(table).assign(**{name: record[name] for name in _IDENTITY})
-        for record, table in parts
-    ]
+    tables = []
+    for record, table in parts:
+        try:
+            rows = pd.DataFrame(table)
+        except ValueError as error:
+            raise AttnlabError(
+                f"What {record['experiment']} ({record['variant']}, seed {record['seed']}) has "
+                f"there is no table of columns of one length ({error}). load_runs gives single "
+                "values, as details.NAME."
+            ) from error
+        tables.append(rows.assign(**{name: record[name] for name in _IDENTITY}))
     return pd.concat(tables or [pd.DataFrame(columns=list(_IDENTITY))], ignore_index=True)
 
 

@@ -46,7 +46,7 @@ def banner(*, minutes: int, seed: int = 0) -> None:
     """
     import torch
 
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+    device = torch.empty(0).device  # where the notebook's tensors lie, whatever else there is
     packages = f"torch {version('torch')}, numpy {version('numpy')}, attnlab {__version__}"
     print(  # noqa: T201 - a notebook's first output
         f"About {minutes} minutes. Mode: {_mode()} ({OTHER[_mode()]}).\n"

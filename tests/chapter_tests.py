@@ -24,6 +24,8 @@ def extremes(control):
     if hasattr(control, "options"):
         values = [option[1] if isinstance(option, tuple) else option for option in control.options]
         return list(dict.fromkeys([values[0], values[len(values) // 2], values[-1]]))
+    if isinstance(control.value, str):
+        return ["", control.value, "<b>$x$</b> ~~~ 7"]
     middle = (control.min + control.max) / 2
     whole = isinstance(control.min, int)
     return list(dict.fromkeys([control.min, int(middle) if whole else middle, control.max]))

@@ -29,6 +29,7 @@ SKIP_REASONS = {
     "no notebook": "the notebook that the test is about is not in this checkout",
     "no CUDA": "the test compares devices and needs a graphics card",
     "no second device": "the test needs two devices or two processes that can talk",
+    "no Dask": "the test sweeps over processes of Dask, an extra that is not installed",
     "no git": "the test asks git about the checkout, and there is no git or no repository",
     "no make": "the test runs the Makefile",
     "no Node": "the test needs Node, which is not on this machine",

@@ -7,6 +7,7 @@ import base64
 import io
 import re
 from collections.abc import Iterator, Sequence
+from html import unescape
 from itertools import pairwise
 from pathlib import Path
 
@@ -16,15 +17,16 @@ from jupytext.compare import NotebookDifference, compare_notebooks
 from nbformat import NotebookNode
 from PIL import Image
 
-from notebooks import WIDGET_STATE, source_digest
+from attnlab.show.panels import LIVE
+from notebooks import WIDGET_VIEW, source_digest
 
 TAGS = {"setup", "hide-input", "agreement", "check", "widget", "slow", "exercise", "solution"}
 TAGS |= {"hint", "nbval-check-output", "nbval-ignore-output"}
 MOST = {"code": 30, "words": 120, "cells": 60, "setup names": 8, "bytes": 1_000_000}
+MOST["printed"] = 100  # characters of a printed line
 SMALLEST_PICTURE = (100, 50)  # width and height in pixels
 ENDINGS = ("Summary", "What we did not show", "Notation", "Sources")
 UNTESTABLE = ("understand", "know", "learn", "appreciate", "be familiar", "see")
-WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 GOALS = re.compile(r"learning goals", re.IGNORECASE)
 MINUTES = re.compile(r"\d+\s*(?:min\b|minutes\b)|minutes:?\**:?\s*(?:about\s*)?\d+", re.IGNORECASE)
 LINK = re.compile(r"\]\((\d\d_[a-z0-9_]+\.ipynb)[^)]*\)")
@@ -34,6 +36,7 @@ REMOTE_PICTURE = re.compile(
 REMOTE_HTML = re.compile(
     r"(?:src|href)\s*=\s*[\"']?(?:https?:)?//|@import\s+url\(|cdn\.|unpkg\.com|jsdelivr", re.I
 )
+IMAGE = re.compile(r"<img alt='([^']*)'[^>]*base64,([^']*)'", re.DOTALL)
 LINE_COMMAND = re.compile(r"^%|^\s*!", re.MULTILINE)
 PLAIN_IMPORT = re.compile(r"^(?:from\s+\S+\s+)?import\s")
 
@@ -256,16 +259,14 @@ def _whole(target: Path, notebook: NotebookNode, code: list) -> Iterator[str]:
     counts = [cell.execution_count for cell in code]
     if counts != list(range(1, len(counts) + 1)):
         yield f"Its cells were not run once each from top to bottom: {counts}."
-    widgets = notebook.metadata.get("widgets", {})
-    if widgets and "state" not in widgets.get(WIDGET_STATE, {}):
-        yield "Its widget metadata has no 'state', and GitHub then shows nothing at all."
+    if "widgets" in notebook.metadata:
+        yield "It stores the state of widgets, and sliders that move nothing are then shown."
 
 
 def _stored_cell(number: int, cell: NotebookNode, notebook: NotebookNode) -> Iterator[str]:
-    state = notebook.metadata.get("widgets", {}).get(WIDGET_STATE, {}).get("state", {})
     shown = [output.get("data", {}) for output in cell.outputs]
-    n_pictures = sum("image/png" in data for data in shown)
-    if "widget" in tags_of(cell) and not any(WIDGET_VIEW in data for data in shown):
+    n_pictures = sum(len(pictures_of(output)) for output in cell.outputs)
+    if "widget" in tags_of(cell) and not any(LIVE in d.get("text/plain", "") for d in shown):
         yield f"Code cell {number} is tagged 'widget' and shows none."
     if n_pictures > 1 and "widget" not in tags_of(cell):
         yield f"Code cell {number} shows {n_pictures} pictures; one is the most."
@@ -275,23 +276,41 @@ def _stored_cell(number: int, cell: NotebookNode, notebook: NotebookNode) -> Ite
             yield f"Code cell {number} stores an error: {output.ename}."
         if output.get("name") == "stderr":
             yield f"Code cell {number} stores standard error: {output.text.strip()[:80]!r}."
-        if WIDGET_VIEW in data and data[WIDGET_VIEW].get("model_id") not in state:
-            yield f"Code cell {number} shows a widget whose state is not stored."
+        if WIDGET_VIEW in data:
+            yield f"Code cell {number} stores a widget, which is dead without its kernel."
+        lines = output.get("text", "").splitlines()
+        longest = max((len(line) for line in lines if not line.startswith("Correct: ")), default=0)
+        if longest > MOST["printed"]:
+            yield (
+                f"Code cell {number} prints a line of {longest} characters; {MOST['printed']} is "
+                "the most: a page breaks it inside a word. See attnlab.show.wrapped."
+            )
         if any(" at 0x" in text for text in texts):
             yield f"Code cell {number} prints the address of an object."
         if REMOTE_HTML.search(data.get("text/html", "")):
             yield f"Code cell {number} shows HTML that loads from another machine."
-        if "image/png" in data:
-            yield from _picture(number, cell, output)
+        for alt, png in pictures_of(output):
+            yield from _picture(number, alt or cell.metadata.get("alt"), png)
 
 
-def _picture(number: int, cell: NotebookNode, output: NotebookNode) -> Iterator[str]:
-    alt = output.get("metadata", {}).get("image/png", {}).get("alt") or cell.metadata.get("alt")
+def pictures_of(output: NotebookNode) -> list[tuple[str, bytes]]:
+    """Return alt text and PNG of each picture of an output."""
+    data = output.get("data", {})
+    found = [
+        (unescape(alt), base64.b64decode(png))
+        for alt, png in IMAGE.findall(data.get("text/html", ""))
+    ]
+    if "image/png" in data:
+        alt = output.metadata.get("image/png", {}).get("alt", "")
+        found.append((alt, base64.b64decode(data["image/png"])))
+    return found
+
+
+def _picture(number: int, alt: str | None, png: bytes) -> Iterator[str]:
     if not alt or len(str(alt).split()) < 3:
         yield f"A picture of code cell {number} has no alt text; use show or explore."
     try:
-        png = io.BytesIO(base64.b64decode(output.data["image/png"]))
-        picture = Image.open(png, formats=["PNG"])
+        picture = Image.open(io.BytesIO(png), formats=["PNG"])
         picture.load()
     except (OSError, SyntaxError):
         yield f"A picture of code cell {number} is not a whole PNG."

@@ -324,7 +324,7 @@ def bench(*words):
 def test_bench_prints_ratios_with_spread_and_stores_nothing_unasked(
     capsys, quick, monkeypatch, tmp_path
 ):
-    monkeypatch.setattr("attnlab.paths.RUNS", tmp_path)
+    monkeypatch.setattr("attnlab.paths.OWN_RUNS", tmp_path)
     assert bench("prefill") == 0
     text = capsys.readouterr().out
     assert "matrix products 100 GFLOP/s; copy 10 GB/s" in text

@@ -9,10 +9,9 @@ import sys
 import tarfile
 from collections import Counter
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
-import pooch
+import platformdirs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -98,7 +97,7 @@ def test_the_cache_is_searched_after_the_named_folders(monkeypatch, tmp_path):
     assert data_folders() == [tmp_path, cache_folder()]
     assert cache_folder().parts[-2:] == ("data", "cache")
     monkeypatch.setattr("attnlab.paths.ROOT", None)  # an installed package
-    assert cache_folder() == Path(pooch.os_cache("attnlab"))
+    assert cache_folder() == platformdirs.user_cache_path("attnlab")
 
 
 def test_an_absent_corpus_names_layout_folders_and_command(entry, tmp_path, monkeypatch):
@@ -198,10 +197,13 @@ def test_every_corpus_of_the_manifest_has_a_reader_a_licence_and_both_directions
 
 
 @pytest.mark.parametrize("name", list_corpora())
-def test_every_file_is_pinned_to_a_commit_and_lies_in_its_folder(name):
+def test_every_file_is_pinned_at_two_hosts_and_lies_in_its_folder(name):
     for file in describe_corpus(name).files:
         if file.url != "-":
-            assert all(re.match(r"https://[^/]+/[^?]+/[0-9a-f]{40}/", u) for u in file.url.split())
+            pin = rf"/(?:[0-9a-f]{{40}}|sha256:{file.sha256_original})/"
+            urls = file.url.split()
+            assert all(re.match(rf"https://[^/]+/[^?]+{pin}", url) for url in urls)
+            assert len({url.split("/")[2] for url in urls}) == len(urls) == 2
         sums = (file.sha256_original, file.sha256_normalised, file.sha256_text)
         assert all(re.fullmatch(r"[0-9a-f]{64}", value) for value in sums)
         assert file.split in (*SPLITS, "all")
@@ -383,6 +385,15 @@ def real(corpus_folder):
         return load_corpus(name)
 
     return load
+
+
+def test_what_printers_left_in_the_books_is_what_the_notes_say(real):
+    books = {book.name: book.text for book in real("children")}
+    with_pages = [name for name, text in books.items() if re.search(r"\{\d+[ab]?\}", text)]
+    with_notes = [name for name, text in books.items() if re.search(r"\[\d+\]", text)]
+    assert (len(with_pages), len(with_notes)) == (4, 6)
+    assert "[Note: The correct words were obtained" in books["47"][-600:]
+    assert reading.LEFT_IN_CHILDREN in real("children").notes
 
 
 def test_the_hundred_books_are_split_by_book_and_read_without_line_ends(real):

@@ -37,29 +37,35 @@ MEDIAN, NINE_OF_TEN = (7, 12), 40  # lines of a function
 
 # What is over its budget today, and by how much it may be. Lower a number when lines go; raise one
 # only for what is named here: sweeps and their verdicts (studies, tasks, command line, mixers'
-# starts), products through oneDNN (training), notebook 10 and the ledger of all claims; exercises
-# that survive any answer (teach), something to build in each notebook with its mistakes (chapters)
-# and ten wrong answers to each exercise (tests).
+# starts), products through oneDNN (training), notebook 10 and the ledger of all claims, own input
+# and words shown as they stand (show, chapters, sources), panels that close with their cell and
+# judge late guesses (show), downloads from servers that are busy or foreign (corpora), several
+# processes (training, studies, command line), damaged files and places that cannot be written
+# (ground), answers of any kind (teach), something to build in each notebook with its mistakes
+# (chapters), ten wrong answers to each exercise (tests).
 CEILINGS = {
-    "training": 1_340,
+    "corpora": 1_400,
+    "ground": 780,
+    "training": 1_450,
     "tasks": 510,
     "mixers": 2_310,
     "claims": 690,
     "analysis": 2_310,
-    "cli": 530,
-    "chapters": 8_300,
+    "cli": 555,
+    "chapters": 8_350,
     "distillation": 2_130,
-    "show": 1_890,
-    "sources": 2_470,
-    "studies": 3_115,
-    "teach": 960,
+    "show": 2_150,
+    "sources": 2_490,
+    "studies": 3_245,
+    "teach": 970,
     "chapters/attention": 680,
     "chapters/critical_path": 730,
     "chapters/distillation": 840,
     "chapters/extractor": 660,
     "chapters/fast_extractors": 980,
-    "chapters/language_models": 1_110,
-    "chapters/replacing_attention": 1_240,
+    "chapters/language_models": 1_150,
+    "chapters/markov_framing": 630,
+    "chapters/replacing_attention": 1_270,
     "chapters/translation_teacher": 950,
     "mixer Extractor": 260,
     "tasks/language": 256,

@@ -122,9 +122,9 @@ def test_binder_has_the_same_packages():
 @pytest.mark.parametrize(
     ("file", "pattern", "text"),  # what stands there, what is put in its place
     [
-        ("pyproject", r'"torch>=2.6"', '"torch>=99"'),
+        ("pyproject", r'"torch>=2.9"', '"torch>=99"'),
         ("pyproject", r"dependencies = \[", 'dependencies = ["einops>=0.8",'),
-        ("constraints", r"(?m)^numpy==.*\n", ""),
+        ("constraints", r"(?m)^pandas==.*\n", ""),
         ("constraints", r"(?m)^tqdm==", "tqdm>="),
         ("constraints", r"(?m)^ruff==.*", "ruff==0.1.0"),
         ("environment", r"(?m)^ *- tqdm.*\n", ""),
@@ -150,7 +150,9 @@ def test_every_dependency_says_what_it_is_for():
 
 
 def test_no_dependency_is_only_there_by_luck():
-    required, _ = requirements(read_files().pyproject)
+    pyproject = read_files().pyproject
+    sweep = tomllib.loads(pyproject)["project"]["optional-dependencies"]["sweep"]
+    required = [*requirements(pyproject)[0], *map(Requirement, sweep)]
     named = {canonicalize_name(r.name) for r in required} | {"ipython", "ipykernel"}
     outside = set()
     for path in (ROOT / "attnlab").rglob("*.py"):
@@ -181,6 +183,36 @@ def test_workflows_call_commands_that_exist(path):
     workflow = yaml.safe_load(path.read_text(encoding="utf-8"))
     steps = [step for job in workflow["jobs"].values() for step in job["steps"]]
     commands = "\n".join(step.get("run", "") for step in steps)
+    missing = [
+        name for name in re.findall(r"\btests/[\w/]+\.py", commands) if not (ROOT / name).exists()
+    ]
+    assert not missing
+    needed = [name for job in workflow["jobs"].values() for name in job.get("needs", ())]
+    assert set(needed) <= set(workflow["jobs"])
     called = set(re.findall(r"(?m)^\s*python3? lab\.py (\w+)", commands))
     assert called or "pytest" in commands
     assert called <= {"setup", "test", "check", "notebooks"}
+
+
+def read_workflow(name: str) -> dict:
+    return yaml.safe_load((ROOT / ".github" / "workflows" / name).read_text(encoding="utf-8"))
+
+
+def test_every_python_that_is_promised_is_tested_on_a_push_and_both_ends_weekly():
+    project = tomllib.loads(read_files().pyproject)["project"]
+    promised = re.findall(r"Python :: (3\.\d+)", "\n".join(project["classifiers"]))
+    assert all(Version(each) in SpecifierSet(project["requires-python"]) for each in promised)
+    assert read_workflow("push.yml")["jobs"]["test"]["strategy"]["matrix"]["python"] == promised
+    ends = read_workflow("weekly.yml")["jobs"]["range"]["strategy"]["matrix"]["include"]
+    assert {"versions": "lowest-direct", "python": promised[0]} in ends
+    assert {"versions": "highest", "python": promised[-1]} in ends
+
+
+def test_the_nightly_run_has_the_long_ones():
+    jobs = read_workflow("nightly.yml")["jobs"]
+    assert jobs["nonsense"]["env"] == {"ATTNLAB_NONSENSE": "10000", "ATTNLAB_KILLS": "100"}
+    parts = jobs["notebooks"]["strategy"]["matrix"]["part"]
+    (loop,) = re.findall(r"for run in ([\d ]+);", jobs["notebooks"]["steps"][-1]["run"])
+    assert len(parts) * len(loop.split()) == 20
+    assert "pip wheel" in jobs["wheel"]["steps"][-2]["run"]
+    assert set(jobs["report"]["needs"]) == set(jobs) - {"report"}

@@ -3,11 +3,15 @@
 import ast
 import importlib.util
 import os
+import re
 import shutil
 import signal
 import socket
 import subprocess
 import sys
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -29,12 +33,25 @@ time.sleep({seconds})
 sys.exit({code})
 """
 FAKE_JUPYTER = """#!{python}
-import signal, socket, sys, time
+import os, signal, sys
+from http.server import BaseHTTPRequestHandler, HTTPServer
 signal.signal(signal.SIGTERM, signal.default_int_handler)
+if "trust" in sys.argv:
+    sys.exit(0)
 port = next(int(word.split("=")[1]) for word in sys.argv if word.startswith("--port="))
-with socket.create_server(("127.0.0.1", port)):
+
+class Answer(BaseHTTPRequestHandler):
+    def do_GET(self):
+        is_known = self.headers["Authorization"] == "token " + os.environ["JUPYTER_TOKEN"]
+        self.send_response(200 if is_known else 403)
+        self.end_headers()
+
+    def log_message(self, *words):
+        pass
+
+with HTTPServer(("127.0.0.1", port), Answer) as server:
     try:
-        time.sleep(60)
+        server.serve_forever()
     finally:
         open("ended.txt", "w").close()
 """
@@ -82,12 +99,46 @@ def failed(lab, capsys, code, *words):
 def test_the_first_set_up_installs_by_the_lock_and_the_second_calls_no_pip(lab, capsys):
     fake(lab)
     assert lab.main(["setup"]) == 0
-    wanted = "-m pip install -c constraints.txt torch -e .[test]"
+    wanted = "-m pip install -c constraints.txt torch -e ."
     assert [line.split(" --")[0] for line in calls(lab)] == [wanted]
-    assert "Installing the locked set" in capsys.readouterr().out
+    assert "What the notebooks need: about 1.5 GB" in capsys.readouterr().out
     assert lab.main(["setup"]) == 0
     assert len(calls(lab)) == 1
     assert "installed already" in capsys.readouterr().out
+
+
+def test_readers_get_no_test_tools_and_who_tests_gets_them_once(lab, monkeypatch):
+    fake(lab)
+    monkeypatch.setattr(lab, "run_checks", lambda checks: 0)
+    for command in ("setup", "test", "setup", "check", "test"):
+        assert lab.main([command]) == 0
+    assert [line.split(" --")[0].split()[-1] for line in calls(lab)] == [".", ".[test]"]
+    assert lab.is_installed(tools=True)
+    (lab.ROOT / "constraints.txt").write_text("numpy==2.4.6")
+    assert not lab.is_installed()
+
+
+def test_a_silent_install_says_every_few_seconds_what_it_does(lab, capsys, monkeypatch):
+    monkeypatch.setattr(lab, "HEARTBEAT_S", 0.2)
+    fake(lab, message="Installing collected packages: six, numpy, torch", seconds=2)
+    done = lab.ROOT / ".venv" / "lib" / "six-1.17.dist-info"
+    done.mkdir(parents=True)
+    (done / "METADATA").write_bytes(b"x" * 3_000_000)
+    os.utime(done, (time.time() + 60,) * 2)
+    assert lab.main(["setup"]) == 0
+    line = r"(?m)^ +\d+ s: installing package 2 of 3 \(numpy\); 3 MB in \.venv$"
+    assert len(re.findall(line, capsys.readouterr().out)) >= 3
+
+
+def test_an_intel_mac_and_a_folder_of_others_are_told_at_once(lab, capsys, monkeypatch):
+    fake(lab)
+    monkeypatch.setattr(lab.sys, "platform", "darwin")
+    monkeypatch.setattr(lab.platform, "machine", lambda: "x86_64")
+    failed(lab, capsys, lab.INSTALL_FAILED, "Intel Mac", "environment.yml")
+    monkeypatch.setattr(lab.platform, "machine", lambda: "arm64")
+    monkeypatch.setattr(lab.os, "access", lambda path, mode: path != lab.ROOT)
+    failed(lab, capsys, lab.NO_VENV, f"cannot write to {lab.ROOT}")
+    assert not (lab.ROOT / "calls.txt").exists()
 
 
 @pytest.mark.parametrize("name", ["pyproject.toml", "constraints.txt"])
@@ -224,7 +275,7 @@ def test_checks_all_run_and_the_failed_ones_are_named(lab, capsys, monkeypatch):
 
 
 def test_arguments_are_passed_on_to_pytest_and_to_the_runner(lab, monkeypatch):
-    monkeypatch.setattr(lab, "set_up", lambda: None)
+    monkeypatch.setattr(lab, "set_up", lambda **options: None)
     monkeypatch.setattr(lab, "run_checks", lambda checks: checks)
     checks = lab.main(["test", "tests/test_lab.py", "-k", "port", "--nbval-lax"])
     assert "Types" not in checks
@@ -251,7 +302,7 @@ def test_a_port_in_use_is_passed_over(lab):
 def opened(lab, monkeypatch):
     """Leave set-up and trust out; collect the addresses that a browser is asked to open."""
     addresses = []
-    for name in ("set_up", "trust_notebooks"):
+    for name in ("set_up", "trust_notebooks", "use_a_home_that_is_there"):
         monkeypatch.setattr(lab, name, lambda: None)
     monkeypatch.setattr(lab.webbrowser, "open", addresses.append)
     return addresses
@@ -267,7 +318,7 @@ def test_the_address_has_the_first_notebook_and_the_token(lab, opened, monkeypat
         return SimpleNamespace(wait=lambda: 0, terminate=lambda: None)
 
     monkeypatch.setattr(lab.subprocess, "Popen", start)
-    monkeypatch.setattr(lab, "wait_for_port", lambda port, server: None)
+    monkeypatch.setattr(lab, "wait_for_server", lambda port, server, *, token: None)
     assert lab.main(["lab", "--port", "8123"]) == 0
     ((command, token),) = started
     url = f"http://127.0.0.1:8123/lab/tree/notebooks/00_start_here.ipynb?token={token}"
@@ -281,10 +332,69 @@ def test_the_address_has_the_first_notebook_and_the_token(lab, opened, monkeypat
 def test_a_server_that_ends_at_once_is_reported(lab, opened, monkeypatch, capsys):
     ends = [sys.executable, "-c", "raise SystemExit(1)"]
     monkeypatch.setattr(lab, "lab_command", lambda port: ends)
-    monkeypatch.setattr(socket.socket, "connect_ex", lambda probe, address: 1)
     assert lab.main(["lab"]) == lab.NO_PORT == 6
     assert "did not start" in capsys.readouterr().err
     assert not opened
+
+
+def test_a_port_that_another_program_has_is_refused_before_anything_is_installed(lab, capsys):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert lab.main(["lab", "--port", str(port)]) == lab.NO_PORT
+    assert f"Port {port} cannot be had" in capsys.readouterr().err
+    assert not (lab.ROOT / ".venv").exists()
+    assert lab.main(["lab", "--port", "65536"]) == lab.NO_PORT
+
+
+def serve(answer):
+    """Start a web server that answers each request with what ``answer(token)`` says."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(answer(self.headers["Authorization"]))
+            self.end_headers()
+
+        def log_message(self, *words):
+            pass
+
+    server = HTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    return server
+
+
+@pytest.mark.parametrize("answer", [lambda token: 200, lambda token: 403, lambda token: 404])
+def test_another_server_at_the_port_is_never_announced_as_ours(lab, opened, monkeypatch, answer):
+    fake(lab, text="#!{python}\nimport time\ntime.sleep(1)\n", name="jupyter")
+    monkeypatch.setattr(lab, "is_free", lambda port: True)  # it came between look and start
+    with serve(answer) as other:
+        assert lab.main(["lab", "--port", str(other.server_port)]) == lab.NO_PORT
+        other.shutdown()
+    assert not opened
+
+
+def test_our_own_server_is_known_by_its_token(lab):
+    with serve(lambda token: 200 if token == "token abc" else 403) as server:
+        assert lab.lets_in(server.server_port, "abc")
+        assert not lab.lets_in(server.server_port, "cba")
+        lab.wait_for_server(server.server_port, SimpleNamespace(poll=lambda: None), token="abc")
+        server.shutdown()
+
+
+def test_a_missing_home_gets_folders_that_can_be_written(lab, monkeypatch, capsys, tmp_path):
+    names = ("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR", "IPYTHONDIR")
+    for name in (*names, "MPLCONFIGDIR"):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    monkeypatch.setattr(lab.tempfile, "mkdtemp", lambda prefix: str(tmp_path))
+    for name in ("HOME", "USERPROFILE"):
+        monkeypatch.setenv(name, str(lab.ROOT))
+    lab.use_a_home_that_is_there()
+    assert "JUPYTER_DATA_DIR" not in os.environ
+    for name in ("HOME", "USERPROFILE"):
+        monkeypatch.setenv(name, str(lab.ROOT / "nowhere"))
+    lab.use_a_home_that_is_there()
+    assert os.environ["JUPYTER_DATA_DIR"].startswith(str(tmp_path))
+    assert "cannot be written" in capsys.readouterr().out
 
 
 @pytest.mark.skipif(os.name == "nt", reason="not on Windows: sends signals")

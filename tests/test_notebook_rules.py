@@ -12,7 +12,7 @@ import notebook_rules as rules
 import pytest
 from PIL import Image
 
-from notebooks import WIDGET_STATE, list_sources, notebook_path
+from notebooks import WIDGET_VIEW, list_sources, notebook_path
 
 FIXTURES = Path(__file__).parent / "fixtures"
 SOURCE = FIXTURES / "src" / "90_fixture.py"
@@ -171,8 +171,8 @@ DAMAGE = {
     'code[1].source = code[1].source.replace("n = 6", "n = 7")': "cells differ",
     "for c in code: c.outputs, c.execution_count = [], None": "were not run once each",
     "code[-1].execution_count += 1": "were not run once each",
-    'del notebook.metadata["widgets"]': "state is not stored",
-    f'del notebook.metadata["widgets"]["{WIDGET_STATE}"]["state"]': "has no 'state'",
+    'notebook.metadata["widgets"] = {"state": {}}': "stores the state",
+    f'code[5].outputs[0].data["{WIDGET_VIEW}"] = {{"model_id": "1"}}': "stores a widget",
     "code[5].outputs = []": "shows none",
     "code[4].outputs[0].metadata = {}": "no alt text",
     f"{PICTURE} = png(90, 90)": "only 90 x 90",
@@ -181,6 +181,7 @@ DAMAGE = {
     'code[1].outputs = [v4.new_output("error", ename="E", evalue="")]': "stores an error",
     f"code[1].outputs = [{STREAM}]": "standard error",
     'code[1].outputs[0].text = "<object at 0x0>"': "address",
+    'code[1].outputs[0].text = "x" * 101': "prints a line of 101 characters",
     f'code[1].outputs.append(v4.new_output("display_data", data={REMOTE}))': "another machine",
     'code[1].outputs[0].text = "x" * 1_000_001': "1 MB is the most",
 }

@@ -8,6 +8,7 @@ import pytest
 
 import notebooks as runner
 from attnlab.errors import UnknownNameError
+from attnlab.show.panels import LIVE
 
 FIXTURES = Path(__file__).parent / "fixtures"
 FIXTURE = FIXTURES / "src" / "90_fixture.py"
@@ -32,10 +33,25 @@ def run(source: Path, **options) -> str:
     return "\n".join(["FAILED"] * (failed == [source]) + lines)
 
 
-def test_a_second_run_gives_the_same_bytes_widgets_included():
+def test_a_second_run_gives_the_same_bytes():
     words = run(FIXTURE, keep="compare")
     assert not words.startswith("FAILED"), words
-    assert runner.WIDGET_STATE in runner.notebook_path(FIXTURE).read_text(encoding="utf-8")
+
+
+def test_a_panel_is_stored_as_a_line_on_how_to_wake_it(folder):
+    source = write_source(
+        folder,
+        "import ipywidgets as w\nw.IntSlider()",
+        "from attnlab.show import predict_first\npredict_first('Which?', options=['SHE', 'HE'])",
+    )
+    run(source)
+    text = runner.notebook_path(source).read_text(encoding="utf-8")
+    assert "vnd.jupyter.widget" not in text
+    bare, guess = (cell.outputs[0].data for cell in nbformat.reads(text, as_version=4).cells)
+    assert bare == {"text/plain": LIVE}
+    assert guess["text/plain"] == LIVE
+    assert "- SHE\n- HE" in guess["text/markdown"]
+    assert LIVE in guess["text/markdown"]
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import time
 import warnings
 
 import ipywidgets as w
@@ -21,7 +22,9 @@ from attnlab.show import (
     show_board,
     slider,
 )
-from attnlab.show.panels import WAIT_S, dial, make_dials
+from attnlab.show.panels import LIVE, WAIT_S, dial, make_dials
+
+WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 
 
 @pytest.fixture(autouse=True)
@@ -47,41 +50,50 @@ def explorer(**options):
 
 
 def stills(shown):
-    return [(d, o) for d, o in shown if isinstance(d, dict) and "image/png" in d]
+    return [d["text/plain"] for d, _ in shown if WIDGET_VIEW not in d and "<img" in d["text/html"]]
 
 
 def live(shown):
-    return [d for d, _ in shown if isinstance(d, dict) and "image/png" not in d]
+    return [d for d, _ in shown if WIDGET_VIEW in d]
 
 
 def low_middle_high(control):
     if isinstance(control, w.ToggleButtons | w.Dropdown):
         values = [value for _, value in control.options]
         return values[0], values[len(values) // 2], values[-1]
+    if isinstance(control, w.Text):
+        return "", "Once", "There"
     return control.min, (control.min + control.max) / 2, control.max
 
 
-def test_stills_come_before_the_panel_with_words_as_alt_text(shown):
-    explorer()
-    pictures = stills(shown)
-    assert [data["text/plain"] for data, _ in pictures] == [
-        "Height 0.10, kind a.",
-        "Height 0.50, kind b.",
-    ]
-    data, options = pictures[0]
-    assert options["metadata"]["image/png"] == {
-        "alt": data["text/plain"],
-        "width": 200,
-        "height": 100,
-    }
-    assert shown[1][0].data == "*Height 0.10, kind a.*"
-    assert live(shown) == [shown[-1][0]]
+def test_one_output_is_a_panel_where_it_lives_and_its_stills_elsewhere(shown):
+    panel = explorer()
+    ((output, _),) = shown
+    assert output in live(shown)
+    still = output["text/html"]
+    for words in ("Height 0.10, kind a.", "Height 0.50, kind b."):
+        assert f"<img alt='{words}' width='200' height='100'" in still
+        assert f"<figcaption><em>{words}</em></figcaption>" in still
+        assert words in output["text/plain"]
+    assert LIVE in still
+    assert output["text/plain"].endswith(LIVE)
+    assert "<details>" in panel.panel.children[-1].value  # the stills, folded
+
+
+def test_an_example_sets_the_dials_of_its_still():
+    panel = explorer()
+    first, second = panel.example_buttons
+    first.click()
+    assert panel.values == {"height": 0.1, "kind": "a"}
+    second.click()
+    assert panel.values == {"height": 0.5, "kind": "b"}
+    assert second.tooltip in panel.status.value
 
 
 def test_stills_only_mode_shows_no_panel(shown, monkeypatch):
     monkeypatch.setenv("ATTNLAB_WIDGETS", "off")
     assert explorer() is None
-    assert len(stills(shown)) == 2
+    assert stills(shown) == ["Height 0.10, kind a.", "Height 0.50, kind b."]
     assert not live(shown)
 
 
@@ -147,7 +159,8 @@ def test_an_error_of_the_drawing_is_shown_and_the_old_picture_taken_away(error, 
     panel.controls["height"].value = 1.0
     assert "role='alert'" in panel.status.value
     assert said in panel.status.value
-    assert panel.picture.value == ""
+    assert "<img" not in panel.picture.value
+    assert "aspect-ratio:200/100" in panel.picture.value  # nothing below it moves
     panel.controls["height"].value = 0.2
     assert "role='status'" in panel.status.value
 
@@ -172,12 +185,13 @@ def test_five_controls_are_too_many():
 
 
 def test_every_control_has_words_and_says_what_the_keys_do():
-    dials = DIALS | playground_dials(prompts=["A"], mixers=["she"])
+    dials = DIALS | playground_dials(prompt="A", mixers=["she"])
     many = [dial(name, spec) for name, spec in dials.items()]
     many.append(choice("Long", options=[f"a long option, number {n}" for n in range(9)]))
     for control in many:
         assert control.description
-        assert "Arrow keys" in control.tooltip or "Tab and Space" in control.tooltip
+        keys = ("Arrow keys", "Tab and Space", "Enter or Tab reads it")
+        assert any(key in control.tooltip for key in keys)
 
 
 def test_a_choice_is_buttons_if_short_and_a_dropdown_if_long():
@@ -199,9 +213,9 @@ def write(*, prompt, mixer, temperature, seed):
 
 
 def test_a_playground_prints_texts_and_rewrites_them(shown):
-    dials = playground_dials(prompts=["Once", "There"], mixers=["she", "he"])
+    dials = playground_dials(prompt="Once", mixers=["she", "he"])
     panel = play(write, presets=[{"mixer": "he"}], **dials)
-    assert "**SHE**\n\n~~~text\nOnce <he>\n~~~" in shown[0][0].data
+    assert "**SHE**\n\n~~~text\nOnce <he>\n~~~" in shown[0][0]["text/markdown"]
     assert "Once &lt;she&gt;" in panel.picture.value
     for name, control in panel.controls.items():
         for value in low_middle_high(control):
@@ -213,7 +227,7 @@ def test_a_playground_prints_texts_and_rewrites_them(shown):
 
 def test_a_playground_without_widgets_prints_its_texts(shown, monkeypatch):
     monkeypatch.setenv("ATTNLAB_WIDGETS", "off")
-    dials = playground_dials(prompts=["Once"], mixers=["she"])
+    dials = playground_dials(prompt="Once", mixers=["she"])
     assert play(write, presets=[{}], **dials) is None
     assert len(shown) == 1
 
@@ -298,6 +312,35 @@ def test_an_error_of_the_run_is_shown_and_raised():
     assert not one.is_running
 
 
+def test_a_board_names_its_unit_and_counts_no_pause():
+    def resting(*, n):
+        for k in range(n):
+            yield None
+            yield k
+
+    one = board(run=resting, unit="laps")
+    one.run_button.click()
+    assert "Done after 5 of 5 laps." in one.status.value
+
+
+def test_stop_is_heard_within_half_a_second_of_slow_ticks():
+    def slow(*, n):
+        for k in itertools.count():
+            time.sleep(0.1)
+            yield k
+
+    async def time_to_stop():
+        one = board(run=slow)
+        one.run_button.click()
+        await asyncio.sleep(0.25)
+        asked = time.monotonic()
+        one.stop_button.click()
+        await asyncio.wait_for(one._task, timeout=5)
+        return time.monotonic() - asked
+
+    assert asyncio.run(time_to_stop()) < 0.5
+
+
 def test_a_run_that_yields_nothing_says_so():
     one = board(run=lambda *, n: iter(()))
     one.run_button.click()
@@ -307,24 +350,35 @@ def test_a_run_that_yields_nothing_says_so():
 def test_a_board_shows_an_earlier_run_without_a_click(shown, monkeypatch):
     words = {"n_ticks": 5, "draw": draw_history}
     one = show_board(count, **words, still=[7, 8], **STEPS)
-    assert stills(shown)[0][0]["text/plain"] == "Last value 8."
+    assert "<figcaption><em>Last value 8.</em>" in live(shown)[0]["text/html"]
     assert "An earlier run. Last value 8." in one.picture.value
     assert not one.history
     monkeypatch.setenv("ATTNLAB_WIDGETS", "off")
     assert show_board(count, **words, still=[7, 8], **STEPS) is None
+    assert stills(shown) == ["Last value 8."]
 
 
 def test_a_guess_is_none_until_an_option_is_chosen(shown):
     guess = predict_first("How low?", options={"1 nat": 1.0, "2 nats": 2.0})
     assert guess.value is None
     assert guess.label is None
-    assert "- 1 nat\n- 2 nats" in shown[0][0].data
-    assert guess.verdict(truth=1.2) == "No guess was recorded. The result: 1.2."
+    assert "- 1 nat\n- 2 nats" in shown[0][0]["text/markdown"]
     guess.buttons.index = 0
     assert (guess.value, guess.label) == (1.0, "1 nat")
     assert "Recorded: 1 nat." in guess.status.value
     assert "nearest the truth" in guess.verdict(truth=1.2)
     assert "not what happened" in guess.verdict(truth=1.9)
+
+
+def test_a_guess_made_after_the_result_is_judged_in_its_own_panel():
+    guess = predict_first("How low?", options={"1 nat": 1.0, "2 nats": 2.0})
+    assert "No guess was recorded" in guess.verdict(truth=1.2)
+    assert "The result is known" in guess.status.value
+    for label, words in (("1 nat", "nearest the truth"), ("2 nats", "not what happened")):
+        guess.buttons.label = label
+        assert f"You guessed: {label}. The result: 1.2. Your guess was {words}." in (
+            guess.status.value
+        )
 
 
 def test_a_guess_in_words_is_judged():

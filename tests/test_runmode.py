@@ -29,3 +29,10 @@ def test_the_banner_says_minutes_both_modes_device_versions_and_seed(
     torch = f"torch {importlib.metadata.version('torch')}"
     for part in ("35 minutes", f"Mode: {mode}", other, "Device: ", "Seed: 7", torch):
         assert part in words
+
+
+def test_the_banner_names_the_device_that_is_used_and_no_idle_graphics_card(monkeypatch, capsys):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda *_: "Some Card")
+    banner(minutes=1)
+    assert "Device: cpu." in capsys.readouterr().out

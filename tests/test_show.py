@@ -134,11 +134,12 @@ def stroke(height, *, ax=None):
 
 def test_a_still_has_its_words_as_alt_text_and_caption(shown):
     show(stroke(3), lead="Look. ")
-    (data, options), (caption, _) = shown
-    words = "Look. Height 3, it's <b> & more."
-    assert data["text/plain"] == words
-    assert options["metadata"]["image/png"] == {"alt": words, "width": 200, "height": 100}
-    assert caption.data == f"*{words}*"
+    ((data, _),) = shown
+    assert data["text/plain"] == "Look. Height 3, it's <b> & more."
+    written = "Look. Height 3, it&#x27;s &lt;b&gt; &amp; more."
+    assert f"<img alt='{written}' width='200' height='100'" in data["text/html"]
+    shown_as = "Look. Height 3, it&#39;s &#60;b&#62; &#38; more."
+    assert f"<figcaption><em>{shown_as}</em></figcaption>" in data["text/html"]
 
 
 def test_html_of_a_picture_has_escaped_alt_text_and_a_width():

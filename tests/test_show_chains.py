@@ -36,7 +36,7 @@ def test_each_link_is_a_box_as_wide_as_it_is_deep():
     depths = np.array([depth for _, depth, *_ in SHE])
     np.testing.assert_allclose(middles, depths.cumsum() - depths / 2)
     # 24 = 1 + 14 + 1 + 1 + 7
-    assert {"24", "mul", "acc 14", "acc 7", "lag_weight", "gate", "out"} <= set(texts(one))
+    assert {"24", "mul", "acc 14", "acc 7", "extraction", "gate", "out"} <= set(texts(one))
 
 
 def test_two_chains_share_one_scale_keep_their_colours_and_are_compared():

@@ -415,23 +415,31 @@ def test_quiz_text_has_questions_first_and_reasons_in_a_fold():
     assert text.endswith("</details>")
 
 
-def test_a_chosen_letter_shows_its_reason_as_a_status():
+def test_a_chosen_option_shows_its_reason_as_a_status_and_the_first_try_counts():
     quiz = QuizPanel(QUESTIONS)
-    quiz.buttons[0].value = "A"
+    assert "0 right at the first try, 0 of 2 answered" in quiz.score.value
+    right, wrong = quiz.buttons[0].values()
+    right.click()
     assert quiz.reasons[0].value == (
         "<p role='status'><b>A</b> Right. On <b>average</b>, <code>h &lt; H</code> "
         "and $a &lt; b$.</p>"
     )
-    quiz.buttons[0].value = "B"
+    wrong.click()
     assert "Not so. No loss is bounded above." in quiz.reasons[0].value
     assert quiz.reasons[1].value == ""
+    assert (right.button_style, wrong.button_style) == ("success", "warning")
+    quiz.buttons[1]["B"].click()
+    quiz.buttons[1]["A"].click()
+    assert "1 right at the first try, 2 of 2 answered" in quiz.score.value
 
 
-def test_a_quiz_can_be_reset_to_no_answer():
+def test_an_option_is_a_button_as_wide_as_its_question():
     quiz = QuizPanel(QUESTIONS)
-    quiz.buttons[0].value = "A"
-    quiz.buttons[0].value = None
-    assert quiz.reasons[0].value == ""
+    assert [button.description for button in quiz.buttons[0].values()] == [
+        "A.  the floor",
+        "B.  the ceiling",
+    ]
+    assert "attnlab-option" in quiz.buttons[0]["A"]._dom_classes
 
 
 QUIZ = """# One

@@ -215,8 +215,9 @@ def test_the_loss_and_its_gradients_are_torchs(smoothing):
         ignore_index=PAD,
         label_smoothing=smoothing,
     )
-    loss = model.loss(source, target, label_smoothing=smoothing)
+    loss, plain = model.smoothed_and_plain_loss(source, target, label_smoothing=smoothing)
     torch.testing.assert_close(loss, expected)
+    torch.testing.assert_close(plain, model.loss(source, target))
     for weight in (model.head.weight, model.encoder[0].self_attention.key.weight):
         (ours,) = torch.autograd.grad(loss, weight, retain_graph=True)
         (theirs,) = torch.autograd.grad(expected, weight, retain_graph=True)

@@ -25,6 +25,7 @@ from nbformat import NotebookNode
 from attnlab.errors import AttnlabError, UnknownNameError
 from attnlab.paths import write_whole
 from attnlab.runmode import RunMode
+from attnlab.show.panels import LIVE
 
 # What a notebook run may depend on, apart from the code: fixed, so that two runs agree.
 KERNEL_ENVIRONMENT = {
@@ -35,7 +36,7 @@ KERNEL_ENVIRONMENT = {
     "MPLBACKEND": "module://matplotlib_inline.backend_inline",
     "JUPYTER_PREFER_ENV_PATH": "1",
 }
-WIDGET_STATE = "application/vnd.jupyter.widget-state+json"
+WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 PROGRESS_CLOCK = re.compile(r"\[\d+:\d+(?::\d+)?<[^\]]*\]")
 CELL_TIMEOUT_S = {"fast": 600, "full": 6 * 3600}
@@ -74,8 +75,7 @@ def is_stale(source: Path) -> bool:
 def run_notebook(source: Path, *, mode: RunMode = "fast") -> NotebookNode:
     """Execute a source in a fresh kernel and return the notebook, cleaned.
 
-    Two runs of the same source give equal notebooks, widgets included, as long as the cells
-    themselves are deterministic.
+    Two runs of the same source give equal notebooks as long as the cells are deterministic.
 
     Raises:
         NotebookFailedError: A cell raised, wrote to standard error, or killed the kernel.
@@ -88,7 +88,7 @@ def run_notebook(source: Path, *, mode: RunMode = "fast") -> NotebookNode:
         timeout=CELL_TIMEOUT_S[mode],
         record_timing=False,
         coalesce_streams=True,  # else it depends on the clock where a text is cut
-        store_widget_state=True,
+        store_widget_state=False,  # a slider without a kernel would move nothing
         resources={"metadata": {"path": str(folder)}},
     )
     try:
@@ -105,18 +105,16 @@ def clean_notebook(notebook: NotebookNode, *, name: str, digest: str) -> Noteboo
     """Take out whatever differs between two runs and says nothing.
 
     Args:
-        name: Stem of the file; cell ids and widget ids are derived from it.
+        name: Stem of the file; cell ids are derived from it.
         digest: Hash of the source, kept in the notebook's metadata.
     """
     for index, cell in enumerate(notebook.cells):
         cell.id = hashlib.sha256(f"{name}/{index}".encode()).hexdigest()[:12]
         cell.metadata.pop("execution", None)
         for output in cell.get("outputs", []):
-            output.update(_without_noise(output))
+            output.update(_without_noise(_without_widget(output)))
     metadata = notebook.metadata
-    widgets = metadata.get("widgets", {})
-    if WIDGET_STATE in widgets:
-        widgets[WIDGET_STATE] = _without_noise(widgets[WIDGET_STATE])
+    metadata.pop("widgets", None)
     metadata["kernelspec"] = {
         "display_name": "Python 3 (ipykernel)",
         "language": "python",
@@ -124,7 +122,7 @@ def clean_notebook(notebook: NotebookNode, *, name: str, digest: str) -> Noteboo
     }
     metadata["language_info"] = {"name": "python"}
     metadata["attnlab"] = {"source_sha256": digest}
-    return _rename_widgets(notebook, name=name)
+    return notebook
 
 
 def write_notebook(notebook: NotebookNode, target: Path) -> None:
@@ -266,17 +264,12 @@ def _without_noise(value: Any) -> Any:
     return value
 
 
-def _rename_widgets(notebook: NotebookNode, *, name: str) -> NotebookNode:
-    """Name widget models by the order of their creation instead of by chance."""
-    models = notebook.metadata.get("widgets", {}).get(WIDGET_STATE, {}).get("state", {})
-    if not models:
-        return notebook
-    new = {
-        old: hashlib.sha256(f"{name}/widget/{index}".encode()).hexdigest()[:32]
-        for index, old in enumerate(models)
-    }
-    text = re.sub("|".join(map(re.escape, new)), lambda m: new[m[0]], json.dumps(notebook))
-    return nbformat.reads(text, as_version=4)
+def _without_widget(output: NotebookNode) -> NotebookNode:
+    """Take the live form of a panel away: what it shows without a kernel and a line stay."""
+    data = output.get("data", {})
+    if data.pop(WIDGET_VIEW, None) and LIVE not in data.get("text/plain", ""):
+        data["text/plain"] = LIVE  # in place of what Python prints of a widget
+    return output
 
 
 if __name__ == "__main__":

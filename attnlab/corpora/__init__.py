@@ -2,7 +2,6 @@
 
 from attnlab.corpora.encode import SubwordVocabulary, Vocabulary, encode_corpus, encode_pairs
 from attnlab.corpora.fetch import (
-    DownloadError,
     data_folders,
     describe_corpus,
     fetch_corpus,
@@ -19,6 +18,7 @@ from attnlab.corpora.read import (
     verify_corpus,
 )
 from attnlab.corpora.tokenizers import Tokenizer, load_tokenizer, train_bpe
+from attnlab.errors import DownloadError
 
 __all__ = [
     "SPLITS",

@@ -5,8 +5,6 @@ from __future__ import annotations
 import io
 import logging
 import os
-import zipfile
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
@@ -17,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from attnlab.config import EOS, N_SPECIAL, UNK
 from attnlab.corpora.read import SPLITS, Corpus, Document, SentencePair
 from attnlab.corpora.tokenizers import Tokenizer
-from attnlab.errors import AttnlabError
+from attnlab.errors import AttnlabError, FileError, shorten
 from attnlab.paths import cache_folder, write_whole
 
 LOGGER = logging.getLogger(__name__)
@@ -43,7 +41,7 @@ def encode_corpus(
 ) -> dict[str, Documents]:
     """Return the splits of a corpus as token ids, from the cache where they have been encoded.
 
-    A cached file that is damaged is made again.
+    A cached file that is damaged is made again; a cache that cannot be written is done without.
 
     Args:
         corpus: What ``load_corpus`` returned.
@@ -52,7 +50,7 @@ def encode_corpus(
     """
     folder = Path(cache) if cache is not None else cache_folder() / "encoded"
     name = f"{corpus.name.replace('/', '_')}-{tokenizer.digest}-{corpus.fingerprint}.npz"
-    stored = _read(folder / name)
+    stored = _read(folder / name, tokenizer.vocab_size)
     if stored is not None:
         return stored
     splits = {split: encode_documents(corpus.split(split), tokenizer) for split in SPLITS}
@@ -61,22 +59,34 @@ def encode_corpus(
         arrays[f"{split}_tokens"] = np.concatenate([np.empty(0, np.uint16), *documents])
         arrays[f"{split}_lengths"] = np.array(list(map(len, documents)), dtype=np.int64)
     np.savez(file := io.BytesIO(), **arrays)
-    write_whole(folder / name, file.getvalue())
+    try:
+        write_whole(folder / name, file.getvalue())
+    except FileError as problem:
+        LOGGER.warning("The encoded text is not kept: %s", problem)
     return splits
 
 
-def _read(path: Path) -> dict[str, Documents] | None:
-    if not path.is_file():
-        return None
+def _read(path: Path, vocab_size: int) -> dict[str, Documents] | None:
     splits = {}
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             for split in SPLITS:
-                ends = np.cumsum(stored[f"{split}_lengths"])
-                tokens = stored[f"{split}_tokens"]  # reading checks a CRC-32
-                splits[split] = tuple(np.split(tokens, ends)[:-1])
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as problem:
-        LOGGER.warning("%s is damaged (%s); encoding again.", path, problem)
+                lengths, tokens = stored[f"{split}_lengths"], stored[f"{split}_tokens"]
+                # reading checks a CRC-32; what follows, that it is what was written
+                if lengths.dtype != np.int64 or tokens.dtype not in (np.uint16, np.int32):
+                    raise ValueError(f"{lengths.dtype} and {tokens.dtype} are no tokens")
+                if lengths.min(initial=0) < 0 or (len(tokens),) != (
+                    lengths.sum(),
+                    *tokens.shape[1:],
+                ):
+                    raise ValueError("lengths and tokens do not belong together")
+                if tokens.size and not 0 <= tokens.min() <= tokens.max() < vocab_size:
+                    raise ValueError(f"tokens outside the vocabulary of {vocab_size}")
+                splits[split] = tuple(np.split(tokens, np.cumsum(lengths))[:-1])
+    except FileNotFoundError:
+        return None
+    except Exception as problem:  # zip, zlib and numpy raise what they like at other bytes
+        LOGGER.warning("%s is damaged (%s); encoding again.", path, shorten(problem))
         return None
     return splits
 

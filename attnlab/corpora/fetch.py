@@ -6,8 +6,8 @@ corpora and the table of each, which has one row a file:
 ========================  ==================================================================
 ``path``                  where the file lies under the folder of the corpus, gzip-packed
 ``split``                 ``train``, ``validation``, ``test``; ``all`` where the reader cuts
-``url``                   source, pinned to a commit; several with blanks between are tried
-                          in turn; ``-`` where nobody offers these bytes
+``url``                   source, pinned to a commit or a checksum; several with blanks
+                          between are tried in turn; ``-`` where nobody offers these bytes
 ``size_bytes``,           of the original bytes, checked before anything is unpacked
 ``sha256_original``
 ``encoding``, ``newline`` of the original text (after unpacking); ``-`` leaves bytes alone
@@ -26,37 +26,36 @@ from __future__ import annotations
 import csv
 import gzip
 import hashlib
+import io
 import logging
 import os
 import re
-import tempfile
-import time
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from attnlab.errors import AttnlabError, CorpusNotFoundError, IntegrityError, UnknownNameError
+from attnlab.errors import (
+    CorpusNotFoundError,
+    DownloadError,
+    IntegrityError,
+    UnknownNameError,
+)
 from attnlab.paths import cache_folder, write_whole
+
+if TYPE_CHECKING:
+    from attnlab.corpora.download import Downloads
 
 LOGGER = logging.getLogger(__name__)
 
 FOLDERS_VARIABLE = "ATTNLAB_DATA"  # folders that are searched first
-MIRROR_VARIABLE = "ATTNLAB_MIRROR"  # address of a data folder on another machine, asked first
-TIMEOUT_S = 30
-WAITS_S = (0, 1, 4)  # before each attempt at one address
-BUSY = (408, 425, 429, 500, 502, 503, 504)  # answers after which it is worth to ask again
-
-CHUNK_BYTES = 1 << 16
+MIRROR_VARIABLE = "ATTNLAB_MIRROR"  # addresses of data folders on other machines, asked first
 PICTURE_MARKS = re.compile(r"\[(?:Illustration|Picture)[^\]]*\]|\{[^{}]*\.jpg\}", re.IGNORECASE)
 
 OnBytes = Callable[[int], object]
-
-
-class DownloadError(AttnlabError):
-    """A file that no address delivered: no network, no such file, or another file."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -177,7 +176,7 @@ def read_files(entry: CorpusEntry) -> dict[str, bytes]:
     return {f.path: read_verified(Path(places[f.path] or ""), f, entry) for f in entry.files}
 
 
-def read_verified(path: Path, file: PinnedFile, entry: CorpusEntry) -> bytes:
+def read_verified(path: Path | io.BytesIO, file: PinnedFile, entry: CorpusEntry) -> bytes:
     """Return the unpacked bytes of a stored file if they are the promised ones."""
     mend = (
         "The file is damaged, cut short or edited. "
@@ -206,7 +205,9 @@ def fetch_corpus(
     Every file is pinned by length and sha256 and verified before it is unpacked; one that is
     not the pinned one is thrown away. Files that are there and verify are left alone. A busy
     address is asked again, then the next one; ``$ATTNLAB_MIRROR``, the address at which another
-    machine serves its data folder, comes first. A corpus that needs no file returns None.
+    machine serves its data folder, comes first (several with blanks between). Of two processes
+    that fetch one corpus into one folder, the second waits. A corpus that needs no file returns
+    None.
 
     Args:
         name: One of ``list_corpora()``.
@@ -216,7 +217,7 @@ def fetch_corpus(
             ``describe_corpus(name).n_download_bytes``; without it, the licence is logged.
 
     Raises:
-        DownloadError: Offline, or no address has the pinned file.
+        DownloadError: Offline, no address has the pinned file, or it cannot be stored.
         IntegrityError: The pinned file does not give the pinned text.
     """
     entry = describe_corpus(name)
@@ -231,37 +232,50 @@ def fetch_files(entry: CorpusEntry, to: Path | None, on_bytes: OnBytes) -> Path:
     """Download what is missing of a corpus into the data folder ``to``; see ``fetch_corpus``."""
     from filelock import FileLock
 
+    from attnlab.corpora.download import Downloads
+
     folder = (to or cache_folder()) / (entry.folder or "")
-    folder.mkdir(parents=True, exist_ok=True)
-    done = 0
-    with FileLock(folder / ".lock"):  # a second process waits, then finds the files
-        for file in entry.files:
-            place = locate(entry, file) if to is None else folder / file.path
-            if place is None or _verified(place, file, entry) is None:
-                data = _fetch(file, entry, lambda n_bytes, start=done: on_bytes(start + n_bytes))
-                write_whole(folder / file.path, gzip.compress(data, mtime=0))
-            done += file.size_bytes
-            on_bytes(done)
+    downloads, done = Downloads(), 0
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / ".lock"):  # a second process waits, then finds the files
+            for file in entry.files:
+                place = locate(entry, file) if to is None else folder / file.path
+                if place is None or _verified(place, file, entry) is None:
+                    count = lambda n_bytes, start=done: on_bytes(start + n_bytes)  # noqa: E731
+                    data = _fetch(file, entry, downloads, count)
+                    write_whole(folder / file.path, gzip.compress(data, mtime=0))
+                done += file.size_bytes
+                on_bytes(done)
+    except OSError as error:
+        raise DownloadError(
+            f"{entry.name!r} cannot be stored in {folder} ({error.strerror or error}). Give a "
+            "folder that this user may write to, and that has room: --to FOLDER."
+        ) from error
     return folder
 
 
-def _fetch(file: PinnedFile, entry: CorpusEntry, on_bytes: OnBytes) -> bytes:
+def _fetch(file: PinnedFile, entry: CorpusEntry, downloads: Downloads, on_bytes: OnBytes) -> bytes:
     """Return the text of a file from the first address that has it."""
+    folders = os.environ.get(MIRROR_VARIABLE, "").split()
+    mirrors = [f"{folder.rstrip('/')}/{entry.folder}/{file.path}" for folder in folders]
     urls, problems = [] if file.url == "-" else file.url.split(), []
-    if mirror := os.environ.get(MIRROR_VARIABLE):
-        urls.insert(0, mirror := f"{mirror.rstrip('/')}/{entry.folder}/{file.path}")
-    for url in urls:
+
+    def original(body: bytes) -> bytes | None:
+        return body if hashlib.sha256(body).hexdigest() == file.sha256_original else None
+
+    def packed(body: bytes) -> bytes | None:
         try:
-            with tempfile.TemporaryDirectory() as folder:
-                if url != mirror:
-                    limit = file.size_bytes
-                    got = _download(url, folder, file.sha256_original, limit, on_bytes)
-                    return stored_bytes(got.read_bytes(), file)
-                # what a mirror serves is packed already; nothing packed is this large
-                got = _download(url, folder, None, 2 * file.n_bytes + 1024, lambda _: None)
-                if (data := _verified(got, file, entry)) is not None:
-                    return data
-                raise DownloadError(_another_file(url))
+            return read_verified(io.BytesIO(body), file, entry)
+        except IntegrityError:
+            return None
+
+    for url in sorted([*mirrors, *urls], key=downloads.has_failed):
+        try:
+            if url in mirrors:  # serves what is stored; nothing packed is this large
+                return downloads.get(url, packed, limit=2 * file.n_bytes + 1024)
+            got = downloads.get(url, original, limit=file.size_bytes, on_bytes=on_bytes)
+            return stored_bytes(got, file)
         except DownloadError as problem:
             problems.append(str(problem))
     if not problems:
@@ -272,44 +286,13 @@ def _fetch(file: PinnedFile, entry: CorpusEntry, on_bytes: OnBytes) -> bytes:
     )
 
 
-def _download(url: str, folder: str, sha256: str | None, limit: int, on_bytes: OnBytes) -> Path:
-    """Return the verified file behind one address, after as many attempts as ``WAITS_S`` has."""
-    import pooch
-    import requests
-
-    def get(url: str, to: str, _: object) -> None:
-        with requests.get(url, stream=True, timeout=TIMEOUT_S) as response, open(to, "wb") as file:
-            response.raise_for_status()
-            for chunk in response.iter_content(CHUNK_BYTES):
-                file.write(chunk)
-                if file.tell() > limit:
-                    raise ValueError("too long")
-                on_bytes(file.tell())
-
-    pooch.get_logger().setLevel("WARNING")
-    problem = ""
-    for wait in WAITS_S:
-        time.sleep(wait)
-        try:
-            return Path(pooch.retrieve(url, sha256, fname="file", path=folder, downloader=get))
-        except requests.RequestException as error:
-            problem = f"{url} cannot be reached ({type(error).__name__}). Is this machine online?"
-            if (answer := error.response) is not None:
-                problem = f"{url} answers {answer.status_code} {answer.reason}."
-                if answer.status_code not in BUSY:
-                    break
-        except ValueError:  # too long, or of another checksum
-            raise DownloadError(_another_file(url)) from None
-    raise DownloadError(problem)
-
-
 def stored_bytes(original: bytes, file: PinnedFile) -> bytes:
     """Return what is stored of a file: unpacked, normalised and cut, each result verified."""
     broken = "The manifest and this version of attnlab disagree. Install attnlab again."
     text = gzip.decompress(original) if file.unpack == "gz" else original
     if file.encoding != "-":
         text = text.decode(file.encoding).replace("\r\n", "\n").encode()
-    _check_sha256(text, file.sha256_normalised, what=f"{file.url}, normalised,", next_step=broken)
+    _check_sha256(text, file.sha256_normalised, what=f"{file.path}, normalised,", next_step=broken)
     name, _, argument = file.step.partition(":")
     if name == "first_bytes":
         text = text[: int(argument)]
@@ -358,13 +341,6 @@ def _check_sha256(data: bytes, expected: str, *, what: str, next_step: str) -> N
     got = hashlib.sha256(data).hexdigest()
     if got != expected:
         raise IntegrityError(f"{what} has sha256 {got}, expected {expected}. {next_step}")
-
-
-def _another_file(url: str) -> str:
-    return (
-        f"{url} sends another file than the pinned one: a log-in page, or one that is broken or "
-        "changed. It was thrown away."
-    )
 
 
 def _not_found(entry: CorpusEntry) -> str:

@@ -19,7 +19,7 @@ import tokenizers as hf
 from numpy.typing import ArrayLike, NDArray
 
 from attnlab.corpora.read import collapse_layout
-from attnlab.errors import AttnlabError
+from attnlab.errors import AttnlabError, shorten
 from attnlab.paths import write_whole
 
 FORMAT = "attnlab-tokenizer-1"
@@ -98,7 +98,7 @@ class Tokenizer:
         """
         says = self.folds_layout != self._looks_folded()
         folds = {"folds_layout": self.folds_layout} if says else {}
-        write_whole(Path(path), _as_json({**self._state(), **folds}))
+        write_whole(Path(path), _as_json({**self._state(), **folds, "digest": self.digest}))
 
     def __repr__(self) -> str:
         """Kind, size and digest."""
@@ -131,9 +131,7 @@ def train_bpe(texts: Iterable[str], *, vocab_size: int) -> Tokenizer:
             f"vocab_size={vocab_size} is too small: byte-level BPE starts from the "
             f"{N_BYTE_VALUES} bytes. Ask for {N_BYTE_VALUES} or more."
         )
-    library = hf.Tokenizer(hf.models.BPE())
-    library.pre_tokenizer = hf.pre_tokenizers.ByteLevel(add_prefix_space=False)
-    library.decoder = hf.decoders.ByteLevel()
+    library = _byte_level(hf.models.BPE())
     trainer = hf.trainers.BpeTrainer(
         vocab_size=vocab_size,
         show_progress=False,
@@ -162,7 +160,7 @@ def load_tokenizer(path: str | os.PathLike) -> Tokenizer:
     """
     try:
         state = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as problem:
+    except (OSError, ValueError, RecursionError) as problem:
         raise AttnlabError(
             f"{path} cannot be read as a tokenizer ({problem}). Train it again and save() it."
         ) from problem
@@ -172,14 +170,50 @@ def load_tokenizer(path: str | os.PathLike) -> Tokenizer:
             f"{path} is JSON but not a tokenizer of attnlab: its format and kind are {found}, "
             f"expected {(FORMAT, KIND)}. A tokenizer file is written by tokenizer.save(path)."
         )
+    folds_layout = state.get("folds_layout")
     try:
-        library = hf.Tokenizer.from_str(json.dumps(state["tokenizer"]))
-    except Exception as problem:  # the library raises bare Exception
+        if folds_layout not in (None, True, False):
+            raise ValueError(f"folds_layout is {shorten(folds_layout)}")
+        tokenizer = Tokenizer(_as_saved(state["tokenizer"]), folds_layout=folds_layout)
+        if state.get("digest", tokenizer.digest) != tokenizer.digest:
+            raise ValueError("it was changed after it was written")
+    except Exception as problem:  # of any kind: so is what stands in the file
         raise AttnlabError(
             f"{path} says it is a {KIND!r} tokenizer but its content is damaged ({problem!r}). "
             "Train it again and save() it."
         ) from problem
-    return Tokenizer(library, folds_layout=state.get("folds_layout"))
+    return tokenizer
+
+
+def _as_saved(state: dict) -> hf.Tokenizer:
+    """Return the library's tokenizer with the pieces of a saved one.
+
+    The library does not read the file: some that are damaged make it abort the whole process.
+    """
+    vocabulary, letters = state["model"]["vocab"], set(_byte_letters())
+    merges = [tuple(each.split(" ") if isinstance(each, str) else each)
+              for each in state["model"]["merges"]]  # fmt: skip
+    if sorted(vocabulary.values()) != list(range(len(vocabulary))):
+        raise ValueError("its ids are not 0, 1, 2, ...")
+    if not vocabulary.keys() >= letters or not letters.issuperset("".join(vocabulary)):
+        raise ValueError("its pieces are not made of the 256 bytes")
+    if not all(vocabulary.keys() >= {a, b, a + b} for a, b in merges):
+        raise ValueError("it joins pieces that are not there")
+    library = _byte_level(hf.models.BPE(vocab=vocabulary, merges=merges))
+    usual = json.loads(_byte_level(hf.models.BPE()).to_str())
+    for part in (usual, usual["model"]):
+        given = state if part is usual else state["model"]
+        for name in part.keys() & given.keys() - {"model", "vocab", "merges"}:
+            if given[name] != part[name]:
+                raise ValueError(f"its {name} is {shorten(given[name])}")
+    return library
+
+
+def _byte_level(model: hf.models.BPE) -> hf.Tokenizer:
+    library = hf.Tokenizer(model)
+    library.pre_tokenizer = hf.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    library.decoder = hf.decoders.ByteLevel()
+    return library
 
 
 def safe_chunks(text: str) -> list[str]:

@@ -208,7 +208,7 @@ class ExtractorCross(Student):
               \odot (q_t A^i + a^i)
 
     Source:
-        arXiv:2308.07661, section 3: extraction and adjustment, here from one sentence to another.
+        arXiv:2308.07661, in words: extraction and adjustment, here from one sentence to another.
     """
 
     def __init__(self, spec: StudentSpec, **sizes: Any) -> None:

@@ -139,7 +139,7 @@ def student_width(spec: StudentSpec, *, max_len: int, d_model: int) -> int:
     a head, four times as many.
 
     Source:
-        arXiv:2311.10642, appendix, and its code: widths at ``max_len`` 50 and ``d_model`` 128.
+        arXiv:2311.10642, by its released code: widths at ``max_len`` 50 and ``d_model`` 128.
     """
     if spec.width is not None:
         return spec.width

@@ -28,7 +28,7 @@ class EncoderStudent(Student):
     Shapes:
         x: ``(batch, time, d_model)``, time at most ``max_len``; returns the same shape.
     Source:
-        arXiv:2311.10642, section 2; its code, ``models/definitions/*_FF.py``.
+        arXiv:2311.10642, by its released code, ``models/definitions/*_FF.py``.
     """
 
     is_causal = False
@@ -143,7 +143,7 @@ def expected_student_weights(
         options: What ``StudentSpec`` takes besides, such as ``site`` and ``layout``.
 
     Source:
-        arXiv:2311.10642, appendix.
+        arXiv:2311.10642, by its released code.
     """
     spec = StudentSpec(method=method, size=size, **options)
     h, d = student_width(spec, max_len=max_len, d_model=d_model), d_model

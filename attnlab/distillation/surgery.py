@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, Self, cast
 import torch
 from torch import Tensor, nn
 
+from attnlab.config import is_number
 from attnlab.distillation.nets import Student
 from attnlab.distillation.sites import (
     SITES,
@@ -20,9 +21,14 @@ from attnlab.distillation.sites import (
     site_name,
 )
 from attnlab.distillation.students import build_student
-from attnlab.errors import AttnlabError, CheckpointError, UnknownNameError
+from attnlab.errors import AttnlabError, CheckpointError, UnknownNameError, shorten
 from attnlab.models import Translator
-from attnlab.training.checkpoint import load_weights, read_tensors, write_tensors
+from attnlab.training.checkpoint import (
+    build_as_saved,
+    load_weights,
+    read_tensors,
+    write_tensors,
+)
 
 Replacements = Mapping[Any, Any]
 
@@ -181,15 +187,23 @@ def load_students(path: Path) -> tuple[dict[Key, Student], dict[str, Any]]:
         CheckpointError: The file is missing, damaged, or holds no students.
     """
     tensors, facts = read_tensors(path)
-    if "students" not in facts:
+    if not isinstance(facts.get("students"), list):
         raise CheckpointError(f"{path} holds no students; see save_students.")
     students = {}
     for built in facts.pop("students"):
+        if not isinstance(built, dict) or not built.keys() >= {"site", "layer", "spec", "sizes"}:
+            raise CheckpointError(f"{path} is damaged: {shorten(built)} describes no student.")
         site, layer = built["site"], built["layer"]
-        spec = StudentSpec(**built["spec"])
-        student = build_student(spec, **built["sizes"], generator=torch.Generator())
+        if site not in SITES or not is_number(layer, int):
+            raise CheckpointError(f"{path} is damaged: there is no place {shorten((site, layer))}.")
+
+        def build(about: dict[str, Any] = built) -> Student:
+            spec = StudentSpec(**about["spec"])
+            return build_student(spec, **about["sizes"], generator=torch.Generator())
+
         prefix = f"{site}.{layer}."
         own = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
+        student = build_as_saved(path, own, build)
         for name, weight in student.named_parameters():  # in some files more axes of size 1
             if name in own and own[name].squeeze().shape == weight.squeeze().shape:
                 own[name] = own[name].view_as(weight)

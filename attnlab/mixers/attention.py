@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from attnlab.config import require_even_heads
+from attnlab.errors import AttnlabError
 from attnlab.mixers.base import Ring, TokenMixer, mixer, product, require_features
 
 
@@ -93,6 +94,8 @@ class Heads(nn.Module):
 
     def _add_heads(self, d_model: int, n_heads: int, dropout: float, bias: bool) -> None:
         require_even_heads(d_model, n_heads)
+        if not 0 <= dropout < 1:
+            raise AttnlabError(f"dropout={dropout} is not a probability below 1; try 0.1.")
         self.n_heads, self.dropout = n_heads, dropout
         names = ("query", "key", "value", "out")
         for name in names:
@@ -201,6 +204,7 @@ class Attention(Heads, TokenMixer):
 
     def step(self, x_t: Tensor, state: tuple[Ring, Ring]) -> tuple[Tensor, tuple[Ring, Ring]]:
         """Attend from one new token to the cache; cost grows with its length only."""
+        self.require_step(x_t, state)
         maps = (self.query, self.key, self.value)
         q, k, v = (one(x_t).unflatten(-1, (self.n_heads, -1)) for one in maps)  # (B, H, K)
         keys, values = state[0].push(k), state[1].push(v)
@@ -213,6 +217,8 @@ class Attention(Heads, TokenMixer):
     ) -> tuple[Tensor, tuple[Ring, Ring]]:
         """Attend from a prefix at once, without dropout; return its outputs and the cache."""
         require_features(x, d_model=self.d_model, where=type(self).__name__)
+        if state is not None:
+            self.require_state(state)
         keys, values = self.initial_state(x.shape[0]) if state is None else state
         q, k, v = self._projected(x)
         seen_k, seen_v = (
@@ -299,7 +305,18 @@ class AttentionSite(Heads):
 
     def step_heads(self, x_t: Tensor, state: KeyValues) -> tuple[Tensor, KeyValues]:
         """Return the head outputs of one more token and what has been read with it."""
+        self._require_state(x_t, state)
         return self._find(x_t[:, None], state)[:, 0], state
+
+    def _require_state(self, x_t: Tensor, state: Any) -> None:
+        wanted = len(x_t), self.n_heads, self.d_model // self.n_heads
+        shape = state.keys.shape if isinstance(state, KeyValues) else ()
+        if (*shape[:2], *shape[3:]) != wanted:
+            got = tuple(shape) if shape else type(state).__name__
+            raise AttnlabError(
+                f"The state is {got}; this site reads keys (batch, heads, time, d_head) of "
+                f"batch, heads and d_head {wanted}. Start with its own initial_state."
+            )
 
     def _read(self, memory: Tensor, padding: Tensor | None = None) -> KeyValues:
         return KeyValues(self._split(self.key(memory)), self._split(self.value(memory)), padding)
@@ -330,6 +347,7 @@ class SelfAttention(AttentionSite):
 
     def step_heads(self, x_t: Tensor, state: KeyValues) -> tuple[Tensor, KeyValues]:
         """Return the head outputs of one more token and what has been read with it."""
+        self._require_state(x_t, state)
         newest = self._read(x_t[:, None])
         keys = torch.cat([state.keys, newest.keys], dim=2)
         values = torch.cat([state.values, newest.values], dim=2)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, ClassVar, TypeVar
 
 import torch
@@ -44,6 +45,7 @@ class TokenMixer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Mix all positions at once, as in training."""
         require_features(x, d_model=self.d_model, where=type(self).__name__)
+        self._require_like(x)
         return self.mix(x)
 
     def mix(self, x: Tensor) -> Tensor:
@@ -81,6 +83,39 @@ class TokenMixer(nn.Module):
             y_t, state = self.step(x_t, state)
             outputs.append(y_t)
         return torch.stack(outputs, 1), state
+
+    def require_step(self, x_t: Tensor, state: Any) -> None:
+        """Raise unless ``step`` can go on from this state with ``(batch, d_model)``."""
+        if not isinstance(x_t, Tensor) or x_t.ndim != 2 or x_t.shape[1] != self.d_model:
+            got = tuple(x_t.shape) if isinstance(x_t, Tensor) else type(x_t).__name__
+            raise AttnlabError(
+                f"{type(self).__name__}.step takes one token (batch, {self.d_model}); got {got}."
+            )
+        self.require_state(state)
+
+    def require_state(self, state: Any) -> None:
+        """Raise unless a state is one of this mixer's, whatever its batch and what it has seen."""
+        if _form_of(state) != self._form:
+            raise AttnlabError(
+                f"The state, a {type(state).__name__}, is of another mixer than this "
+                f"{type(self).__name__} of d_model={self.d_model} and context_len="
+                f"{self.context_len}. Start with its own initial_state(batch_size)."
+            )
+
+    @cached_property
+    def _form(self) -> Any:
+        return _form_of(self.initial_state(1))
+
+    def _require_like(self, x: Tensor) -> None:
+        """Raise unless the input has the device and, without autocast, the type of the weights."""
+        weight = next(self.parameters(), x)
+        if x.device != weight.device or (
+            x.dtype != weight.dtype and not torch.is_autocast_enabled(x.device.type)
+        ):
+            raise AttnlabError(
+                f"The input is {x.dtype} on {x.device}, the weights of {type(self).__name__} are "
+                f"{weight.dtype} on {weight.device}. Move one of them with .to(...)."
+            )
 
     @property
     def _like(self) -> dict[str, Any]:
@@ -174,6 +209,9 @@ def mixer_options(name: str) -> dict[str, Any]:
 
 def require_features(x: Tensor, *, d_model: int, where: str) -> None:
     """Raise unless ``x`` is ``(batch, time, d_model)`` with at least one time step."""
+    if not isinstance(x, Tensor) or not x.is_floating_point():
+        got = x.dtype if isinstance(x, Tensor) else type(x).__name__
+        raise AttnlabError(f"{where} takes a tensor of floating-point vectors; got {got}.")
     if x.ndim != 3:
         raise AttnlabError(
             f"{where} takes (batch, time, d_model); got {tuple(x.shape)}, {x.ndim} axes. "
@@ -186,6 +224,17 @@ def require_features(x: Tensor, *, d_model: int, where: str) -> None:
         )
     if x.shape[1] == 0:
         raise AttnlabError(f"{where} needs at least one time step; got time=0.")
+
+
+def _form_of(state: Any) -> Any:
+    """Return what all states of a mixer share: kinds and sizes, but for the batch."""
+    if isinstance(state, Ring):
+        shape = state.slots.shape
+        return Ring, state.context_len, shape[1:-2], shape[-1]
+    if isinstance(state, tuple):
+        return tuple(map(_form_of, state))
+    ring = getattr(state, "ring", None)  # of a stream that keeps more beside it
+    return type(state) if ring is None else _form_of(ring)
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ class Identity(TokenMixer):
 
     def step(self, x_t: Tensor, state: None) -> tuple[Tensor, None]:
         """Return the token as it is."""
+        self.require_step(x_t, state)
         return x_t, state
 
 
@@ -66,5 +67,6 @@ class Mean(TokenMixer):
 
     def step(self, x_t: Tensor, state: Ring) -> tuple[Tensor, Ring]:
         """Average the window with the new token in it."""
+        self.require_step(x_t, state)
         state = state.push(x_t)
         return state.newest_first().mean(1), state

@@ -238,6 +238,7 @@ class Extractor(TokenMixer):
         if self.index == "absolute":
             y, state = self.prefill(x_t[:, None], state)
             return y[:, 0], state
+        self.require_step(x_t, state)
         first, source = state.n_seen, self._source(x_t)
         if isinstance(state, TiledStream) and torch.is_grad_enabled():
             state = state.ring  # what is recorded must not be written over
@@ -259,7 +260,9 @@ class Extractor(TokenMixer):
     ) -> tuple[Tensor, Ring | TiledStream]:
         """Mix a whole prefix at once; return its outputs and the state after it."""
         require_features(x, d_model=self.d_model, where=type(self).__name__)
-        state = self.initial_state(x.shape[0]) if state is None else state
+        if state is None:
+            state = self.initial_state(x.shape[0])
+        self.require_state(state)
         first = state.n_seen
         self._require_fit(first + x.shape[1])
         ring = state.ring if isinstance(state, TiledStream) else state

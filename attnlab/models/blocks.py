@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from attnlab.config import ModelConfig, TranslatorConfig
-from attnlab.errors import AttnlabError
+from attnlab.errors import AttnlabError, shorten
 from attnlab.mixers import build_mixer
 from attnlab.mixers.attention import CrossAttention, SelfAttention
 
@@ -232,8 +233,31 @@ def through(
     return x, tuple(found)
 
 
+def require_id_tensor(ids: Any, *, shape: str, kind: str = "Token") -> None:
+    """Raise unless ``ids`` is a tensor of whole numbers with the axes that ``shape`` names."""
+    n_axes = shape.count(",") + 1 - shape.endswith(",)")
+    if isinstance(ids, Tensor) and ids.ndim == n_axes and ids.dtype in (torch.int64, torch.int32):
+        return
+    got = f"{tuple(ids.shape)} of {ids.dtype}" if isinstance(ids, Tensor) else type(ids).__name__
+    raise AttnlabError(
+        f"The model takes {kind.lower()} ids {shape} of an integer type, torch.long; got {got}. "
+        "Encode text with a tokenizer first; torch.tensor(ids) makes a tensor of a list."
+    )
+
+
+def require_device(x: Tensor, weight: Tensor) -> None:
+    """Raise unless ``x`` lies where a weight does."""
+    if x.device != weight.device:
+        raise AttnlabError(
+            f"The input is on {x.device} and the weights are on {weight.device}. Move the input "
+            f"with .to({str(weight.device)!r})."
+        )
+
+
 def require_ids(ids: Tensor, *, vocab_size: int, kind: str = "Token", whose: str = "model") -> None:
     """Raise unless all ids lie within a vocabulary; one pass, nothing beside a forward pass."""
+    if ids.is_meta or not ids.numel():
+        return
     low, high = int(ids.min()), int(ids.max())
     if low < 0 or high >= vocab_size:
         raise AttnlabError(
@@ -241,6 +265,12 @@ def require_ids(ids: Tensor, *, vocab_size: int, kind: str = "Token", whose: str
             f"{vocab_size}. The tokenizer and the model do not belong together: load both from "
             "the same folder."
         )
+
+
+def require_rows(n_rows: Any) -> None:
+    """Raise unless a state can be of so many sequences."""
+    if not isinstance(n_rows, Integral) or isinstance(n_rows, bool) or n_rows < 1:
+        raise AttnlabError(f"batch_size={shorten(n_rows)} must be a whole number, 1 or more.")
 
 
 @contextmanager

@@ -8,14 +8,18 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from attnlab.config import ModelConfig
-from attnlab.errors import AttnlabError
+from attnlab.config import ModelConfig, require_memory
+from attnlab.errors import AttnlabError, shorten
+from attnlab.mixers import find_mixer
 from attnlab.models.blocks import (
     Block,
     add_positions,
     embedding,
     evaluating,
+    require_device,
+    require_id_tensor,
     require_ids,
+    require_rows,
     shrink_maps,
     through,
 )
@@ -49,6 +53,12 @@ class LanguageModel(nn.Module):
     def __init__(self, config: ModelConfig, *, generator: torch.Generator | None = None) -> None:
         """Build the model; ``generator`` makes the initial weights a function of its seed."""
         super().__init__()
+        if not isinstance(config, ModelConfig):
+            raise AttnlabError(
+                f"A model is built from a ModelConfig; got {shorten(config)}. "
+                "For example: LanguageModel(ModelConfig(mixer='she'))."
+            )
+        require_memory(4 * _least_weights(config), "A model of these sizes")
         self.config = config
         length, d_model = config.context_len, config.d_model
         with seeded(generator):
@@ -94,6 +104,7 @@ class LanguageModel(nn.Module):
 
     def initial_state(self, batch_size: int) -> StreamState:
         """Return the state before the first token."""
+        require_rows(batch_size)
         return StreamState(tuple(b.mixer.initial_state(batch_size) for b in self._layers))
 
     def step(self, token: Tensor, state: StreamState) -> tuple[Tensor, StreamState]:
@@ -101,6 +112,12 @@ class LanguageModel(nn.Module):
 
         Equals column ``state.position`` of ``forward``; the state passed in is used up.
         """
+        if not isinstance(state, StreamState) or len(state.layers) != len(self.blocks):
+            raise AttnlabError(
+                f"{shorten(state)} is no state of this model of {len(self.blocks)} layers. Start "
+                "with initial_state(batch_size)."
+            )
+        require_id_tensor(token, shape="(batch,)")
         if state.position == self.config.context_len:
             raise AttnlabError(
                 f"This stream has read all {state.position} tokens of its context. Start again "
@@ -154,8 +171,8 @@ class LanguageModel(nn.Module):
             top_p: arXiv:1904.09751, section 3.1.
         """
         self._require(prompt)
-        if n_tokens < 0:
-            raise AttnlabError(f"n_tokens={n_tokens} cannot be negative.")
+        if not isinstance(n_tokens, int) or n_tokens < 0:
+            raise AttnlabError(f"n_tokens={shorten(n_tokens)} must be a whole number, 0 or more.")
         options = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
         check_sampling(**options)
         with evaluating(self):
@@ -183,6 +200,7 @@ class LanguageModel(nn.Module):
     def _require(self, tokens: Tensor) -> None:
         config = self.config
         require_tokens(tokens, vocab_size=config.vocab_size, context_len=config.context_len)
+        require_device(tokens, self.token_embedding.weight)
 
     def shrink_residual_maps(self, *, mlp: bool = True) -> None:
         """Scale maps into the residual stream by 1/sqrt(2 N), as in GPT-2; a part of the start.
@@ -195,13 +213,17 @@ class LanguageModel(nn.Module):
         shrink_maps(maps, n_sublayers=2 * self.config.n_layers)
 
 
+def _least_weights(config: ModelConfig) -> int:
+    """Return how many weights a model has at least, before it is built."""
+    sizes = config.d_model, config.context_len
+    layer = find_mixer(config.mixer).expected_weights(*sizes) + 2 * sizes[0] * config.mlp_width
+    positions = 0 if config.position == "none" else sizes[0] * sizes[1]
+    return config.vocab_size * sizes[0] + positions + config.n_layers * layer
+
+
 def require_tokens(tokens: Tensor, *, vocab_size: int, context_len: int) -> None:
     """Raise unless ``tokens`` is an integer ``(batch, time)`` that the model can read."""
-    if tokens.ndim != 2 or tokens.is_floating_point():
-        raise AttnlabError(
-            f"The model takes token ids (batch, time) of an integer type; got "
-            f"{tuple(tokens.shape)} of {tokens.dtype}. Encode text with a tokenizer first."
-        )
+    require_id_tensor(tokens, shape="(batch, time)")
     if tokens.numel() == 0:
         raise AttnlabError("The prompt is empty: give at least one token to go on from.")
     if tokens.shape[1] > context_len:

@@ -50,6 +50,9 @@ def linear_cross_entropy(
 
 
 def _require_targets(features: Tensor, targets: Tensor, *, vocab_size: int) -> None:
+    if not isinstance(targets, Tensor) or targets.dtype != torch.int64:
+        got = targets.dtype if isinstance(targets, Tensor) else type(targets).__name__
+        raise AttnlabError(f"Targets are token ids of torch.long; got {got}. Convert with .long().")
     if features.shape[:-1] != targets.shape:
         raise AttnlabError(
             f"There are predictions for {tuple(features.shape[:-1])} tokens and targets for "

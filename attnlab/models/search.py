@@ -14,6 +14,7 @@ from attnlab.errors import AttnlabError
 Step = Callable[[Tensor, Any], tuple[Tensor, Any]]  # tokens (n,), state -> logits (n, V), state
 
 NEVER_WRITTEN = [PAD, BOS]
+COLDEST = 1e-6  # logits divided by less overflow
 
 
 @torch.no_grad()
@@ -172,6 +173,8 @@ def sample_token(
         AttnlabError: A negative temperature, ``top_k`` below 1, ``top_p`` outside (0, 1].
     """
     check_sampling(temperature=temperature, top_k=top_k, top_p=top_p)
+    if logits.ndim != 2:
+        raise AttnlabError(f"Logits are (batch, vocab_size); got {tuple(logits.shape)}.")
     if temperature == 0:
         return logits.argmax(-1)
     chances = token_chances(logits, temperature=temperature, top_k=top_k, top_p=top_p)
@@ -204,8 +207,11 @@ def token_chances(
 
 def check_sampling(*, temperature: float, top_k: int | None, top_p: float | None) -> None:
     """Raise AttnlabError unless these are values that ``sample_token`` can work with."""
-    if not temperature >= 0:
-        raise AttnlabError(f"temperature={temperature} must be positive, or 0 for the likeliest.")
+    if not (temperature == 0 or temperature >= COLDEST):
+        raise AttnlabError(
+            f"temperature={temperature} must be positive, at least {COLDEST:g}, or 0 for the "
+            "likeliest."
+        )
     if top_k is not None and top_k < 1:
         raise AttnlabError(f"top_k={top_k} keeps no token; use 1 or more, or None for all.")
     if top_p is not None and not 0 < top_p <= 1:

@@ -7,14 +7,17 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
-from attnlab.config import EOS, PAD, TranslatorConfig
-from attnlab.errors import AttnlabError
+from attnlab.config import EOS, PAD, TranslatorConfig, require_memory
+from attnlab.errors import AttnlabError, shorten
+from attnlab.mixers import require_features
 from attnlab.models.blocks import (
     DecoderLayer,
     EncoderLayer,
     add_positions,
     embedding,
     evaluating,
+    require_device,
+    require_id_tensor,
     require_ids,
     shrink_maps,
     through,
@@ -59,6 +62,9 @@ class Translator(nn.Module):
     ) -> None:
         """Build the model; ``generator`` makes the initial weights a function of its seed."""
         super().__init__()
+        if not isinstance(config, TranslatorConfig):
+            raise AttnlabError(f"A translator is built from a TranslatorConfig, not {config!r}.")
+        require_memory(4 * _least_weights(config), "A translator of these sizes")
         self.config = config
         with seeded(generator):
             self.source_embedding = embedding(config.source_vocab_size, config.d_model)
@@ -104,14 +110,27 @@ class Translator(nn.Module):
     ) -> Tensor:
         """Return the vectors the head reads, given ``encode``'s result and its padding."""
         self._require(target_tokens, "target")
+        self._require_memory(memory, source_padding, n_rows=len(target_tokens))
         target_padding = padding_of(target_tokens)
         x = self._embed(target_tokens, self.target_embedding, self.target_position)
         for layer in self.decoder:
             x = layer(x, memory, source_padding=source_padding, target_padding=target_padding)
         return self.decoder_norm(x)
 
-    def loss(self, source: Tensor, target: Tensor, *, label_smoothing: float = 0.0) -> Tensor:
-        r"""Return the mean cross-entropy in nats over the real tokens after ``BOS``.
+    def loss(self, source: Tensor, target: Tensor) -> Tensor:
+        """Return the mean cross-entropy in nats over the real tokens after ``BOS``.
+
+        Shapes:
+            source: ``(batch, source_time)``; target: ``(batch, target_time)`` with ``BOS`` and
+            ``EOS``, one longer than what the decoder reads. Returns a scalar.
+        """
+        features, labels = self.predictions(source, target)
+        return linear_cross_entropy(features, self.head.weight, labels)
+
+    def smoothed_and_plain_loss(
+        self, source: Tensor, target: Tensor, *, label_smoothing: float
+    ) -> tuple[Tensor, Tensor]:
+        r"""Return the label-smoothed loss, to be minimised, and the plain one, to be reported.
 
         .. math:: L = (1 - \epsilon) \bigl(-\log P(y)\bigr)
                   + \frac{\epsilon}{V} \sum_v \bigl(-\log P(v)\bigr)
@@ -120,20 +139,17 @@ class Translator(nn.Module):
         :math:`\epsilon\, (E_y - \bar E) f`, so smoothing costs no ``(tokens, vocabulary)`` tensor.
 
         Shapes:
-            source: ``(batch, source_time)``; target: ``(batch, target_time)`` with ``BOS`` and
-            ``EOS``, one longer than what the decoder reads. Returns a scalar.
+            As in ``loss``. Returns two scalars; the second carries no gradient.
         """
         features, labels = self.predictions(source, target)
-        plain = linear_cross_entropy(features, self.head.weight, labels)
-        if label_smoothing == 0:
-            return plain
         weight = self.head.weight
-        return (
-            plain + label_smoothing * (features * (weight[labels] - weight.mean(0))).sum(-1).mean()
-        )
+        plain = linear_cross_entropy(features, weight, labels)
+        lead = (features * (weight[labels] - weight.mean(0))).sum(-1).mean()
+        return plain + label_smoothing * lead, plain.detach()
 
     def predictions(self, source: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         """Return features ``(n, d_model)`` and labels ``(n,)`` of the real tokens after ``BOS``."""
+        require_id_tensor(target, shape="(batch, time)", kind="Target")
         inputs, labels = target[:, :-1], target[:, 1:]
         is_real = labels != PAD
         if not bool(is_real.any()):
@@ -153,6 +169,7 @@ class Translator(nn.Module):
         self, memory: Tensor, *, source_padding: Tensor | None = None
     ) -> DecoderState:
         """Return the decoder's state before ``BOS``; keys and values of the source are computed."""
+        self._require_memory(memory, source_padding)
         layers = cast(Any, self.decoder)
         states = (layer.initial_state(memory, source_padding=source_padding) for layer in layers)
         return DecoderState(tuple(states))
@@ -162,6 +179,13 @@ class Translator(nn.Module):
 
         Equals column ``state.position`` of ``forward``, without dropout.
         """
+        if not isinstance(state, DecoderState) or len(state.layers) != len(self.decoder):
+            raise AttnlabError(
+                f"{shorten(state)} is no state of this decoder of {len(self.decoder)} layers. "
+                "Start with initial_state(memory)."
+            )
+        require_id_tensor(token, shape="(batch,)")
+        require_ids(token, vocab_size=self.config.target_vocab_size, whose="target")
         if state.position == self.config.max_len:
             raise AttnlabError(
                 f"This decoder has read all {state.position} positions that it has. Start again "
@@ -196,6 +220,7 @@ class Translator(nn.Module):
         """
         max_len = self.config.max_len if max_len is None else max_len
         check_search(beam_size=beam_size, max_len=max_len, n_positions=self.config.max_len)
+        self._require(source_tokens, "source")
         has_words = (source_tokens != PAD).any(1)
         found = torch.full((len(source_tokens), 1), EOS, device=source_tokens.device)
         if not bool(has_words.any()):
@@ -231,6 +256,24 @@ class Translator(nn.Module):
     def _require(self, tokens: Tensor, side: str) -> None:
         vocab_size = getattr(self.config, f"{side}_vocab_size")
         require_sentences(tokens, side=side, vocab_size=vocab_size, max_len=self.config.max_len)
+        require_device(tokens, self.target_embedding.weight)
+
+    def _require_memory(
+        self, memory: Tensor, padding: Tensor | None, *, n_rows: int | None = None
+    ) -> None:
+        """Raise unless this is what ``encode`` returns, for so many rows, and its padding."""
+        require_features(memory, d_model=self.config.d_model, where="The decoder")
+        shape = tuple(memory.shape[:2])
+        if n_rows not in (None, shape[0]):
+            raise AttnlabError(
+                f"There are {shape[0]} source rows and {n_rows} target rows; row i of one belongs "
+                "to row i of the other."
+            )
+        if padding is not None and (tuple(padding.shape) != shape or padding.dtype != torch.bool):
+            raise AttnlabError(
+                f"The padding of the source is {shape} of torch.bool, true at PAD; got "
+                f"{tuple(padding.shape)} of {padding.dtype}. padding_of(source_tokens) is it."
+            )
 
     def _shrink_residual_maps(self) -> None:
         for layers, n_sublayers in ((self.encoder, 2), (self.decoder, 3)):
@@ -241,6 +284,15 @@ class Translator(nn.Module):
             shrink_maps(maps, n_sublayers=n_sublayers * len(layers))
 
 
+def _least_weights(config: TranslatorConfig) -> int:
+    """Return how many weights a translator has at least, before it is built."""
+    d = config.d_model
+    words = config.source_vocab_size + config.target_vocab_size + 2 * config.max_len
+    n_sites = config.n_encoder_layers + 2 * config.n_decoder_layers
+    n_layers = config.n_encoder_layers + config.n_decoder_layers
+    return d * (words + 4 * d * n_sites + 2 * config.d_ff * n_layers)
+
+
 def padding_of(tokens: Tensor) -> Tensor | None:
     """Return ``(batch, time)``, true at ``PAD``; None where no row is filled up."""
     is_padding = tokens == PAD
@@ -249,10 +301,11 @@ def padding_of(tokens: Tensor) -> Tensor | None:
 
 def require_sentences(tokens: Tensor, *, side: str, vocab_size: int, max_len: int) -> None:
     """Raise unless ``tokens`` are sentences ``(batch, time)`` that the model can read."""
-    if tokens.ndim != 2 or tokens.is_floating_point() or tokens.numel() == 0:
+    require_id_tensor(tokens, shape="(batch, time)", kind=side.capitalize())
+    if tokens.numel() == 0:
         raise AttnlabError(
             f"The {side} must be token ids (batch, time) with at least one column; got "
-            f"{tuple(tokens.shape)} of {tokens.dtype}. An empty sentence is a row of PAD; "
+            f"{tuple(tokens.shape)}. An empty sentence is a row of PAD; "
             "attnlab.training.collate_pairs makes such rows."
         )
     if tokens.shape[1] > max_len:

@@ -15,6 +15,7 @@ from attnlab.show.kinds import (
 from attnlab.show.panels import Explorer, choice, explore, play, playground_dials, slider
 from attnlab.show.pictures import Picture, picture, show
 from attnlab.show.style import LOOKS, Look, look, new_axes, register_look, style, variants
+from attnlab.show.words import wrapped
 
 __all__ = [
     "LOOKS",
@@ -48,4 +49,5 @@ __all__ = [
     "staircase",
     "style",
     "variants",
+    "wrapped",
 ]

@@ -122,7 +122,8 @@ def _name_links(
 ) -> None:
     """Write below a bracket what its links work on; below the others where it is crowded."""
     reached = [-np.inf] * len(NAME_ROWS)  # how far to the right each row is written
-    names = links["name"].str.removesuffix(", constant").to_numpy()
+    names = links["name"].str.removesuffix(", constant")
+    names = names.str.replace("lag_weight", "extraction").to_numpy()  # as the text calls it
     starts = [i for i, name in enumerate(names) if i == 0 or name != names[i - 1]]
     for first, after in pairwise([*starts, len(names)]):
         name, left, right = names[first], ends[first], ends[after]

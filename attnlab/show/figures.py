@@ -14,6 +14,7 @@ from attnlab.paths import write_whole
 from attnlab.records import commit, read_records
 from attnlab.show.pictures import Picture
 from attnlab.show.style import style
+from attnlab.show.words import split_caption
 
 DOTS_PER_INCH = 200
 
@@ -87,7 +88,6 @@ def make_figure(name: str, *, out: Path | str = "figures") -> list[Path]:
         raise UnknownNameError("figure", name, _FIGURES, next_step=step)
     one = _FIGURES[name].draw()
     folder = Path(out)
-    folder.mkdir(parents=True, exist_ok=True)
     parts = {"svg": _svg(one, name), "png": _png(one), "json": _sidecar(_FIGURES[name], one, name)}
     for kind, data in parts.items():
         write_whole(folder / f"{name}.{kind}", data)
@@ -124,8 +124,9 @@ def _sidecar(figure: Figure, one: Picture, name: str) -> bytes:
     newest = max(used, key=lambda line: line["finished_at"], default=None)
     about = {
         "id": name,
-        "caption": one.words,
-        "alt": one.words,
+        "caption": one.caption,
+        "details": split_caption(one.words)[1],
+        "alt": one.caption,
         "command": f"attnlab figure {name}",
         "records": [f"data/runs/{e.split('/')[0]}.jsonl#{e}" for e in figure.experiments],
         "commit": newest["commit"] if newest else commit(),

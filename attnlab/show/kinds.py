@@ -24,9 +24,11 @@ from attnlab.show.style import (
     look,
     new_axes,
 )
+from attnlab.show.words import drawable
 
 MOST_TICKS = 24  # beyond this many rows, names would overlap
 MOST_NUMBERS = 8  # up to this many rows and columns, cells carry their number
+LONGEST_TICK = 18  # characters of a name beside a matrix
 LEADER = {
     "arrowstyle": "-",
     "color": "#AAAAAA",
@@ -381,7 +383,8 @@ def _as_matrix(values: ArrayLike, x_ticks: Any, y_ticks: Any) -> NDArray[np.floa
 def _name_cells(axis: Any, ticks: Sequence[str] | None, *, n_cells: int) -> None:
     if ticks is not None and n_cells <= MOST_TICKS:
         is_long = axis.axis_name == "x" and sum(len(str(tick)) for tick in ticks) > 24
-        axis.set_ticks(np.arange(n_cells) + 0.5, ticks, rotation=90 if is_long else 0)
+        names = [drawable(str(tick), most=LONGEST_TICK) for tick in ticks]
+        axis.set_ticks(np.arange(n_cells) + 0.5, names, rotation=90 if is_long else 0)
     else:
         numbers = [int(n) for n in MaxNLocator(8, integer=True).tick_values(0, n_cells - 1)]
         shown = [n for n in numbers if 0 <= n < n_cells]

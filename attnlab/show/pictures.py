@@ -10,11 +10,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from IPython.display import Markdown, display
+from IPython.display import display
 from matplotlib.figure import Figure
 from PIL import Image
 
 from attnlab.show.style import style
+from attnlab.show.words import caption_html, split_caption
 
 DOTS_PER_INCH = 150  # in the file
 SHOWN_PER_INCH = 100  # on the page
@@ -22,10 +23,15 @@ SHOWN_PER_INCH = 100  # on the page
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure and the sentence that is its caption, its alt text, its status line and its test."""
+    """A figure and its words: caption, alt text, status line and test."""
 
     fig: Figure
     words: str
+
+    @property
+    def caption(self) -> str:
+        """What to see: what stands below the figure, and its alt text."""
+        return split_caption(self.words)[0]
 
     @property
     def ax(self) -> Any:
@@ -38,21 +44,38 @@ class Picture:
 
     def png(self) -> bytes:
         """Return the figure as a PNG of at most 256 colours: a third of the bytes, alike to see."""
-        file, out = io.BytesIO(), io.BytesIO()
-        with style():
-            self.fig.savefig(file, format="png", dpi=DOTS_PER_INCH, metadata={"Software": None})
-        with Image.open(file) as picture:
+        out = io.BytesIO()
+        with Image.open(io.BytesIO(self._saved(DOTS_PER_INCH))) as picture:
             small = picture.convert("RGB").quantize(256, dither=Image.Dither.NONE)
         small.save(out, format="png", optimize=True)
         return out.getvalue()
 
-    def html(self) -> str:
-        """Return an ``<img>`` element that holds the figure, with the words as alt text."""
+    def html(self, *, is_quick: bool = False) -> str:
+        """Return an ``<img>`` element that holds the figure, with its caption as alt text.
+
+        Args:
+            is_quick: One dot a pixel and hardly packed, in half the time: for a picture that
+                follows a slider.
+        """
         width, height = self.size
+        data = self._saved(SHOWN_PER_INCH) if is_quick else self.png()
         return (
-            f"<img alt='{html.escape(self.words, quote=True)}' width='{width}' height='{height}' "
-            f"style='max-width:100%;height:auto' src='data:image/png;base64,{_base64(self.png())}'>"
+            f"<img alt='{html.escape(self.caption, quote=True)}' width='{width}' height='{height}' "
+            f"decoding='sync' style='max-width:100%;height:auto' "
+            f"src='data:image/png;base64,{_base64(data)}'>"
         )
+
+    def figure(self) -> str:
+        """Return a ``<figure>`` element: the picture, below it what to see and the rest folded."""
+        caption = f"<figcaption>{caption_html(self.words)}</figcaption>"
+        return f"<figure style='margin:0 0 1em'>{self.html()}{caption}</figure>"
+
+    def _saved(self, dots_per_inch: int) -> bytes:
+        file = io.BytesIO()
+        pack = {"metadata": {"Software": None}, "pil_kwargs": {"compress_level": 1}}
+        with style():
+            self.fig.savefig(file, format="png", dpi=dots_per_inch, **pack)
+        return file.getvalue()
 
     @property
     def size(self) -> tuple[int, int]:
@@ -87,16 +110,16 @@ def picture(draw: Callable[..., tuple[Any, str]]) -> Any:
 
 
 def show(one: Picture, *, lead: str = "") -> None:
-    """Show a picture as a still, its words below and as alt text.
+    """Show a picture as a still; below what to see, which is the alt text, and the rest folded.
+
+    As HTML, since JupyterLab, GitHub and exported pages all keep the ``alt`` of an ``<img>``, and
+    none of them that of an output's metadata.
 
     Args:
         lead: Words to set before those of the picture.
     """
-    words, (width, height) = f"{lead}{one.words}", one.size
-    data = {"image/png": _base64(one.png()), "text/plain": words}
-    metadata = {"image/png": {"alt": words, "width": width, "height": height}}
-    display(data, metadata=metadata, raw=True)
-    display(Markdown(f"*{words}*"))  # the alt text alone does not reach every renderer
+    one = one.saying(f"{lead}{one.words}")
+    display({"text/html": one.figure(), "text/plain": one.words}, raw=True)
 
 
 def _base64(data: bytes) -> str:

@@ -166,7 +166,8 @@ def generation_growth(points: pd.DataFrame):
     axes[0].set_ylabel("Time of one more token (µs, log scale)")
     axes[0].yaxis.set_major_formatter(FuncFormatter(lambda value, _: _amount(value)))
     axes[0].yaxis.set_minor_formatter(NullFormatter())
-    return axes[0], " ".join(sentences)
+    lead = "Time of one more token against the context, on log scales, a panel for each batch."
+    return axes[0], " ".join([lead, *sentences])
 
 
 def _curves(points: pd.DataFrame, *, x: str, y: str, stem: str) -> dict[str, pd.DataFrame]:

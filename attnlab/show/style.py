@@ -103,6 +103,7 @@ MEMBERS = {  # of each family: name, label, marker; the further down, the darker
         ("bigram", "Bigram table", "2"),
     ),
 }
+NO_FAMILY = ("#332288", "#882255", "#B58900")  # for what is of none: marks, parts, places
 VARIANT_MARKERS = ("s", "v", "^", "X", "P", "*", "<", ">")
 SHADES = {"he": "#8C2D04", "we": "#B8790B", "me": "#4D1A00"}  # they meet in every picture
 LOOKS: dict[str, Look] = {

@@ -92,6 +92,7 @@ class TranslationSource(Symbols):
         self._firsts = [*ARTICLES, *NUMERALS[: turned.counting - 1]]
         words = [*self._firsts, *self._adjectives, *self._nouns, *self._prepositions]
         words += [*self._verbs, *self._conjunctions]
+        self._read_words = set(words)
         super().__init__([*SPECIAL_WORDS, *words, *self._target_words()])
 
     @property
@@ -151,6 +152,18 @@ class TranslationSource(Symbols):
     def encode(self, text: str) -> NDArray[np.int64]:
         """Read words of either language as token ids; an unknown word becomes ``UNK``."""
         return self._to_ids(text.split())
+
+    def knows(self, word: str) -> str | None:
+        """Return the source word that someone typed: in small letters, without marks, or None."""
+        words = (word, word.lower(), word.lower().strip(".,;:!?\"'"))
+        return next((one for one in words if one in self._read_words), None)
+
+    def right(self, words: Sequence[str]) -> tuple[list[str], str]:
+        """Return the words of the right translation, or none and a sentence that says why."""
+        try:
+            return [word.text for word in _Translator(words, self.dials).sentence()], ""
+        except AttnlabError as error:
+            return [], str(error).partition(" Sentences come")[0]
 
     def decode(self, tokens: ArrayLike) -> str:
         """Write tokens as words with blanks between, up to ``EOS``; padding is left out."""

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from attnlab.errors import AttnlabError, UnknownNameError
-from attnlab.paths import CHAINS
+from attnlab.errors import AttnlabError, UnknownNameError, shorten
+from attnlab.paths import CHAINS, file_errors
 from attnlab.seeding import numpy_generator
 from attnlab.sources.base import Source, check_count, entropy_nats, surprise_nats
 
@@ -54,7 +54,7 @@ def check_transition(transition: ArrayLike, *, name: str = "The matrix") -> NDAr
     """
     try:
         matrix = np.array(transition, dtype=np.float64)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         rows = transition if isinstance(transition, Sequence) else [transition]
         lengths = [str(len(row)) for row in rows if isinstance(row, Sequence)]
         raise AttnlabError(
@@ -371,7 +371,9 @@ def load_chain(path: str | Path) -> tuple[NDArray[np.float64], list[str]]:
             f"chains: {', '.join(list_chains())}."
         )
     try:
-        data = json.loads(file.read_text(encoding="utf-8"))
+        with file_errors(file, "read"):
+            text = file.read_text(encoding="utf-8")
+        data = json.loads(text)
     except json.JSONDecodeError as error:
         raise AttnlabError(
             f"{file} is not JSON: {error.msg} in line {error.lineno}. "
@@ -386,6 +388,10 @@ def load_chain(path: str | Path) -> tuple[NDArray[np.float64], list[str]]:
     transition = check_transition(data["matrix"], name=f"The matrix of chain {file.stem!r}")
     names = {"states": data["states"], "symbols": data.get("symbols", data["states"])}
     for what, given in names.items():
+        if not isinstance(given, list) or not all(isinstance(name, str) for name in given):
+            raise AttnlabError(
+                f"The {what} of chain {file.stem!r} are {shorten(given)}, no list of names."
+            )
         if len(given) != len(transition):
             raise AttnlabError(
                 f"Chain {file.stem!r} names {len(given)} {what} for {len(transition)} rows. "

@@ -168,8 +168,16 @@ class TaleSource(StoryMachine):
         Raises:
             UnknownNameError: For a word that no tale uses.
         """
-        pieces = re.findall(r"\n|[.,!?]|[^\s.,!?]+", text)
-        return np.array([self._token_id(piece) for piece in pieces], dtype=np.int64)
+        return np.array([self._token_id(piece) for piece in self.split(text)], dtype=np.int64)
+
+    @staticmethod
+    def split(text: str) -> list[str]:
+        """Return the words, marks and line ends of a text."""
+        return re.findall(r"\n|[.,!?]|[^\s.,!?]+", text)
+
+    def knows(self, word: str) -> str | None:
+        """Return a word or mark that some tale uses, in its form here; None for any other."""
+        return next((one for one in (word, word.lower(), word.title()) if one in self._ids), None)
 
     def _token_id(self, word: str) -> int:
         if word == "\n":

@@ -5,12 +5,14 @@ from attnlab.studies.engine import Folders, Job, Progress
 from attnlab.studies.study import (
     Plan,
     Study,
+    check_plan,
     export_models,
     get_study,
     list_studies,
     run_plan,
     unfinished_plans,
 )
+from attnlab.studies.sweep import run_sweep
 
 __all__ = [
     "Folders",
@@ -19,6 +21,7 @@ __all__ = [
     "Progress",
     "Study",
     "ablation",
+    "check_plan",
     "export_models",
     "get_study",
     "list_studies",
@@ -26,5 +29,6 @@ __all__ = [
     "n_grams",
     "replaced",
     "run_plan",
+    "run_sweep",
     "unfinished_plans",
 ]

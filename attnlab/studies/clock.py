@@ -38,7 +38,7 @@ from attnlab.mixers import TokenMixer, build_mixer, convolution, list_mixers
 from attnlab.mixers.streaming import TiledStream
 from attnlab.models import LanguageModel, Translator
 from attnlab.models.search import greedy_search
-from attnlab.paths import RUNS
+from attnlab.paths import OWN_RUNS, record_places
 from attnlab.records import RunRecord, commit, environment, read_records
 from attnlab.seeding import torch_generator
 from attnlab.sources import translation_source
@@ -677,14 +677,15 @@ def bench(
         yield judge_choices(as_table(records))
 
 
-def run_file(folder: Path = RUNS) -> Path:
+def run_file(folder: Path = OWN_RUNS) -> Path:
     """Return the file that records of this study are appended to."""
     return folder / f"{STUDY}.jsonl"
 
 
 def _next_series(file: Path | None, scale: str, part: str) -> int:
     """Return the number of the series: one more than the last one in the file."""
-    rows = read_records(file) if file and file.exists() else []
+    places = [place for place in record_places(file) if place.exists()] if file else []
+    rows = read_records(file) if file and places else []
     before = f"{STUDY}/{scale}/{part}/"
     return max((r["seed"] for r in rows if r["experiment"].startswith(before)), default=-1) + 1
 

@@ -23,7 +23,7 @@ from typing import Any
 from torch import nn
 
 from attnlab.config import TrainConfig, digest_of
-from attnlab.paths import RUNS, WORK
+from attnlab.paths import OWN_RUNS, WORK
 from attnlab.records import RunRecord, environment
 from attnlab.seeding import torch_generator
 from attnlab.tasks import Task
@@ -45,7 +45,7 @@ class Progress:
 class Folders:
     """Where a study computes and writes: records to keep, and work that can be thrown away."""
 
-    runs: Path = RUNS
+    runs: Path = OWN_RUNS
     work: Path = WORK
     device: str = "cpu"
 

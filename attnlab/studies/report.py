@@ -25,6 +25,7 @@ TEMPLATE = Path(__file__).with_name("report.md")
 BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
 
 BOOKS, COUNTED = "language-model/paper/children", "n-grams/paper/children"
+RECONSTRUCTED = ("he", "we", "me")  # of the paper only names and comparisons are known
 LEAKY = "cross/paper/l"
 TOY = "attentionless/classroom/toy"
 CAPTIONS = "attentionless/paper/multi30k/de-en"
@@ -166,7 +167,9 @@ def results_table(runs: pd.DataFrame, *, columns: dict[str, str]) -> str:
         mine = variants.get_group(variant)
         weights = f"{mine['n_weights'].iloc[0] / 1e6:.2f} M"
         cells = [mean_and_range(mine[metric].tolist()) for metric in columns]
-        rows.append([VARIANTS.get(str(variant), variant), weights, *cells, len(mine)])
+        label = VARIANTS.get(str(variant), str(variant))
+        label += " (our reading)" if variant in RECONSTRUCTED else ""
+        rows.append([label, weights, *cells, len(mine)])
     return markdown_table(["mixer", "weights", *columns.values(), "seeds"], rows)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,11 @@ from filelock import FileLock, Timeout
 from attnlab.config import TranslatorConfig, digest_of
 from attnlab.corpora import load_tokenizer
 from attnlab.errors import AttnlabError, DivergenceError, UnknownNameError
-from attnlab.paths import write_whole
+from attnlab.paths import record_places, write_whole
 from attnlab.records import RunRecord, commit, read_records
 from attnlab.studies.engine import Folders, Progress, run_job, work_file
 from attnlab.training import load_model, load_translator, save_model
+from attnlab.training.parallel import agree, is_first
 
 SCALES = ("smoke", "classroom", "paper")
 SWEPT = "/swept"  # ends the name of an experiment whose settings differ from record to record
@@ -118,30 +120,34 @@ def get_study(name: str) -> Study:
     return _STUDIES[name]
 
 
-def run_plan(plan: Plan, *, folders: Folders | None = None) -> Iterator[Progress]:
+def run_plan(
+    plan: Plan, *, folders: Folders | None = None, digest: str | None = None
+) -> Iterator[Progress]:
     """Run what a plan lacks; finished jobs are skipped, begun ones go on from their checkpoint.
 
-    Several processes may run the same plan: each job is done by one of them. A job that
-    diverges is reported and the next one starts.
+    Several processes may run the same plan: each job is done by one of them, or by all that
+    ``torchrun`` started together. A job that diverges is reported and the next one starts.
 
+    Args:
+        digest: Of the one job to run; None: all.
     Raises:
         UnknownNameError: A study, variant or corpus that does not exist, or not together.
         AttnlabError: After the last job, if some of them failed.
     """
     commit()  # of the code that was loaded, not of what is there when a job ends
     folders = folders or Folders()
-    study = _checked(plan)
-    jobs = study.jobs(plan)
+    study = check_plan(plan)
+    jobs = [job for job in study.jobs(plan) if digest in (None, job.digest)]
     plan_file = folders.work_file(plan.study, f"plan-{digest_of(asdict(plan))}.json")
     write_whole(plan_file, json.dumps(asdict(plan)))  # so that ``resume`` can ask for it again
     failed = []
     for job in jobs:
-        lock = FileLock(folders.work_file(plan.study, f"{job.digest}.lock"))
         try:
-            with lock.acquire(timeout=0):
-                yield from _run(study, job, folders)
-        except Timeout:
-            yield Progress(job=job.name, step=0, n_steps=1, message="another process has it")
+            with _claimed(study, job, folders) as why_not:
+                if why_not:
+                    yield Progress(job=job.name, step=1, n_steps=1, message=why_not)
+                else:
+                    yield from _run(study, job, folders)
         except DivergenceError as error:
             failed.append(f"{job.name}: {error}")
             yield Progress(job=job.name, step=0, n_steps=1, message="diverged")
@@ -149,7 +155,38 @@ def run_plan(plan: Plan, *, folders: Folders | None = None) -> Iterator[Progress
         raise AttnlabError(f"{len(failed)} of {len(jobs)} jobs diverged. " + " ".join(failed))
 
 
-def _checked(plan: Plan) -> Study:
+@contextmanager
+def _claimed(study: Study, job: Any, folders: Folders) -> Iterator[str]:
+    """Keep other processes from a job; yield why it is not to be run here, or nothing."""
+    lock, why_not = FileLock(folders.work_file(study.name, f"{job.digest}.lock")), ""
+    try:
+        if is_first():
+            lock.acquire(timeout=0)
+            if job.digest in finished_digests(study.name, folders):
+                why_not = "recorded before"
+    except Timeout:
+        why_not = "another process has it"
+    try:
+        yield agree(why_not)
+    finally:
+        lock.release()
+
+
+def jobs_of(plan: Plan) -> Sequence[Any]:
+    """Return all jobs of a plan, each with ``name`` and ``digest``.
+
+    Raises:
+        UnknownNameError: A study, variant or corpus that does not exist, or not together.
+    """
+    return check_plan(plan).jobs(plan)
+
+
+def check_plan(plan: Plan) -> Study:
+    """Return the study of a plan.
+
+    Raises:
+        UnknownNameError: A study, variant, axis or corpus that does not exist, or not together.
+    """
     study = get_study(plan.study)
     wanted = [("variant", name, study.variants) for name in plan.variants]
     wanted += [("axis", name, study.axes) for name in plan.axes]
@@ -161,19 +198,18 @@ def _checked(plan: Plan) -> Study:
 
 
 def _run(study: Study, job: Any, folders: Folders) -> Iterator[Progress]:
-    if job.digest in finished_digests(study.name, folders):
-        yield Progress(job=job.name, step=1, n_steps=1, message="recorded before")
-        return
     record: RunRecord = yield from study.run(job, folders)
-    record.append_to(folders.run_file(study.name))
-    work_file(job, folders, "checkpoint").unlink(missing_ok=True)
+    if is_first():
+        record.append_to(folders.run_file(study.name))
+        work_file(job, folders, "checkpoint").unlink(missing_ok=True)
 
 
 def finished_digests(study: str, folders: Folders) -> set[str]:
     """Return the digests of the jobs of a study that have a record with all it needs."""
     path, needs = folders.run_file(study), set(get_study(study).needs)
-    records = read_records(path) if path.exists() else ()
-    return {each["config"]["job"] for each in records if needs <= each["metrics"].keys()}
+    places = [place for place in record_places(path) if place.exists()]
+    records = read_records(path) if places else ()
+    return {each["config"].get("job") for each in records if needs <= each["metrics"].keys()}
 
 
 def unfinished_plans(*, folders: Folders | None = None) -> list[Plan]:

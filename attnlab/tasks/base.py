@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from abc import abstractmethod
 from collections.abc import Iterable
 from typing import Any
@@ -10,8 +11,11 @@ import torch
 from torch import nn
 
 from attnlab.corpora import Tokenizer, load_tokenizer, train_bpe
+from attnlab.errors import AttnlabError, FileError
 from attnlab.paths import cache_folder
 from attnlab.training.engine import Lessons
+
+LOGGER = logging.getLogger(__name__)
 
 
 class Task(Lessons):
@@ -29,10 +33,19 @@ class Task(Lessons):
 
 
 def cached_tokenizer(key: str, texts: Iterable[str], *, vocab_size: int) -> Tokenizer:
-    """Return the BPE tokenizer of these texts, trained once and kept in the cache."""
+    """Return the BPE tokenizer of these texts, trained once and kept in the cache.
+
+    One that is damaged is trained again; a cache that cannot be written is done without.
+    """
     path = cache_folder() / "byte_pairs" / f"{key.replace('/', '_')}-{vocab_size}.json"
     if path.exists():
-        return load_tokenizer(path)
+        try:
+            return load_tokenizer(path)
+        except AttnlabError as problem:
+            LOGGER.warning("%s Training it again.", problem)
     tokenizer = train_bpe(texts, vocab_size=vocab_size)
-    tokenizer.save(path)
+    try:
+        tokenizer.save(path)
+    except FileError as problem:
+        LOGGER.warning("The tokenizer is not kept: %s", problem)
     return tokenizer

@@ -13,7 +13,7 @@ import ipywidgets as w
 from IPython.display import Markdown, display
 
 from attnlab.errors import AttnlabError, UnknownNameError
-from attnlab.show.panels import show_live, widgets_on
+from attnlab.show.panels import STYLE, Live, reserved, show_live, status_html, widgets_on
 
 CHAPTERS = Path(__file__).parents[1] / "chapters"
 OPTION = re.compile(r"- \[([ x])\] ")
@@ -98,25 +98,58 @@ def quiz_markdown(questions: Sequence[Question]) -> str:
     return "\n\n".join([*asked, fold.format("\n\n".join(answered))])
 
 
-class QuizPanel:
-    """A row of letters for each question; choosing one shows its reason."""
+class QuizPanel(Live):
+    """Questions, each with its options as buttons; choosing one shows its reason; a score below."""
 
     def __init__(self, questions: Sequence[Question]) -> None:
         """Build the panel; nothing is chosen at first."""
-        self.buttons = [_letters(n, question) for n, question in enumerate(questions, start=1)]
-        self.reasons = [w.HTMLMath() for _ in questions]
-        for question, buttons, reason in zip(questions, self.buttons, self.reasons, strict=True):
-            reason.add_class("attnlab-status")
-            buttons.observe(_answer(question, reason), names="value")
-        self.panel = w.VBox([w.VBox(row) for row in zip(self.buttons, self.reasons, strict=True)])
+        self.first_answers: dict[int, Option] = {}  # by the number of the question
+        self.n_questions = len(questions)
+        self.buttons: list[dict[str, w.Button]] = []
+        self.reasons: list[w.HTMLMath] = []
+        self.score = w.HTML()
+        asked = [self._ask(number, one) for number, one in enumerate(questions, start=1)]
+        look = w.HTML(f"<style>{STYLE}</style>")
+        look.add_class("attnlab-style")
+        self.panel = w.VBox([look, *asked, self.score])
         self.panel.add_class("attnlab-quiz")
+        self._count()
 
-    def _ipython_display_(self) -> None:
-        """Show nothing: the panel is on the page already."""
+    def _ask(self, number: int, question: Question) -> w.VBox:
+        text, reason = w.HTMLMath(_inline_html(f"**{number}.** {question.text}")), w.HTMLMath()
+        reason.layout.min_height = reserved(max((o.verdict for o in question.options), key=len))
+        buttons = {
+            letter: w.Button(
+                description=f"{letter}.  {re.sub('[$`*]', '', option.text)}",
+                tooltip=f"Answer {letter} to question {number}. Tab and Space choose.",
+            )
+            for letter, option in question.lettered.items()
+        }
+        for letter, button in buttons.items():
+            button.add_class("attnlab-option")
+            button.on_click(lambda _, at=letter: self._answer(number, at, question))
+        box = w.VBox([text, *buttons.values(), reason])
+        box.add_class("attnlab-question")
+        self.buttons.append(buttons)
+        self.reasons.append(reason)
+        return box
+
+    def _answer(self, number: int, letter: str, question: Question) -> None:
+        option = question.lettered[letter]
+        self.first_answers.setdefault(number, option)
+        self.buttons[number - 1][letter].button_style = "success" if option.is_right else "warning"
+        said = _inline_html(f"**{letter}** {option.verdict}")
+        self.reasons[number - 1].value = f"<p role='status'>{said}</p>"
+        self._count()
+
+    def _count(self) -> None:
+        n_right = sum(option.is_right for option in self.first_answers.values())
+        tried = f"{len(self.first_answers)} of {self.n_questions} answered"
+        self.score.value = status_html(f"Score: {n_right} right at the first try, {tried}.")
 
 
 def show_quiz(chapter: str, *, part: str | None = None) -> QuizPanel | None:
-    """Print the questions of a chapter with folded answers; then, live, letters that answer.
+    """Show the questions of a chapter: live, as buttons; else printed, with folded answers.
 
     Args:
         chapter: Folder under ``attnlab/chapters``; see ``read_quiz``.
@@ -126,11 +159,11 @@ def show_quiz(chapter: str, *, part: str | None = None) -> QuizPanel | None:
         The panel, or None if ``ATTNLAB_WIDGETS=off``.
     """
     questions = read_quiz(chapter, part=part)
-    display(Markdown(quiz_markdown(questions)))
     if not widgets_on():
+        display(Markdown(quiz_markdown(questions)))
         return None
     quiz = QuizPanel(questions)
-    show_live(quiz.panel)
+    show_live(quiz, markdown=quiz_markdown(questions))
     return quiz
 
 
@@ -145,26 +178,6 @@ def _question(block: str) -> Question:
 
 def _joined(text: str) -> str:
     return " ".join(text.split())
-
-
-def _letters(number: int, question: Question) -> w.ToggleButtons:
-    return w.ToggleButtons(
-        options=list(question.lettered),
-        value=None,
-        description=f"Question {number}",
-        tooltip=f"Answer to question {number}. Tab and Space choose.",
-        tooltips=[option.text for option in question.options],
-        style={"description_width": "initial", "button_width": "3em"},
-    )
-
-
-def _answer(question: Question, reason: w.HTMLMath):
-    def answer(change) -> None:
-        letter = change["new"]
-        said = f"**{letter}** {question.lettered[letter].verdict}" if letter else ""
-        reason.value = f"<p role='status'>{_inline_html(said)}</p>" if said else ""
-
-    return answer
 
 
 def _inline_html(markdown: str) -> str:

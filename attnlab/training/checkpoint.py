@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
 from attnlab.config import ModelConfig, TranslatorConfig
-from attnlab.errors import CheckpointError
+from attnlab.errors import AttnlabError, CheckpointError, shorten
 from attnlab.models import LanguageModel, Translator
-from attnlab.paths import write_whole
+from attnlab.paths import file_errors, write_whole
 
 FORMAT = "attnlab-checkpoint-1"
+LARGEST_TABLE = 2**26  # numbers of tables of positions, which a file does not hold
+
+Built = TypeVar("Built", bound=nn.Module)
 
 
 def save_checkpoint(
@@ -54,6 +57,12 @@ def load_checkpoint(
             if key in tensors:
                 moments[moment] = tensors[key].to(weight.device, copy=True)
         if moments:
+            found = {moment: value.shape for moment, value in moments.items()}
+            if found != {"step": (), "exp_avg": weight.shape, "exp_avg_sq": weight.shape}:
+                raise CheckpointError(
+                    f"{path} has other optimiser moments of {name} than AdamW keeps: {found}. "
+                    "Delete it and run again."
+                )
             optimizer.state[weight] = moments
     return facts
 
@@ -77,10 +86,15 @@ def load_model(path: Path) -> tuple[LanguageModel, dict[str, Any]]:
         CheckpointError: The file is missing, damaged, or holds no model.
     """
     tensors, facts = read_tensors(path)
-    if "config" not in facts:
+    if not isinstance(facts.get("config"), dict):
         raise CheckpointError(f"{path} holds tensors but no model configuration; see save_model.")
-    config = ModelConfig.from_dict(facts["config"])
-    model = LanguageModel(config, generator=torch.Generator())
+
+    def build() -> LanguageModel:
+        config = ModelConfig.from_dict(facts["config"])
+        _require_layers(tensors, blocks=config.n_layers)
+        return LanguageModel(config, generator=torch.Generator())
+
+    model = build_as_saved(path, tensors, build)
     load_weights(model, tensors, path)
     return model.eval(), facts
 
@@ -92,19 +106,65 @@ def load_translator(path: Path) -> tuple[Translator, dict[str, Any]]:
         CheckpointError: The file is missing, damaged, or holds no translator.
     """
     tensors, facts = read_tensors(path)
-    config = facts.get("config", {})
-    if "source_vocab_size" not in config:
+    config = facts.get("config")
+    if not isinstance(config, dict) or "source_vocab_size" not in config:
         raise CheckpointError(f"{path} holds no translator; load a language model with load_model.")
-    translator = Translator(TranslatorConfig.from_dict(config), generator=torch.Generator())
+
+    def build() -> Translator:
+        sizes = TranslatorConfig.from_dict(config)
+        _require_layers(tensors, encoder=sizes.n_encoder_layers, decoder=sizes.n_decoder_layers)
+        return Translator(sizes, generator=torch.Generator())
+
+    translator = build_as_saved(path, tensors, build)
     load_weights(translator, tensors, path)
     return translator.eval(), facts
+
+
+def build_as_saved(path: Path, weights: Mapping[str, Tensor], build: Callable[[], Built]) -> Built:
+    """Return the module that a file describes, after a trial that takes no memory.
+
+    Args:
+        weights: What the file holds, by the module's names.
+        build: Makes the module from what the file says; it may fail in any way.
+
+    Raises:
+        CheckpointError: The file describes nothing that can be built, or weights of other
+            sizes than it holds.
+    """
+    try:
+        with torch.device("meta"):
+            trial = build()
+        n_wanted = {n: w.numel() for n, w in trial.named_parameters()}
+        n_more = sum(table.numel() for table in trial.buffers())
+    except Exception as error:  # of any kind: the sizes and names come from the file
+        raise CheckpointError(
+            f"{path} describes nothing that can be built: {error} Train it again, or take the "
+            "file from where it came once more."
+        ) from error
+    wrong = [n for n, size in n_wanted.items() if n not in weights or weights[n].numel() != size]
+    if wrong or n_more > max(LARGEST_TABLE, sum(n_wanted.values())):
+        name = wrong[0] if wrong else "its table of positions"
+        found = tuple(weights[name].shape) if name in weights else "nothing"
+        raise CheckpointError(
+            f"{path} belongs to another model: {name} should have {n_wanted.get(name, n_more):,} "
+            f"numbers, the file has {found}. Use the configuration it was trained with."
+        )
+    return build()
+
+
+def _require_layers(weights: Mapping[str, Tensor], **n_layers: int) -> None:
+    for name, n in n_layers.items():
+        found = len({key.split(".")[1] for key in weights if key.startswith(f"{name}.")})
+        if found != n:
+            raise AttnlabError(f"it says {n} layers and holds {found}.")
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], *, facts: Mapping[str, Any]) -> None:
     """Write tensors and JSON facts to one file; a reader never sees half of it."""
     kept = {n: t.detach().cpu().contiguous() for n, t in tensors.items()}
-    header = {"format": FORMAT, "sha256": _digest(kept), "facts": json.dumps(facts, sort_keys=True)}
-    write_whole(path, save(kept, metadata=header))
+    text = json.dumps(facts, sort_keys=True)
+    header = {"format": FORMAT, "sha256": _digest(kept), "facts": text}
+    write_whole(path, save(kept, metadata={**header, "facts_sha256": _digest_of_text(text)}))
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -114,19 +174,35 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         CheckpointError: Missing, cut short, changed, or written by something else.
     """
     path = Path(path)
-    if not path.exists():
-        raise CheckpointError(f"There is no file {path}. Train first, or check the name.")
+    with file_errors(path, "read"):
+        if not path.exists():
+            raise CheckpointError(f"There is no file {path}. Train first, or check the name.")
     try:
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
+        digest = _digest(tensors)
+    except Exception as error:  # what the library and torch make of any bytes
         raise CheckpointError(f"{path} is damaged ({error}). Delete it and run again.") from error
     if header.get("format") != FORMAT:
         raise CheckpointError(f"{path} is not a file of format {FORMAT}; attnlab did not write it.")
-    if header["sha256"] != _digest(tensors):
+    text = header.get("facts", "")
+    of_text = header.get("facts_sha256")  # files of before it have none
+    if header.get("sha256") != digest or of_text not in (None, _digest_of_text(text)):
         raise CheckpointError(f"{path} changed after it was written. Delete it and run again.")
-    return tensors, json.loads(header["facts"])
+    try:
+        facts = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        facts = error
+    if not isinstance(facts, dict):
+        raise CheckpointError(
+            f"{path} is damaged: its facts are {shorten(facts)}. Delete it and run again."
+        )
+    return tensors, facts
+
+
+def _digest_of_text(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _digest(tensors: Mapping[str, Tensor]) -> str:
@@ -151,8 +227,9 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor], path: Path) ->
     """
     own = _own_weights(model)
     for name, weight in own.items():
-        if name not in weights or weights[name].shape != weight.shape:
-            found = tuple(weights[name].shape) if name in weights else "nothing"
+        given = weights.get(name)
+        if given is None or given.shape != weight.shape or not given.is_floating_point():
+            found = "nothing" if given is None else f"{tuple(given.shape)} of {given.dtype}"
             raise CheckpointError(
                 f"{path} belongs to another model: {name} should be {tuple(weight.shape)}, "
                 f"the file has {found}. Use the configuration it was trained with."

@@ -26,9 +26,10 @@ import torch
 from torch import nn
 
 from attnlab.config import TrainConfig
-from attnlab.errors import AttnlabError
+from attnlab.errors import AttnlabError, CheckpointError
 from attnlab.training.checkpoint import load_checkpoint, save_checkpoint
 from attnlab.training.loop import StepLog, build_optimizer, train_steps
+from attnlab.training.parallel import agree, is_first, n_processes
 
 CHECKPOINT_EVERY_S = 60.0
 
@@ -101,7 +102,8 @@ def train_model(
 
     Raises:
         DivergenceError: The loss or the gradient is not finite.
-        AttnlabError: The checkpoint was written with other threads or on another device.
+        AttnlabError: The checkpoint was written with other threads, on another device, or by
+            another number of processes.
     """
     state = State() if state is None else state
     options = dict(task.train_options(model, train))
@@ -109,8 +111,18 @@ def train_model(
     whole = model if best is None else nn.ModuleDict({"model": model, "best": best})
     if checkpoint is not None and checkpoint.exists():
         facts = load_checkpoint(checkpoint, model=whole, optimizer=optimizer)
-        vars(state).update(_same_machine(facts, model))
-    elif 0 in points:
+        vars(state).update(_same_machine(facts, model, checkpoint))
+        if not 0 <= state.step <= train.n_steps:
+            raise CheckpointError(
+                f"{checkpoint} stands at step {state.step} of {train.n_steps}. Delete it and run "
+                "again."
+            )
+    if agree(state.step) != state.step:
+        raise AttnlabError(
+            f"This process would go on after step {state.step}, the first one after another: "
+            f"they see different checkpoints. Let all of them see {checkpoint}, or delete it."
+        )
+    if 0 in points and not state.step:
         state.add_point(task.validate(model))
         yield state
     started = time.perf_counter() - state.seconds
@@ -132,7 +144,8 @@ def train_model(
             if best is not None:
                 _keep_better(model, best, found, state)
         yield state
-        if checkpoint is not None and time.perf_counter() - saved > CHECKPOINT_EVERY_S:
+        is_due = is_first() and time.perf_counter() - saved > CHECKPOINT_EVERY_S
+        if checkpoint is not None and is_due:
             facts = {**asdict(state), **_machine(model)}
             save_checkpoint(checkpoint, model=whole, optimizer=optimizer, facts=facts)
             saved = time.perf_counter()
@@ -164,16 +177,24 @@ def steps_dense_early(n_steps: int, *, n_points: int = 25) -> set[int]:
 def _machine(model: nn.Module) -> dict[str, Any]:
     """Return what must not change over an interruption for the numbers to be bit-equal."""
     device = next(model.parameters()).device.type
-    return {"threads": torch.get_num_threads(), "device": device}
+    here = {"threads": torch.get_num_threads(), "device": device}
+    return here | {"nproc-per-node": n_processes()}
 
 
-def _same_machine(facts: dict[str, Any], model: nn.Module) -> dict[str, Any]:
+def _same_machine(facts: dict[str, Any], model: nn.Module, path: Path) -> dict[str, Any]:
     """Return a checkpoint's facts without those of the machine, if this one computes alike."""
+    facts = {"nproc-per-node": 1, **facts}
+    wanted = {name: type(value) for name, value in {**vars(State()), **_machine(model)}.items()}
+    if {name: type(value) for name, value in facts.items()} != wanted:
+        raise CheckpointError(
+            f"{path} does not say where a training stands. Delete it and run again."
+        )
     for name, here in _machine(model).items():
         before = facts.pop(name)
         if before != here:
             raise AttnlabError(
                 f"The run was begun with --{name} {before}, and this process has {here}: its "
-                f"numbers would differ. Go on with --{name} {before}, or delete its checkpoint."
+                f"numbers would differ. Go on with --{name} {before}, or delete its checkpoint "
+                f"{path}."
             )
     return facts

@@ -16,6 +16,7 @@ from attnlab.config import TrainConfig
 from attnlab.errors import AttnlabError, DivergenceError
 from attnlab.models import LanguageModel, Translator
 from attnlab.seeding import torch_generator
+from attnlab.training.parallel import add_up, n_processes, own_part, rank
 from attnlab.training.products import onednn_products
 
 SPARED = (  # no weight decay
@@ -28,7 +29,8 @@ SPARED = (  # no weight decay
     "head",
 )
 
-Loss = Callable[[Tensor, Tensor], Tensor]  # inputs, targets -> mean loss in nats
+# inputs, targets -> mean loss in nats; or what is minimised, and beside it the plain loss
+Loss = Callable[[Tensor, Tensor], Tensor | tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +38,7 @@ class StepLog:
     """What one optimiser step did."""
 
     step: int  # counted from 1
-    loss_nats: float  # mean cross-entropy per token, before the step
+    loss_nats: float  # mean cross-entropy per token, before the step, never smoothed
     grad_norm: float  # before clipping
     lr: float
     tokens_seen: int  # by this model since its first step
@@ -57,6 +59,7 @@ def train_steps(
 
     A generator, so a progress bar, a live plot, a test and a stop button all drive the same
     loop, and none of them needs a callback. It ends after ``config.n_steps`` or with the batches.
+    Of several processes (``attnlab.training.parallel``) each is given the same batches.
 
     Shapes:
         batches: pairs ``(inputs, targets)`` of token ids, each ``(batch, time)``;
@@ -65,7 +68,8 @@ def train_steps(
         optimizer: From ``build_optimizer``; give it to go on from a checkpoint.
         first_step: Steps done before; ``batches`` starts after theirs.
         tokens_seen: Tokens those steps read.
-        loss: From inputs and targets to the mean loss; None takes ``model.loss``, smoothed by
+        loss: From inputs and targets to the mean loss, or to what is minimised and the plain
+            loss, which is what logs report; None takes the model's own, smoothed by
             ``config.label_smoothing``.
         count: From targets to the number of tokens that the mean is over; None asks the model.
     Raises:
@@ -87,7 +91,7 @@ def train_steps(
             parameters["lr"] = lr
         optimizer.zero_grad(set_to_none=True)
         with _dropout_stream(model, config.seed, step):
-            loss_nats = _accumulate(loss, n_read, group, config)
+            loss_nats = add_up(weights, _accumulate(loss, n_read, group, config))
         total_norm = nn.utils.get_total_norm([w.grad for w in weights if w.grad is not None])
         grad_norm = float(total_norm)
         if not (math.isfinite(loss_nats) and math.isfinite(grad_norm)):
@@ -106,7 +110,7 @@ def _own_loss(model: LanguageModel | Translator, config: TrainConfig) -> Loss:
             f"label_smoothing={config.label_smoothing} is for translators, and this loss has none. "
             "Set it to 0."
         )
-    return partial(model.loss, label_smoothing=config.label_smoothing)
+    return partial(model.smoothed_and_plain_loss, label_smoothing=config.label_smoothing)
 
 
 def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
@@ -133,7 +137,7 @@ def learning_rate(step: int, config: TrainConfig) -> float:
         return config.lr * (step + 1) / config.warmup_steps
     if config.schedule == "inverse_sqrt":
         return config.lr * math.sqrt(max(1, config.warmup_steps) / (step + 1))
-    n_falling = max(1, config.n_steps - config.warmup_steps)
+    n_falling = max(1, config.n_steps - 1 - config.warmup_steps)
     progress = min(1.0, (step - config.warmup_steps) / n_falling)
     low = config.min_lr_fraction
     return config.lr * (low + (1 - low) * 0.5 * (1 + math.cos(math.pi * progress)))
@@ -157,14 +161,18 @@ def _accumulate(
     group: list[tuple[Tensor, Tensor]],
     config: TrainConfig,
 ) -> float:
-    counts = [count(targets) for _, targets in group]
-    total = 0.0
-    for (inputs, targets), n_targets in zip(group, counts, strict=True):
+    n_group, total = sum(count(targets) for _, targets in group), 0.0
+    for whole in group:
+        inputs, targets, n_targets = own_part(*whole, count)
+        if not n_targets and n_processes() > 1:  # fewer rows than processes
+            continue
         with products(config.precision):
             with autocast(config.precision, inputs.device):
-                share = loss(inputs, targets) * (n_targets / sum(counts))
-            share.backward()
-        total += share.item()
+                found = loss(inputs, targets)
+                minimised, plain = found if isinstance(found, tuple) else (found, found)
+                share = n_targets / n_group
+            (minimised * share).backward()
+        total += plain.item() * share
     return total
 
 
@@ -184,7 +192,8 @@ def _dropout_stream(model: LanguageModel | Translator, seed: int, step: int) -> 
         return
     devices = [model.device] if model.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(torch_generator(seed, f"dropout/{step}").initial_seed())
+        stream = f"dropout/{step}" if n_processes() == 1 else f"dropout/{step}/{rank()}"
+        torch.manual_seed(torch_generator(seed, stream).initial_seed())
         yield
 
 

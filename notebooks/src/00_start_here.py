@@ -104,7 +104,7 @@ assert 1 / 3 * 1 / 3 * 1 / 3 > 1 / 2 * 1 / 4 * 1 / 4
 # lower loss on text that it has not seen, and at what cost?
 
 # %% [markdown]
-# ## 2  A two-minute taste   *(14 min)*
+# ## 2  A two-minute taste   *(15 min)*
 #
 # Our text is written by a machine, *tales*, that tells little stories of our own words. A name and
 # a lost thing are chosen early and used late, so memory pays. Because we wrote the machine, we
@@ -112,10 +112,11 @@ assert 1 / 3 * 1 / 3 * 1 / 3 > 1 / 2 * 1 / 4 * 1 / 4
 # text. No model does better than that on average. It is the floor under the curve.
 
 # %% tags=["nbval-check-output"]
+from attnlab.show import wrapped
 from attnlab.sources import tales
 
 source = tales("small")
-print(source.decode(source.sample(160, seed=4, stream="test")).splitlines()[1])
+print(wrapped(source.decode(source.sample(160, seed=4, stream="test")).splitlines()[1]))
 print(
     f"\n{source.vocab_size} different tokens; with the whole past known, "
     f"{source.entropy_rate_nats:.4f} nats per token remain"
@@ -123,7 +124,7 @@ print(
 
 # %% [markdown]
 # Two models, alike but for the mixer: two layers, width $d = 32$, context $\ell = 32$ tokens, the
-# same batches in the same order. SHE, the largest Extractor, has one $d \times d$ matrix for
+# same batches in the same order. SHE, the *super high-performance Extractor*, the largest one, has one $d \times d$ matrix for
 # each of the $\ell$ places it looks back to; attention has four matrices in all. So "alike" is
 # not "equally large":
 
@@ -197,10 +198,10 @@ prompt = torch.from_numpy(source.encode("Once there was a little girl called Mir
 for mixer, model in models.items():
     dice = torch.Generator().manual_seed(1)
     text = model.generate(prompt, n_tokens=45, temperature=0.7, generator=dice)[0]
-    print(f"--- {mixer}\n{source.decode(text.numpy())}\n")
+    print(wrapped(f"--- {mixer}\n{source.decode(text.numpy())}\n"))
 
 # %% [markdown] tags=["exercise"]
-# **Build 0** (difficulty 3, 9 min; builds on eq. (0.1)). Train a model yourself, the smallest there is: a
+# **Build 0** (difficulty 3, 10 min; builds on eq. (0.1)). Train a model yourself, the smallest there is: a
 # table of scores $z \in \mathbb{R}^{V \times V}$, all zero at first. Row $v_t$ scores the token after $v_t$;
 # a softmax makes chances of it. Write `train_bigram(tokens, n_symbols, n_steps, lr)`: in each step take the
 # mean loss over all pairs, call `backward()`, and move the table against its gradient, times `lr`. Return the
@@ -365,7 +366,7 @@ checks.check_perplexity(perplexity_of)
 # ## 5  What do you know already?   *(3 min)*
 #
 # Six questions that a reader of the whole workbook can answer. Answer them today and come back later. The
-# reasons say which notebook has the full story; two of the questions belong to parts that are not written yet.
+# reasons say which notebook has the full story.
 
 # %% tags=["widget", "nbval-ignore-output"]
 show_quiz("start_here", part="What do you know already?")
@@ -376,12 +377,14 @@ show_quiz("start_here", part="What do you know already?")
 # %% [markdown]
 # ## 6  Published, reconstructed, measured   *(2 min)*
 #
-# The full text of the Extractor paper, with its equations and tables, was not at hand when this was
-# written. So we keep three things apart, here and in every notebook:
+# **What was read.** Of the Extractor paper (arXiv:2308.07661) the abstracts of both versions and summaries of
+# its text; of the paper on shallow nets (arXiv:2311.10642) the abstract, summaries, and its released code at
+# commit 983b8c7. The other sections, equations and tables of either were not. So we keep three things apart,
+# here and in every notebook:
 #
 # | | What | Where from |
 # |---|---|---|
-# | **Published** | a drop-in for self-attention; four members, SHE, HE, WE, ME; the last three cost less than attention | abstract |
+# | **Published** | a drop-in for self-attention; four members: SHE (*super high-performance Extractor*), HE (*higher-performance*), WE (*worthwhile*), ME (*minimalist*); the last three cost less than attention | abstract |
 # | **Published** | the idea in words; $\ell d^2 + 2 d^2$ weights against $4 d^2$; the critical path multiply, accumulate, multiply, multiply, accumulate | summaries; count and path of version 1 |
 # | **Published: the main claim** | SHE is clearly better than attention, with more work; HE is better than multi-head, WE better than single-head and ME close to single-head attention, each with less | summaries; tested in notebook 04 |
 # | **Reconstructed** | the equations of SHE, inferred from those facts, and that it is version 1's one Extractor; HE, WE and ME, our reading of their names and of how they compare with attention | derived in notebook 03 |

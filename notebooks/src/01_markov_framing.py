@@ -175,7 +175,8 @@ assert np.isclose(h, weather.entropy_rate_nats)
 
 # %% [markdown]
 # **Play, then answer.** Which `P(stay)` makes the ring of six hardest to predict, and why is it not
-# $1/2$? Does staying change the long-run shares of a random chain?
+# $1/2$? Does staying change the long-run shares of a random chain? Then type a matrix of **your own**: can
+# four states be harder to predict than a fair choice among four? Whose shares depend on the start?
 
 # %% tags=["widget", "nbval-ignore-output"]
 explore(
@@ -183,6 +184,7 @@ explore(
     presets=[{"stay": 0.35}, {"stay": 0.9}, {"kind": "random", "n_states": 5}],
     **pictures.CHAIN_DIALS,
 )
+explore(pictures.own_chain, presets=[{"rows": "0 1 0\n0 0 1\n1 0 0"}], **pictures.OWN_DIAL)
 
 # %% [markdown]
 # <details><summary>Answer</summary>
@@ -191,6 +193,9 @@ explore(
 # 1.099$. At $1/2$ it is 1.040. Six states do not matter; the number of *successors* does. Staying more
 # often leaves the shares of any chain as they are: $\pi$ solves eq. (1.4) for $P$ exactly if it does
 # for $a I + (1-a) P$.
+#
+# Your own: no, each row has at most $\log 4$, and $h$ is a mean of them. The shares depend on the start
+# where the chain falls into parts that it never leaves, as with the rows `1 0` and `0 1`.
 # </details>
 
 # %% [markdown] tags=["exercise"]

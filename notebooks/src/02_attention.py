@@ -392,16 +392,17 @@ print(f"two heads, joined: error {np.square(two_heads - want).sum(1).mean():.4f}
 # Whatever one head weighs, half is lost: it applies one map to all it reads.
 #
 # **Play, then answer.** Three heads made by hand, not trained: *same word* looks for itself, *word
-# before* one step back, *who?* from verbs and pronouns to names. In "the song", whom does
-# *who?* find for "she"? What would it take to choose?
+# before* one step back, *who?* from verbs and pronouns to names. Type a sentence of your own. In
+# "Mia met Tom and then she sang again", whom does *who?* find for "she"? What would it take to
+# choose?
 
 # %% tags=["widget", "nbval-ignore-output"]
 heads = explore(
     pictures.head,
     presets=[
-        {"head": "same word", "sentence": "the fox"},
-        {"head": "word before", "sentence": "the fox"},
-        {"head": "who?", "sentence": "the song"},
+        {"head": "same word"},
+        {"head": "word before"},
+        {"head": "who?", "sentence": pictures.SENTENCES["the song"]},
     ],
     **pictures.HEAD_DIALS,
 )
@@ -764,7 +765,7 @@ own = letters[None, :8] == letters[8:, None]  # (8, 8): the pair with the questi
 assert (pairs.argmax(1) == own.argmax(1)).all(), "of all pairs, each question prefers its own"
 print(
     f"a question gives {pairs[own].mean():.2f} to its own pair, {asked[:, 8:].sum(1).mean():.2f} "
-    f"to questions (itself), and {pairs[~own].sum() / 8:.2f} to the seven other pairs together"
+    f"to questions (itself),\nand {pairs[~own].sum() / 8:.2f} to the seven other pairs together"
 )
 one = pictures.attention_weights(A, words=words)
 seen = ("Of all pairs, each question (a lower row) prefers the one with its letter. It also looks at "

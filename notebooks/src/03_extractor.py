@@ -132,7 +132,7 @@ assert e[2].tolist() == [4, 3], "by hand"
 assert torch.equal(e, torch.stack(extract_rows(x, W))), "by loop"
 for method in list_methods(3):
     torch.testing.assert_close(causal_convolution(x[None], W, method=method)[0], e)
-print("hand = loop = matrix = library, which has it in these forms:", ", ".join(list_methods(3)))
+print("hand = loop = matrix = library, which has these forms:", ", ".join(list_methods(3)))
 
 from attnlab.seeding import numpy_generator
 
@@ -511,8 +511,8 @@ checks.check_weight_count(count_weights)
 # %% [markdown]
 # ## 4  What is published, what is ours   *(5 min)*
 #
-# We could not read the paper's full text. We worked from its abstracts and from *summaries* that
-# others, one of them a language model, wrote from the text. So:
+# We worked from the abstracts and from *summaries* that others, one of them a language model, wrote from
+# the text (notebook 00, section 6). So:
 #
 # | statement | status |
 # |---|---|
@@ -587,13 +587,13 @@ for x_3 in torch.tensor([[1, 2], [2, 0]], dtype=x.dtype):
     before = torch.stack([x[0], x[1], x_3])
     # the two old tokens swapped
     change = [(f(before[[1, 0, 2]]) - f(before)).tolist() for f in (e_3, y_3)]
-    print(f"x_3 = {x_3.tolist()}: e changes by {change[0]}, y by {change[1]};", end=" ")
+    print(f"x_3 = {x_3.tolist()}: e changes by {change[0]}, y by {change[1]}")
     by_e, by_y = (torch.autograd.functional.jacobian(f, before) for f in (e_3, y_3))
     for s in (0, 1):  # eq. (3.11)
         assert torch.equal(by_e[:, s], W[2 - s].T)
         assert torch.equal(by_y[:, s], (W[2 - s] @ torch.diag(x_3 @ W_adj) @ W_out).T)
     shares = (before @ x_3 / 2**0.5).softmax(0)  # attention with W_q = W_k = 1
-    print(f"eq. (3.11) = autograd; attention's weights {shares.numpy().round(2).tolist()}")
+    print(f"    eq. (3.11) = autograd; attention's weights {shares.numpy().round(2).tolist()}")
 
 # %% [markdown]
 # The extraction changes by $(x_1 - x_2)(W_1 - W_2)$ whatever the newest token is; attention's
@@ -654,7 +654,7 @@ for n, layers in enumerate((stack[:1], stack[:2], stack), start=1):
 # lowest point: a coin, $\log 2 = 0.693$ nats. A bare sublayer with a linear read-out should stay
 # there with extraction alone (a weighted sum) and with adjustment alone (newest sign and place
 # only), and reach the true source with both: $h = 0.325$ nats in the long run, 0.318 on our test
-# tokens. **Predict:** what if a channel mixer (FFN) follows the extraction?
+# tokens. **Predict:** what if a channel mixer follows the extraction?
 
 # %%
 from itertools import product
@@ -676,21 +676,21 @@ def windows(n, seed, stream):
 
 
 class BareModel(torch.nn.Module):
-    """Embedding, a mixer, a linear read-out: no norm, no residual, FFN only if asked for."""
+    """Embedding, a mixer, a linear read-out: no norm, no residual, a channel mixer if asked for."""
 
-    def __init__(self, mixer="she", *, has_ffn=False, context_len=8, d=8, **options):
+    def __init__(self, mixer="she", *, has_mlp=False, context_len=8, d=8, **options):
         super().__init__()
         self.embedding = torch.nn.Embedding(2, d)
         self.position = torch.nn.Parameter(torch.randn(8, d) * d**-0.5)
         self.mixer = build_mixer(mixer, d_model=d, context_len=context_len, **options)
         inner, outer = torch.nn.Linear(d, 4 * d), torch.nn.Linear(4 * d, d)
-        ffn = torch.nn.Sequential(inner, torch.nn.GELU(), outer)
-        self.ffn = ffn if has_ffn else torch.nn.Identity()
+        mlp = torch.nn.Sequential(inner, torch.nn.GELU(), outer)
+        self.mlp = mlp if has_mlp else torch.nn.Identity()
         self.head = torch.nn.Linear(d, 2)
 
     def loss(self, tokens):  # from the fourth sign on the product can be known
         x = self.embedding(tokens[:, :-1]) + self.position
-        logits = self.head(self.ffn(self.mixer(x)))[:, 3:]
+        logits = self.head(self.mlp(self.mixer(x)))[:, 3:]
         return F.cross_entropy(logits.flatten(0, 1), tokens[:, 4:].flatten())
 
 
@@ -717,7 +717,7 @@ variants = {
     "she/adjustment_only": ("adjustment only", {"context_len": 1}),
     "she/extraction_only": ("extraction only", {"adjust": "none"}),
     "she": ("both: SHE", {}),
-    "she/extraction_and_mlp": ("extraction only, then FFN", {"adjust": "none", "has_ffn": True}),
+    "she/extraction_and_mlp": ("extraction, channel mixer", {"adjust": "none", "has_mlp": True}),
 }
 test, rows, readers = windows(4000, 0, "test"), [], {}
 for variant, (label, parts) in variants.items():
@@ -732,11 +732,11 @@ by_variant = losses.groupby("variant")["loss_nats"]
 for variant in ("identity", "she/adjustment_only", "she/extraction_only"):
     assert by_variant.min()[variant] > 0.68, "one part alone learned a product"
 for variant in ("she", "she/extraction_and_mlp"):
-    assert by_variant.max()[variant] < 0.40, "both parts, or an FFN, missed the product"
+    assert by_variant.max()[variant] < 0.40, "both parts, or a channel mixer, missed the product"
 
 # %% [markdown]
 # In a *bare* sublayer with a linear read-out both parts are needed for this task, by the argument
-# above. An FFN changes that: from the sum $v_t + v_{t-3}$, which is 0 where the product is $-1$, it
+# above. A channel mixer changes that: from the sum $v_t + v_{t-3}$, which is 0 where the product is $-1$, it
 # can read the product. So how much does the adjustment add inside a whole block, on text? The study
 # `extractor-ablation` trained a one-layer model on small `tales` ($d = 24$, $\ell = 32$, 500 steps
 # of 32 windows, five seeds), each time with one part changed. Its records are in
@@ -772,7 +772,7 @@ print(f"extraction only {late['she/extraction_only']:.3f}")
 #
 # - Extraction is needed: first two rows.
 # - The adjustment is *not distinguishable* from nothing here: gaps of both signs, no gain at late
-#   positions. Norm and FFN may do its work; on the sign task an FFN can.
+#   positions. Norm and channel mixer may do its work; on the sign task the latter can.
 # - Nor is $1/\sqrt{t}$ alone; the larger start costs a little, with every seed.
 # - The lag index beats the absolute one, with every seed.
 #
@@ -802,7 +802,7 @@ assert sign_task.argmax() == 3
 stored = {name: load_model(MODELS / f"children/{name}.safetensors")
           for name in ("she", "he", "we", "me")}  # fmt: skip
 origin = f"data/models/children/she.safetensors, {stored['she'][1]['experiment']}"
-print("Sign task: lag 3 weighs most. Models below, SHE for one:", origin)
+print(f"Sign task: lag 3 weighs most. Models below, SHE for one:\n{origin}")
 kernels = {name: [block.mixer.lag_weight.detach().numpy() for block in model.blocks]
            for name, (model, _) in stored.items()}  # fmt: skip
 dials = pictures.kernel_dials(kernels)
@@ -833,8 +833,10 @@ with torch.no_grad():
         y_t, state = mixer.step(x_t, state)
         streamed.append(y_t)
     torch.testing.assert_close(torch.stack(streamed, 1), mixer(x))
-held = [int((x[0] == slot).all(-1).nonzero()) for slot in state.slots[0]]
-print(f"12 tokens, context 5: stream = parallel. The ring holds tokens {held}, counted from 0.")
+newest = [int((x[0] == kept).all(-1).nonzero()) for kept in state.newest_first()[0]]
+ring = [next(t for t in newest if t % 5 == slot) for slot in range(5)]  # token t in slot t mod 5
+print(f"12 tokens, context 5: stream = parallel. The ring holds tokens {ring}, counted from 0.")
+assert ring == [10, 11, 7, 8, 9]
 
 # %% [markdown]
 # **Check yourself.** How does the work for one more token grow with $t$, for SHE and for the
@@ -885,7 +887,7 @@ show_notation([*keys.split(), "gate", "adjusted", "position_embedding", "entropy
 #
 # - Zhe Chen, *Attention Is Not All You Need Anymore*,
 #   [arXiv:2308.07661](https://arxiv.org/abs/2308.07661) (v1: one Extractor, count and critical path;
-#   v2: SHE, HE, WE, ME). Read in abstract and in summaries only.
+#   v2: SHE, HE, WE, ME). What was read of it: notebook 00, section 6.
 # - Zhe Chen, *Interpretation of the Transformer and Improvement of the Extractor*,
 #   [arXiv:2311.12678](https://arxiv.org/abs/2311.12678): an improvement without new weights;
 #   $1/\sqrt{t}$ is our guess at it.

@@ -372,8 +372,8 @@ display(Markdown(live.gpu_words()))
 
 # %% [markdown]
 # Attention's work grows with the length, SHE's over frequencies hardly does, so the ratio falls. Where
-# it crosses 1 depends on the width: a frequency costs $d^2$, a pair of tokens $d$, so width 32 (section
-# 1) gets there earlier than width 128. HE, WE and ME (a vector for each lag) never multiply by $\ell$
+# it crosses 1 depends on the width: a frequency costs $d^2$, a pair of tokens $d$, so width 32
+# (section 1) gets there earlier than width 128. HE, WE and ME (a vector for each lag) never multiply by $\ell$
 # matrices.
 #
 # Time is one price, **memory** another: what the forward pass must keep for backward. Programs made of
@@ -442,7 +442,7 @@ assert 0 < max(changes[m][:40].max() for m in ("fft", "planes", "staged")) < 1e-
 # **Takeaway.** Frequencies trade the last bits of causality for speed; know when you need those bits.
 
 # %% [markdown]
-# ## 6  One token at a time   *(18 min)*
+# ## 6  One token at a time   *(20 min)*
 #
 # When a text is written, inputs arrive one by one, and a transform of the whole is of no use. The
 # **ring** (notebook 03) sums anew for each token: $(t+1)\, d^2$ products for token $t$, counted
@@ -555,7 +555,7 @@ def due_tile(n: int) -> tuple[int, int, int, int]:
 checks.check_due_tile(due_tile)
 
 # %% [markdown] tags=["exercise"]
-# **Build 6** (difficulty 2, 8 min; builds on eq. (6.1)). Write the plainest stream, which sums anew for each
+# **Build 6** (difficulty 2, 10 min; builds on eq. (6.1)). Write the plainest stream, which sums anew for each
 # token: a class `Stream(W)` for `W` $(\ell, d, d)$ whose method `step(x_t)` takes the next input `(d,)` and
 # returns $e_t$. It may keep $\ell$ inputs, no more, and two streams must not disturb each other.
 #
@@ -750,6 +750,7 @@ assert mean.loc["balanced"].max() - mean.loc["balanced"].min() < 0.2
 
 # %% tags=["nbval-check-output"]
 from attnlab.errors import AttnlabError
+from attnlab.show import wrapped
 
 ways = {
     "attention/learned positions": {"mixer": "attention"},
@@ -762,7 +763,7 @@ windows = source.sample_windows(128, window_len=129, stream="test")
 try:
     readers["she/learned positions"](torch.from_numpy(windows[:1, :33]))
 except AttnlabError as refusal:
-    print(refusal)
+    print(wrapped(str(refusal)))
 
 # %% tags=["nbval-ignore-output"]
 from dataclasses import replace
@@ -807,8 +808,8 @@ assert rise["she/learned positions, read again"] < 0.1
 # dotted source lies lower: it remembers the whole tale, a window does not. The absolute index is also
 # worse *within* its length.)
 #
-# **Play, then answer.** The bar marks the end of the trained length. Where do texts break, and does
-# lags alone never write an impossible word?
+# **Play, then answer.** The bar marks the end of the trained length; type a beginning of your own.
+# Where do texts break, and does lags alone never write an impossible word?
 
 # %% tags=["widget", "nbval-ignore-output"]
 from attnlab.show import look, play
@@ -823,6 +824,7 @@ texts = play(
         {"model": "attention/learned positions", "seed": 4},
     ],
     model=("Model", {look(name).label: name for name in models}),
+    prompt=("Prompt", prompt, "How the tale begins, in words that tales use"),
     seed=("Seed", 0, 0, 9, "Another draw"),
 )
 

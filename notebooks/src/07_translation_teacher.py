@@ -19,7 +19,7 @@
 #
 # You build an encoder-decoder site by site, train one (a minute or less on a laptop) until it
 # translates nearly every sentence rightly, find out where its attention looks and which looks
-# matter, and take BLEU apart.
+# matter, and take BLEU (*bilingual evaluation understudy*, a score of translations) apart.
 #
 # **Minutes:** 80. **Prerequisites:** notebook 02 (attention, mask, heads); sections 1 and 2 of
 # notebook 04.
@@ -74,7 +74,7 @@ print(f"{source.vocab_size} symbols, 4 of them special; sentences up to {source.
       f"and {source.max_target_len} words")  # fmt: skip
 for stream in ("data", "validation", "test"):
     (read, written), *_ = source.sample_pairs(1, stream=stream)
-    print(f"{stream:>10}: {source.decode(read)} -> {source.decode(written)}")
+    print(f"{stream:>10}: {source.decode(read)}\n{'->':>11} {source.decode(written)}")
 
 # %% [markdown]
 # **Play, then answer.** Lines go to the word that a target word comes from; arcs go from a noun to
@@ -228,7 +228,7 @@ last = torch.tensor([[False, False, False, True]])  # cross: the last source tok
 torch.testing.assert_close(site(x[None], m[None], source_padding=last), site(x[None], m[None, :3]))
 
 # %% [markdown]
-# The rest is notebook 04's: residual stream, norms, channel mixer. The encoder makes a **memory** $m$
+# The rest is notebook 04's: residual stream, norms, channel mixer (`mlp`). The encoder makes a **memory** $m$
 # of the source, once; each decoder layer then does three things instead of two:
 #
 # $$ x \leftarrow x + \mathrm{self}(\mathrm{norm}\,x), \quad
@@ -521,9 +521,9 @@ for name, model in (("half-taught", half_taught), ("teacher", teacher)):
 #
 # While row $t$ of the decoder writes $v_{t+1}$, its cross-attention spreads one unit of weight over the
 # source: $A_{ts}$ of eq. (7.2). Does it look at the word it is translating? Here we *know* the
-# alignment (orange frames).
+# alignment (frames).
 #
-# **Play, then answer.** Put a sentence together. Which layer looks more like the alignment? Where does
+# **Play, then answer.** Type a sentence in words of the source language. Which layer looks more like the alignment? Where does
 # it look while writing the verb, whose *ending* depends on the subject?
 
 # %% tags=["widget", "nbval-ignore-output"]
@@ -531,9 +531,9 @@ watch, dials = pictures.watcher(teacher, source)
 viewer = explore(
     watch,
     presets=[
-        {"beginning": "the small horse", "ending": "see a dog", "layer": 1},
-        {"beginning": "the red bird near three tall cat", "ending": "see a dog", "layer": 1},
-        {"beginning": "the red bird near three tall cat", "ending": "see a dog", "layer": 0},
+        {"sentence": "the small horse see a dog", "layer": 1},
+        {"sentence": "the red bird near three tall cat see a dog", "layer": 1},
+        {"sentence": "the red bird near three tall cat see a dog", "layer": 0},
     ],
     **dials,
 )
@@ -890,8 +890,8 @@ show_notation(["time", "d_model", "n_heads", "d_head", "d_ff", "n_layers", "toke
 # - Encoder, decoder, cross-attention: Vaswani et al., [arXiv:1706.03762](https://arxiv.org/abs/1706.03762),
 #   sections 3.1 and 3.2.3; alignment by attention: Bahdanau et al.,
 #   [arXiv:1409.0473](https://arxiv.org/abs/1409.0473), section 5.2.
-# - The study: Bozic et al., [arXiv:2311.10642](https://arxiv.org/abs/2311.10642), section 3 (teacher);
-#   its scoring: repository `vulus98/Rethinking-attention`, `utils/utils.py` and
+# - The study: Bozic et al., [arXiv:2311.10642](https://arxiv.org/abs/2311.10642), from its abstract,
+#   summaries and released code (notebook 00, section 6); its scoring: repository `vulus98/Rethinking-attention`, `utils/utils.py` and
 #   `utils/decoding_utils.py`, read at commit 983b8c7.
 # - BLEU: Papineni et al. 2002, section 2; signatures: Post, [arXiv:1804.08771](https://arxiv.org/abs/1804.08771);
 #   intervals: Koehn 2004. Beam score: Wu et al., [arXiv:1609.08144](https://arxiv.org/abs/1609.08144),

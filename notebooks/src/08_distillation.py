@@ -79,7 +79,7 @@ for _ in train_steps(teacher, batches.starting_at(0), config=recipe):
 teacher = teacher.eval().requires_grad_(False)
 exam = source.sample_pairs(200, stream="validation")
 end = evaluate_translation(teacher, exam, vocabulary=source, n_resamples=1)
-print(f"{end.forced.accuracy:.1%} of the words right (right past given); written freely: BLEU "
+print(f"{end.forced.accuracy:.1%} of the words right (right past given); written freely:\nBLEU "
       f"{end.bleu.score:.1f}, {end.exact_match:.1%} of the sentences right")  # fmt: skip
 assert end.exact_match > 0.75, "the teacher knows enough to teach"
 
@@ -157,7 +157,7 @@ print("teacher 0, constant 1, zero above 1, in both layers")
 # %% [markdown]
 # ## 2  Four ways to cut   *(8 min)*
 #
-# Where does the replaced part begin and end? An encoder layer in full:
+# Where does the replaced part begin and end? An encoder layer in full (`mlp` is the channel mixer):
 #
 # $$ x' = x + f(\mathrm{norm}\,x)\, W_o, \qquad x'' = x' + \mathrm{mlp}(\mathrm{norm}\,x') \tag{8.3} $$
 #
@@ -199,7 +199,7 @@ for method, (inputs, targets) in want.items():
 # stream through the net.
 
 # %% [markdown]
-# ## 3  The net, and what it costs   *(13 min)*
+# ## 3  The net, and what it costs   *(12 min)*
 #
 # A student knows no words, only **slots**: $\ell$ places for $d$ numbers each. Write the tokens into
 # the first $T$ slots, zeros into the rest, and lay everything out as one long vector:
@@ -210,8 +210,8 @@ for method, (inputs, targets) in want.items():
 #    W_2 + b_2 \tag{8.5} $$
 #
 # with $W_1 \in \mathbb{R}^{W \times h}$, $W_2 \in \mathbb{R}^{h \times W}$ and $h$ hidden units;
-# results at empty slots are set to zero. LeakyReLU multiplies what is negative by 0.01. LN takes off
-# the mean, divides by the standard deviation (of *all* $W$ numbers, zeros included), then applies a
+# results at empty slots are set to zero. LeakyReLU multiplies what is negative by 0.01. LN (*layer
+# norm*) takes off the mean, divides by the standard deviation (of *all* $W$ numbers, zeros included), then applies a
 # gain $\gamma$ and a shift $\beta$.
 
 # %% [markdown]
@@ -471,8 +471,8 @@ errors |= {"teacher": (0.0, 0.0), "control: mean": (1.0, 1.0)}
 for name, row in rows.items():
     n_weights = sum(w.numel() for net in stand_ins[name].values() for w in net.parameters())
     rho = ", ".join(f"{error:.2f}" for error in errors[name])
-    print(f"{name:>14}: {n_weights:>7,} weights; error {rho}; words right {row['accuracy']:.1%}; "
-          f"BLEU {row['bleu']:.1f}, sentences right {row['exact_match']:.1%}")  # fmt: skip
+    print(f"{name:>14}: {n_weights:>7,} weights; error {rho}; right: {row['accuracy']:.1%} of the "
+          f"words, {row['exact_match']:.1%} of the sentences; BLEU {row['bleu']:.1f}")  # fmt: skip
 assert rows["alr/m"]["bleu"] > rows["control: mean"]["bleu"] + 20
 
 before = teacher(read, written)
@@ -778,10 +778,11 @@ assert small["bleu"] < large["bleu"], "the better imitation translates worse"
 # the best of each, the number of weights on the axis, and a control that learned nothing.
 
 # %% tags=["widget", "nbval-ignore-output"]
+from attnlab.show import wrapped
 from attnlab.teach import show_quiz
 
 for site in ("encoder_self", "cross"):  # does the order of the study's arms survive?
-    print(live.best_rates(arms, site=site))
+    print(wrapped(live.best_rates(arms, site=site)))
 quiz = show_quiz("distillation")
 
 # %% [markdown]
@@ -820,8 +821,8 @@ show_notation(["time", "d_model", "n_heads", "context_len", "x", "out", "slot_nu
 # %% [markdown]
 # ## Sources
 #
-# - The study: Bozic et al., [arXiv:2311.10642](https://arxiv.org/abs/2311.10642), section 2 (methods) and
-#   appendix (sizes). Its code: repository `vulus98/Rethinking-attention`, read at commit 983b8c7:
+# - The study: Bozic et al., [arXiv:2311.10642](https://arxiv.org/abs/2311.10642): methods and sizes from its
+#   abstract, summaries and code (notebook 00, section 6). Its code: repository `vulus98/Rethinking-attention`, read at commit 983b8c7:
 #   `models/definitions/*_FF.py` (nets, eqs. (8.4) to (8.7)), `scripts/extraction` (activations),
 #   `scripts/full_sentence/training_*.py` (training).
 # - Distillation: Hinton et al., [arXiv:1503.02531](https://arxiv.org/abs/1503.02531); from intermediate

@@ -58,12 +58,22 @@ banner(minutes=90)
 # which knows nothing of this sentence. All else stays as it was.
 #
 # Two rules keep the game honest. A *perfect* stand-in, the look-up itself, must change nothing. And
-# **undo** must give back the same bits.
+# **undo** must give back the same bits. The words we use:
+#
+# | word | here |
+# |---|---|
+# | *site*, *look-up* | encoder self, decoder self or cross; what the heads of a site compute |
+# | *stand-in* | whatever is put in the place of a look-up |
+# | *net*, *student* | a stand-in that learns: a net is the thing, student its role beside the teacher |
+# | *control* | a stand-in that knows nothing of this sentence |
+# | *arm* | a row of a study: stand-in, place, size, way of learning |
+# | *step* | one update of the weights; a move on the board is a *swap* |
 
 # %% tags=["agreement", "nbval-check-output"]
 from torch import nn
 
 from attnlab.distillation import substitute
+from attnlab.show import wrapped
 from attnlab.sources import translation_source
 from attnlab.training import collate_pairs
 
@@ -123,7 +133,7 @@ controls = live.all_controls(teacher, lessons, pairs=lesson_pairs)
 bench = live.Workbench(teacher, source, test, dict(controls))
 whole = bench.score({})
 print(f"teacher, right past given: {whole.accuracy:.1%} of the next tokens, "
-      f"{whole.loss_nats:.3f} nats; written freely: BLEU {whole.bleu:.1f}, "
+      f"{whole.loss_nats:.3f} nats;\nwritten freely: BLEU {whole.bleu:.1f}, "
       f"{whole.exact_match:.0%} of the sentences right")  # fmt: skip
 assert whole.bleu > 90
 
@@ -665,10 +675,10 @@ left = {
 show(pictures.scores(records.choose(recorded, left)), lead="Cross site, causal stand-ins. ")
 display(Markdown(records.ranges_markdown(recorded, left)))
 for change in ("depth_2", "depth_3", "gate", "learned_head", "tuned"):
-    print(records.compare(recorded, f"{base}/{change}", base, names=(change, "plain L")))
-print(records.compare(recorded, "cross/per_query/xl", base, names=("XL", "L")))
+    print(wrapped(records.compare(recorded, f"{base}/{change}", base, names=(change, "plain L"))))
+print(wrapped(records.compare(recorded, "cross/per_query/xl", base, names=("XL", "L"))))
 cut, names = "cross/truncated/l", ("Cut net, tuned", "not tuned")
-print(records.compare(recorded, f"{cut}/tuned", cut, names=names))
+print(wrapped(records.compare(recorded, f"{cut}/tuned", cut, names=names)))
 
 # %% tags=["nbval-ignore-output"]
 import copy
@@ -696,8 +706,8 @@ tuned, raw_net = (dict.fromkeys(no_attention, name) for name in ("tuned net", "r
 alone, together, raw = map(bench.score, (no_attention, tuned, raw_net))
 for name, score in {"teacher": whole, "nets, not tuned": alone, "nets, tuned": together,
                     "untrained nets, tuned": raw}.items():  # fmt: skip
-    print(f"{name:>21}: BLEU {score.bleu:5.1f}, {score.exact_match:4.0%} of the sentences right; "
-          f"right past given: {score.accuracy:.1%} of the next tokens")  # fmt: skip
+    print(f"{name:>21}: BLEU {score.bleu:5.1f}, {score.exact_match:4.0%} of the sentences; "
+          f"right past given: {score.accuracy:.1%} of the tokens")  # fmt: skip
 assert together.bleu > max(alone.bleu, raw.bleu) + 5, "both lessons count"
 assert bench.score_now() == whole, "the teacher has not moved"
 
@@ -708,7 +718,7 @@ assert bench.score_now() == whole, "the teacher has not moved"
 # In the live table the control belongs to it: the same nets *without* the first lesson get nowhere near in
 # 120 steps. So both lessons count: what the teacher's look-ups did, and what the translation needs of it.
 #
-# Numbers hide what goes wrong. **Play, then answer:** put a sentence together. What does the published net
+# Numbers hide what goes wrong. **Play, then answer:** type a sentence of the source language. What does the published net
 # get right, what not? Where do errors begin: at the first word, in the middle, at the end?
 
 # %% tags=["widget", "nbval-ignore-output"]
@@ -730,11 +740,11 @@ for name, swaps in models.items():
 compare = play(
     partial(bench.translations, models),
     presets=[
-        {"begins": "three dog", "goes_on": "see a dog"},
-        {"begins": "the small horse", "goes_on": "love three small horse"},
+        {"sentence": "three dog see a dog"},
+        {"sentence": "the small horse love three small horse"},
     ],
-    words="Translations of '{begins} {goes_on}'; ^ marks words that stand wrong.".format,
-    **live.SENTENCE_DIALS,
+    words=bench.say,
+    **live.SENTENCE_DIAL,
 )
 
 # %% [markdown]
@@ -769,15 +779,16 @@ show(pictures.forced_against_free(records.cross_points()), lead="Cross site. ")
 for runs, title, size in ((recorded, "Toy languages", "l"), (recorded, "Toy languages", "m"),
                           (captions, "Captions, German to English", "m")):  # fmt: skip
     names = (f"{title}: cut {size.upper()}", "published")
-    print(records.compare(runs, f"cross/truncated/{size}", f"cross/paper/{size}", names=names))
+    told = records.compare(runs, f"cross/truncated/{size}", f"cross/paper/{size}", names=names)
+    print(wrapped(told))
 for variant in ("cross/truncated/m", "cross/per_query/m", "cross/low_rank/l", "cross/gaussian"):
     names = (f"{arm_words(variant)}: tuned", "not tuned")
-    print(records.compare(captions, f"{variant}/tuned", variant, names=names))
-print(records.trained_on(captions))
+    print(wrapped(records.compare(captions, f"{variant}/tuned", variant, names=names)))
+print(wrapped(records.trained_on(captions)))
 verdicts = replacement_verdicts()
 best = verdicts[(verdicts["data"] == "captions") & (verdicts["claim"] == "R10")].iloc[0]
-print(f"Best stand-in without a softmax at the cross site: {best['arm']}, {best['share']:.1%} of "
-      f"the BLEU of the {best['baseline']} (seeds: {best['n_seeds']}; {best['verdict']}); the aim "
+print(f"Best stand-in without a softmax at the cross site:\n{best['arm']}, {best['share']:.1%} of "
+      f"the BLEU of the {best['baseline']}\n(seeds: {best['n_seeds']}; {best['verdict']}); the aim "
       f"is {AIM:.0%}.")  # fmt: skip
 rows = records.CAPTION_ROWS
 display(Markdown(records.ranges_markdown(captions, rows, shares=("kept", "share"))))
@@ -815,12 +826,12 @@ from attnlab.errors import AttnlabError
 
 lengths, longest = records.length_points()
 show(pictures.by_length(lengths, longest_taught=longest), lead="Toy languages. ")
-print(records.what_length_costs(lengths))
+print(wrapped(records.what_length_costs(lengths)))
 slots = build_students(net, spec=NETS["encoder_self", "net"])  # for sentences of 11 tokens
 try:
     slots["encoder_self", 0](torch.zeros(1, 12, net.config.d_model))
 except AttnlabError as error:
-    print(f"One token more than there are slots: {error}")
+    print(wrapped(f"One token more than there are slots: {error}"))
 
 # %% [markdown]
 # **What we see.** (a) Linear attention: it adds next to nothing to the teacher's weights, where each net
@@ -854,8 +865,8 @@ for name in (records.TOY, records.SMALL):
         share = 100 * runs[runs["variant"] == f"{variant}/scratch"]["share"]
         print(f"{arm_words(variant)}, from scratch: {ranged(share, '%')} of attention's BLEU.")
         tuned, scratch = f"{variant}/tuned", f"{variant}/scratch"
-        print(f"  {records.compare(runs, tuned, scratch, names=names)}")
-    print(records.trained_on(runs))
+        print(wrapped(f"  {records.compare(runs, tuned, scratch, names=names)}"))
+    print(wrapped(records.trained_on(runs)))
 
 # %% [markdown]
 # **What we see.** With many pairs, nets from scratch end where attention does, or a little below.
@@ -933,12 +944,12 @@ show_notation(["time", "d_model", "n_heads", "x", "y", "out", "source_time", "me
 # %% [markdown]
 # ## Sources
 #
-# - The study: Bozic et al., [arXiv:2311.10642](https://arxiv.org/abs/2311.10642), section 3 and appendix
-#   (sites, sizes); its code, repository `vulus98/Rethinking-attention`, the
+# - The study: Bozic et al., [arXiv:2311.10642](https://arxiv.org/abs/2311.10642): sites and sizes from its
+#   abstract, summaries and code (notebook 00, section 6); its code, repository `vulus98/Rethinking-attention`, the
 #   `*_FF.py` files in `models/definitions` and `utils/full_sentence_utils.py`, read at commit 983b8c7.
 # - Fixed Gaussian attention as a control: You et al., [arXiv:2005.00742](https://arxiv.org/abs/2005.00742),
 #   section 3; its abstract reports that cross-attention suffers most and one learned head helps.
 # - Linear attention: Katharopoulos et al., [arXiv:2006.16236](https://arxiv.org/abs/2006.16236), section 3.2;
 #   its features: [arXiv:2402.04347](https://arxiv.org/abs/2402.04347).
-# - Extraction and adjustment: [arXiv:2308.07661](https://arxiv.org/abs/2308.07661), section 3.
+# - Extraction and adjustment: [arXiv:2308.07661](https://arxiv.org/abs/2308.07661), as notebook 03 infers them.
 # - The test of section 4, eqs. (9.2), (9.4) to (9.6) and the blindfold are this workbook's.

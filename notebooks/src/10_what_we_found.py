@@ -360,7 +360,7 @@ display(Markdown(ledger_markdown(lines[lines["id"] == "T1"])))
 # - The interval of eq. (10.1) is of seeds. It does not know other texts, other sizes, other rates.
 # - With a hundred lines some are wrong by luck: of 95 % intervals one in twenty.
 # - Where no validation score is recorded, an arm is chosen on the test sentences, and there is no verdict.
-# - The papers' full texts were not all at hand; what they claim is read from abstracts, summaries and code.
+# - What the papers claim is read from abstracts, summaries and code (notebook 00, section 6).
 #
 # ## Notation used here
 

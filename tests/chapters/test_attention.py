@@ -20,6 +20,7 @@ from attnlab.show import choice
 PAPER = np.array([[1, 0, 0], [1 / 3, 2 / 3, 0], [1 / 4, 1 / 4, 1 / 2]])
 # rows: log 1, the entropy of (1/3, 2/3) and that of (1/4, 1/4, 1/2)
 PAPER_ENTROPY = (0.0 + np.log(3) - 2 / 3 * np.log(2) + 1.5 * np.log(2)) / 3
+SONG = pictures.SENTENCES["the song"]
 ENTROPIES = pd.DataFrame(
     [("1", 2, 3.0), ("1", 8, 1.0), ("1/sqrt(d_h)", 2, 3.0), ("1/sqrt(d_h)", 8, 3.0)],
     columns=["scale", "d_head", "entropy_nats"],
@@ -66,7 +67,7 @@ class TestChapter(ChapterTests):
             partial(pictures.lookup, angle=0, temperature=0.05),
             "east weighs most, 1.00; the answer is 10.0"),
         "head": (
-            partial(pictures.head, head="who?", sentence="the song", temperature=1.0),
+            partial(pictures.head, head="who?", sentence=SONG, temperature=1.0),
             "The row of 'she' gives 'Mia' 0.48 and 'Tom' 0.48."),
         "leak": (
             partial(pictures.leak, mask="after", edited=3),
@@ -165,9 +166,9 @@ def test_the_future_leaks_unless_scores_are_masked(mask, leaks, edited):
 @pytest.mark.parametrize("sentence", pictures.SENTENCES)
 def test_hand_built_heads_find_what_they_ask_for(sentence):
     words = pictures.SENTENCES[sentence].split()
-    before = pictures.head_weights(head="word before", sentence=sentence)
+    before = pictures.head_weights(head="word before", words=words)
     assert (before[1:].argmax(1) == np.arange(len(words) - 1)).all()
-    same = pictures.head_weights(head="same word", sentence=sentence)
+    same = pictures.head_weights(head="same word", words=words)
     assert all(words[s] == words[t] for t, s in enumerate(same.argmax(1)))
     assert (
         "The row of" not in pictures.head(head="same word", sentence=sentence, temperature=1).words
@@ -175,8 +176,8 @@ def test_hand_built_heads_find_what_they_ask_for(sentence):
 
 
 def test_who_is_undecided_between_two_names():
-    words = pictures.SENTENCES["the song"].split()
-    row = pictures.head_weights(head="who?", sentence="the song")[words.index("she")]
+    words = SONG.split()
+    row = pictures.head_weights(head="who?", words=words)[words.index("she")]
     assert row[words.index("Mia")] == pytest.approx(row[words.index("Tom")])
     assert row[words.index("Mia")] == pytest.approx(0.48, abs=0.005)
 

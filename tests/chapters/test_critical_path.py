@@ -224,7 +224,7 @@ def test_ratios_are_drawn_with_depth_and_work_and_told():
     one = pictures.ratio_by_size(RACE)
     assert [text.get_text() for text in one.ax.texts] == ["depth", "clock", "work"]
     np.testing.assert_array_equal(one.ax.lines[2].get_ydata(), [0.6, 5.0, 1.0])
-    assert one.words.endswith("SHE is faster at 16 and slower at 64.")
+    assert "By the clock SHE is faster at 16 and slower at 64." in one.words
     said = pictures.rulers(RACE).words
     assert (said.count("so faster"), said.count("so slower")) == (1, 1)
 

@@ -100,7 +100,7 @@ class TestChapter(ChapterTests):
         ),
         "rank_errors": (
             lambda: pictures.rank_errors({"trained": [0.5, 0.05, 0.0]}),
-            "trained: 50% at rank 1 (HE), at most 10% from rank 2 of 3 on",
+            "Trained: 50% at rank 1 (HE), at most 10% from rank 2 of 3 on",
         ),
         "starts": (starts, "(2 seeds; true source 0.50). small: none 1.00, gate 1.00"),
         "past_length": (
@@ -116,7 +116,9 @@ class TestChapter(ChapterTests):
         "costs": lambda: (pictures.costs, pictures.COST_DIALS),
         "tiling": lambda: (pictures.tiling, pictures.TILING_DIALS),
         "playground": lambda: (
-            playground()[1]["write"], {"model": list(playground()[0]), "seed": ("Seed", 0, 0, 9)}
+            playground()[1]["write"],
+            {"model": list(playground()[0]), "prompt": ("Prompt", "Nora ran."),
+             "seed": ("Seed", 0, 0, 9)},
         ),
     }  # fmt: skip
 
@@ -246,8 +248,10 @@ def test_a_graphics_card_is_named_only_if_it_was_used(monkeypatch, device, said)
 
 def test_texts_fill_the_context_with_a_bar_at_the_trained_length():
     parts = playground()[1]
-    (text,) = parts["write"](model="she/lags alone", seed=3).values()
+    (text,) = parts["write"](
+        model="she/lags alone", prompt="Nora was a kind girl.", seed=3
+    ).values()
     assert text.startswith("Nora was a kind girl.")
     assert len(tales("small").encode(text.replace("‖ ", ""))) == 12
     assert text.count("‖") == 1
-    assert "impossible word" in parts["words"](model="she/lags alone", seed=3)
+    assert "impossible word" in parts["words"](model="she/lags alone", prompt="", seed=3)

@@ -110,8 +110,8 @@ def tiny_model(vocab_size, *, mixer="me"):
 
 
 def playground():
-    dials = playground_dials(prompts=live.BEGINNINGS["tales"][1:], mixers=["she", "mean", live.ALL])
-    return live.side_by_side(writers(), n_tokens=3), dials
+    dials = playground_dials(prompt=live.BEGINNINGS["tales"][1], mixers=["she", "mean", live.ALL])
+    return live.playground(writers(), n_tokens=3)["write"], dials
 
 
 class TestChapter(ChapterTests):

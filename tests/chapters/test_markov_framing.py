@@ -62,6 +62,10 @@ class TestChapter(ChapterTests):
             f"{np.log(8):.3f}); every long-run share is 0.125",
         ),
         "chain/still": (partial(ring, n_states=2, stay=1.0), "entropy rate 0 nats"),
+        "own_chain": (
+            partial(pictures.own_chain, rows="1/2 1/2\n1/2 1/2"),
+            "Your chain of 2 states: entropy rate 0.693 nats per token",
+        ),
         "loss_parts": (partial(pictures.loss_parts, PARTS), "true 0.000, even 0.250"),
         "batch_losses": (batch_losses, "5 batches: 2 of them lie below"),
         "stairs": (

@@ -1,7 +1,5 @@
 """Chapter 07: two languages, where a translator looks, what BLEU is made of."""
 
-import itertools
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -110,12 +108,6 @@ def test_agreements_are_found_by_changing_a_gender():
         pairs, verb = live.agreements(source, tokens), len(source.translate(tokens)) - 1
         assert bool(pairs) == (agreement > 0)
         assert any(word == verb for _, word in pairs) == (agreement == 2)
-
-
-def test_every_sentence_of_the_viewer_belongs_to_the_language():
-    for beginning, ending in itertools.product(pictures.BEGINNINGS, pictures.ENDINGS):
-        tokens = SOURCE.encode(f"{beginning} {ending}")
-        assert len(SOURCE.translate(tokens)) <= SOURCE.max_target_len
 
 
 # Where it looks ----------------------------------------------------------------------------------
@@ -249,5 +241,7 @@ def test_recorded_teachers_are_those_of_real_sentences():
     assert teachers["experiment"].str.startswith("attentionless/paper/multi30k/").all()
     row, words = teachers.iloc[0], live.teachers_markdown(teachers)
     assert f"| multi30k/de-en | {row.seed} | {row.bleu:.1f} ({row.bleu_low:.1f} to " in words
-    assert "(978 of 1,000 sentences), greedy search. sacreBLEU signature: `nrefs:1" in words
+    seen, _, folded = words.partition("<details>")
+    assert seen.rstrip().endswith("(978 of 1,000 sentences), greedy search.")
+    assert "sacreBLEU signature: `nrefs:1" in folded
     assert f"{row.bleu:.0f}, as in the table" in live.teachers_answer(teachers)

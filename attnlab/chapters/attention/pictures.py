@@ -12,6 +12,8 @@ from numpy.typing import ArrayLike, NDArray
 from attnlab.errors import AttnlabError
 from attnlab.seeding import numpy_generator
 from attnlab.show import LOOKS, final_losses, look, loss_curves, matrix, new_axes, picture
+from attnlab.show.kinds import LONGEST_TICK
+from attnlab.show.words import quote, read_words
 from attnlab.sources import entropy_nats
 
 Floats = NDArray[np.float64]
@@ -30,6 +32,7 @@ SENTENCES = {
     "the hat": "Ben lost a hat and he found a hat",
     "the song": "Mia met Tom and then she sang again",
 }
+MOST_WORDS = 14  # of a reader's own sentence
 NAMES = ("Ada", "Ben", "Mia", "Tom")
 ASKERS = ("he", "she", "saw", "fed", "lost", "found", "met", "sang")  # words that need a name
 PRONOUNS = ("he", "she")
@@ -56,14 +59,16 @@ def attention_weights(weights: ArrayLike, *, words: Sequence[str] | None = None)
         )
     names = [f"x{place}" for place in range(1, len(values) + 1)] if words is None else list(words)
     hidden = np.triu(np.ones(values.shape, bool), 1) & (values == 0)
+    longest = min(max(map(len, names)), LONGEST_TICK)
     side = 3.2 + (0.16 if len(values) > 5 else 0.5) * (max(len(values), 2) - 5)  # inches
+    side += 0.07 * max(longest - 6, 0)
     heat = matrix(np.where(hidden, np.nan, values), label="Weight A[t, s]", x_label="Looked at: s",
                   y_label="Looking: t", x_ticks=names, y_ticks=names, has_numbers=True, limit=1.0,
                   ax=new_axes(size=(side + 0.6, side)))  # fmt: skip
     earlier = np.tril(values, -1)
     t, s = np.unravel_index(int(earlier.argmax()), earlier.shape)
     strongest = (
-        f"The strongest look back: {names[t]!r} (position {t + 1}) gives {names[s]!r} "
+        f"The strongest look back: {quote(names[t])} (position {t + 1}) gives {quote(names[s])} "
         f"(position {s + 1}) the weight {earlier[t, s]:.2f}."
         if earlier[t, s] > 0
         else "Nobody looks back."
@@ -234,28 +239,35 @@ def _who(words: Sequence[str]) -> tuple[Floats, Floats]:
 HEADS = {"same word": _same_word, "word before": _word_before, "who?": _who}  # queries and keys
 HEAD_DIALS = {
     "head": ("Head", list(HEADS), "What the queries ask for"),
-    "sentence": ("Sentence", list(SENTENCES), "The tokens"),
+    "sentence": (
+        "Sentence",
+        SENTENCES["the fox"],
+        f"Any words; who? knows the names {', '.join(NAMES)}, and {', '.join(ASKERS)}",
+    ),
     "temperature": ("Temperature", 1.0, 0.1, 4.0, 0.1, "Divides the scores before the softmax"),
 }
 
 
 @picture
 def head(*, head: str, sentence: str, temperature: float):
-    """Who looks back in one of ``SENTENCES``, and what a pronoun finds when the head asks who."""
-    words = SENTENCES[sentence].split()
-    weights = head_weights(head=head, sentence=sentence, temperature=temperature)
+    """Who looks back in a sentence, and what a pronoun finds when the head asks who."""
+    words, unread = read_words(sentence, most=MOST_WORDS, usual=SENTENCES["the fox"])
+    weights = head_weights(head=head, words=words, temperature=temperature)
     one = attention_weights(weights, words=words)
     told = f"Head '{head}', temperature {temperature:g}."
     for t, word in enumerate(words):
         if head == "who?" and word in PRONOUNS:
-            found = [f"{words[s]!r} {weights[t, s]:.2f}" for s in range(t) if words[s] in NAMES]
-            told += f" The row of {word!r} gives {' and '.join(found)}."
-    return one.fig, f"{told} {one.words}"
+            found = [
+                f"{quote(words[s])} {weights[t, s]:.2f}" for s in range(t) if words[s] in NAMES
+            ]
+            said = " and ".join(found) or "no name a weight, for none stands before it"
+            told += f" The row of {quote(word)} gives {said}."
+    return one.fig, " ".join(filter(None, [unread, told, one.words]))
 
 
-def head_weights(*, head: str, sentence: str, temperature: float = 1.0) -> Floats:
+def head_weights(*, head: str, words: Sequence[str], temperature: float = 1.0) -> Floats:
     """Return the causal weights ``(time, time)`` of a hand-built head."""
-    q, k = HEADS[head](SENTENCES[sentence].split())
+    q, k = HEADS[head](words)
     return causal_weights(STRENGTH * (q @ k.T) / temperature)
 
 

@@ -26,7 +26,7 @@ from attnlab.show.chains import longest_chains
 from attnlab.show.kinds import listed, name_ends, spread, tick_at
 from attnlab.show.style import FAMILIES
 
-GREY, ON_PATH = LOOKS["table"].colour, LOOKS["extractor"].colour
+GREY, ON_PATH = LOOKS["table"].colour, "black"
 SIGNS = {"mul": "×", "add": "+"}
 
 
@@ -352,7 +352,8 @@ def ratio_by_size(race: pd.DataFrame):
         for how, those in chosen.items()
     )
     return ax, (
-        f"One more token, SHE over attention. {'; '.join(parts)}. By the clock SHE is {verdict}."
+        "One more token, SHE over attention: depth, work and time by width and context. By the "
+        f"clock SHE is {verdict}. At {'; '.join(parts)}."
     )
 
 
@@ -386,7 +387,10 @@ def rulers(pairs: pd.DataFrame):
             f"{row.pair}: depth {row.depth_ratio:.2g}, work {row.work_ratio:.2g}, "
             f"time {row.time_ratio:.2g}, so {faster}"
         )
-    return ax, f"The shorter path over the longer one. {'; '.join(parts)}."
+    return ax, (
+        "The shorter path over the longer one, by depth, work and clock; left of the line it takes "
+        f"less. {'; '.join(parts)}."
+    )
 
 
 def plain_ratios(values: np.ndarray) -> list[float]:

@@ -18,6 +18,7 @@ from attnlab.distillation import Student
 from attnlab.errors import AttnlabError
 from attnlab.models import Translator
 from attnlab.show import LOOKS, Picture, look, new_axes, picture, ranged, variants
+from attnlab.show.words import drawable
 from attnlab.sources import TranslationSource
 
 BLUE, GREEN, GREY = (LOOKS[name].colour for name in ("attention", "feedforward", "table"))
@@ -181,7 +182,7 @@ def outputs(teacher: ArrayLike, student: ArrayLike, *, words: Sequence[str]):
         shown = ax.imshow(values, cmap="RdBu", vmin=-limit, vmax=limit, aspect="auto")
         ax.set(xlabel=f"{name}\nchannel of the head", xticks=range(y.shape[1]))
         ax.spines[:].set_visible(False)
-    axes[0].set_yticks(range(len(words)), words)
+    axes[0].set_yticks(range(len(words)), [*map(drawable, words)])
     axes[0].figure.colorbar(shown, ax=axes, label="Value")
     size, wrong = (float(np.sqrt(np.mean(np.square(z)))) for z in (y, y - found))
     return axes[0], (

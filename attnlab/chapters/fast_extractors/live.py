@@ -18,7 +18,8 @@ from attnlab.models import LanguageModel
 from attnlab.records import load_runs
 from attnlab.seeding import numpy_generator, torch_generator
 from attnlab.show import look
-from attnlab.sources import Source
+from attnlab.show.words import read_words
+from attnlab.sources.tales import TaleSource
 from attnlab.studies.clock import (
     STREAMS,
     SpeedPlan,
@@ -187,7 +188,7 @@ def by_position(model: LanguageModel, windows: NDArray[np.int64]) -> NDArray[np.
 
 
 def length_playground(
-    models: Mapping[str, LanguageModel], *, source: Source, trained_len: int, prompt: str
+    models: Mapping[str, LanguageModel], *, source: TaleSource, trained_len: int, prompt: str
 ) -> dict[str, Callable[..., Any]]:
     """Return ``write`` and ``words`` of a playground whose texts run past the trained length.
 
@@ -195,28 +196,38 @@ def length_playground(
         models: With a context long enough for the text.
         source: What they were trained on; it tells the first impossible word.
         trained_len: Where the bar in the text stands.
-        prompt: How every text begins.
+        prompt: How a text begins where nothing else is typed.
     """
-    start = torch.from_numpy(np.asarray(source.encode(prompt), dtype=np.int64))[None]
 
-    def text(model: str, seed: int) -> NDArray[np.int64]:
+    def begin(typed: str) -> tuple[NDArray[np.int64], str]:
+        most = trained_len - 1  # so that something is written before the bar
+        words, unread = read_words(
+            typed, most=most, usual=prompt, find=source.knows, split=source.split
+        )
+        return np.asarray(source.encode(" ".join(words)), np.int64), unread
+
+    def text(model: str, prompt: str, seed: int) -> NDArray[np.int64]:
+        start = torch.from_numpy(begin(prompt)[0])[None]
         n_tokens = models[model].config.context_len - start.shape[1]
         how = {"temperature": 0.7, "generator": torch_generator(seed, "generate")}
         return models[model].generate(start, n_tokens=n_tokens, **how)[0].numpy()
 
-    def write(*, model: str, seed: int) -> dict[str, str]:
-        tokens = text(model, seed)
+    def write(*, model: str, prompt: str, seed: int) -> dict[str, str]:
+        tokens = text(model, prompt, seed)
         whole, first = source.decode(tokens), source.decode(tokens[:trained_len])
         rest = whole[len(first) :].lstrip()
         return {look(model).label: f"{first} ‖ {rest}" if rest else first}
 
-    def words(*, model: str, seed: int) -> str:
-        tokens = text(model, seed)
-        surprise = np.asarray(source.oracle_nats(tokens, per_token=True))[start.shape[1] - 1 :]
-        slips = np.flatnonzero(~np.isfinite(surprise))
-        how = (
-            f"first impossible word: number {slips[0] + 1}" if len(slips) else "no impossible word"
-        )
-        return f"Seed {seed}, temperature 0.7; the bar marks the end of the trained length; {how}."
+    def words(*, model: str, prompt: str, seed: int) -> str:
+        (start, unread), tokens = begin(prompt), text(model, prompt, seed)
+        surprise = np.asarray(source.oracle_nats(tokens, per_token=True))
+        slips = np.flatnonzero(~np.isfinite(surprise)) - len(start) + 2  # 1: the first one written
+        how = "no impossible word"
+        if len(slips):
+            how = f"first impossible word: number {slips[0]}"
+        if len(slips) and slips[0] < 1:
+            how = "no tale begins like this, so its words are not judged"
+        said = f"Seed {seed}, temperature 0.7; the bar marks the end of the trained length; {how}."
+        return f"{said} {unread}".strip()
 
     return {"write": write, "words": words}

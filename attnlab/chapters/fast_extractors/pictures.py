@@ -27,9 +27,11 @@ from attnlab.show import (
     speed,
     variants,
 )
+from attnlab.show.style import NO_FAMILY
 from attnlab.studies.clock import STREAMS
 
-EXTRACTOR, SEEN, GREY = (LOOKS[name].colour for name in ("she", "attention", "table"))
+EXTRACTOR, ATTENTION, GREY = (LOOKS[name].colour for name in ("she", "attention", "table"))
+PAST, FUTURE, _ = NO_FAMILY
 NOTHING = 1e-10  # where an exact zero is drawn on a logarithmic axis
 PAST_WIDTH = 8  # positions averaged into one point
 COUNTED = ("lags", "toeplitz", "fft", "planes", "staged")
@@ -84,8 +86,8 @@ def butterflies(x: ArrayLike):
         for row in range(n):
             ends, other = (column + 0.19, column + 0.77), row ^ 2**column
             dash = "dashed" if row & 2**column else "solid"
-            ax.plot(ends, (row, row), color=SEEN, lw=1, ls=dash)
-            ax.plot(ends, (row, other), color=SEEN, lw=1)
+            ax.plot(ends, (row, row), color=GREY, lw=1, ls=dash)
+            ax.plot(ends, (row, other), color=GREY, lw=1)
 
     def write(column: int, row: float, words: str, **how: Any) -> None:
         place, side = (column - 0.2, "left") if column == last else (column, "center")
@@ -135,19 +137,19 @@ WRAP_DIALS = {
 
 @picture
 def wrap(*, length: int, n_lags: int, n_tokens: int = 8):
-    """Which lag every pair of tokens meets; pairs that wrapped around are filled orange."""
+    """Which lag every pair of tokens meets; pairs that wrapped around read the future."""
     lag = wrapped_lags(n_tokens=n_tokens, n_lags=n_lags, length=length)
     is_ahead = np.tri(n_tokens, k=-1, dtype=bool)  # input after output
     ax = new_axes(size=(4.4, 3.5))
     for s, t in np.argwhere(lag >= 0):
-        colour = EXTRACTOR if is_ahead[s, t] else SEEN
+        colour = FUTURE if is_ahead[s, t] else PAST
         ax.add_patch(Polygon(_square(t - 0.5, s - 0.5, 1), color=colour, lw=0, alpha=0.85))
         ax.text(t, s, str(lag[s, t]), ha="center", va="center", color="white")
     ax.set(xlim=(-0.5, n_tokens - 0.5), ylim=(n_tokens - 0.5, -0.5), aspect="equal",
            xlabel="Output t   (numbers: lag)", ylabel="Input s",
            xticks=range(n_tokens), yticks=range(n_tokens))  # fmt: skip
     ax.grid(visible=True, lw=0.4, alpha=0.5)
-    parts = [Patch(color=SEEN, label="past"), Patch(color=EXTRACTOR, label="future")]
+    parts = [Patch(color=PAST, label="past"), Patch(color=FUTURE, label="future")]
     ax.legend(handles=parts, handlelength=1, **OUTSIDE)
     n_leaks, spare = int((is_ahead & (lag >= 0)).sum()), length - (n_tokens + n_lags - 1)
     words = f"{n_tokens} tokens, {n_lags} lags, a transform of length {length}: "
@@ -231,8 +233,8 @@ def costs(*, context_len: int, d_model: int, batch: int):
     for row, (_, cost) in enumerate(ordered):
         ax.barh(row, cost, height=0.62, color=EXTRACTOR, alpha=0.75, lw=0)
         ax.text(cost * 1.08, row, f"{cost:,.0f}", va="center", fontsize=9)
-    ax.axvline(level, color=SEEN, lw=1.6)
-    ax.text(level, -0.85, " a layer of attention", color=SEEN, fontsize=9)
+    ax.axvline(level, color=ATTENTION, lw=1.6)
+    ax.text(level, -0.85, " a layer of attention", color=ATTENTION, fontsize=9)
     ax.set_yticks(range(len(ordered)), [name for name, _ in ordered])
     ax.set(xscale="log", ylim=(len(ordered) - 0.4, -1.2), xlabel="Operations per token (log scale)")
     ax.set_xlim(0.3 * min(ordered[0][1], level), 8 * max(ordered[-1][1], level))
@@ -448,7 +450,8 @@ def rank_errors(errors: Mapping[str, ArrayLike], *, level: float = 0.1):
     ax.set(xlabel="Rank R", ylabel="Relative error (Frobenius norm)", ylim=(0, 1.02))
     ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0%}"))
     ax.legend(**OUTSIDE)
-    return ax, f"How much of SHE's matrices is lost at rank R. {'; '.join(parts)}."
+    told = "; ".join(parts)
+    return ax, f"How much of SHE's matrices is lost at rank R. {told[:1].upper()}{told[1:]}."
 
 
 @picture

@@ -30,13 +30,15 @@ from attnlab.show import (
     new_axes,
     picture,
 )
+from attnlab.show.style import NO_FAMILY
+from attnlab.show.words import drawable
 from attnlab.studies import fair
 
 BOOKS = "language-model/paper/children"
 TALES = "language-model/classroom/tales"
 LATE = 0.2  # from this share of a run on, differences are worth drawing
 GREY, QUIET = "#6E6E6E", "#BBBBBB"
-FIRES, WRITES, HARM = "#332288", "#B58900", "#882255"  # no family's colour
+FIRES, HARM, WRITES = NO_FAMILY
 UNITS = {"nats per token": "loss_nats", "bits per byte": "bits_per_byte"}
 N_POINTS = 40  # of a curve on the board
 LOSSES = {"train_loss_nats": "Training cost", "test_loss_nats": "Loss on unseen books"}
@@ -368,7 +370,7 @@ def losses_by_book(books: pd.DataFrame, *, metric: str = "loss_nats"):
     unit = next(unit for unit, column in UNITS.items() if column == metric)
     names = list(books.groupby("book")[metric].mean().sort_values(kind="stable").index)
     variants = books.groupby("variant")[metric].mean().sort_values(kind="stable").index
-    short = [n if len(n) <= 26 else f"{n[:25].rstrip()}…" for n in names]
+    short = [drawable(name, most=26) for name in names]
     ax = _rows(short, extra=0.9, row_in=0.5)
     shifts = np.linspace(-0.32, 0.32, len(variants)) if len(variants) > 1 else [0.0]
     for shift, variant in zip(shifts, variants, strict=True):
@@ -602,7 +604,9 @@ def key_map(activity: ArrayLike, *, states: Sequence[str]):
                 cbar_kws=bar, rasterized=True)  # fmt: skip
     every = slice(None, None, max(1, len(order) // 16))
     ax.set_xticks(np.arange(len(order))[every] + 0.5, order[every], rotation=0)
-    ax.set_yticks(np.arange(len(states)) + 0.5, [f"…{state}" for state in states], rotation=0)
+    ax.set_yticks(
+        np.arange(len(states)) + 0.5, [drawable(f"…{state}") for state in states], rotation=0
+    )
     ax.set(xlabel="Key (sorted by the state it fires for most)", ylabel="State")
     fires = np.maximum(values, 0.0)
     total = fires.sum(axis=0)
@@ -630,7 +634,7 @@ def one_key(atlas: Any, *, key: int):
     )
     for ax, (values, colour, names, label, title) in zip(axes, parts, strict=True):
         ax.barh(np.arange(len(values)), values, color=colour)
-        ax.set_yticks(np.arange(len(values)), names)
+        ax.set_yticks(np.arange(len(values)), [*map(drawable, names)])
         ax.set_xlabel(label)
         ax.set_title(title, fontsize=10)
         ax.invert_yaxis()
@@ -673,7 +677,7 @@ def state_losses(
             f"{np.nansum(without * weights):.4f} with none; worst known is …{states[worst]} "
             f"({part[worst]:.1%} of the time, {kl[worst]:.3f} nats)."
         )
-    axes[0].set_yticks(rows, [f"…{states[i]}  ({part[i]:.1%})" for i in order])
+    axes[0].set_yticks(rows, [f"{drawable(f'…{states[i]}')}  ({part[i]:.1%})" for i in order])
     axes[0].set_ylim(len(order) - 0.5, -0.5)
     axes[0].set_ylabel("State (share of time)")
     handles, labels = axes[0].get_legend_handles_labels()
@@ -698,7 +702,7 @@ def token_chances(chances: Mapping[str, ArrayLike], *, tokens: Sequence[str], co
         for place, value in enumerate(p):
             said, colour = (f"{value:.2f}", "black") if value > 0 else ("out", "#767676")
             ax.text(place, value + 0.02, said, color=colour, ha="center", fontsize=7)
-        ax.set_xticks(range(len(tokens)), tokens, fontsize=8)
+        ax.set_xticks(range(len(tokens)), [*map(drawable, tokens)], fontsize=8)
         ax.set_ylim(0, 1.12)
         ax.set_title(label, fontsize=9)
         parts.append(f"{label}: {int((p > 0).sum())} tokens, the likeliest {p.max():.2f}")

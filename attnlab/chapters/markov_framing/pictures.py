@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cache
@@ -13,7 +15,9 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike, NDArray
 
+from attnlab.errors import AttnlabError
 from attnlab.show import LOOKS, Look, look, matrix, new_axes, picture, staircase
+from attnlab.show.words import drawable, quote
 from attnlab.sources import (
     Source,
     entropy_rate,
@@ -45,6 +49,11 @@ CHAIN_DIALS = {
     "stay": ("P(stay)", 0.25, 0.0, 1.0, 0.05,
              "Chance of keeping the state, on top of the random chain's own"),
 }  # fmt: skip
+OWN_DIAL = {
+    "rows": ("Matrix", "0.7 0.2 0.1\n0.3 0.4 0.3\n0.2 0.4 0.4",
+             "One row a line: what follows state 0, state 1, ...; numbers or fractions"),
+}  # fmt: skip
+MOST_STATES = 12
 STAIRS_DIALS = {
     "source": ("Source", SOURCES, "Who writes the tokens"),
     "longest": ("Longest context (tokens)", 8, 1, 10, "How many stairs to draw"),
@@ -95,11 +104,11 @@ def transition(
                   y_label="Current state i", x_ticks=names, y_ticks=names, limit=1,
                   has_numbers=len(names) <= 6, ax=left)  # fmt: skip
     if shares is None:
-        words = "No unique\nlong-run share:\nit stays where\nit starts"
+        words = "No unique\nlong-run share:\nit depends on\nthe start"
         right.set_axis_off()
         right.text(0.5, 0.5, words, ha="center", va="center")
     else:
-        right.barh(names, shares, color=GREY)
+        right.barh([*map(drawable, names)], shares, color=GREY)
         right.invert_yaxis()
         right.set(xlabel="Share of time in state i", xlim=(0, max(0.5, 1.1 * shares.max())))
     return left, f"Rows of P for {', '.join(names)}. {heat.words}"
@@ -129,6 +138,80 @@ def chain_rows(*, kind: str, n_states: int, stay: float) -> NDArray[np.float64]:
         return ring_chain(n_states, stay=stay)
     moving = random_chain(n_states, concentration=0.5, seed=n_states)
     return stay * np.eye(n_states) + (1 - stay) * moving
+
+
+@picture
+def own_chain(*, rows: str):
+    """Matrix, long-run shares and entropy rate of a chain that a reader typed.
+
+    Raises:
+        AttnlabError: The text is no transition matrix; says where.
+    """
+    matrix_rows, said = read_matrix(rows)
+    n_states, shares = len(matrix_rows), None
+    try:
+        shares = stationary(matrix_rows)
+        told = (
+            f"entropy rate {entropy_rate(matrix_rows):.3f} nats per token (fair choice among "
+            f"{n_states}: {np.log(n_states):.3f}); long-run shares "
+            f"{', '.join(f'{share:.3f}' for share in shares)}."
+        )
+    except AttnlabError as several:  # closed classes: where it starts decides
+        told = str(several).partition(" Give ")[0]
+    fig = transition(matrix_rows, names=[str(i) for i in range(n_states)], shares=shares).fig
+    return fig, " ".join(filter(None, [said, f"Your chain of {n_states} states: {told}"]))
+
+
+def read_matrix(text: str) -> tuple[NDArray[np.float64], str]:
+    """Return the transition matrix that a text holds, and a sentence on rows that were scaled.
+
+    A row is a line, or ends with ``;``; its entries are numbers or fractions such as ``1/3``.
+
+    Raises:
+        AttnlabError: No entry, one that is no number of at least 0, a matrix that is not square
+            or too large, a row of zeros; names the row and the entry.
+    """
+    lines = re.sub(r"[\]);]", "\n", text).replace("[", " ").replace("(", " ").splitlines()
+    rows = [entries for entries in (line.replace(",", " ").split() for line in lines) if entries]
+    if not rows:
+        raise AttnlabError("There is no number in the box. Type a row a line, such as 0.5 0.5.")
+    if len(rows) > MOST_STATES:
+        raise AttnlabError(f"{len(rows)} rows are too many to draw; {MOST_STATES} is the most.")
+    for i, entries in enumerate(rows):
+        if len(entries) != len(rows):
+            raise AttnlabError(
+                f"Row {i} has {len(entries)} entries, and there are {len(rows)} rows. A transition "
+                "matrix is square: one row and one column a state."
+            )
+    matrix = np.array([[_entry(e, f"row {i}, column {j}") for j, e in enumerate(entries)]
+                       for i, entries in enumerate(rows)])  # fmt: skip
+    largest = matrix.max(axis=1)
+    if not largest.all():
+        raise AttnlabError(
+            f"Row {int(largest.argmin())} holds zeros only: something must follow state "
+            f"{int(largest.argmin())}. Give one of its entries a chance."
+        )
+    scaled = matrix / largest[:, None]
+    with np.errstate(over="ignore"):  # a sum beyond all numbers reads "inf"
+        sums = scaled.sum(axis=1) * largest
+    off = [f"row {i} by {sums[i]:.6g}" for i in np.flatnonzero(~np.isclose(sums, 1, atol=1e-6))]
+    said = f"Rows must sum to one, so each entry was divided: {', '.join(off)}." if off else ""
+    return scaled / scaled.sum(axis=1, keepdims=True), said
+
+
+def _entry(text: str, where: str) -> float:
+    """Return a typed number of at least 0, or say what is wrong with it."""
+    top, _, bottom = text.partition("/")
+    try:
+        value = float(top) / float(bottom or 1)
+    except (ValueError, ZeroDivisionError):
+        value = math.nan
+    if not 0 <= value < math.inf:
+        raise AttnlabError(
+            f"{quote(text)} in {where} is no chance. An entry is a number of at least 0, such as "
+            "0.25 or 1/4."
+        )
+    return value
 
 
 @picture
@@ -256,7 +339,10 @@ def kl_by_state(table: pd.DataFrame, *, named: Sequence[str] = ()):
     ax.set(xscale="log", yscale="log", xlabel="Share of time in the state",
            ylabel="Divergence in the state (nats)")  # fmt: skip
     ax.legend(**ABOVE, ncols=3, handlelength=0.8, columnspacing=1.6)
-    return ax, f"{'; '.join(told)}. Each point is one state."
+    return ax, (
+        "Divergence from the true rows against how often a state occurs; each point is one state. "
+        f"{'; '.join(told)}."
+    )
 
 
 @picture
@@ -283,7 +369,7 @@ def next_token(
                edgecolor="white")  # fmt: skip
         if name != "oracle":
             told.append(f"{one.label} {kl_per_state(truth[None], row[None])[0]:.3f}")
-    ax.set_xticks(range(len(symbols)), symbols)
+    ax.set_xticks(range(len(symbols)), [*map(drawable, symbols)])
     ax.legend(**ABOVE, ncols=len(rows), handlelength=1.6, columnspacing=1.2)
     ax.set(xlabel="Next token", ylabel="Probability", ylim=(0, 1))
     return ax, (
@@ -302,5 +388,5 @@ def look_of(name: str) -> Look:
 
 
 def _name_point(ax: Axes, row: pd.Series, offset: tuple[int, int], align: str) -> None:
-    ax.annotate(str(row["state"]), (row["share"], row["kl_nats"]), offset, ha=align,
+    ax.annotate(drawable(str(row["state"])), (row["share"], row["kl_nats"]), offset, ha=align,
                 textcoords="offset points", family="monospace")  # fmt: skip

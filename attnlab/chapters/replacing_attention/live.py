@@ -27,7 +27,17 @@ from attnlab.errors import UnknownNameError
 from attnlab.models import Translator
 from attnlab.seeding import torch_generator
 from attnlab.show import Picture, choice, show
-from attnlab.show.panels import beside, error_html, show_live, status_html, widgets_on
+from attnlab.show.panels import (
+    Live,
+    button_row,
+    error_html,
+    frame,
+    reserved,
+    show_live,
+    status_html,
+    widgets_on,
+)
+from attnlab.show.words import read_words
 from attnlab.sources import TranslationSource
 from attnlab.training import evaluate_translation, translate_all
 from attnlab.training.batches import Pairs
@@ -35,12 +45,8 @@ from attnlab.training.batches import Pairs
 Key = tuple[str, int]  # a site and a layer, counted from 0
 Modules = dict[Key, nn.Module]
 Move = tuple[str, str]  # the words of a place, and the name of what is put there
-SUBJECTS = ("a cat", "the small horse", "three dog", "two old bird", "the good mouse")
-ENDINGS = ("follow", "see a dog", "hear the red cat", "love three small horse", "see two bird")
-SENTENCE_DIALS = {
-    "begins": ("Begins", list(SUBJECTS), "The subject"),
-    "goes_on": ("Goes on", list(ENDINGS), "Verb, and perhaps an object"),
-}
+USUAL = "three dog see a dog"
+SENTENCE_DIAL = {"sentence": ("Sentence", USUAL, "In words of the source language")}
 
 
 def small_translator(source: TranslationSource, *, seed: int = 0, **sizes: int) -> Translator:
@@ -156,18 +162,31 @@ class Workbench:
         return self.source.decode(written)
 
     def translations(
-        self, models: Mapping[str, Mapping[Key, str]], *, begins: str, goes_on: str
+        self, models: Mapping[str, Mapping[Key, str]], *, sentence: str
     ) -> dict[str, str]:
         """Return what several translators make of a sentence, by title, the right one first.
 
         Args:
             models: Swaps by the title that a translator gets.
+            sentence: What a reader typed.
         """
-        text = f"{begins} {goes_on}"
-        right = self.source.decode(self.source.translate(self.source.encode(text)))
-        written = {title: self.translate(text, swaps) for title, swaps in models.items()}
-        said = {t: f"{v or '(nothing)'}{carets(v, right)}" for t, v in written.items()}
-        return {"Right": right, **said}
+        words, _ = self.read(sentence)
+        right, why = self.source.right(words)
+        written = {title: self.translate(" ".join(words), s) for title, s in models.items()}
+        marks = {t: carets(v, " ".join(right)) if right else "" for t, v in written.items()}
+        said = {t: f"{v or '(nothing)'}{marks[t]}" for t, v in written.items()}
+        return {"Right": " ".join(right) or why, **said}
+
+    def read(self, sentence: str) -> tuple[list[str], str]:
+        """Return the words of a typed sentence that can be read, and what could not be."""
+        longest = self.source.max_source_len
+        return read_words(sentence, most=longest, usual=USUAL, find=self.source.knows)
+
+    def say(self, *, sentence: str) -> str:
+        """Say what is translated, and what of it could not be read."""
+        words, unread = self.read(sentence)
+        said = f"Translations of '{' '.join(words)}'; ^ marks words that stand wrong."
+        return f"{said} {unread}".strip()
 
 
 def carets(written: str, right: str) -> str:
@@ -180,7 +199,7 @@ def carets(written: str, right: str) -> str:
     return f"\n{line}" if line.strip() else ""
 
 
-class SubstitutionBoard:
+class SubstitutionBoard(Live):
     """Swap look-ups of a living translator one at a time, and take the last swap back.
 
     It works on a copy of the teacher, which every move changes in place and which is whole again
@@ -203,14 +222,11 @@ class SubstitutionBoard:
         self.undo_button = w.Button(description="Undo", tooltip="Take the last swap back")
         self.picture, self.status = w.HTML(), w.HTML()
         self.picture.add_class("attnlab-picture")
-        self.status.add_class("attnlab-status")
         self.place.observe(lambda _: self._offer(), names="value")
         self.put_button.on_click(lambda _: self._do(self.put, self.place.value))
         self.undo_button.on_click(lambda _: self._do(self.undo))
-        for button in (self.put_button, self.undo_button):
-            button.layout.width = "48%"
-        buttons = w.HBox([self.put_button, self.undo_button])
-        self.panel = beside([self.place, self.stand_in, buttons, self.status], self.picture)
+        buttons = button_row([self.put_button, self.undo_button])
+        self.panel = frame([self.place, self.stand_in, buttons], self.picture, self.status)
 
     @property
     def swaps(self) -> dict[Key, str]:
@@ -218,8 +234,13 @@ class SubstitutionBoard:
         return {place: name for names, _ in self.done for place, name in names.items()}
 
     def put(self, place: str, stand_in: str | None = None) -> None:
-        """Put a stand-in at a place or, without one, the one that is chosen."""
+        """Put a stand-in at a place or, without one, the one that is chosen.
+
+        Where it stands there already, nothing is done, and there is nothing to undo.
+        """
         names = dict.fromkeys(self.places[place], stand_in or self.stand_in.value)
+        if all(self.swaps.get(key, "attention") == name for key, name in names.items()):
+            return
         self.done.append((names, substitute(self.bench.teacher, self.bench.modules(names))))
 
     def undo(self) -> None:
@@ -239,11 +260,9 @@ class SubstitutionBoard:
     def redraw(self) -> None:
         """Fill the panel."""
         one = self.draw()
-        self.picture.value, self.status.value = one.html(), status_html(one.words)
+        self.picture.value = one.html(is_quick=True)
+        self.status.value = status_html(one.words)
         self.undo_button.disabled = not self.done
-
-    def _ipython_display_(self) -> None:
-        """Show nothing: the panel is on the page already."""
 
     def _do(self, move: Any, *arguments: Any) -> None:
         self.put_button.disabled = True
@@ -263,7 +282,7 @@ class SubstitutionBoard:
 
 
 def show_swaps(bench: Workbench, *, stills: Sequence[Sequence[Move]]) -> SubstitutionBoard | None:
-    """Show the board after some moves, as pictures; then the live board, with attention everywhere.
+    """Show the live board with attention everywhere; where nothing is live, after some moves.
 
     Args:
         stills: Moves of each picture, such as ``[("cross, layer 1", "mean")]``.
@@ -271,15 +290,19 @@ def show_swaps(bench: Workbench, *, stills: Sequence[Sequence[Move]]) -> Substit
     Returns:
         The board, or None if ``ATTNLAB_WIDGETS=off``.
     """
-    board = SubstitutionBoard(bench)
+    board, shown = SubstitutionBoard(bench), []
     for moves in stills:
         for move in moves:
             board.put(*move)
-        show(board.draw())
+        shown.append(board.draw())
         while board.done:
             board.undo()
     if not widgets_on():
+        for still in shown:
+            show(still)
         return None
     board.redraw()
-    show_live(board.panel)
+    board.status.layout.height = reserved(max((one.words for one in shown), key=len, default=""))
+    figures = "".join(one.figure() for one in shown)
+    show_live(board, html=figures, plain=[one.words for one in shown])
     return board

@@ -25,11 +25,13 @@ from attnlab.show import (
     ranged,
     variants,
 )
+from attnlab.show.style import NO_FAMILY
 from attnlab.studies.replaced import CONTROL_NAMES
 from attnlab.studies.replaced_verdicts import AIM, NOT_RECORDED
 
 SITES = {"encoder_self": "Encoder self", "decoder_self": "Decoder self", "cross": "Cross"}
 BLUE, GREEN, GREY = (LOOKS[name].colour for name in ("attention", "feedforward", "table"))
+WRITTEN = NO_FAMILY[0]  # a score, whatever stands in
 NUMBER_AT = 104  # right of the line of the teacher
 ARROW = {"arrowstyle": "-|>", "color": GREY, "lw": 1.1, "shrinkA": 4, "shrinkB": 4}
 DODGE = 0.2  # rows between two kinds of translators that learnt in the same way
@@ -97,7 +99,7 @@ def _draw_worth(ax: Axes, worth: Mapping[str, float], teacher: Mapping[str, floa
         [each["bleu"], 100 * each["exact_match"], 100 * each["accuracy"]]
         for each in (worth, teacher)
     )
-    bars = ax.barh(range(3), values, color=[GREEN, GREEN, "white"], edgecolor="black", lw=0.6,
+    bars = ax.barh(range(3), values, color=[WRITTEN, WRITTEN, "white"], edgecolor="black", lw=0.6,
                    height=0.6)  # fmt: skip
     for row, bar in enumerate(bars):
         ax.text(NUMBER_AT, row, f"{bar.get_width():.1f}", va="center")
@@ -130,7 +132,7 @@ def scores(table: pd.DataFrame, *, teacher_bleu: float | None = None):
     ax.hlines(range(len(labels)), means["bleu"], means["accuracy"], "#BBBBBB", lw=1.2, zorder=1)
     ax.plot(percent["accuracy"], rows, color=GREY, marker="o", ls="none", fillstyle="none",
             label="Next token right, right past given (%)")  # fmt: skip
-    ax.plot(table["bleu"], rows, color=GREEN, marker="^", ls="none", label="BLEU, written freely")
+    ax.plot(table["bleu"], rows, color=WRITTEN, marker="^", ls="none", label="BLEU, written freely")
     goal = ""
     if teacher_bleu is not None:
         ax.axvline(teacher_bleu, color=BLUE, lw=1.2, label="BLEU of the teacher")
@@ -142,7 +144,10 @@ def scores(table: pd.DataFrame, *, teacher_bleu: float | None = None):
         f"{label}: {ranged(part['accuracy'], '%')} of the next tokens, BLEU {ranged(part['bleu'])}"
         for label, part in percent.groupby("label", sort=False)
     )
-    return ax, f"{said}.{goal}"
+    return ax, (
+        "Circles: next tokens right with the right past given. Triangles: BLEU, written freely."
+        f"{goal} {said}."
+    )
 
 
 @picture
@@ -285,7 +290,10 @@ def ways(points: pd.DataFrame, *, teachers: Mapping[str, float]):
     axes[0].set_ylim(len(names) - 0.5, -0.5)
     handles = axes[0].get_legend_handles_labels()
     axes[0].figure.legend(*handles, loc="outside upper center", ncols=2)
-    return axes[0], f"BLEU by way of learning. {' '.join(sentences)}"
+    return axes[0], (
+        "BLEU by way of learning, a panel for each set of training sentences; the line is the "
+        f"teacher with attention. {' '.join(sentences)}"
+    )
 
 
 @picture
@@ -331,8 +339,8 @@ def price(table: pd.DataFrame):
         bleus = ranged(table.loc[table["label"] == row.Index, "bleu"])
         parts.append(f"{row.Index}: {records.short(row.n_weights)} weights, {time}, BLEU {bleus}")
     return axes[0], (
-        f"Weights, time of a sentence, and BLEU. {'; '.join(parts)}. Lines: the teacher's BLEU, "
-        f"and {AIM:.0%} of it."
+        "BLEU against the weights of a translator (left) and the time of a sentence (right); lines "
+        f"at the BLEU of the teacher, and {AIM:.0%} of it. In numbers: {'; '.join(parts)}."
     )
 
 

@@ -171,9 +171,18 @@ def ranges_markdown(
     lacking = "; ".join(words for v, words in rows.items() if v not in set(runs["variant"]))
     return (
         f"{markdown_table([*head, *(SHARES[name] for name in shares)], lines)}\n\n"
-        f"{ranges}; {n_scored_words(runs)} test sentences, greedy search. Source: "
-        f"`data/runs/attentionless.jsonl`, commit {', '.join(sorted(set(table['commit'])))}."
+        f"{ranges}; {n_scored_words(runs)} test sentences, greedy search."
         + (f" Not recorded yet: {lacking}." if lacking else "")
+        + source_fold(table)
+    )
+
+
+def source_fold(runs: pd.DataFrame) -> str:
+    """Return, folded, which records a table rests on."""
+    commits = ", ".join(sorted(set(runs["commit"])))
+    return (
+        "\n\n<details><summary>Source</summary>\n\n`data/runs/attentionless.jsonl`, commit "
+        f"{commits}.\n\n</details>"
     )
 
 

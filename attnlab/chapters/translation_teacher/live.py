@@ -17,6 +17,7 @@ from attnlab.errors import UnknownNameError
 from attnlab.models import Translator
 from attnlab.records import load_runs
 from attnlab.seeding import numpy_generator, torch_generator
+from attnlab.show.words import read_words
 from attnlab.sources import NOUNS, TranslationSource
 from attnlab.studies.replaced_verdicts import n_scored
 from attnlab.training import evaluate_translation, translate_all
@@ -27,6 +28,7 @@ SMALL = {"d_model": 32, "n_heads": 4, "n_encoder_layers": 2, "n_decoder_layers":
 N_VALIDATION = 200  # sentences behind a point of the course
 DAMAGES = ("last word lost", "verb ends wrongly", "two neighbours swapped", "one word doubled")
 OTHER_VOWEL = {"o": "a", "a": "o", "e": "o"}
+USUAL = "the small horse see a dog"  # is read where nothing is typed
 TARGET = "the target words so far"
 TEACHERS = "attentionless/paper/multi30k/"
 # The same two texts, to be cut into words in several ways
@@ -98,16 +100,22 @@ def cross_maps(
 def watched(teacher: Translator, *, source: TranslationSource, text: str) -> dict[str, Any]:
     """Let a teacher translate a sentence; return its words, its maps and the true alignment.
 
-    ``places`` is None unless the translation is right: a wrong word comes from nowhere.
+    Returns:
+        ``source`` and ``target`` words; ``maps``; ``places``, None unless the translation is
+        right, for a wrong word comes from nowhere; ``verdict``, on what was read and written.
     """
-    tokens = source.encode(text)
+    words, said = read_words(text, most=source.max_source_len, usual=USUAL, find=source.knows)
+    tokens = source.encode(" ".join(words))
     (written,) = translate_all(teacher, [tokens], max_len=teacher.config.max_len - 1)
-    is_right = np.array_equal(written, source.translate(tokens))
+    right, why = source.right(words)
+    is_right = bool(right) and source.decode(written).split() == right
+    verdict = f"The translation is {'right' if is_right else 'wrong'}." if right else why
     return {
-        "source": text.split(),
+        "source": words,
         "target": [*source.decode(written).split(), "<eos>"],
         "places": source.alignment(tokens).tolist() if is_right else None,
         "maps": cross_maps(teacher, tokens, written),
+        "verdict": " ".join(filter(None, [verdict, said])),
     }
 
 
@@ -259,9 +267,9 @@ def teachers_markdown(teachers: pd.DataFrame) -> str:
     scored = "{:,} of {:,}".format(*n_scored(teachers))
     return (
         "\n".join(lines)
-        + f"\n\nTest split ({scored} sentences), greedy search. sacreBLEU signature: `{said}`. "
-        "Source: `data/runs/attentionless.jsonl`, commit "
-        f"{', '.join(sorted(set(teachers['commit'])))}."
+        + f"\n\nTest split ({scored} sentences), greedy search.\n\n<details><summary>Source"
+        f"</summary>\n\nsacreBLEU signature: `{said}`. `data/runs/attentionless.jsonl`, commit "
+        f"{', '.join(sorted(set(teachers['commit'])))}.\n\n</details>"
     )
 
 

@@ -16,13 +16,16 @@ from attnlab.chapters.translation_teacher import live
 from attnlab.errors import AttnlabError
 from attnlab.models import Translator
 from attnlab.show import LOOKS, Picture, matrix, new_axes, picture
+from attnlab.show.style import NO_FAMILY
+from attnlab.show.words import drawable
 from attnlab.sources import NOUNS, TranslationSource, translation_source
 from attnlab.training import bleu
 
-BLUE, ORANGE, GREY = (LOOKS[name].colour for name in ("attention", "extractor", "table"))
+BLUE, GREY = (LOOKS[name].colour for name in ("attention", "table"))
+FRAME = "#33BBEE"  # seen on dark and on light cells; of no family
 LINKS = {  # of a target word to its source word: colour, dash, width
-    "same order": (BLUE, "solid", 1.2),
-    "moved": (ORANGE, "dashed", 1.6),
+    "same order": ("black", "solid", 0.9),
+    "moved": (NO_FAMILY[1], "dashed", 1.6),
     "repeated": (GREY, "dotted", 1.8),
 }
 COURSE = {  # column -> label, marker, dash
@@ -36,9 +39,6 @@ SENTENCES = {
     "queen": "the wise queen behind {number} tree love",
 }
 NUMBERS = ("a", "two", "three", "four")
-BEGINNINGS = ("a cat", "the small horse", "two old fish", "the red bird near three tall cat",
-              "three stone behind a good mouse")  # fmt: skip
-ENDINGS = ("hear", "see a dog", "follow three young tree", "love the red horse")
 MEAN = "mean of all heads"
 
 
@@ -64,8 +64,8 @@ def sight(source: Sequence[str], target: Sequence[str]):
     for ax, (name, (seen, rows, columns)) in zip(axes, panels.items(), strict=True):
         shown = np.where(seen > 0, 1.0, np.nan)
         ax.imshow(shown, cmap="Blues", vmin=0, vmax=1.6, aspect="auto")  # panels of one height
-        ax.set_xticks(range(len(columns)), columns, rotation=90)
-        ax.set_yticks(range(len(rows)), rows)
+        ax.set_xticks(range(len(columns)), [*map(drawable, columns)], rotation=90)
+        ax.set_yticks(range(len(rows)), [*map(drawable, rows)])
         ax.set_xticks(np.arange(-0.5, len(columns)), minor=True)
         ax.set_yticks(np.arange(-0.5, len(rows)), minor=True)
         ax.grid(which="minor", color="#BBBBBB", lw=0.6)
@@ -131,9 +131,9 @@ def alignment(
         ax.plot(x[-1], -0.05, color="black", marker="^", markersize=4)
     for place, (x, word) in enumerate(zip(above, source, strict=True)):
         said, colour = (word, "black") if place in places else (f"({word})", GREY)
-        ax.text(x, 0.9, said, ha="center", va="bottom", color=colour)
+        ax.text(x, 0.9, drawable(said), ha="center", va="bottom", color=colour)
     for x, word in zip(below, target, strict=True):
-        ax.text(x, 0.1, word, ha="center", va="top")
+        ax.text(x, 0.1, drawable(word), ha="center", va="top")
     for kind, (colour, dash, width) in LINKS.items():
         ax.plot([], [], color=colour, linestyle=dash, lw=width, label=kind)
     if agreements:
@@ -208,7 +208,7 @@ def cross_attention(
            x_ticks=list(source), y_ticks=list(target), limit=1.0, ax=ax)  # fmt: skip
     ax.tick_params(axis="x", labelrotation=90)
     for row, place in enumerate(() if places is None else places):
-        ax.add_patch(Rectangle((place, row), 1, 1, fill=False, lw=1.8, edgecolor=ORANGE))
+        ax.add_patch(Rectangle((place, row), 1, 1, fill=False, lw=1.8, edgecolor=FRAME))
     t, s = np.unravel_index(int(values.argmax()), values.shape)
     said = (
         f"{' '.join(source)!r} read, {' '.join(target)!r} written. The strongest look: "
@@ -227,22 +227,18 @@ def watcher(teacher: Translator, source: TranslationSource) -> tuple[Any, dict[s
     """Return what ``explore`` takes to show where a teacher looks: a picture, and its dials."""
     seen = lru_cache(maxsize=64)(lambda text: live.watched(teacher, source=source, text=text))
 
-    def draw(*, beginning: str, ending: str, layer: int, head: int) -> Picture:
-        found = seen(f"{beginning} {ending}")
+    def draw(*, sentence: str, layer: int, head: int) -> Picture:
+        found = seen(sentence)
         maps = found["maps"][layer]
         words = {name: found[name] for name in ("source", "target", "places")}
         one = cross_attention(maps.mean(0) if head < 0 else maps[head], **words)
         which = MEAN if head < 0 else f"head {head + 1}"
-        verdict = "right" if found["places"] is not None else "wrong"
-        return one.saying(
-            f"Decoder layer {layer + 1}, {which}. {one.words} The translation is {verdict}."
-        )
+        return one.saying(f"Decoder layer {layer + 1}, {which}. {one.words} {found['verdict']}")
 
     heads = {MEAN: -1, **{f"head {i + 1}": i for i in range(teacher.config.n_heads)}}
     layers = {f"{i + 1}": i for i in range(teacher.config.n_decoder_layers)}
     return draw, {
-        "beginning": ("Begins", list(BEGINNINGS), "How the sentence begins"),
-        "ending": ("Goes on", list(ENDINGS), "How the sentence goes on"),
+        "sentence": ("Sentence", live.USUAL, "In words of the source language"),
         "layer": ("Layer", layers, "Decoder layer, counted from the first"),
         "head": ("Head", heads, "One look-up of the layer, or their mean"),
     }
