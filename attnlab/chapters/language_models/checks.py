@@ -145,6 +145,7 @@ check_top_p = Exercise(
         ("the first token is enough", np.array([0.7, 0.2, 0.1]), 0.6),
         ("the sum crosses p", np.array([0.5, 0.3125, 0.1875]), 0.75),
         ("the sum meets p exactly", np.array([0.5, 0.25, 0.1875, 0.0625]), 0.75),
+        ("a small p, not sorted", np.array([0.25, 0.125, 0.625]), 0.2),
         ("not sorted", np.array([0.05, 0.4, 0.15, 0.3, 0.1]), 0.72),
         ("random, 9 tokens", numpy_generator(4, "exercise/top_p").dirichlet(np.ones(9)), 0.9),
     ],
