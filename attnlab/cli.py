@@ -331,6 +331,8 @@ def verify(
             if name:
                 raise
             say(f"{corpus}: not here ({str(error).splitlines()[0][:90]})")
+        except UnknownNameError:
+            raise
         except AttnlabError as error:
             say(f"{corpus}: NOT OK: {error}")
             code = 1
@@ -576,14 +578,14 @@ def report(
     ] = None,
 ) -> None:
     """Write the results block of a document again."""
-    from attnlab.paths import file_errors, write_whole
+    from attnlab.paths import file_errors, read_whole, write_whole
     from attnlab.studies.report import replace_block, results_block
 
     if document is None:
         say(results_block())
         return
     with file_errors(document, "read"):
-        text = document.read_text(encoding="utf-8")
+        text = read_whole(document).decode()
     write_whole(document, replace_block(text, results_block()))
 
 

@@ -265,6 +265,6 @@ def require_memory(n_bytes: int, what: str) -> None:
     limit = machine_bytes()
     if limit is not None and n_bytes > limit:
         raise AttnlabError(
-            f"{what} needs about {n_bytes / GIB:,.0f} GiB of memory, and this machine has "
+            f"{what} needs about {n_bytes // GIB:,} GiB of memory, and this machine has "
             f"{limit / GIB:,.1f} GiB. Take smaller sizes."
         )

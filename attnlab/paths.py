@@ -133,15 +133,31 @@ def write_whole(path: Path, content: bytes | str) -> None:
             partial.unlink(missing_ok=True)
 
 
+def read_whole(path: Path) -> bytes:
+    """Return the content of a file; a device, which may have no end, is none.
+
+    Raises:
+        FileError: It cannot be read; the message says why.
+    """
+    with file_errors(path, "read"):
+        if Path(path).is_dir() or Path(path).is_file() or not Path(path).exists():
+            return Path(path).read_bytes()
+    raise FileError(f"{path} cannot be read: it is no file. Check the name.")
+
+
 def require_folder(folder: Path) -> Path:
     """Make a folder and return it, if files can be written there; asked before long work.
 
     Raises:
         FileError: They cannot; the message says why.
     """
-    write_whole(probe := Path(folder) / f".{uuid.uuid4().hex}", "")
-    probe.unlink()
-    return Path(folder)
+    folder = Path(folder)
+    with file_errors(folder, "written"):
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".{uuid.uuid4().hex}"
+        probe.touch()
+        probe.unlink()
+    return folder
 
 
 def delete_leftovers(folder: Path) -> None:
@@ -179,7 +195,7 @@ def file_errors(path: Path, what: str) -> Iterator[None]:
         raise
     except UnicodeDecodeError as error:
         raise FileError(
-            f"{path} cannot be read: byte {error.start} is not UTF-8. Save the file as UTF-8."
+            f"{path} cannot be {what}: byte {error.start} is not UTF-8. Save the file as UTF-8."
         ) from error
     except (OSError, ValueError) as error:  # ValueError: a name that no file can have
         reason = getattr(error, "strerror", None) or str(error)

@@ -14,9 +14,10 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cache
+from importlib.metadata import PackageNotFoundError, distribution
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -25,8 +26,9 @@ import numpy as np
 import pandas as pd
 
 from attnlab import paths
+from attnlab.config import is_number
 from attnlab.errors import AttnlabError, UnknownNameError, shorten
-from attnlab.paths import RUNS, file_errors
+from attnlab.paths import RUNS, file_errors, read_whole
 
 LOGGER = logging.getLogger(__name__)
 
@@ -40,16 +42,25 @@ DEEPEST = 32  # levels of a record within each other
 def commit() -> str:
     """Return the commit of the attnlab in use, with ``-dirty`` if its code was changed since.
 
-    ``unknown`` outside a git checkout of attnlab, or where git is not installed.
+    Of a package that pip installed from git, the commit that pip noted. ``unknown`` outside a
+    checkout otherwise, or where git is not installed or refuses the checkout of another user.
     """
     root = paths.PACKAGE.parent
     try:
         if Path(_git("rev-parse", "--show-toplevel")).resolve() != root:
-            return "unknown"  # installed inside some other project's checkout
+            return _installed_commit()  # inside some other project's checkout
         name = _git("describe", "--always", "--abbrev=12", "--exclude=*")
         code = [str(root / name) for name in ("attnlab", "pyproject.toml")]  # not data/runs
         return f"{name}-dirty" if _git("status", "--porcelain", "--", *code) else name
     except (OSError, subprocess.SubprocessError):
+        return _installed_commit()
+
+
+def _installed_commit() -> str:
+    try:
+        note = json.loads(distribution("attnlab").read_text("direct_url.json") or "{}")
+        return str(note["vcs_info"]["commit_id"])[:12]
+    except (PackageNotFoundError, OSError, ValueError, KeyError, TypeError):
         return "unknown"
 
 
@@ -133,8 +144,10 @@ class RunRecord:
 
     def __post_init__(self) -> None:
         """Refuse metrics that are not finite: a diverged run is told in words, not as NaN."""
+        if not isinstance(self.metrics, Mapping):
+            raise TypeError(f"metrics are numbers by name, not {type(self.metrics).__name__}")
         for name, value in self.metrics.items():
-            if not math.isfinite(value):
+            if not is_number(value, float):
                 raise AttnlabError(
                     f"Metric {name}={value} of {self.experiment} ({self.variant}, seed "
                     f"{self.seed}) is not a number. Record the failure in details instead."
@@ -148,7 +161,7 @@ class RunRecord:
         Raises:
             FileError: The place cannot be written; the message says why.
         """
-        path, record = Path(path), json.loads(json.dumps(asdict(self)))
+        path, record = Path(path), json.loads(json.dumps(vars(self)))
         record[CHECKSUM] = _checksum(record)
         line = (json.dumps(record, sort_keys=True) + "\n").encode()
         with file_errors(path, "written"):
@@ -191,14 +204,14 @@ def read_records(
         AttnlabError: A line that is not a record; the message has file and line number.
         FileError: A file that cannot be read.
     """
-    on_damage = on_damage or os.environ.get(DAMAGE_VARIABLE) or "stop"
-    if on_damage not in ON_DAMAGE:
+    if on_damage is None:
+        on_damage = os.environ.get(DAMAGE_VARIABLE) or "stop"
+    if not isinstance(on_damage, str) or on_damage not in ON_DAMAGE:
         step = f"It is an argument, or {DAMAGE_VARIABLE}."
         raise UnknownNameError("way with damaged records", on_damage, ON_DAMAGE, next_step=step)
     places = paths.record_places(RUNS if path is None else Path(path))
     for file in chain.from_iterable(_run_files(place) for place in places):
-        with file_errors(file, "read"):
-            lines = file.read_bytes().split(b"\n")
+        lines = read_whole(file).split(b"\n")
         n_skipped = 0
         for number, line in enumerate(lines, start=1):
             if not line.strip():
@@ -278,7 +291,8 @@ _TYPES: dict[str, Any] = {  # of the fields of a record, as JSON has them
 
 
 def _run_files(path: Path) -> list[Path]:
-    return [path] if path.suffix == ".jsonl" else sorted(path.glob("*.jsonl"))
+    with file_errors(path, "read"):
+        return [path] if path.suffix == ".jsonl" else sorted(path.glob("*.jsonl"))
 
 
 def load_runs(
@@ -304,18 +318,20 @@ def load_runs(
         UnknownNameError: No run of that experiment or variant; the message lists those there are.
     """
     rows = [_row(record) for record in _select(experiment, path, is_needed=columns is None)]
-    if columns is not None:
-        rows = [{name: row.get(name, np.nan) for name in columns} for row in rows]
-    table = pd.DataFrame(rows, columns=None if columns is None else list(columns))
-    if variants is None:
-        return table
-    known = set(table["variant"])
-    for variant in sorted(set(variants) - known) if columns is None else ():
-        step = "Leave variants out for all of them."
-        raise UnknownNameError("recorded variant", variant, known, next_step=step)
-    table = table[table["variant"].isin(variants)]
-    order = {"key": lambda names: names.map(list(variants).index), "kind": "stable"}
-    return table.sort_values("variant", ignore_index=True, **order)
+    if variants is not None:
+        variants, known = list(variants), {row["variant"] for row in rows}
+        if not all(isinstance(variant, str) for variant in variants):
+            raise TypeError("variants are names")
+        for variant in sorted(set(variants) - known) if columns is None else ():
+            step = "Leave variants out for all of them."
+            raise UnknownNameError("recorded variant", variant, known, next_step=step)
+        rows = [row for row in rows if row["variant"] in variants]
+        rows.sort(key=lambda row: variants.index(row["variant"]))
+    if columns is None:
+        return pd.DataFrame(rows)
+    columns = list(columns)
+    rows = [{name: row.get(name, np.nan) for name in columns} for row in rows]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def load_curves(experiment: str, *, path: Path | None = None) -> pd.DataFrame:
@@ -362,6 +378,8 @@ def _select(
     records = list(read_records(path))
     if experiment is None:
         return records
+    if not isinstance(experiment, str):
+        raise TypeError(f"the name of an experiment is a str, not {type(experiment).__name__}")
     pattern = re.compile(re.escape(experiment) + ("" if experiment.endswith("/") else "$"))
     chosen = [record for record in records if pattern.match(record["experiment"])]
     if is_needed and not chosen:

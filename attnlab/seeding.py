@@ -5,9 +5,12 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from numbers import Integral
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from attnlab.errors import AttnlabError, shorten
 
 if TYPE_CHECKING:
     import torch
@@ -18,7 +21,12 @@ def seed_sequence(seed: int, stream: str) -> np.random.SeedSequence:
 
     Two streams of the same seed are independent; the same pair gives the same
     numbers on every machine. Any name is a stream.
+
+    Raises:
+        AttnlabError: A seed that is no whole number, 0 or more.
     """
+    if not isinstance(seed, Integral) or seed < 0:
+        raise AttnlabError(f"seed={shorten(seed)} must be a whole number, 0 or more.")
     return np.random.SeedSequence([seed, zlib.crc32(stream.encode())])
 
 

@@ -29,6 +29,8 @@ HEARD_S = 2.0  # half a second on an idle machine, which a test's machine is not
 FINITE = re.compile(r"[-−+]?\d[\d.,e+-]*$")
 PRESSED = re.compile("^(Run|Put in)$")  # choices of these boards wait for a button
 HARMLESS, MOVES = re.compile("^(Reset|Example)"), re.compile("^(Put in|Undo)$")
+SHOWN = (".attnlab-status", ".attnlab-picture", ".attnlab-text")
+RUN = ", ".join(f"{place} {one}" for place in SHOWN for one in ("i", "mjx-container"))
 BROKEN = ".jupyter-widgets-error-widget, [data-mime-type='application/vnd.jupyter.stderr']"
 
 pytestmark = pytest.mark.timeout(480)
@@ -298,6 +300,13 @@ def choose_all(chooser) -> Iterator[None]:
         yield
 
 
+def type_in(box) -> Iterator[None]:
+    for text in ("zebra <i>$x$</i>", ""):
+        box.fill(text)
+        box.press("Tab")
+        yield
+
+
 def press_all(buttons) -> Iterator[None]:
     for button in buttons.locator("button").all():
         button.click()
@@ -305,7 +314,7 @@ def press_all(buttons) -> Iterator[None]:
 
 
 def drive_controls(page, panel, problems: list[str]) -> None:
-    """Drag each slider and choose each option; note what changes nothing."""
+    """Drag each slider, choose each option, type; note what changes nothing."""
     height = settle(panel, quiet_s=SOON_S)["height"]
     for handle in panel.locator("[role=slider]").all():
         name, values = handle.get_attribute("aria-label"), set()
@@ -318,6 +327,11 @@ def drive_controls(page, panel, problems: list[str]) -> None:
             changed = sees_changes(panel, choose(one))
             if not changed and not panel.locator("button", has_text=PRESSED).count():
                 problems.append(f"choosing among {one.inner_text().split()} changes nothing")
+    for box in panel.locator("input[type=text], textarea").all():
+        if not sees_changes(panel, type_in(box)):
+            problems.append("typing changes nothing")
+        if panel.locator(RUN).count():
+            problems.append("what was typed is not shown as it stands")
     for button in panel.locator(".attnlab-buttons button", has_text=HARMLESS).all():
         button.click()
     seen = settle(panel, quiet_s=SOON_S)
@@ -389,3 +403,71 @@ def test_every_control_of_a_notebook_works_under_the_mouse(run_notebook, name):
     ]
     assert page.locator(BROKEN).count() == 0
     assert not problems, "\n".join(problems)
+
+
+SMALL = """
+from attnlab.show import new_axes, picture, show_board
+
+@picture
+def draw(history):
+    return new_axes(size=(4, 2)), f"{len(history)} so far."
+
+def endless(*, n):
+    while True:
+        yield n
+
+if "boards" not in globals():
+    boards = []
+"""
+
+
+def test_a_panel_whose_cell_runs_again_is_replaced_and_ends_its_work(run_notebook, server):
+    show = "boards.append(show_board(endless, n_ticks=9, draw=draw, n=('Steps', 1, 0, 9)))"
+    ask = "print([board.is_running for board in boards])"
+    cells = [nbformat.v4.new_code_cell(text) for text in (SMALL, show, ask)]
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3"}}
+    nbformat.write(
+        nbformat.v4.new_notebook(cells=cells, metadata=kernel), server[2] / "small.ipynb"
+    )
+    page = run_notebook("small.ipynb")
+    said = f"() => {{ {NOTEBOOK} return outputs(code[2])[0]?.text?.toString().trim(); }}"
+    for number in (1, 2):  # press Run; the second time in the panel that replaced the first
+        (index,) = target_cells(page)
+        panels = page.locator("[data-target] .attnlab-panel")
+        assert panels.count() == 1
+        panels.get_by_role("button", name="Run", exact=True).click()
+        panels.get_by_text("so far").last.wait_for()
+        run_cell(page, 2)
+        page.wait_for_function(
+            f"(wanted) => ({said})() === wanted", arg=str([False] * (number - 1) + [True])
+        )
+        run_cell(page, index)
+    run_cell(page, 2)
+    page.wait_for_function(f"(wanted) => ({said})() === wanted", arg="[False, False, False]")
+
+
+def run_cell(page, index: int) -> None:
+    page.evaluate(TARGET, index)
+    page.evaluate("() => window.jupyterapp.commands.execute('notebook:run-cell')")
+    page.wait_for_function(READY, polling=50)
+
+
+def test_a_stored_notebook_shows_its_pictures_with_their_words_and_no_dead_panel(run_notebook):
+    page = run_notebook("stored_03_extractor.ipynb", runs=False)
+    seen = page.evaluate(
+        f"""async () => {{ {NOTEBOOK}
+            const found = [];
+            for (const index of cells.keys()) {{
+                await panel.content.scrollToItem(index, 'start');
+                for (const image of panel.content.widgets[index].node.querySelectorAll('img')) {{
+                    const words = image.closest('figure')?.innerText.trim();
+                    found.push([image.alt, words, image.naturalWidth]);
+                }}
+            }}
+            return found;
+        }}"""
+    )
+    assert len(seen) >= 10
+    assert all(alt and alt == words and width > 0 for alt, words, width in seen)
+    assert page.locator(".jupyter-widgets").count() == 0
+    assert page.locator(BROKEN).count() == 0

@@ -62,6 +62,7 @@ def test_a_long_caption_shows_what_to_see_and_folds_the_numbers():
         ("It falls. Source: data/x.jsonl, commit 4f2cd89651ec.", "It falls."),
         ("Recorded (speed, paper): AMD, 5 rounds. It falls.", "It falls."),
         ("", ""),
+        ("Chances, by setting. as it is: " + "one 0.1, " * 30, "Chances, by setting."),
     ],
 )
 def test_a_short_caption_is_shown_whole_but_for_where_it_comes_from(words, shown):

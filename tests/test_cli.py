@@ -5,11 +5,13 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from attnlab.cli import main
 
+ROOT = Path(__file__).resolve().parents[1]
 TINY = ["--steps", "3", "--d-model", "8", "--layers", "1", "--context-len", "16", "--heads", "2"]
 
 
@@ -80,12 +82,108 @@ def test_a_model_is_saved_though_nobody_reads_on(tmp_path):
     assert (tmp_path / "model.safetensors").exists()
 
 
-def test_a_terminal_that_knows_few_letters_is_no_reason_to_fail():
-    few = os.environ | {"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
-    words = [sys.executable, "-m", "attnlab", "list", "sources"]
-    done = subprocess.run(words, capture_output=True, env=few)
+PRINTS = [  # every command that prints, one way or another
+    ["train", *TINY, "--out", "it"], ["list", "sources"], ["--help"], ["doctor"], ["list"],
+    ["claims", "E1"], ["data", "list"], ["data", "fetch", "python_reference"],
+    ["data", "verify", "python_reference"], ["study", "list"], ["study", "resume"],
+    ["study", "report"], ["figure", "--list"],
+]  # fmt: skip
+ANYWHERE = """
+import sys
+from pathlib import Path
+from attnlab import claims, cli, studies
+from attnlab.studies import report
+report.results_block = lambda: "results"
+claims.ledger_rows = lambda name: [(name, "true")]
+studies.Folders.__init__.__kwdefaults__.update(runs=Path("r"), work=Path("w"))
+say = cli.say
+cli.say = lambda text: say(text + " ü → é ≤ \\ud800")
+sys.exit(max(cli.main(line) for line in {lines}))
+"""
+
+
+@pytest.mark.parametrize(("encoding", "n_commands"), [("cp1252", 99), ("ascii", 2)])
+def test_every_command_prints_on_every_console(encoding, n_commands, tmp_path):
+    """What is said gets letters added that these consoles lack."""
+    few = os.environ | {"PYTHONIOENCODING": encoding, "PYTHONUTF8": "0"}
+    few |= {"PYTHONPATH": str(ROOT)}
+    words = [sys.executable, "-c", ANYWHERE.format(lines=PRINTS[:n_commands])]
+    done = subprocess.run(words, capture_output=True, env=few, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert b"tales" in done.stdout
+    assert b"Traceback" not in done.stderr
+    for word in (b"tales", b"It went on", rb"\u2264 \ud800"):
+        assert word in done.stdout
+    assert (tmp_path / "it" / "model.safetensors").exists()
+
+
+FULL = [">/dev/full 2>&1"] if os.path.exists("/dev/full") else []
+
+
+@pytest.mark.skipif(os.name == "nt", reason="not on Windows: shell")
+@pytest.mark.parametrize("to", ["| head -n 1", ">&- 2>&-", *FULL])
+def test_a_reader_who_leaves_is_no_reason_to_fail(to, tmp_path):
+    command = f'"{sys.executable}" -m attnlab train {" ".join(TINY)} --out . {to}'
+    done = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True,
+                          cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)})  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert b"Traceback" not in done.stderr
+    assert (tmp_path / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["train", "--out", "file"], "file cannot be written"),
+        (["train", "--out", "a" * 300], "name too long"),
+        (["train", "--out", "file/below"], "cannot be written"),
+        (["train", "--out", "/proc/none"], "cannot be written"),
+        (["train", "--context-len", "99999999"], "GiB of memory, and this machine has"),
+        (["train", "--steps", "2000000000"], "GiB of memory, and this machine has"),
+        (["train", "--layers", "99999"], "4096 at most"),
+        (["figure", "loss-children", "--out", "file"], "cannot be written"),
+        (["bench", "--out", "file"], "file cannot be written"),
+        (["study", "export", "language-model", "--to", "file"], "file cannot be written"),
+        (["study", "report", "folder"], "folder cannot be read: Is a directory"),
+        (["study", "report", "nowhere.md"], "nowhere.md cannot be read: No such file"),
+        (["study", "report", "not_utf8"], "not_utf8 cannot be read: byte 0 is not UTF-8"),
+        (["study", "report", "/dev/full"], "it is no file"),
+        (["study", "run", "a" * 1000], f"'{'a' * 58}…. Known"),
+    ],
+)
+def test_a_place_or_a_size_that_cannot_be_is_named_before_the_work(
+    words, said, capsys, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").touch()
+    (tmp_path / "not_utf8").write_bytes(b"\xff")
+    assert main(words) == 1
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("threads", ["0", "-1", "100000"])
+@pytest.mark.parametrize("command", [["bench"], ["study", "resume"], ["study", "run", "n-grams"]])
+def test_impossible_threads_are_wrong_usage(command, threads, capsys):
+    assert main([*command, "--threads", threads]) == 2
+    assert "Invalid value for '--threads'" in capsys.readouterr().err
+
+
+def test_a_long_training_says_how_long_and_how_to_shorten_it(capsys):
+    from attnlab.cli import _time_needed
+
+    assert main(["train", *TINY]) == 0
+    assert "on this machine" in capsys.readouterr().out
+    assert _time_needed(1.8, 300) == "About 9 min on this machine; --steps 33 takes one"
+
+
+def test_figures_of_the_documents_are_overwritten_on_request_only(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "figures").mkdir()
+    assert main(["figure"]) == 0
+    assert "loss-children\n" in capsys.readouterr().out
+    assert main(["figure", "replacing-price"]) == 0
+    assert not any((tmp_path / "figures").iterdir())
+    assert (tmp_path / "my-figures" / "replacing-price.svg").exists()
 
 
 def test_a_study_runs_and_then_has_nothing_left(capsys, here):

@@ -10,6 +10,8 @@ import jupytext
 import nbformat
 import notebook_rules as rules
 import pytest
+from bs4 import BeautifulSoup
+from nbconvert import HTMLExporter
 from PIL import Image
 
 from notebooks import WIDGET_VIEW, list_sources, notebook_path
@@ -191,3 +193,17 @@ DAMAGE = {
 def test_a_damaged_notebook_is_seen(tmp_path, change):
     assert DAMAGE[change] in stored_problems(tmp_path, change)
     assert not stored_problems(tmp_path)
+
+
+def images(page: str) -> list[tuple[str, str]]:
+    """Return, of each picture of a page, its alt text and the caption of its figure."""
+    shown = BeautifulSoup(page, "html.parser").find_all("img")
+    return [(one.get("alt", ""), one.find_parent("figure").get_text().strip()) for one in shown]
+
+
+@every_source
+def test_an_exported_page_keeps_the_words_of_every_picture(source):
+    page, _ = HTMLExporter().from_filename(str(notebook_path(source)))
+    shown = images(page)
+    assert shown
+    assert all(alt and alt == words for alt, words in shown)

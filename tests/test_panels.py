@@ -1,12 +1,19 @@
 """Panels, boards and guesses: stills first, one redraw a burst, errors on the page."""
 
 import asyncio
+import base64
+import io
 import itertools
+import re
+import threading
 import time
 import warnings
 
 import ipywidgets as w
+import nbformat
 import pytest
+from nbclient import NotebookClient
+from PIL import Image
 
 from attnlab.errors import AttnlabError, UnknownNameError
 from attnlab.show import (
@@ -22,7 +29,7 @@ from attnlab.show import (
     show_board,
     slider,
 )
-from attnlab.show.panels import LIVE, WAIT_S, dial, make_dials
+from attnlab.show.panels import LIVE, SHARP_S, WAIT_S, dial, make_dials
 
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 
@@ -407,3 +414,89 @@ def test_dials_are_abbreviations_of_controls():
     assert controls["kind"].options == (("one", 1), ("two", 2))
     assert controls["kind"].tooltip.startswith("What is drawn.")
     assert controls["state_name"].description == "State name"
+
+
+ENDLESS = """
+import asyncio, itertools
+from attnlab.show import new_axes, picture, show_board
+
+@picture
+def draw(history):
+    return new_axes(size=(2, 1)), f"{len(history)} so far."
+
+def endless():
+    try:
+        yield from itertools.count()
+    finally:
+        ended.append(len(boards))
+
+if "boards" not in globals():
+    boards, ended = [], []
+"""
+SHOWN_AGAIN = """
+boards.append(show_board(endless, n_ticks=9, draw=draw))
+boards[-1].start()
+await asyncio.sleep(0.3)
+"""
+STATE = """
+state = [(board.is_running, board.panel.comm is None) for board in boards]
+print(state, len(ended), [len(board.history) > 0 for board in boards])
+boards[-1].stop()
+"""
+
+
+def test_a_cell_run_again_ends_the_work_of_the_panel_it_showed_before():
+    cells = [nbformat.v4.new_code_cell(text) for text in (ENDLESS, SHOWN_AGAIN, SHOWN_AGAIN, STATE)]
+    notebook = nbformat.v4.new_notebook(cells=cells)
+    NotebookClient(notebook, kernel_name="python3", timeout=60).execute()
+    said = "".join(output.text for output in notebook.cells[-1].outputs if "text" in output)
+    assert said == "[(False, True), (True, False)] 1 [True, True]\n"
+
+
+def test_a_closed_panel_draws_no_more():
+    async def close_while_waiting():
+        panel = explorer()
+        panel.controls["height"].value = 0.9
+        panel.close()
+        before = panel.n_redraws
+        panel.controls["height"].value = 0.1
+        await asyncio.sleep(2 * WAIT_S)
+        return panel.n_redraws - before
+
+    assert asyncio.run(close_while_waiting()) == 0
+
+
+def test_whoever_turns_a_dial_the_drawing_is_done_in_one_thread():
+    drawn_in = []
+
+    def watched(*, height):
+        drawn_in.append(threading.current_thread())
+        return post(height=height, kind="a")
+
+    async def turn_elsewhere():
+        panel = explore(watched, presets=[], height=DIALS["height"])
+        other = threading.Thread(target=lambda: setattr(panel.controls["height"], "value", 0.9))
+        other.start()
+        other.join()
+        await asyncio.sleep(2 * WAIT_S)
+
+    asyncio.run(turn_elsewhere())
+    assert len(drawn_in) == 2
+    assert set(drawn_in) == {threading.current_thread()}
+
+
+def test_a_picture_that_follows_a_slider_has_a_dot_a_pixel_and_is_sharp_when_quiet():
+    async def sizes():
+        panel = explorer()
+        panel.controls["height"].value = 0.9
+        await asyncio.sleep(2 * WAIT_S)
+        quick = pixel_size(panel.picture.value)
+        await asyncio.sleep(SHARP_S)
+        return quick, pixel_size(panel.picture.value)
+
+    assert asyncio.run(sizes()) == ((200, 100), (300, 150))
+
+
+def pixel_size(html):
+    data = re.search("base64,([^']*)'", html)[1]
+    return Image.open(io.BytesIO(base64.b64decode(data))).size

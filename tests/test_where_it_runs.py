@@ -138,6 +138,18 @@ def test_a_wheel_reads_its_own_data_and_writes_to_the_users_folder(site, tmp_pat
     assert Path(cache).is_relative_to(home)
 
 
+def test_records_of_a_wheel_from_git_name_the_commit_that_pip_noted(site, tmp_path):
+    (folder,) = site.glob("*.dist-info")
+    note = {"url": "https://x", "vcs_info": {"vcs": "git", "commit_id": "0123456789abcdef" * 2}}
+    code = "from attnlab.records import commit; print(commit())"
+    assert run(site, "-c", code, cwd=tmp_path) == ["unknown"]
+    (folder / "direct_url.json").write_text(json.dumps(note), encoding="utf-8")
+    try:
+        assert run(site, "-c", code, cwd=tmp_path) == ["0123456789ab"]
+    finally:
+        (folder / "direct_url.json").unlink()
+
+
 def test_a_wheel_near_a_checkout_uses_its_data_and_no_other_folder_of_that_shape(
     site, checkout, tmp_path
 ):

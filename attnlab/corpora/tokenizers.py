@@ -18,9 +18,10 @@ import numpy as np
 import tokenizers as hf
 from numpy.typing import ArrayLike, NDArray
 
+from attnlab.config import is_number
 from attnlab.corpora.read import collapse_layout
 from attnlab.errors import AttnlabError, shorten
-from attnlab.paths import write_whole
+from attnlab.paths import read_whole, write_whole
 
 FORMAT = "attnlab-tokenizer-1"
 KIND = "byte_bpe"
@@ -78,7 +79,10 @@ class Tokenizer:
 
         Ids that do not add up to UTF-8 (a sample cut inside a character) show ``U+FFFD``.
         """
-        ids = np.asarray(ids, dtype=np.int64).ravel()
+        found = np.asarray(ids)
+        if found.size and found.dtype.kind not in "iu":
+            raise AttnlabError(f"Token ids are whole numbers; got {shorten(ids)}.")
+        ids = found.astype(np.int64).ravel()
         return b"".join(map(self.token_bytes, ids.tolist())).decode("utf-8", errors="replace")
 
     @functools.cached_property
@@ -126,9 +130,9 @@ def train_bpe(texts: Iterable[str], *, vocab_size: int) -> Tokenizer:
     Source:
         Sennrich et al. 2016 (arXiv 1508.07909); byte level as in GPT-2.
     """
-    if vocab_size < N_BYTE_VALUES:
+    if not is_number(vocab_size, int) or vocab_size < N_BYTE_VALUES:
         raise AttnlabError(
-            f"vocab_size={vocab_size} is too small: byte-level BPE starts from the "
+            f"vocab_size={shorten(vocab_size)} is too small: byte-level BPE starts from the "
             f"{N_BYTE_VALUES} bytes. Ask for {N_BYTE_VALUES} or more."
         )
     library = _byte_level(hf.models.BPE())
@@ -159,7 +163,7 @@ def load_tokenizer(path: str | os.PathLike) -> Tokenizer:
         AttnlabError: The file is missing, damaged, or not a tokenizer of this package.
     """
     try:
-        state = json.loads(Path(path).read_text(encoding="utf-8"))
+        state = json.loads(read_whole(Path(path)).decode())
     except (OSError, ValueError, RecursionError) as problem:
         raise AttnlabError(
             f"{path} cannot be read as a tokenizer ({problem}). Train it again and save() it."
@@ -237,6 +241,8 @@ def _as_json(state: dict) -> str:
 
 
 def _check_encodable(text: str) -> None:
+    if not isinstance(text, str):
+        raise TypeError(f"a text is a str, not {type(text).__name__}")
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as problem:

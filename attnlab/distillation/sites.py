@@ -9,7 +9,8 @@ from typing import Any
 
 from torch import nn
 
-from attnlab.errors import AttnlabError, UnknownNameError
+from attnlab.config import is_number
+from attnlab.errors import AttnlabError, UnknownNameError, shorten
 from attnlab.models import Translator
 
 SITES = ("encoder_self", "decoder_self", "cross")
@@ -80,6 +81,9 @@ class StudentSpec:
                 raise UnknownNameError(
                     f"{name} of a student", getattr(self, name), known, next_step=_NEXT_STEP
                 )
+        for name in ("gate", "learned_head"):
+            if not isinstance(getattr(self, name), bool):
+                raise AttnlabError(f"{name}={shorten(getattr(self, name))} must be true or false.")
         if self.method not in METHODS_AT[self.site]:
             raise AttnlabError(
                 f"{self.method.upper()} replaces more than the look-up and exists for "
@@ -87,8 +91,8 @@ class StudentSpec:
             )
         for name in ("depth", "width"):
             value = getattr(self, name)
-            if value is not None and value < 1:
-                raise AttnlabError(f"{name}={value} must be a whole number, 1 or more.")
+            if value is not None and not (is_number(value, int) and value >= 1):
+                raise AttnlabError(f"{name}={shorten(value)} must be a whole number, 1 or more.")
         is_cross, is_per_query = self.site == "cross", self.layout == "per_query"
         applies = {
             "layout": is_cross,

@@ -119,6 +119,8 @@ def build_students(
         seed: Picks the initial weights (stream ``init/...``), apart for each layer.
         layers: Which layers, counted from 0; None: all.
     """
+    if not isinstance(teacher, Translator) or not isinstance(spec, StudentSpec):
+        raise TypeError("students need a Translator as their teacher, and a StudentSpec")
     config = teacher.config
     sizes = {"max_len": config.max_len, "d_model": config.d_model, "n_heads": config.n_heads}
     students = {}

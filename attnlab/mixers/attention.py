@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from attnlab.config import require_even_heads
 from attnlab.errors import AttnlabError
-from attnlab.mixers.base import Ring, TokenMixer, mixer, product, require_features
+from attnlab.mixers.base import Ring, TokenMixer, mixer, product
 
 
 def look_up(
@@ -216,10 +216,11 @@ class Attention(Heads, TokenMixer):
         self, x: Tensor, state: tuple[Ring, Ring] | None = None
     ) -> tuple[Tensor, tuple[Ring, Ring]]:
         """Attend from a prefix at once, without dropout; return its outputs and the cache."""
-        require_features(x, d_model=self.d_model, where=type(self).__name__)
+        self.require_input(x)
         if state is not None:
             self.require_state(state)
         keys, values = self.initial_state(x.shape[0]) if state is None else state
+        keys.require_batch(x)
         q, k, v = self._projected(x)
         seen_k, seen_v = (
             torch.cat([r.newest_first().flip(2), new], 2) for r, new in ((keys, k), (values, v))

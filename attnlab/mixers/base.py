@@ -6,13 +6,14 @@ import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from numbers import Integral
 from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from attnlab.config import require_even_heads
-from attnlab.errors import AttnlabError, UnknownMixerError
+from attnlab.config import require_even_heads, require_memory
+from attnlab.errors import AttnlabError, UnknownMixerError, shorten
 
 Step = tuple[str, int, str]  # of a critical path: kind of operation, depth, what it works on
 Sum = Callable[..., int]  # number of terms, one perhaps ``late`` by some levels -> depth
@@ -44,8 +45,7 @@ class TokenMixer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Mix all positions at once, as in training."""
-        require_features(x, d_model=self.d_model, where=type(self).__name__)
-        self._require_like(x)
+        self.require_input(x)
         return self.mix(x)
 
     def mix(self, x: Tensor) -> Tensor:
@@ -76,13 +76,18 @@ class TokenMixer(nn.Module):
         Args:
             state: What came before the prefix, used up; None for the beginning.
         """
-        require_features(x, d_model=self.d_model, where=type(self).__name__)
+        self.require_input(x)
         state = self.initial_state(x.shape[0]) if state is None else state
         outputs = []
         for x_t in x.unbind(1):
             y_t, state = self.step(x_t, state)
             outputs.append(y_t)
         return torch.stack(outputs, 1), state
+
+    def require_input(self, x: Tensor) -> None:
+        """Raise unless ``x`` is ``(batch, time, d_model)`` like the weights."""
+        require_features(x, d_model=self.d_model, where=type(self).__name__)
+        self._require_like(x)
 
     def require_step(self, x_t: Tensor, state: Any) -> None:
         """Raise unless ``step`` can go on from this state with ``(batch, d_model)``."""
@@ -91,6 +96,7 @@ class TokenMixer(nn.Module):
             raise AttnlabError(
                 f"{type(self).__name__}.step takes one token (batch, {self.d_model}); got {got}."
             )
+        self._require_like(x_t)
         self.require_state(state)
 
     def require_state(self, state: Any) -> None:
@@ -187,8 +193,9 @@ def build_mixer(name: str, *, d_model: int, context_len: int, **options: Any) ->
                 f"Mixer {name!r} has no option {option!r}. It has: {', '.join(known) or 'none'}."
             )
     for size, value in (("d_model", d_model), ("context_len", context_len)):
-        if value < 1:
-            raise AttnlabError(f"{size}={value} must be 1 or more.")
+        if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
+            raise AttnlabError(f"{size}={shorten(value)} must be 1 or more, a whole number.")
+    require_memory(4 * builder.expected_weights(d_model, context_len), f"Mixer {name!r}")
     if "n_heads" in known:
         require_even_heads(d_model, options.get("n_heads", 1))
     return builder(d_model=d_model, context_len=context_len, **options)
@@ -267,7 +274,7 @@ class Ring:
         Without gradients the write is in place, so the old ring must not be used again.
         """
         ring = self.to(vector)
-        ring._require_batch(vector)
+        ring.require_batch(vector)
         if torch.is_grad_enabled():
             return ring.extend(vector.unsqueeze(-2))
         slots, start = (ring.slots, ring.start) if ring.start else ring._with_room()
@@ -277,7 +284,7 @@ class Ring:
     def extend(self, vectors: Tensor) -> Ring:
         """Return the ring after ``(batch, ..., time, width)``, the last of them the newest."""
         ring = self.to(vectors)
-        ring._require_batch(vectors)
+        ring.require_batch(vectors)
         newest = vectors[..., -self.context_len :, :].flip(-2)
         older = ring.newest(min(self.n_kept, self.context_len - newest.shape[-2]))
         n_seen = self.n_seen + vectors.shape[-2]
@@ -313,7 +320,8 @@ class Ring:
         slots.narrow(-2, room - n_needed, n_needed).copy_(needed)
         return slots, room - n_needed
 
-    def _require_batch(self, vector: Tensor) -> None:
+    def require_batch(self, vector: Tensor) -> None:
+        """Raise unless a vector has as many rows as the ring."""
         if vector.shape[0] != self.slots.shape[0]:
             raise AttnlabError(
                 f"The state is for a batch of {self.slots.shape[0]}; got {vector.shape[0]} rows. "

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from attnlab.errors import AttnlabError
-from attnlab.mixers.base import Ring, Step, Sum, TokenMixer, mixer, product, require_features
+from attnlab.mixers.base import Ring, Step, Sum, TokenMixer, mixer, product
 from attnlab.mixers.convolution import SpectrumCache, causal_convolution, require_method
 from attnlab.mixers.streaming import STREAMING, TiledStream, Tiling, choose_streaming
 
@@ -259,13 +259,14 @@ class Extractor(TokenMixer):
         self, x: Tensor, state: Ring | TiledStream | None = None
     ) -> tuple[Tensor, Ring | TiledStream]:
         """Mix a whole prefix at once; return its outputs and the state after it."""
-        require_features(x, d_model=self.d_model, where=type(self).__name__)
+        self.require_input(x)
         if state is None:
             state = self.initial_state(x.shape[0])
         self.require_state(state)
         first = state.n_seen
         self._require_fit(first + x.shape[1])
         ring = state.ring if isinstance(state, TiledStream) else state
+        ring.require_batch(x)
         if self.index == "absolute":
             extracted = self._prefix_sum(x, first=first)
             extracted = extracted + ring.newest(1) if first else extracted

@@ -8,12 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attnlab.config import BOS, EOS, PAD
-from attnlab.errors import AttnlabError
+from attnlab.config import BOS, EOS, PAD, is_number
+from attnlab.errors import AttnlabError, shorten
 
 Step = Callable[[Tensor, Any], tuple[Tensor, Any]]  # tokens (n,), state -> logits (n, V), state
 
 NEVER_WRITTEN = [PAD, BOS]
+WIDEST = 1024  # beam
 COLDEST = 1e-6  # logits divided by less overflow
 
 
@@ -142,12 +143,15 @@ class _Beams:
 
 def check_search(*, beam_size: int, max_len: int, n_positions: int) -> None:
     """Raise AttnlabError unless these are values that a search can work with."""
-    if beam_size < 1:
-        raise AttnlabError(f"beam_size={beam_size} keeps no sentence; use 1 (greedy) or more.")
-    if not 1 <= max_len <= n_positions:
+    if not is_number(beam_size, int) or not 1 <= beam_size <= WIDEST:
         raise AttnlabError(
-            f"max_len={max_len} is not within 1 to {n_positions}, the positions of this model. "
-            "Leave it out to write as long as the model can."
+            f"beam_size={shorten(beam_size)} keeps no sentence, or too many; use 1 (greedy) to "
+            f"{WIDEST}."
+        )
+    if not is_number(max_len, int) or not 1 <= max_len <= n_positions:
+        raise AttnlabError(
+            f"max_len={shorten(max_len)} is not within 1 to {n_positions}, the positions of this "
+            "model. Leave it out to write as long as the model can."
         )
 
 
@@ -173,8 +177,7 @@ def sample_token(
         AttnlabError: A negative temperature, ``top_k`` below 1, ``top_p`` outside (0, 1].
     """
     check_sampling(temperature=temperature, top_k=top_k, top_p=top_p)
-    if logits.ndim != 2:
-        raise AttnlabError(f"Logits are (batch, vocab_size); got {tuple(logits.shape)}.")
+    _require_logits(logits, n_axes=2)
     if temperature == 0:
         return logits.argmax(-1)
     chances = token_chances(logits, temperature=temperature, top_k=top_k, top_p=top_p)
@@ -190,6 +193,7 @@ def token_chances(
 ) -> Tensor:
     """Return the chances that ``sample_token`` draws from: ``(batch, vocab_size)``."""
     check_sampling(temperature=temperature, top_k=top_k, top_p=top_p)
+    _require_logits(logits, n_axes=logits.ndim if isinstance(logits, Tensor) else 0)
     if temperature == 0:
         raise AttnlabError("temperature=0 takes the likeliest token; there are no chances.")
     logits = logits.float() / temperature
@@ -205,14 +209,28 @@ def token_chances(
     return logits.softmax(-1)
 
 
+def _require_logits(logits: Tensor, *, n_axes: int) -> None:
+    if not isinstance(logits, Tensor) or not logits.is_floating_point() or logits.ndim != n_axes:
+        raise AttnlabError(
+            f"Logits are a tensor (batch, vocab_size) of floating-point numbers; got "
+            f"{shorten(logits)}."
+        )
+    if not logits.numel():
+        raise AttnlabError("There are no logits to choose from.")
+
+
 def check_sampling(*, temperature: float, top_k: int | None, top_p: float | None) -> None:
     """Raise AttnlabError unless these are values that ``sample_token`` can work with."""
-    if not (temperature == 0 or temperature >= COLDEST):
+    if not is_number(temperature, float) or not (temperature == 0 or temperature >= COLDEST):
         raise AttnlabError(
-            f"temperature={temperature} must be positive, at least {COLDEST:g}, or 0 for the "
-            "likeliest."
+            f"temperature={shorten(temperature)} must be positive, at least {COLDEST:g}, or 0 for "
+            "the likeliest."
         )
-    if top_k is not None and top_k < 1:
-        raise AttnlabError(f"top_k={top_k} keeps no token; use 1 or more, or None for all.")
-    if top_p is not None and not 0 < top_p <= 1:
-        raise AttnlabError(f"top_p={top_p} must lie in (0, 1]; 0.9 is usual, None keeps all.")
+    if top_k is not None and not (is_number(top_k, int) and top_k >= 1):
+        raise AttnlabError(
+            f"top_k={shorten(top_k)} keeps no token; use 1 or more, or None for all."
+        )
+    if top_p is not None and not (is_number(top_p, float) and 0 < top_p <= 1):
+        raise AttnlabError(
+            f"top_p={shorten(top_p)} must lie in (0, 1]; 0.9 is usual, None keeps all."
+        )

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
-from attnlab.config import EOS, PAD, TranslatorConfig, require_memory
+from attnlab.config import EOS, PAD, TranslatorConfig, is_number, require_memory
 from attnlab.errors import AttnlabError, shorten
 from attnlab.mixers import require_features
 from attnlab.models.blocks import (
@@ -141,6 +141,8 @@ class Translator(nn.Module):
         Shapes:
             As in ``loss``. Returns two scalars; the second carries no gradient.
         """
+        if not is_number(label_smoothing, float) or not 0 <= label_smoothing < 1:
+            raise AttnlabError(f"label_smoothing={shorten(label_smoothing)} is no share below 1.")
         features, labels = self.predictions(source, target)
         weight = self.head.weight
         plain = linear_cross_entropy(features, weight, labels)
@@ -219,6 +221,8 @@ class Translator(nn.Module):
             length_penalty: See ``attnlab.models.search.beam_search``.
         """
         max_len = self.config.max_len if max_len is None else max_len
+        if not is_number(length_penalty, float):
+            raise AttnlabError(f"length_penalty={shorten(length_penalty)} must be a number.")
         check_search(beam_size=beam_size, max_len=max_len, n_positions=self.config.max_len)
         self._require(source_tokens, "source")
         has_words = (source_tokens != PAD).any(1)
@@ -245,7 +249,7 @@ class Translator(nn.Module):
         if beam_size == 1:
             return greedy_search(self.step, state, **options)
         found, _ = beam_search(
-            self.step, state, beam_size=beam_size, length_penalty=length_penalty, **options
+            self.step, state, beam_size=beam_size, length_penalty=float(length_penalty), **options
         )
         return found[:, 0]
 
@@ -269,10 +273,12 @@ class Translator(nn.Module):
                 f"There are {shape[0]} source rows and {n_rows} target rows; row i of one belongs "
                 "to row i of the other."
             )
-        if padding is not None and (tuple(padding.shape) != shape or padding.dtype != torch.bool):
+        if padding is None:
+            return
+        if not isinstance(padding, Tensor) or (padding.shape, padding.dtype) != (shape, torch.bool):
             raise AttnlabError(
                 f"The padding of the source is {shape} of torch.bool, true at PAD; got "
-                f"{tuple(padding.shape)} of {padding.dtype}. padding_of(source_tokens) is it."
+                f"{shorten(padding)}. padding_of(source_tokens) is it."
             )
 
     def _shrink_residual_maps(self) -> None:

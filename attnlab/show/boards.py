@@ -24,6 +24,7 @@ from attnlab.show.panels import (
     in_room,
     make_dials,
     reserved,
+    running_loop,
     show_live,
     status_html,
     widgets_on,
@@ -62,6 +63,7 @@ class RunBoard(Live):
         self._room = (0, 0)
         self._stopping = False
         self._task: asyncio.Task[None] | None = None
+        self._loop = running_loop()  # see Later: work is done in one thread
         self._build()
 
     def _build(self) -> None:
@@ -87,15 +89,16 @@ class RunBoard(Live):
 
     def start(self) -> None:
         """Start a run in the background, or run to the end where there is no event loop."""
-        if self.is_running:
-            return
-        try:
-            loop = asyncio.get_running_loop()
-        except RuntimeError:
+        if self._loop is None or self._loop.is_closed():
             asyncio.run(self.drive())
-            return
-        self._task = loop.create_task(self.drive())
-        self._task.add_done_callback(_fetch_error)
+        else:
+            self._loop.call_soon_threadsafe(self._begin, self._loop)
+
+    def _begin(self, loop: asyncio.AbstractEventLoop) -> None:
+        if not self.is_running:
+            self._set_running(True)
+            self._task = loop.create_task(self.drive())
+            self._task.add_done_callback(_fetch_error)
 
     def stop(self) -> None:
         """Ask the run to end after the item it is at."""
@@ -109,8 +112,10 @@ class RunBoard(Live):
 
     def show_earlier(self, one: Picture) -> None:
         """Show the picture of a run made before."""
-        self._put(one.saying(f"An earlier run. {one.words}"), is_quick=False)
-        self.status.layout.height = reserved(one.words + " " * EXPECTED_LENGTH)
+        earlier = one.saying(f"An earlier run. {one.words}")
+        self._put(earlier, is_quick=False)
+        self.status.value = status_html(f"Press Run to start. {earlier.words}")
+        self.status.layout.height = reserved(earlier.words)
 
     async def drive(self) -> None:
         """Run from the present values to the end, to Stop, or to an error, which is shown."""

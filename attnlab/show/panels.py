@@ -353,27 +353,44 @@ def playground_dials(
 
 
 class Later:
-    """A trigger that runs ``call`` once, ``wait_s`` after the last of a burst of triggers."""
+    """A trigger that runs ``call`` once, ``wait_s`` after the last of a burst of triggers.
+
+    JupyterLab lets a control be heard in another thread than a button, and matplotlib bears one
+    thread only: whoever triggers, the call is made by the event loop in which this was made.
+    """
 
     def __init__(self, call: Callable[[], None], *, wait_s: float) -> None:
         """Wait for the first trigger."""
-        self._call, self._wait_s = call, wait_s
+        self._call, self._wait_s, self._loop = call, wait_s, running_loop()
         self._pending: asyncio.TimerHandle | None = None
+        self._is_over = False
 
     def __call__(self) -> None:
         """Start to wait anew; without an event loop (a script, a test) call at once."""
-        self.cancel()
-        try:
-            loop = asyncio.get_running_loop()
-        except RuntimeError:
+        if self._loop is None or self._loop.is_closed():
             self._call()
-            return
-        self._pending = loop.call_later(self._wait_s, self._call)
+        else:
+            self._loop.call_soon_threadsafe(self._wait, self._loop)
 
-    def cancel(self) -> None:
-        """Forget the triggers so far."""
+    def _wait(self, loop: asyncio.AbstractEventLoop) -> None:
         if self._pending is not None:
             self._pending.cancel()
+        if not self._is_over:
+            self._pending = loop.call_later(self._wait_s, self._call)
+
+    def cancel(self) -> None:
+        """Forget the triggers so far, and hear no other."""
+        self._is_over = True
+        if self._pending is not None:
+            self._pending.cancel()
+
+
+def running_loop() -> asyncio.AbstractEventLoop | None:
+    """Return the event loop that runs here; None in a script."""
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
 
 
 def show_live(live: Live, *, html: str = "", markdown: str = "", plain: Sequence[str] = ()) -> None:

@@ -73,14 +73,14 @@ def split_caption(words: str) -> tuple[str, str]:
     for sentence in told:
         short = sentence
         if len(NUMBER.findall(sentence)) > MOST_NUMBERS or len(sentence.split()) > MOST_SHOWN:
-            head = sentence.partition(": ")[0]
-            short = f"{head}." if len(head.split()) > 4 > _n_words(shown) else ""
+            head = _head(sentence)
+            short = head if len(head.split()) > 4 > _n_words(shown) else ""
         is_full = is_full or _n_words([*shown, short]) > MOST_SHOWN
         if short and not is_full:
             shown.append(short)
         if short != sentence or is_full:
             folded.append(sentence)
-    return " ".join(shown), " ".join(folded + origin)
+    return " ".join(shown) or _head(told[0]), " ".join(folded + origin)
 
 
 def caption_html(words: str) -> str:
@@ -162,6 +162,12 @@ def _shapes() -> set[int]:
 def _has_shape(character: str) -> bool:
     is_seen = unicodedata.category(character) not in UNSEEN and character not in JOINERS
     return is_seen and ord(character) in _shapes() and not TURNING.match(character)
+
+
+def _head(sentence: str) -> str:
+    """Return what stands before a colon; of two sentences there, the first."""
+    first, _, second = sentence.partition(": ")[0].removesuffix(".").rpartition(". ")
+    return f"{first or second}."
 
 
 def _n_words(sentences: list[str]) -> int:

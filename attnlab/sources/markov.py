@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from attnlab.errors import AttnlabError, UnknownNameError, shorten
-from attnlab.paths import CHAINS, file_errors
+from attnlab.paths import CHAINS, file_errors, read_whole
 from attnlab.seeding import numpy_generator
 from attnlab.sources.base import Source, check_count, entropy_nats, surprise_nats
 
@@ -54,7 +54,7 @@ def check_transition(transition: ArrayLike, *, name: str = "The matrix") -> NDAr
     """
     try:
         matrix = np.array(transition, dtype=np.float64)
-    except (TypeError, ValueError, OverflowError) as error:
+    except (TypeError, ValueError, OverflowError, RuntimeError) as error:
         rows = transition if isinstance(transition, Sequence) else [transition]
         lengths = [str(len(row)) for row in rows if isinstance(row, Sequence)]
         raise AttnlabError(
@@ -372,8 +372,10 @@ def load_chain(path: str | Path) -> tuple[NDArray[np.float64], list[str]]:
         )
     try:
         with file_errors(file, "read"):
-            text = file.read_text(encoding="utf-8")
+            text = read_whole(file).decode()
         data = json.loads(text)
+    except RecursionError as error:
+        raise AttnlabError(f"{file} is no chain: it is too deep to be read.") from error
     except json.JSONDecodeError as error:
         raise AttnlabError(
             f"{file} is not JSON: {error.msg} in line {error.lineno}. "
@@ -437,7 +439,9 @@ def markov_chain(
         chain, named = load_chain(chain)
     transition = check_transition(chain)
     letters = LETTERS if len(transition) <= len(LETTERS) else map(str, range(len(transition)))
-    return MarkovSource(transition, symbols or named or list(letters)[: len(transition)])
+    if symbols is None:
+        symbols = named or list(letters)[: len(transition)]
+    return MarkovSource(transition, symbols)
 
 
 def variable_length_chain(

@@ -110,7 +110,7 @@ def ground_verdicts(*, path: Path = RUNS) -> pd.DataFrame:
         ground = f"books, best rates, {passes:g} pass{'es' * (passes != 1)}"
         told = {"passes": passes, "rate": "each one's best", "experiment": SWEPT, "ground": ground}
         parts.append(_judged(partial(at_best_rate, runs)).assign(**told))
-    return pd.concat(parts, ignore_index=True)
+    return _stacked(parts)
 
 
 def sensitivity(*, passes: float = 1.0, lr: float = 0.01, path: Path = RUNS) -> pd.DataFrame:
@@ -129,7 +129,7 @@ def sensitivity(*, passes: float = 1.0, lr: float = 0.01, path: Path = RUNS) -> 
         known = pd.concat([own, usual[~usual["variant"].isin(own["variant"])]])
         judged = _judged(lambda metric, known=known: known, claims=ORDERING)
         parts.append(judged[judged["variant"].isin(own["variant"])].assign(setting=setting))
-    return pd.concat(parts, ignore_index=True)
+    return _stacked(parts)
 
 
 def _judged(
@@ -140,7 +140,13 @@ def _judged(
         judge_claims(runs(metric), claims=claims, metric=metric).assign(quantity=quantity)
         for metric, quantity in QUANTITIES.items()
     ]
-    return pd.concat(parts, ignore_index=True)
+    return _stacked(parts)
+
+
+def _stacked(parts: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """Return tables below each other; pandas 2 warns of columns that have no value in one."""
+    alike = [part.astype(object) for part in parts]
+    return pd.concat(alike, ignore_index=True).infer_objects()
 
 
 def differences(runs: pd.DataFrame, variant: str, baseline: str, metric: str) -> pd.DataFrame:

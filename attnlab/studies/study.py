@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from filelock import FileLock, Timeout
 
-from attnlab.config import TranslatorConfig, digest_of
+from attnlab.config import TranslatorConfig, digest_of, is_number
 from attnlab.corpora import load_tokenizer
-from attnlab.errors import AttnlabError, DivergenceError, UnknownNameError
+from attnlab.errors import AttnlabError, DivergenceError, UnknownNameError, shorten
 from attnlab.paths import record_places, write_whole
 from attnlab.records import RunRecord, commit, read_records
 from attnlab.studies.engine import Folders, Progress, run_job, work_file
@@ -45,15 +45,20 @@ class Plan:
 
     def __post_init__(self) -> None:
         """Refuse a scale that no study has, and an empty set of seeds."""
+        if not isinstance(self.axes, Mapping):
+            raise AttnlabError(f"axes={shorten(self.axes)} are no settings by name of an axis.")
         object.__setattr__(self, "variants", tuple(self.variants))
         object.__setattr__(self, "seeds", tuple(self.seeds))
         object.__setattr__(self, "axes", {name: tuple(of) for name, of in self.axes.items()})
         if self.scale not in SCALES:
             step = "smoke takes seconds, classroom minutes, paper hours on two cores."
             raise UnknownNameError("scale", self.scale, SCALES, next_step=step)
-        if not self.seeds or min(self.seeds) < 0:
+        for name in (self.study, self.scale, self.corpus, *self.variants, *self.axes):
+            if not isinstance(name, str):
+                raise AttnlabError(f"{shorten(name)} in a plan is no name.")
+        if not self.seeds or not all(is_number(seed, int) and seed >= 0 for seed in self.seeds):
             raise AttnlabError(
-                f"seeds={self.seeds}: a study needs at least one seed, none negative; "
+                f"seeds={shorten(self.seeds)}: a study needs at least one seed, none negative; "
                 "give --seeds 0,1,2."
             )
 

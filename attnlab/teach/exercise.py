@@ -82,9 +82,7 @@ class Exercise:
     def hand_on(self, student: Function, *, strict: bool | None = None) -> Function:
         """Judge as a call does; return the function if it is right, else a right one.
 
-        So the cells below work whatever a learner has written::
-
-            depth = check_depth.hand_on(depth)
+        So the cells below work whatever was written: ``depth = check_depth.hand_on(depth)``.
         """
         verdict = self.verdict(student)
         self._tell(verdict, strict)

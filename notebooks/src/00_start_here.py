@@ -26,6 +26,11 @@
 # Next: [01 Text as a Markov chain](01_markov_framing.ipynb)
 
 # %% [markdown]
+# **How to run it.** Click a cell and press Shift+Enter: it runs, and the next one is chosen.
+# *Run > Run All Cells* in the menu runs the whole page, in less than two minutes.
+# Sliders and buttons come alive when their cell has run; until then a picture stands there.
+
+# %% [markdown]
 # ## 1  The question   *(3 min)*
 #
 # A language model reads a prefix of a text and says how likely each next token is. A Transformer

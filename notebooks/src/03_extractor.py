@@ -132,7 +132,8 @@ assert e[2].tolist() == [4, 3], "by hand"
 assert torch.equal(e, torch.stack(extract_rows(x, W))), "by loop"
 for method in list_methods(3):
     torch.testing.assert_close(causal_convolution(x[None], W, method=method)[0], e)
-print("hand = loop = matrix = library, which has these forms:", ", ".join(list_methods(3)))
+print("hand = loop = matrix = library, in each of its forms:")
+print(", ".join(list_methods(3)))
 
 from attnlab.seeding import numpy_generator
 
@@ -211,10 +212,13 @@ for t in (1, 4, 16, 64):
     assert abs(size / t**0.5 - 1) < 0.1
     print(f"t = {t:2d}: size of e {size:.2f}; eq. (3.5) says {t**0.5:.2f}")
 print(guess.verdict(truth=8))
-for weights, shared, scale in (("own", 0.0, "none"), ("own", 0.0, "1/√t"), ("same", 0.5, "1/√t")):
-    show(pictures.growth(weights=weights, shared=shared, scale=scale))
+presets = [
+    {"scale": "none"},
+    {"scale": "1/√t"},
+    {"weights": "same", "shared": 0.5, "scale": "1/√t"},
+]
 with_answer = partial(pictures.growth, has_answer=True)  # the stills leave it to you
-explore(with_answer, presets=(), **pictures.GROWTH_DIALS)
+explore(with_answer, presets=presets, still=pictures.growth, **pictures.GROWTH_DIALS)
 
 # %% [markdown]
 # <details><summary>Answer</summary>

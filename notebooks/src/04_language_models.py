@@ -241,7 +241,8 @@ L = {name: losses_by_position(m, windows).mean() for name, m in models.items()}
 h_hat = source.oracle_nats(windows)
 print(guess.verdict(truth=min(L, key=L.get)))
 board = show_board(race_anew, n_ticks=lambda *, n_steps, **_: n_steps * len(models),
-                   draw=draw, still=laps, **pictures.RACE_DIALS)  # fmt: skip
+                   draw=draw, still=laps, unit="steps of one model each",
+                   **pictures.RACE_DIALS)  # fmt: skip
 
 # %% [markdown]
 # <details><summary>Answer</summary>
@@ -354,14 +355,12 @@ quiz = show_quiz("language_models")
 # %% [markdown]
 # ## 4  A hundred real books: the claim   *(10 min)*
 #
-# **Counting beats them all.** A table of 5-grams reaches 4.40 nats per token on books that no model saw;
-# the best model that read the text once has 4.58 (two seeds). Keep it in mind: what this section compares
-# are models that lost to counting.
+# **Counting beats every model of one pass here:** 5-grams have 4.40 nats per token on unread books, the
+# best model 4.58 (two seeds).
 #
-# The paper trains on 100 children's books: 8.4 to 8.6 million tokens, 5000 word pieces. Ours are from
-# Project Gutenberg, split **by book**: 88 to train on, 6 to validate, 6 to test. The paper reports the
-# training cost. We add the loss on books that no model has read. A loss per token depends on the
-# tokenizer; per byte of text it does not:
+# The paper reports the training cost on 100 children's books: 8.4 to 8.6 million tokens, 5000 word
+# pieces. Ours, from Project Gutenberg, are split **by book** (88 read, 6 validate, 6 test); we add the
+# loss on unread books, also per byte, whatever the tokenizer:
 #
 # $$ \text{perplexity} = e^{L}, \qquad
 #    \text{bits per byte} = \frac{L \, n_\mathrm{tokens}}{\ln 2 \;\, n_\mathrm{bytes}} \tag{4.6} $$

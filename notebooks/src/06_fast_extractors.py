@@ -598,9 +598,10 @@ from attnlab.teach import show_quiz
 race, origin = live.recorded("generation", work="layer")
 one = speed.generation_growth(race)
 show(one.saying(f"{origin} {one.words} {live.streaming_words(race)}"))
-laps = list(live.generation_laps(context_len=512, batch=4, d_model=32))
+laps = [lap for lap in live.generation_laps(context_len=512, batch=4, d_model=32) if lap]
 board = show_board(live.generation_laps, n_ticks=live.ROUNDS * len(live.STREAMS),
-                   draw=pictures.generation, still=laps, **pictures.GENERATION_DIALS)  # fmt: skip
+                   draw=pictures.generation, still=laps, unit="laps",
+                   **pictures.GENERATION_DIALS)  # fmt: skip
 quiz = show_quiz("fast_extractors")
 
 # %% [markdown]

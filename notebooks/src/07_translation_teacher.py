@@ -370,22 +370,22 @@ from attnlab.training import PairBatches, train_steps
 
 
 def lesson(source, recipe, *, n_pairs, every):
-    """Train a translator of 2 + 2 layers, d = 32; yield it with what is right, now and then."""
+    """Train a translator of 2 + 2 layers, d = 32; yield it at each step, now and then with what is right."""
     V, longest = source.vocab_size, max(source.max_source_len, source.max_target_len + 2)
     sizes = {"source_vocab_size": V, "target_vocab_size": V, "max_len": longest}
     model = live.small_translator(**sizes)
     batches = PairBatches(source.sample_pairs(n_pairs), max_tokens=1024, seed=0)
     yield model, live.judge(model, source)
     for log in train_steps(model, batches.starting_at(0), config=recipe):  # loss (7.5)
-        if log.step % every == 0:
-            yield model, live.judge(model, source, tokens_seen=log.tokens_seen)
+        is_due = log.step % every == 0
+        yield model, live.judge(model, source, tokens_seen=log.tokens_seen) if is_due else None
 
 
 recipe = TrainConfig(n_steps=700 if is_fast() else 3000, lr=0.007, warmup_steps=50)
 points, half_taught = [], None  # a weaker teacher, for later
 for teacher, point in lesson(source, recipe, n_pairs=20_000, every=50):
-    points.append(point)
-    if half_taught is None and point["exact_match"] >= 0.3:
+    points += [point] if point else []
+    if half_taught is None and point and point["exact_match"] >= 0.3:
         half_taught = copy.deepcopy(teacher).eval()
 teacher = teacher.eval()
 near = min(points, key=lambda point: abs(point["accuracy"] - 0.9))
@@ -398,7 +398,7 @@ board = show_board(
     lambda *, n_steps, **dials: (point for _, point in lesson(
         translation_source(**dials), replace(recipe, n_steps=n_steps), n_pairs=8000,
         every=n_steps // 14)),
-    n_ticks=15, draw=pictures.course, still=points, **pictures.COURSE_DIALS,
+    n_ticks=15, draw=pictures.course, still=points, unit="measurements", **pictures.COURSE_DIALS,
 )  # fmt: skip
 
 # %% [markdown]

@@ -394,7 +394,7 @@ def teach_others(*, method, size, n_steps, lr):
     arms = {f"{method}/{size}": StudentSpec(method=method, size=size)}
     config = replace(live.RECIPE, n_steps=n_steps, lr=lr, warmup_steps=n_steps // 20)
     course = live.Course(teacher, source=source, arms=arms, config=config, n_lessons=3000)
-    yield from course.points(every=n_steps // live.N_POINTS)
+    yield from course.steps(every=n_steps // live.N_POINTS)
 
 
 names = ("alr/xs", "alr/m", "aslr/xs")
@@ -407,7 +407,7 @@ for name in arms:
     assert max(last[name]) < min(first[name]), "all of them have learned"
 assert sum(errors["alr/m"]) < 0.6 * sum(errors["alr/xs"]), "width helps"
 board = show_board(teach_others, n_ticks=live.N_POINTS + 1, draw=pictures.errors, still=points,
-                   **pictures.FIT_DIALS)  # fmt: skip
+                   unit="measurements", **pictures.FIT_DIALS)  # fmt: skip
 
 # %% [markdown]
 # <details><summary>Answer</summary>
@@ -471,8 +471,8 @@ errors |= {"teacher": (0.0, 0.0), "control: mean": (1.0, 1.0)}
 for name, row in rows.items():
     n_weights = sum(w.numel() for net in stand_ins[name].values() for w in net.parameters())
     rho = ", ".join(f"{error:.2f}" for error in errors[name])
-    print(f"{name:>14}: {n_weights:>7,} weights; error {rho}; right: {row['accuracy']:.1%} of the "
-          f"words, {row['exact_match']:.1%} of the sentences; BLEU {row['bleu']:.1f}")  # fmt: skip
+    print(f"{name:>14}: {n_weights:>7,} weights; error {rho}; right: {row['accuracy']:.1%} "
+          f"words, {row['exact_match']:.1%} sentences; BLEU {row['bleu']:.1f}")  # fmt: skip
 assert rows["alr/m"]["bleu"] > rows["control: mean"]["bleu"] + 20
 
 before = teacher(read, written)

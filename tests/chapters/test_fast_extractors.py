@@ -211,7 +211,7 @@ def test_sums_methods_and_mixers_are_raced_here():
     assert set(points["variant"]) == {f"she/{method}" for method in live.METHODS}
     assert (points["gflop_per_s"] > 0).all()
     assert words.startswith("Measured while this page ran: 1 thread, width 4, batch 1")
-    run = list(live.generation_laps(context_len=4, batch=1, d_model=4))
+    run = [lap for lap in live.generation_laps(context_len=4, batch=1, d_model=4) if lap]
     assert len(run) == live.ROUNDS * len(STREAMS)
     assert {lap["variant"] for lap in run[: len(STREAMS)]} == set(STREAMS)
 

@@ -96,13 +96,16 @@ class Course:
 
     def points(self, *, every: int) -> Iterator[FitPoint]:
         """Teach all of them; yield their errors at the start and after each ``every`` steps."""
+        return filter(None, self.steps(every=every))
+
+    def steps(self, *, every: int) -> Iterator[FitPoint | None]:
+        """Teach all of them as ``points`` does; yield None after each step without errors."""
         yield FitPoint(0, self.errors())
         how = {"held_out": self.held_out, "config": self.config, "eval_every": every}
         steps = [fit_steps(nets, self.lessons, **how) for nets in self.students.values()]
         for logs in zip(*steps, strict=True):
-            if logs[0].errors is not None:
-                errors = zip(self.students, (log.errors for log in logs), strict=True)
-                yield FitPoint(logs[0].step, dict(errors))
+            errors = zip(self.students, (log.errors for log in logs), strict=True)
+            yield FitPoint(logs[0].step, dict(errors)) if logs[0].errors is not None else None
 
     def teach(self) -> dict[str, tuple[float, ...]]:
         """Teach all of them to the end; return the errors of the students that were kept."""

@@ -332,7 +332,9 @@ def _plain_log_scale(ax: Axes, *, steps: Sequence[int] = (2, 5)) -> None:
 def _ranges(ax: Axes, part: pd.DataFrame, x: str, y: str, how: dict[str, Any]) -> None:
     """Draw means with bars from the lowest to the highest seed, in each direction there is."""
     bars = {
-        f"{axis}err": [part[name] - part[f"{name}_low"], part[f"{name}_high"] - part[name]]
+        f"{axis}err": np.array(
+            [part[name] - part[f"{name}_low"], part[f"{name}_high"] - part[name]]
+        )
         for axis, name in (("x", x), ("y", y))
         if f"{name}_low" in part
     }

@@ -395,7 +395,7 @@ def kernel(kernels: Mapping[str, Sequence[ArrayLike]], *, mixer: str, layer: int
     n_grown, n_shrunk = int((ratio > 1.1).sum()), int((ratio < 0.9).sum())
     return left, (
         f"{look(mixer).label}, layer {layer}: lag {profile.argmax()} weighs most "
-        f"({profile.max():.3f}); the newest {len(near)} of {len(profile)} lags hold {share:.0f} % "
+        f"({profile.max():.3f}). The newest {len(near)} of {len(profile)} lags hold {share:.0f} % "
         f"of the squared weight. Channel {channel}: lag {size.argmax()} weighs most. "
         f"Against the size before training (dotted), {n_grown} lags are more than a tenth larger, "
         f"{n_shrunk} more than a tenth smaller, {len(ratio) - n_grown - n_shrunk} about equal."

@@ -155,25 +155,30 @@ def time_sums(
     return table.assign(name=np.where(table["label"] == "Attention", "attention", "she"))
 
 
-def generation_laps(*, context_len: int, batch: int, d_model: int) -> Iterator[dict[str, Any]]:
+def generation_laps(
+    *, context_len: int, batch: int, d_model: int
+) -> Iterator[dict[str, Any] | None]:
     """Race the mixers for the next token: yield one lap of one mixer at a time, in turns.
 
     The context is full. A lap spans a whole context where tokens differ in price.
 
     Yields:
-        ``variant``, ``round`` (from 1), ``tokens_per_s`` over the whole batch.
+        ``variant``, ``round`` (from 1), ``tokens_per_s`` over the whole batch; None before the
+        first lap, where a board may listen.
     """
     plan = SpeedPlan(part="generation", n_threads=torch.get_num_threads())
     race = stream_race(plan, batch=batch, context_len=context_len, d_model=d_model)
-    entrants = {name: race.build(name) for name in race.variants}
-    generator = numpy_generator(0, "order")
+    entrants, generator = {}, numpy_generator(0, "order")
+    for name in race.variants:
+        entrants[name] = race.build(name)
+        yield None
     for number in range(ROUNDS + 1):
         for index in generator.permutation(len(STREAMS)):
             one, started = entrants[STREAMS[index]], time.perf_counter()
             one.call()
             speed = batch * one.n_pieces / (time.perf_counter() - started)
-            if number:  # the first round warms up
-                yield {"variant": STREAMS[index], "round": number, "tokens_per_s": speed}
+            lap = {"variant": STREAMS[index], "round": number, "tokens_per_s": speed}
+            yield lap if number else None  # the first round warms up
 
 
 # Texts past the trained length -------------------------------------------------------------------
