@@ -104,7 +104,7 @@ assert 1 / 3 * 1 / 3 * 1 / 3 > 1 / 2 * 1 / 4 * 1 / 4
 # lower loss on text that it has not seen, and at what cost?
 
 # %% [markdown]
-# ## 2  A two-minute taste   *(14 min)*
+# ## 2  A two-minute taste   *(15 min)*
 #
 # Our text is written by a machine, *tales*, that tells little stories of our own words. A name and
 # a lost thing are chosen early and used late, so memory pays. Because we wrote the machine, we
@@ -201,7 +201,7 @@ for mixer, model in models.items():
     print(wrapped(f"--- {mixer}\n{source.decode(text.numpy())}\n"))
 
 # %% [markdown] tags=["exercise"]
-# **Build 0** (difficulty 3, 9 min; builds on eq. (0.1)). Train a model yourself, the smallest there is: a
+# **Build 0** (difficulty 3, 10 min; builds on eq. (0.1)). Train a model yourself, the smallest there is: a
 # table of scores $z \in \mathbb{R}^{V \times V}$, all zero at first. Row $v_t$ scores the token after $v_t$;
 # a softmax makes chances of it. Write `train_bigram(tokens, n_symbols, n_steps, lr)`: in each step take the
 # mean loss over all pairs, call `backward()`, and move the table against its gradient, times `lr`. Return the

@@ -352,7 +352,7 @@ quiz = show_quiz("language_models")
 # **Takeaway.** A difference counts when its paired interval leaves zero out, and it is about the
 # design only if size and compute were matched as well. The captions above say which ones do.
 
-# %% [markdown] tags=["exercise"]
+# %% [markdown]
 # ## 4  A hundred real books: the claim   *(10 min)*
 #
 # **Counting beats every model of one pass here:** 5-grams have 4.40 nats per token on unread books, the
@@ -364,7 +364,8 @@ quiz = show_quiz("language_models")
 #
 # $$ \text{perplexity} = e^{L}, \qquad
 #    \text{bits per byte} = \frac{L \, n_\mathrm{tokens}}{\ln 2 \;\, n_\mathrm{bytes}} \tag{4.6} $$
-#
+
+# %% [markdown] tags=["exercise"]
 # **Exercise 4.2** (difficulty 1, 4 min; builds on eq. (4.6)). Convert a mean loss in nats per token
 # to bits per byte.
 #
@@ -583,7 +584,7 @@ print(
 # **Play, then answer.** Find a key that fires in many states but is missed in few. What does that say
 # about "one key, one row"?
 
-# %% tags=["nbval-ignore-output", "agreement"]
+# %% tags=["widget", "nbval-ignore-output", "agreement"]
 from attnlab.analysis import memory
 from attnlab.sources import EXAMPLE_TREES, variable_length_chain
 
@@ -605,7 +606,6 @@ here = memory.label_states(tokens, contexts=states["contexts"]) == 1  # s_t is s
 D_c = np.mean(np.sum(P[1] * np.log(P[1] / Q[here]), axis=-1))  # eq. (4.9)
 assert np.isclose(D_c, atlas["attention"].kl_nats[1])
 
-# %% tags=["widget", "nbval-ignore-output"]
 book = atlas["attention"]
 show(pictures.key_map(book.activity, states=book.states))
 telling = live.telling_keys(book)

@@ -442,7 +442,7 @@ assert 0 < max(changes[m][:40].max() for m in ("fft", "planes", "staged")) < 1e-
 # **Takeaway.** Frequencies trade the last bits of causality for speed; know when you need those bits.
 
 # %% [markdown]
-# ## 6  One token at a time   *(18 min)*
+# ## 6  One token at a time   *(20 min)*
 #
 # When a text is written, inputs arrive one by one, and a transform of the whole is of no use. The
 # **ring** (notebook 03) sums anew for each token: $(t+1)\, d^2$ products for token $t$, counted
@@ -555,7 +555,7 @@ def due_tile(n: int) -> tuple[int, int, int, int]:
 checks.check_due_tile(due_tile)
 
 # %% [markdown] tags=["exercise"]
-# **Build 6** (difficulty 2, 8 min; builds on eq. (6.1)). Write the plainest stream, which sums anew for each
+# **Build 6** (difficulty 2, 10 min; builds on eq. (6.1)). Write the plainest stream, which sums anew for each
 # token: a class `Stream(W)` for `W` $(\ell, d, d)$ whose method `step(x_t)` takes the next input `(d,)` and
 # returns $e_t$. It may keep $\ell$ inputs, no more, and two streams must not disturb each other.
 #

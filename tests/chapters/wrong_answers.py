@@ -317,10 +317,18 @@ LANGUAGE = {
         (lambda c, p: np.flatnonzero(top_p(c, p, lambda s, c, p: s - c < p)), "Expected were"),
         (lambda c, p: top_p(c, p, lambda s, c, p: s >= p), NEUTRAL),
         (lambda c, p: c, "Nothing was cut"),
+        (lambda c, p: rising(c, p), "least likely token"),
         (lambda c, p: c.sort() or c, "changes its own arguments"),
         (lambda c, p: np.argsort(-c)[np.cumsum(np.sort(c)[::-1]) < p], "Expected were"),
     ],
 }
+
+
+def rising(c, p):
+    order, some = np.argsort(c), np.zeros_like(c)
+    chosen = order[np.cumsum(c[order]) - c[order] < p]
+    some[chosen] = c[chosen]
+    return some / some.sum()
 
 
 def depth_by(program, *, visit):

@@ -128,6 +128,12 @@ def top_p_filter(chances, p):
     return by_running_sum(chances, lambda before, after: before < p)
 
 
+def from_below(chances, p):
+    order = np.argsort(chances, kind="stable")
+    after = np.cumsum(chances[order])
+    return kept(chances, order[after - chances[order] < p])
+
+
 CROSSING = "The token whose chance carries the sum over p belongs in; it was dropped."
 SINGLE = "p was taken as a threshold for single tokens; it is for the running sum of the likeliest."
 NO_TOKEN = {"empty": np.nan}  # 0 / 0, where no token is left
@@ -139,6 +145,7 @@ check_top_p = Exercise(
         ("the first token is enough", np.array([0.7, 0.2, 0.1]), 0.6),
         ("the sum crosses p", np.array([0.5, 0.3125, 0.1875]), 0.75),
         ("the sum meets p exactly", np.array([0.5, 0.25, 0.1875, 0.0625]), 0.75),
+        ("a small p, not sorted", np.array([0.25, 0.125, 0.625]), 0.2),
         ("not sorted", np.array([0.05, 0.4, 0.15, 0.3, 0.1]), 0.72),
         ("random, 9 tokens", numpy_generator(4, "exercise/top_p").dirichlet(np.ones(9)), 0.9),
     ],
@@ -152,6 +159,7 @@ check_top_p = Exercise(
         lambda c, p: np.where(c >= p, c, 0.0): SINGLE,
         lambda c, p: np.sort(top_p_filter(c, p))[::-1]: "The chances came back in sorted order: put each in its token's own place.",
         lambda c, p: top_p_filter(c, 1 - p): "You cut at 1 - p; keep the likeliest until their sum reaches p.",
+        lambda c, p: from_below(c, p): "You began with the least likely token; begin with the likeliest.",
         lambda c, p: c: "Nothing was cut: every token is still there.",
         lambda c, p: kept(c, np.flatnonzero(np.cumsum(c) - c < p)): "The running sum followed the vocabulary; sort from likeliest to least likely first.",
         lambda c, p: np.where(top_p_filter(c, p) > 0, c, 0.0): "The right tokens are kept, but what is left must sum to one again.",
