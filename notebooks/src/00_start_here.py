@@ -268,10 +268,10 @@ print(f"a table of {z.numel():,} scores, 150 steps: {loss:.1f} nats per token; "
 # %% [markdown]
 # - **Run modes.** `fast` (the default) trains small models live and reads larger results from
 #   records in `data/runs`. `ATTNLAB_MODE=full`, set before the start, runs larger ones.
-# - **Widgets.** Every panel is preceded by still pictures that say the same; Tab and the arrow keys
-#   reach every control.
-# - **Floors.** A loss curve shows the true source where we know it. Each picture has a caption that
-#   says what to see.
+# - **Panels.** On a page that is not running each is still pictures; run its cell, and it comes alive. Tab and
+#   the arrow keys reach every control, and a text box takes words of your own.
+# - **Floors.** A loss curve shows the true source where we know it. A caption says what to see; its numbers
+#   unfold.
 
 # %% [markdown]
 # - **Exercises** carry a difficulty from 1 to 5 and minutes; in a *Build* you write a part that works. A
