@@ -41,8 +41,9 @@ MEDIAN, NINE_OF_TEN = (7, 12), 40  # lines of a function
 # and words shown as they stand (show, chapters, sources), panels that close with their cell and
 # judge late guesses (show), downloads from servers that are busy or foreign (corpora), several
 # processes (training, studies, command line), damaged files and places that cannot be written
-# (ground, training, command line), what models are given (models, mixers), answers of any kind (teach), something to build in each notebook with its mistakes
-# (chapters) and ten wrong answers to each exercise (tests).
+# (ground, training, command line), what models are given (models, mixers), answers of any kind
+# (teach), something to build in each notebook with its mistakes (chapters) and ten wrong answers
+# to each exercise (tests).
 CEILINGS = {
     "corpora": 1_470,
     "ground": 1_100,
