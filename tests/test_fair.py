@@ -195,7 +195,7 @@ def test_axes_on_the_command_line(capsys, tmp_path, monkeypatch):
     lrs = [record["config"]["train"]["lr"] for record in read_records(tmp_path / "runs")]
     assert lrs == [0.001, 0.01]
     assert main([*words, "lr=fast"]) == 2
-    assert "'fast' is not a list of numbers for 'lr'" in capsys.readouterr().err
+    assert "'fast' is not a list of numbers, as 0.003,0.01 is, for 'lr'" in capsys.readouterr().err
     for wrong in ("colour=1", "setting=upside_down"):
         assert main([*words, wrong]) == 1
     with pytest.raises(UnknownNameError):

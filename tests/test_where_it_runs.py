@@ -125,7 +125,7 @@ def test_a_wheel_reads_its_own_data_and_writes_to_the_users_folder(site, tmp_pat
     code = f"from attnlab.cli import main; print([main(words) for words in {commands!r}])"
     said = run(site, "-c", code, cwd=tmp_path)
     assert said[-1] == "[0, 0, 0, 0, 0]"
-    assert (tmp_path / "figures" / "fair-ground.svg").is_file()
+    assert (tmp_path / "my-figures" / "fair-ground.svg").is_file()
     (written,) = home.rglob("*.jsonl")
     assert len(written.read_text(encoding="utf-8").splitlines()) == 1  # the second run saw it
     assert any(str(written.parent) in line and "records go to" in line for line in said)

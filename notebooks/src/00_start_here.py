@@ -247,7 +247,7 @@ print(f"a table of {z.numel():,} scores, 150 steps: {loss:.1f} nats per token; "
 # alone does not.
 
 # %% [markdown]
-# ## 3  How the workbook works   *(3 min)*
+# ## 3  How the workbook works   *(2 min)*
 #
 # | Notebook | What you do | Minutes |
 # |---|---|---|

@@ -404,7 +404,7 @@ assert kept["staged"] == B * T * d * 4 / 2**20
 # second how much is left to gain.
 
 # %% [markdown]
-# ## 5  What frequencies lose   *(5 min)*
+# ## 5  What frequencies lose   *(4 min)*
 #
 # Every frequency is a sum over *all* tokens, the later ones too. In exact arithmetic their part in
 # earlier outputs cancels. In floating point it cancels up to rounding. So methods over frequencies are
@@ -618,7 +618,7 @@ quiz = show_quiz("fast_extractors")
 # average; some tokens are dear.
 
 # %% [markdown]
-# ## 7  A dial between HE and SHE   *(5 min)*
+# ## 7  A dial between HE and SHE   *(4 min)*
 #
 # HE has one matrix and a vector for each lag, SHE a matrix for each lag. Between them lies a dial that
 # the paper does not have: $R$ shared matrices $B_r \in \mathbb{R}^{d \times d}$, and $R$ vectors
