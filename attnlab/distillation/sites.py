@@ -176,9 +176,9 @@ def chosen_layers(
     n_layers = len(layers_of(model, site=site))
     chosen = tuple(range(n_layers) if layers is None else layers)
     for layer in chosen:
-        if not 0 <= layer < n_layers:
+        if not is_number(layer, int) or not 0 <= layer < n_layers:
             raise AttnlabError(
-                f"There is no layer {layer} at {site}; this model has layers 0 to {n_layers - 1}."
+                f"There is no layer {shorten(layer)} at {site}; this model has layers 0 to {n_layers - 1}."
             )
     return chosen
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from attnlab.errors import AttnlabError
+from attnlab.errors import AttnlabError, shorten
 from attnlab.models.blocks import require_ids
 
 ROWS_AT_ONCE = 1024
@@ -35,6 +35,8 @@ def linear_cross_entropy(
     Raises:
         AttnlabError: Targets of another shape than the predictions, or outside the vocabulary.
     """
+    if not isinstance(reduction, str) or reduction not in ("mean", "none"):
+        raise AttnlabError(f"reduction={shorten(reduction)} is not one of mean, none.")
     _require_targets(features, targets, vocab_size=weight.shape[0])
     rows, labels = features.flatten(0, -2), targets.flatten()
     if reduction == "none":
@@ -44,8 +46,6 @@ def linear_cross_entropy(
                 for f, y in zip(rows.split(rows_at_once), labels.split(rows_at_once), strict=True)
             ]
         return torch.cat(losses).view_as(targets)
-    if reduction != "mean":
-        raise AttnlabError(f"reduction={reduction!r} is not one of mean, none.")
     return _LinearCrossEntropy.apply(rows, weight, labels, rows_at_once)  # type: ignore[no-any-return]
 
 
