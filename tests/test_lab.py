@@ -133,6 +133,17 @@ def test_a_silent_install_says_every_few_seconds_what_it_does(lab, capsys, monke
     assert len(re.findall(line, capsys.readouterr().out)) >= 3
 
 
+def test_the_environment_names_the_checkout_without_its_letters(lab):
+    fake(lab)
+    site = lab.ROOT / ".venv" / "lib" / "python3" / "site-packages"
+    site.mkdir(parents=True)
+    (site / "__editable__.attnlab-0.1.0.pth").write_text("/süße/Äpfel/attnlab\n", encoding="utf-8")
+    assert lab.main(["setup"]) == 0
+    line = (site / "__editable__.attnlab-0.1.0.pth").read_text(encoding="ascii").strip()
+    assert (site / line).resolve() == lab.ROOT
+    assert not Path(line).is_absolute()
+
+
 def test_an_intel_mac_and_a_folder_of_others_are_told_at_once(lab, capsys, monkeypatch):
     fake(lab)
     monkeypatch.setattr(lab.sys, "platform", "darwin")
