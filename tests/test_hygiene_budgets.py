@@ -40,18 +40,18 @@ MEDIAN, NINE_OF_TEN = (7, 12), 40  # lines of a function
 # starts), products through oneDNN (training), notebook 10 and the ledger of all claims, where files
 # go without a checkout that can be written (ground).
 CEILINGS = {
-    "ground": 780,
+    "ground": 800,
     "training": 1_340,
     "tasks": 510,
     "mixers": 2_310,
     "claims": 690,
     "analysis": 2_310,
     "cli": 540,
-    "chapters": 7_076,
+    "chapters": 7_090,
     "distillation": 2_130,
     "show": 1_890,
     "sources": 2_470,
-    "studies": 3_115,
+    "studies": 3_130,
     "teach": 540,
     "chapters/critical_path": 620,
     "chapters/distillation": 750,
@@ -62,8 +62,8 @@ CEILINGS = {
     "mixer Extractor": 260,
     "tasks/language": 256,
     "tasks/translation": 210,
-    "attnlab": 27_960,
-    "attnlab without chapters": 20_890,
+    "attnlab": 28_000,
+    "attnlab without chapters": 20_920,
     "tests": 16_600,
 }
 
