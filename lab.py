@@ -134,6 +134,7 @@ def set_up(*, tools: bool = False) -> None:
     stamp_file().unlink(missing_ok=True)
     make_venv()
     install(tools=tools)
+    name_checkout_in_ascii()
     silence_news()
     name_sliders()
     stamp_file().write_text(json.dumps(wanted_stamp(tools=tools)), encoding="utf-8")
@@ -197,6 +198,12 @@ def install(*, tools: bool) -> None:
     code, output = pip("install", "-c", "constraints.txt", "torch", "-e", package)
     if code:
         raise Failure(INSTALL_FAILED, explain_pip(output))
+
+
+def name_checkout_in_ascii() -> None:
+    """Point to the checkout by dots: older Pythons do not start where a locale cannot spell it."""
+    for file in (ROOT / ".venv").rglob("__editable__.attnlab-*.pth"):
+        file.write_text(os.path.relpath(ROOT, file.parent) + "\n", encoding="ascii")
 
 
 def silence_news() -> None:

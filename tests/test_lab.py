@@ -19,7 +19,9 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 
-FAKE_PIP = """#!{python}
+# a first line for the shell and for Python: the path of Python may have blanks
+EXEC = '#!/bin/sh\n"exec" "{python}" "$0" "$@"\n'
+FAKE_PIP = """
 import sys, time
 from pathlib import Path
 arguments = sys.argv[1:]
@@ -32,7 +34,7 @@ print({message!r}, flush=True)
 time.sleep({seconds})
 sys.exit({code})
 """
-FAKE_JUPYTER = """#!{python}
+FAKE_JUPYTER = """
 import os, signal, sys
 from http.server import BaseHTTPRequestHandler, HTTPServer
 signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -79,6 +81,7 @@ def fake(lab, name="python", text=FAKE_PIP, *, code=0, message="Done", seconds=0
     program = lab.in_venv(name)
     program.parent.mkdir(parents=True, exist_ok=True)
     options = {"code": code, "message": message, "seconds": seconds}
+    text = text if text.startswith("#!") else EXEC + text
     program.write_text(text.format(python=sys.executable, **options))
     program.chmod(0o755)
 
@@ -128,6 +131,17 @@ def test_a_silent_install_says_every_few_seconds_what_it_does(lab, capsys, monke
     assert lab.main(["setup"]) == 0
     line = r"(?m)^ +\d+ s: installing package 2 of 3 \(numpy\); 3 MB in \.venv$"
     assert len(re.findall(line, capsys.readouterr().out)) >= 3
+
+
+def test_the_environment_names_the_checkout_without_its_letters(lab):
+    fake(lab)
+    site = lab.ROOT / ".venv" / "lib" / "python3" / "site-packages"
+    site.mkdir(parents=True)
+    (site / "__editable__.attnlab-0.1.0.pth").write_text("/süße/Äpfel/attnlab\n", encoding="utf-8")
+    assert lab.main(["setup"]) == 0
+    line = (site / "__editable__.attnlab-0.1.0.pth").read_text(encoding="ascii").strip()
+    assert (site / line).resolve() == lab.ROOT
+    assert not Path(line).is_absolute()
 
 
 def test_an_intel_mac_and_a_folder_of_others_are_told_at_once(lab, capsys, monkeypatch):
@@ -374,7 +388,7 @@ def serve(answer):
 
 @pytest.mark.parametrize("answer", [lambda token: 200, lambda token: 403, lambda token: 404])
 def test_another_server_at_the_port_is_never_announced_as_ours(lab, opened, monkeypatch, answer):
-    fake(lab, text="#!{python}\nimport time\ntime.sleep(1)\n", name="jupyter")
+    fake(lab, text="import time\ntime.sleep(1)\n", name="jupyter")
     monkeypatch.setattr(lab, "is_free", lambda port: True)  # it came between look and start
     with serve(answer) as other:
         assert lab.main(["lab", "--port", str(other.server_port)]) == lab.NO_PORT
