@@ -48,7 +48,7 @@ CEILINGS = {
     "cli": 530,
     "chapters": 7_110,
     "distillation": 2_130,
-    "show": 2_150,
+    "show": 2_165,
     "sources": 2_470,
     "studies": 3_115,
     "teach": 560,
