@@ -26,9 +26,10 @@ WIDE, NARROW = {"width": 1400, "height": 1000}, {"width": 900, "height": 1000}
 SOON_S, SHARP_S = 0.3, 1.1  # longer than a panel waits before it draws, and draws sharply
 TOGGLES = ".widget-toggle-buttons"
 HEARD_S = 2.0  # half a second on an idle machine, which a test's machine is not
+SEEN_S = 1.0  # a quarter of a second on an idle machine
 FINITE = re.compile(r"[-−+]?\d[\d.,e+-]*$")
 PRESSED = re.compile("^(Run|Put in)$")  # choices of these boards wait for a button
-HARMLESS, MOVES = re.compile("^(Reset|Example)"), re.compile("^(Put in|Undo)$")
+HARMLESS = re.compile("^(Reset|Example)")
 SHOWN = (".attnlab-status", ".attnlab-picture", ".attnlab-text")
 RUN = ", ".join(f"{place} {one}" for place in SHOWN for one in ("i", "mjx-container"))
 BROKEN = ".jupyter-widgets-error-widget, [data-mime-type='application/vnd.jupyter.stderr']"
@@ -356,6 +357,21 @@ def press_run_and_stop(page, panel, problems: list[str]) -> None:
         problems.append(f"after Stop it says {words!r}")
 
 
+def put_in_and_undo(panel, problems: list[str]) -> None:
+    """Swap what stands somewhere, and take it back."""
+    put_in, undo = (panel.get_by_role("button", name=name) for name in ("Put in", "Undo"))
+    whole = settle(panel, quiet_s=SOON_S)["words"]
+    panel.locator("select").last.select_option("zero")
+    put_in.click()
+    panel.page.wait_for_function("(b) => !b.disabled", arg=undo.element_handle(), polling=50)
+    if settle(panel, quiet_s=SOON_S)["words"] == whole:
+        problems.append("putting zeros in changes nothing")
+    undo.click()
+    panel.page.wait_for_function("(b) => b.disabled", arg=undo.element_handle(), polling=50)
+    if settle(panel, quiet_s=SOON_S)["words"] != whole:
+        problems.append("Undo does not take a swap back")
+
+
 def check_looks(panel, problems: list[str]) -> None:
     """Check that what a panel shows is finite, without an error, and told by its words."""
     seen = settle(panel, quiet_s=SOON_S)
@@ -379,9 +395,8 @@ def drive_cell(page) -> list[str]:
         drive_controls(page, panel, problems)
         if panel.get_by_role("button", name="Stop", exact=True).count():
             press_run_and_stop(page, panel, problems)
-        for button in panel.locator(".attnlab-buttons button", has_text=MOVES).all():
-            button.click()
-            settle(panel, quiet_s=SOON_S)
+        if panel.get_by_role("button", name="Put in").count():
+            put_in_and_undo(panel, problems)
         check_looks(panel, problems)
     for option in page.locator("[data-target] .attnlab-option").all():
         option.click()
@@ -450,6 +465,26 @@ def run_cell(page, index: int) -> None:
     page.evaluate(TARGET, index)
     page.evaluate("() => window.jupyterapp.commands.execute('notebook:run-cell')")
     page.wait_for_function(READY, polling=50)
+
+
+def test_a_key_press_is_soon_followed_by_a_new_picture(run_notebook):
+    page = run_notebook("00_start_here.ipynb")
+    for _ in target_cells(page):
+        handle = page.locator("[data-target] .attnlab-panel [role=slider]")
+        if handle.count():
+            break
+    panel, waits = page.locator("[data-target] .attnlab-panel").first, []
+    handle.first.focus()
+    for key in ("ArrowRight", "ArrowRight", "ArrowLeft", "ArrowRight", "ArrowLeft"):
+        before, pressed = settle(panel, quiet_s=SHARP_S), time.monotonic()
+        page.keyboard.press(key)
+        page.wait_for_function(
+            "([panel, source]) => panel.querySelector('.attnlab-picture img').src !== source",
+            arg=[panel.element_handle(), before["source"]],
+            polling=10,
+        )
+        waits.append(time.monotonic() - pressed)
+    assert sorted(waits)[2] < SEEN_S, f"{waits} s from key to picture"
 
 
 def test_a_stored_notebook_shows_its_pictures_with_their_words_and_no_dead_panel(run_notebook):

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from IPython.display import display
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -44,8 +45,11 @@ class Picture:
 
     def png(self) -> bytes:
         """Return the figure as a PNG of at most 256 colours: a third of the bytes, alike to see."""
-        out = io.BytesIO()
-        with Image.open(io.BytesIO(self._saved(DOTS_PER_INCH))) as picture:
+        file, out = io.BytesIO(), io.BytesIO()
+        with style():
+            pack = {"metadata": {"Software": None}, "pil_kwargs": {"compress_level": 1}}
+            self.fig.savefig(file, format="png", dpi=DOTS_PER_INCH, **pack)
+        with Image.open(file) as picture:
             small = picture.convert("RGB").quantize(256, dither=Image.Dither.NONE)
         small.save(out, format="png", optimize=True)
         return out.getvalue()
@@ -58,7 +62,7 @@ class Picture:
                 follows a slider.
         """
         width, height = self.size
-        data = self._saved(SHOWN_PER_INCH) if is_quick else self.png()
+        data = self._quick_png() if is_quick else self.png()
         return (
             f"<img alt='{html.escape(self.caption, quote=True)}' width='{width}' height='{height}' "
             f"decoding='sync' style='max-width:100%;height:auto' "
@@ -70,12 +74,17 @@ class Picture:
         caption = f"<figcaption>{caption_html(self.words)}</figcaption>"
         return f"<figure style='margin:0 0 1em'>{self.html()}{caption}</figure>"
 
-    def _saved(self, dots_per_inch: int) -> bytes:
-        file = io.BytesIO()
-        pack = {"metadata": {"Software": None}, "pil_kwargs": {"compress_level": 1}}
+    def _quick_png(self) -> bytes:
+        """Return a PNG drawn once: ``savefig`` draws twice where a layout is to be found."""
+        out, before = io.BytesIO(), self.fig.dpi
         with style():
-            self.fig.savefig(file, format="png", dpi=dots_per_inch, **pack)
-        return file.getvalue()
+            canvas = FigureCanvasAgg(self.fig)
+            self.fig.dpi = SHOWN_PER_INCH
+            canvas.draw()
+            pixels = Image.frombuffer("RGBA", canvas.get_width_height(), canvas.buffer_rgba())
+            pixels.convert("RGB").save(out, format="png", compress_level=1)
+            self.fig.dpi = before
+        return out.getvalue()
 
     @property
     def size(self) -> tuple[int, int]:

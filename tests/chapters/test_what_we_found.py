@@ -38,7 +38,7 @@ class TestChapter(ChapterTests):
         ),
         "evidence/pages": (
             lambda: pictures.evidence("E9", 5, lines=some_lines(11)),
-            "E9 (page 2 of 2): 1 holds here. First: the last one",
+            "E9 (page 2 of 2; there is no page 5): 1 holds here. First: the last one",
         ),
         "evidence/text": (
             lambda: pictures.evidence("E9", lines=some_lines(unit="", verdict="exact")),

@@ -86,7 +86,7 @@ def evidence(claim: str, page: int = 1, *, lines: pd.DataFrame | None = None):
     counts = "; ".join(f"{n} {word}" for word, n in verdicts.items())
     first, more = rows.iloc[0], f" (page {page} of {n_pages})" if n_pages > 1 else ""
     if asked > page:
-        more = f" (there is no page {asked}: page {page} of {n_pages})"
+        more = f" (page {page} of {n_pages}; there is no page {asked})"
     number = f" First: {first['claim']}: {first['number']}." if first["number"] else ""
     return ax, f"{claim}{more}: {counts}.{number} Doubt: {first['doubt']}."
 
