@@ -22,6 +22,7 @@ from attnlab.sources import NOUNS, TranslationSource, translation_source
 from attnlab.training import bleu
 
 BLUE, GREY = (LOOKS[name].colour for name in ("attention", "table"))
+LOOKED = (5.2, 4.4)  # inches; the same for every sentence, so that a panel keeps its height
 FRAME = "#33BBEE"  # seen on dark and on light cells; of no family
 LINKS = {  # of a target word to its source word: colour, dash, width
     "same order": ("black", "solid", 0.9),
@@ -203,7 +204,7 @@ def cross_attention(
             unmarked.
     """
     values = np.asarray(weights, dtype=float)
-    ax = new_axes(size=(1.9 + 0.36 * len(source), 1.2 + 0.27 * len(target)))
+    ax = new_axes(size=LOOKED)
     matrix(values, label="Weight", x_label="Looked at (source)", y_label="Being written",
            x_ticks=list(source), y_ticks=list(target), limit=1.0, ax=ax)  # fmt: skip
     ax.tick_params(axis="x", labelrotation=90)
