@@ -97,6 +97,7 @@ def test_another_process_trains_the_same_tokenizer(parallel):
     ("ask", "message"),
     [
         (lambda: train_bpe(STORY, vocab_size=255), r"vocab_size=255 is too small.*256"),
+        (lambda: train_bpe(STORY, vocab_size=10**13), "vocab_size=10000000000000 is too large"),
         (lambda: BPE.encode("ab\ud800"), r"Character 2 of the text is a lone surrogate \(U\+D800"),
         (lambda: BPE.decode([5, -1]), "Token id -1 is outside.*0 to 310"),
         (lambda: BPE.decode([5, 311]), "Token id 311 is outside.*0 to 310"),

@@ -26,6 +26,7 @@ from attnlab.paths import read_whole, write_whole
 FORMAT = "attnlab-tokenizer-1"
 KIND = "byte_bpe"
 N_BYTE_VALUES = 256
+LARGEST_VOCABULARY = 2**22
 CHUNK_CHARACTERS = 20_000
 
 _SAFE_CUT = re.compile(r"(?<=[A-Za-z0-9.,;])(?= [A-Za-z])")
@@ -134,6 +135,10 @@ def train_bpe(texts: Iterable[str], *, vocab_size: int) -> Tokenizer:
         raise AttnlabError(
             f"vocab_size={shorten(vocab_size)} is too small: byte-level BPE starts from the "
             f"{N_BYTE_VALUES} bytes. Ask for {N_BYTE_VALUES} or more."
+        )
+    if vocab_size > LARGEST_VOCABULARY:  # the library would abort the whole process
+        raise AttnlabError(
+            f"vocab_size={shorten(vocab_size)} is too large: ask for {LARGEST_VOCABULARY} or fewer."
         )
     library = _byte_level(hf.models.BPE())
     trainer = hf.trainers.BpeTrainer(

@@ -178,7 +178,8 @@ def chosen_layers(
     for layer in chosen:
         if not is_number(layer, int) or not 0 <= layer < n_layers:
             raise AttnlabError(
-                f"There is no layer {shorten(layer)} at {site}; this model has layers 0 to {n_layers - 1}."
+                f"There is no layer {shorten(layer)} at {site}; this model has layers 0 to "
+                f"{n_layers - 1}."
             )
     return chosen
 
