@@ -80,7 +80,10 @@ class Tokenizer:
 
         Ids that do not add up to UTF-8 (a sample cut inside a character) show ``U+FFFD``.
         """
-        found = np.asarray(ids)
+        try:
+            found = np.asarray(ids)
+        except (ValueError, RuntimeError):  # rows of other lengths, a tensor with a gradient
+            found = np.empty(1)
         if found.size and found.dtype.kind not in "iu":
             raise AttnlabError(f"Token ids are whole numbers; got {shorten(ids)}.")
         ids = found.astype(np.int64).ravel()

@@ -77,7 +77,7 @@ class StudentSpec:
         for name in ("method", "size"):  # may be written in capitals
             object.__setattr__(self, name, str(getattr(self, name)).lower())
         for name, known in _CHOICES.items():
-            if getattr(self, name) not in known:
+            if not isinstance(getattr(self, name), str) or getattr(self, name) not in known:
                 raise UnknownNameError(
                     f"{name} of a student", getattr(self, name), known, next_step=_NEXT_STEP
                 )

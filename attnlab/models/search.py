@@ -205,6 +205,7 @@ def token_chances(
         order = logits.argsort(-1, descending=True)
         share = logits.gather(-1, order).softmax(-1)
         late = share.cumsum(-1) - share >= top_p  # the sum before this token is enough already
+        late[..., 0] = False  # however small top_p is
         logits = logits.masked_fill(late.gather(-1, order.argsort(-1)), -torch.inf)
     return logits.softmax(-1)
 

@@ -47,15 +47,15 @@ class Plan:
         """Refuse a scale that no study has, and an empty set of seeds."""
         if not isinstance(self.axes, Mapping):
             raise AttnlabError(f"axes={shorten(self.axes)} are no settings by name of an axis.")
+        for name in (self.study, self.scale, self.corpus, *self.variants, *self.axes):
+            if not isinstance(name, str):
+                raise AttnlabError(f"{shorten(name)} in a plan is no name.")
         object.__setattr__(self, "variants", tuple(self.variants))
         object.__setattr__(self, "seeds", tuple(self.seeds))
         object.__setattr__(self, "axes", {name: tuple(of) for name, of in self.axes.items()})
         if self.scale not in SCALES:
             step = "smoke takes seconds, classroom minutes, paper hours on two cores."
             raise UnknownNameError("scale", self.scale, SCALES, next_step=step)
-        for name in (self.study, self.scale, self.corpus, *self.variants, *self.axes):
-            if not isinstance(name, str):
-                raise AttnlabError(f"{shorten(name)} in a plan is no name.")
         if not self.seeds or not all(is_number(seed, int) and seed >= 0 for seed in self.seeds):
             raise AttnlabError(
                 f"seeds={shorten(self.seeds)}: a study needs at least one seed, none negative; "
