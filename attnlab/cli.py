@@ -389,8 +389,9 @@ def train(
         for state in train_model(task, model, plan):
             bar.set_postfix_str(f"{state.loss_nats:.3f} nats", refresh=False)
             bar.update()
-            if state.step == N_TIMED:
-                bar.write(_time_needed((time.perf_counter() - started) / N_TIMED, steps))
+            if state.step == N_TIMED and is_first:
+                per_step = (time.perf_counter() - started) / N_TIMED
+                bar.write(_time_needed(per_step, steps), file=sys.stderr)
     if out and is_first:
         _save_trained(out, model, text)
     found, _ = task.score(model)

@@ -173,7 +173,7 @@ def test_a_long_training_says_how_long_and_how_to_shorten_it(capsys):
     from attnlab.cli import _time_needed
 
     assert main(["train", *TINY]) == 0
-    assert "on this machine" in capsys.readouterr().out
+    assert "on this machine" in capsys.readouterr().err
     assert _time_needed(1.8, 300) == "About 9 min on this machine; --steps 33 takes one"
 
 

@@ -198,7 +198,7 @@ def test_a_damaged_notebook_is_seen(tmp_path, change):
 def images(page: str) -> list[tuple[str, str]]:
     """Return, of each picture of a page, its alt text and the caption of its figure."""
     shown = BeautifulSoup(page, "html.parser").find_all("img")
-    return [(one.get("alt", ""), one.find_parent("figure").get_text().strip()) for one in shown]
+    return [(one.get("alt", ""), one.find_parent("figure").em.get_text()) for one in shown]
 
 
 @every_source
