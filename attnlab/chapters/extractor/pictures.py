@@ -371,7 +371,7 @@ def kernel(kernels: Mapping[str, Sequence[ArrayLike]], *, mixer: str, layer: int
     start = np.prod(weight.shape[:-1]) ** -0.5  # 1 / sqrt(l d), for vectors 1 / sqrt(l)
     one = weight[..., channel - 1]
     left, right = new_axes(size=(7.2, 3.2), columns=2)
-    left.bar(np.arange(len(profile)), profile, color=colour, width=0.8)
+    left.stairs(profile, np.arange(len(profile) + 1) - 0.5, fill=True, color=colour)
     left.axhline(start, color="black", linestyle="dotted", label="before training")
     left.legend(loc="upper right")
     left.set(xlabel="Lag (0 is the newest token)", ylabel="RMS weight, all channels")
