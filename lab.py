@@ -70,7 +70,7 @@ from typing import Any  # noqa: E402
 ROOT = Path(__file__).resolve().parent
 FIRST_NOTEBOOK = "notebooks/00_start_here.ipynb"
 LINTED = ["attnlab", "tests", "notebooks", "tools", "lab.py", "setup.py"]
-WORKERS = ["-n", "2", "--dist", "loadfile"]
+WORKERS = ["-n", "2", "--dist", "loadfile", "--no-loadscope-reorder"]
 CPU_TORCH = "https://download.pytorch.org/whl/cpu"
 PIP_NEWS = ("Downloading", "Using cached", "Processing", "Building wheels", "Installing collected")
 HEARTBEAT_S = 10  # after so long a silence a line says what pip is doing

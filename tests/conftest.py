@@ -36,6 +36,12 @@ SKIP_REASONS = {
     "not on Windows": "the test uses signals or shell scripts of Unix",
 }
 
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the browser, which takes longest, while another worker does the rest."""
+    items.sort(key=lambda item: item.path.name != "test_browser.py")
+
+
 hypothesis.settings.register_profile(
     "attnlab", deadline=None, max_examples=25, derandomize="CI" in os.environ
 )

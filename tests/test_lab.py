@@ -305,7 +305,7 @@ def test_arguments_are_passed_on_to_pytest_and_to_the_runner(lab, monkeypatch):
     assert "Types" not in checks
     command = checks["Tests and notebooks"]
     assert command[-4:] == ["tests/test_lab.py", "-k", "port", "--nbval-lax"]
-    assert command[3:7] == ["-n", "2", "--dist", "loadfile"]
+    assert command[3:8] == ["-n", "2", "--dist", "loadfile", "--no-loadscope-reorder"]
     assert "Types" in lab.main(["check"])
 
 
