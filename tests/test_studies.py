@@ -26,6 +26,7 @@ from attnlab.studies import (
     unfinished_plans,
 )
 from attnlab.studies.mixers import VARIANTS
+from attnlab.studies.study import jobs_of
 from attnlab.tasks import Dataset
 from attnlab.training import engine, load_model, train_steps
 
@@ -81,6 +82,15 @@ def test_a_job_is_run_once_whoever_asks_for_it(folders):
     assert [p.message for p in run(MEAN, folders)] == ["recorded before"]
     assert len(list(read_records(folders.runs))) == 1
     assert unfinished_plans(folders=folders) == []
+
+
+def test_the_checkpoint_of_a_recorded_job_is_deleted_if_its_process_was_killed_before(folders):
+    run(MEAN, folders)
+    (job,) = jobs_of(MEAN)
+    left = folders.work_file(MEAN.study, f"{job.digest}.checkpoint.safetensors")
+    left.write_bytes(b"")
+    run(MEAN, folders)
+    assert not left.exists()
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="not on Windows: the test kills with a signal")

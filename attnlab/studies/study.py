@@ -169,6 +169,7 @@ def _claimed(study: Study, job: Any, folders: Folders) -> Iterator[str]:
             lock.acquire(timeout=0)
             if job.digest in finished_digests(study.name, folders):
                 why_not = "recorded before"
+                work_file(job, folders, "checkpoint").unlink(missing_ok=True)  # if killed just then
     except Timeout:
         why_not = "another process has it"
     try:
