@@ -10,7 +10,8 @@ from torch import nn
 from attnlab.analysis.theory import expected_multiplications
 from attnlab.mixers import build_mixer
 from attnlab.seeding import torch_generator
-from attnlab.teach import CheckFailed, Exercise
+from attnlab.teach import Exercise
+from attnlab.teach.modules import MAPS, with_maps
 
 
 def numbers(*shapes, stream):
@@ -169,8 +170,6 @@ check_multiplications = Exercise(
 
 # Build 2: many heads, as a module -------------------------------------------------------------
 
-MAPS = ("query", "key", "value", "out")
-
 
 def heads_of(
     *,
@@ -215,19 +214,9 @@ def heads_of(
 
 
 def attend_with(build, d_model, n_heads, x, *maps):
-    """Return the outputs of a module with these maps ``(d, d)``, and how many numbers it has."""
-    module = build(d_model, n_heads)
-    for name, W in zip(MAPS, maps, strict=True):
-        if not isinstance(getattr(module, name, None), nn.Linear):
-            raise CheckFailed(
-                f"The module needs four nn.Linear: query, key, value, out. Not found: {name}."
-            )
-        linear = module.get_submodule(name)
-        linear.weight.data = W.mT.float()
-        if linear.bias is not None:
-            nn.init.zeros_(linear.bias)
-    n_weights = sum(W.numel() for W in module.parameters())
-    return {"weights": n_weights, "output": module.double()(x)}
+    """Return the outputs of a module with these maps, and how many numbers it has."""
+    module, n_weights = with_maps(build, d_model, n_heads, maps, kind=nn.Linear)
+    return {"weights": n_weights, "output": module(x)}
 
 
 def module_case(label, batch, time, d, n_heads):

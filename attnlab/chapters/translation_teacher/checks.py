@@ -10,7 +10,8 @@ from torch import nn
 
 from attnlab.config import BOS, EOS, PAD, UNK
 from attnlab.seeding import torch_generator
-from attnlab.teach import CheckFailed, Exercise
+from attnlab.teach import Exercise
+from attnlab.teach.modules import MAPS, with_maps
 from attnlab.training import bleu_by_hand, n_grams
 
 # Exercise 7.1: one head of cross-attention -------------------------------------------------------
@@ -212,8 +213,6 @@ check_bleu = Exercise(
 
 # Build 7: the cross site, as a module --------------------------------------------------------------
 
-MAPS = ("query", "key", "value", "out")
-
 
 def site_of(*, reads="memory", values="memory", hides=True, sees="all", scale="head", cut="slices", joins=True, has_out=True, bias=False, axis=-1, turned=False):  # fmt: skip
     """Return a class of cross-attention with these parts right or wrong."""
@@ -252,18 +251,8 @@ def site_of(*, reads="memory", values="memory", hides=True, sees="all", scale="h
 
 def look_up_with(build, d_model, n_heads, x, memory, is_padding, *maps):
     """Return the outputs of a site with these maps ``(d, d)``, and how many numbers it has."""
-    module = build(d_model, n_heads)
-    for name, W in zip(MAPS, maps, strict=True):
-        if not isinstance(getattr(module, name, None), nn.Linear):
-            raise CheckFailed(
-                f"The module needs four nn.Linear: query, key, value, out. Not found: {name}."
-            )
-        linear = module.get_submodule(name)
-        linear.weight.data = W.mT.float()
-        if linear.bias is not None:
-            nn.init.zeros_(linear.bias)
-    n_weights = sum(W.numel() for W in module.parameters())
-    return {"weights": n_weights, "output": module.double()(x, memory, is_padding)}
+    module, n_weights = with_maps(build, d_model, n_heads, maps, kind=nn.Linear)
+    return {"weights": n_weights, "output": module(x, memory, is_padding)}
 
 
 def site_case(label, batch, time, n_words, n_padding, d, n_heads):
