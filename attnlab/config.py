@@ -101,7 +101,7 @@ class ModelConfig(_Record):
     context_len: int = 16  # longest prefix the model may read, in tokens
     d_model: int = 64
     n_layers: int = 2
-    n_heads: int = 4  # read by attention only
+    n_heads: int = 4  # read by mixers that have heads
     d_ff: int | None = None  # hidden width of the channel mixer; None means 4 d_model
     dropout: float = 0.0  # probability, 0 to 1
     norm: str = "pre"

@@ -1,6 +1,7 @@
 """Tensors for tests of mixers and models, and what it means that two functions are the same."""
 
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 CLOSE = {"rtol": 1e-8, "atol": 1e-9}
 
@@ -44,3 +45,28 @@ def assert_same_mixing(mixer, other, x):
     """Compare a mixer with another function of ``x``, gradients of its weights included."""
     x = x.requires_grad_()
     assert_same(mixer(x), other(x), [x, *mixer.parameters()])
+
+
+def fitting(mixer, x):
+    """Return as much of a sequence as a mixer can read."""
+    return x[:, : mixer.longest]
+
+
+class Multiplications(TorchDispatchMode):
+    """Counts multiplications and divisions of numbers inside the ``with`` block."""
+
+    def __init__(self):
+        """Start at none."""
+        super().__init__()
+        self.n = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        """Run a function of torch and add what it multiplies."""
+        out = function(*args, **(kwargs or {}))
+        name = function.overloadpacket.__name__
+        if name in ("mul", "mul_", "div", "div_", "addcmul", "dot", "square"):
+            self.n += max(a.numel() for a in args if isinstance(a, torch.Tensor))
+        elif name in ("mm", "bmm", "addmm", "baddbmm", "mv"):
+            left = args[-2]
+            self.n += out.numel() * left.shape[-1]
+        return out

@@ -27,11 +27,11 @@ from attnlab.analysis.critical_path.operations import (
 )
 from attnlab.config import ModelConfig
 from attnlab.errors import AttnlabError
-from attnlab.mixers import build_mixer, list_mixers, naive
+from attnlab.mixers import build_mixer, find_mixer, list_mixers, naive
 from attnlab.mixers.convolution import list_methods
 from attnlab.models import LanguageModel
 
-MIXERS = list_mixers()
+MIXERS = [name for name in list_mixers() if find_mixer(name).expected_chain is not None]
 ORDERS = ("tree", "sequential")
 SHE = "mul acc mul mul acc"
 ATTENTION = "mul acc mul acc mul max add exp acc div mul acc mul acc"

@@ -6,11 +6,20 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tensors import assert_same, assert_same_mixing, randomised, stepped, tokens
+from tensors import (
+    Multiplications,
+    assert_same,
+    assert_same_mixing,
+    fitting,
+    randomised,
+    stepped,
+    tokens,
+)
 
 from attnlab.errors import AttnlabError, UnknownMixerError
 from attnlab.mixers import build_mixer, find_mixer, list_mixers, mixer_options, mixer_summary, naive
 from attnlab.mixers.attention import look_up, look_up_weights
+from attnlab.mixers.base import STRUCTURES, state_numbers
 from attnlab.mixers.extractor import CHOICES
 from attnlab.show import look
 
@@ -27,7 +36,7 @@ seeds = st.integers(0, 2**16)
 
 def direct(name):
     """Methods over frequencies are causal up to rounding only."""
-    return {"method": "lags"} if name in EXTRACTORS else {}
+    return {"method": "lags"} if "method" in mixer_options(name) else {}
 
 
 def random_mixer(name, d_model, context_len, *, seed=0, **options):
@@ -35,14 +44,12 @@ def random_mixer(name, d_model, context_len, *, seed=0, **options):
 
 
 def every_option():
-    """Each option of the family on its own, over the presets it applies to."""
-    for name in EXTRACTORS:
-        for option, values in CHOICES.items():
+    """Each value that a class names of an option, on its own."""
+    for name in MIXERS:
+        for option, values in find_mixer(name).choices.items():
             yield from ((name, {option: value}) for value in values)
-        yield from ((name, {option: True}) for option in ("bias", "out_proj"))
     yield "she", {"extract": "value_diag", "index": "absolute", "scale": "inv_t", "bias": True}
     yield from (("she", {"rank": 2, "index": index, "bias": True}) for index in CHOICES["index"])
-    yield from (("attention", {"n_heads": n, "bias": n == 1}) for n in (1, 3))
 
 
 EVERY_OPTION = pytest.mark.parametrize(("name", "options"), list(every_option()), ids=str)
@@ -51,7 +58,8 @@ EVERY_OPTION = pytest.mark.parametrize(("name", "options"), list(every_option())
 @EVERY_MIXER
 @given(shape=shapes, context_len=lengths, seed=seeds)
 def test_parallel_pass_and_streaming_equal_the_naive_loop(name, shape, context_len, seed):
-    mixer, x = random_mixer(name, shape[2], context_len, seed=seed), tokens(*shape, seed=seed)
+    mixer = random_mixer(name, shape[2], context_len, seed=seed)
+    x = fitting(mixer, tokens(*shape, seed=seed))
     assert_same_mixing(mixer, lambda x: getattr(naive, name)(mixer, x), x)
     assert_same_mixing(mixer, lambda x: stepped(mixer, x)[0], x)
     with torch.no_grad():  # states are then written in place
@@ -60,14 +68,33 @@ def test_parallel_pass_and_streaming_equal_the_naive_loop(name, shape, context_l
 
 @EVERY_OPTION
 def test_every_option_agrees_in_all_forms_and_lets_no_future_in(name, options):
-    time = 5 if options.get("index") == "absolute" else 8
-    mixer, x = random_mixer(name, 3, 5, **options), tokens(2, time, 3)
+    mixer = random_mixer(name, 6, 5, **options)
+    x = fitting(mixer, tokens(2, 8, 6))
     assert_same_mixing(mixer, lambda x: naive.definition(name)(mixer, x), x)
     assert_same_mixing(mixer, lambda x: stepped(mixer, x)[0], x)
-    mixer = random_mixer(name, 3, 5, **options, **direct(name))
+    mixer = random_mixer(name, 6, 5, **options, **direct(name))
     for t in range(5):
         seen = torch.autograd.grad(mixer(x[:, :5])[:, t].sum(), x)[0].abs().sum((0, 2))
         assert (seen[t + 1 :] == 0).all()
+
+
+@EVERY_MIXER
+@given(shape=shapes, context_len=lengths, seed=seeds)
+def test_what_has_a_mixing_matrix_is_that_matrix_times_its_values(name, shape, context_len, seed):
+    mixer = random_mixer(name, shape[2], context_len, seed=seed)
+    x = fitting(mixer, tokens(*shape, seed=seed))
+    try:
+        matrix = mixer.mixing_matrix(x)
+    except AttnlabError as problem:
+        assert "no mixing_matrix" in str(problem)  # noqa: PT017
+        return
+    assert matrix.shape[0] in (1, len(x))
+    assert (matrix.triu(1) == 0).all()
+    if not mixer.adapts:
+        assert torch.equal(matrix, mixer.mixing_matrix(x + 1))
+    assert_same_mixing(
+        mixer, lambda x: mixer.finish(mixer.mixing_matrix(x) @ mixer.values(x), x), x
+    )
 
 
 @EVERY_MIXER
@@ -75,26 +102,47 @@ def test_every_option_agrees_in_all_forms_and_lets_no_future_in(name, options):
 def test_no_output_depends_on_a_later_token(name, shape, context_len, seed, data):
     mixer = random_mixer(name, shape[2], context_len, seed=seed, **direct(name))
     cut = data.draw(st.integers(0, shape[1] - 1), label="cut")
-    before, after = (tokens(*shape, seed=seed) for _ in range(2))
-    after[:, cut + 1 :] = 1e6 * tokens(*shape, seed=seed + 1)[:, cut + 1 :]
+    before, after = (fitting(mixer, tokens(*shape, seed=seed)) for _ in range(2))
+    after[:, cut + 1 :] = 1e6 * fitting(mixer, tokens(*shape, seed=seed + 1))[:, cut + 1 :]
     same = slice(None, cut + 1)
     torch.testing.assert_close(mixer(before)[:, same], mixer(after)[:, same], rtol=0, atol=1e-9)
 
 
-@pytest.mark.parametrize("name", [m for m in MIXERS if m != "identity"])
-def test_a_token_within_the_context_is_seen_and_one_beyond_is_not(name):
-    mixer, x = random_mixer(name, 4, 3, **direct(name)), tokens(1, 8, 4).requires_grad_()
+@EVERY_MIXER
+def test_a_token_within_reach_is_seen_and_one_beyond_is_not(name):
+    mixer = random_mixer(name, 4, 3, **direct(name))
+    x = fitting(mixer, tokens(1, 12, 4)).requires_grad_()
     seen = torch.autograd.grad(mixer(x)[:, -1].square().sum(), x)[0].abs().sum(-1)[0]
-    assert (seen[-3:] > 0).all()
-    assert (seen[:-3] == 0).all()
+    n_seen = len(seen) if mixer.reach is None else mixer.reach
+    assert (seen[-n_seen:] > 0).all()
+    assert (seen[:-n_seen] == 0).all()
 
 
 @EVERY_MIXER
-@given(d_model=st.integers(1, 12), context_len=st.integers(1, 12))
-def test_counted_weights_equal_the_closed_form(name, d_model, context_len):
-    mixer = build_mixer(name, d_model=d_model, context_len=context_len)
+@given(d_head=st.integers(1, 6), context_len=st.integers(1, 12), n_heads=st.integers(1, 3))
+def test_counted_weights_and_state_equal_the_closed_forms(name, d_head, context_len, n_heads):
+    n_heads = n_heads if "n_heads" in mixer_options(name) else 1
+    d, heads = d_head * n_heads, {"n_heads": n_heads} if n_heads > 1 else {}
+    mixer = build_mixer(name, d_model=d, context_len=context_len, **heads)
     counted = sum(p.numel() for p in mixer.parameters())
-    assert counted == mixer.expected_weights(d_model, context_len)
+    assert counted == mixer.expected_weights(d, context_len, n_heads)
+    with torch.no_grad():
+        _, state = stepped(mixer, torch.zeros(2, context_len, d))
+    assert state_numbers(state) == 2 * mixer.expected_state(d, context_len, n_heads)
+
+
+UNTRACED = [name for name in MIXERS if find_mixer(name).expected_chain is None]
+
+
+@pytest.mark.parametrize("name", UNTRACED)
+def test_the_definition_multiplies_as_often_as_the_closed_form_says(name):
+    for d, time, n_heads in ((4, 5, 1), (6, 3, 1), (6, 7, 2)):
+        heads = {"n_heads": n_heads} if "n_heads" in mixer_options(name) else {}
+        mixer = build_mixer(name, d_model=d, context_len=time, **heads)
+        with torch.no_grad(), Multiplications() as counted:
+            mixer.definition(torch.ones(1, time, d))
+        pairs, h = time * (time + 1) // 2, heads.get("n_heads", 1)
+        assert counted.n == mixer.expected_multiplications(d, time, pairs, h)
 
 
 # The family
@@ -255,7 +303,10 @@ def test_a_class_says_how_pictures_show_it_and_what_it_is(name):
     assert builder.look == {key: getattr(look(name), key) for key in ("family", "label", "marker")}
     assert mixer_summary(name) == builder.__doc__.splitlines()[0]
     assert name in list_mixers(family=builder.look["family"])
-    assert set(builder.preset.items()) <= set(mixer_options(name).items())
+    assert builder.preset.items() <= mixer_options(name).items()
+    assert builder.structure in STRUCTURES
+    assert name in list_mixers(structure=builder.structure)
+    assert set(builder.choices) <= set(mixer_options(name))
 
 
 def test_options_are_listed_with_their_defaults():
@@ -303,6 +354,22 @@ def test_wrong_shapes_are_explained(name, shape, words):
     for run in (mixer, mixer.prefill):
         with pytest.raises(AttnlabError, match=words):
             run(torch.zeros(shape))
+
+
+@EVERY_MIXER
+def test_a_sequence_beyond_the_longest_is_refused_in_all_forms(name):
+    mixer = build_mixer(name, d_model=4, context_len=3)
+    if mixer.longest is None:
+        assert mixer(torch.zeros(1, 9, 4)).shape == (1, 9, 4)
+        return
+    state = stepped(mixer, torch.zeros(1, mixer.longest, 4))[1]
+    for call in (
+        lambda: mixer(torch.zeros(1, mixer.longest + 1, 4)),
+        lambda: mixer.step(torch.zeros(1, 4), state),
+        lambda: mixer.prefill(torch.zeros(1, 1, 4), state),
+    ):
+        with pytest.raises(AttnlabError, match="lies beyond context_len=3"):
+            call()
 
 
 def test_positions_without_a_weight_are_refused():

@@ -16,14 +16,22 @@ from attnlab.mixers.base import Sum, find_mixer
 COUNT_NEUTRAL = {"n_heads", "method", "scale", "init_std", "start_decay", "start_scale", "dropout"}
 
 
-def expected_mixer_weights(name: str, *, d_model: int, context_len: int) -> int:
+def expected_mixer_weights(name: str, *, d_model: int, context_len: int, n_heads: int = 1) -> int:
     """Return how many weights a mixer has with its default options, no biases.
+
+    Args:
+        n_heads: Read by mixers that have heads; few of their counts depend on it.
 
     Source:
         arXiv:2308.07661: ``4 d^2`` for attention, ``l d^2 + 2 d^2`` for SHE; the others
         follow from the reconstructions in ``attnlab.mixers.extractor``.
     """
-    return find_mixer(name).expected_weights(d_model, context_len)
+    return find_mixer(name).expected_weights(d_model, context_len, n_heads)
+
+
+def expected_state_numbers(name: str, *, d_model: int, context_len: int, n_heads: int = 1) -> int:
+    """Return how many numbers a stream keeps of one sequence that fills the context."""
+    return find_mixer(name).expected_state(d_model, context_len, n_heads)
 
 
 def expected_multiplications(
@@ -33,7 +41,7 @@ def expected_multiplications(
 
     Args:
         context_len: How far back a position looks; None means over the whole sequence.
-        n_heads: Read by attention only.
+        n_heads: Read by mixers that have heads.
     """
     pairs = causal_pairs(time, context_len=context_len)
     return find_mixer(name).expected_multiplications(d_model, time, pairs, n_heads)
@@ -71,7 +79,7 @@ def expected_depth(
     value is cached, all terms are late); WE and ME have no output map.
 
     Args:
-        n_heads: Read by attention only.
+        n_heads: Read by mixers that have heads.
         accumulate: ``tree`` joins what is ready first; ``sequential`` adds lag by lag, the
             newest first.
     Source:
@@ -87,7 +95,10 @@ def expected_chain(
     """Return the longest chain of ``expected_depth`` step by step; one-term sums are no step."""
     if accumulate not in _SUMS:
         raise AttnlabError(f"accumulate={accumulate!r} is not one of {', '.join(_SUMS)}.")
-    chain = find_mixer(name).expected_chain(d_model, context_len, n_heads, _SUMS[accumulate])
+    closed_form = find_mixer(name).expected_chain
+    if closed_form is None:
+        raise AttnlabError(f"No closed form of the chain of {name!r} is derived; trace its step.")
+    chain = closed_form(d_model, context_len, n_heads, _SUMS[accumulate])
     return tuple(ChainStep(*step) for step in chain if step[1])
 
 
@@ -99,12 +110,14 @@ def expected_language_model_weights(config: ModelConfig) -> int:
     """
     _require_default_form(config)
     d, d_ff = config.d_model, config.mlp_width
-    mixer = expected_mixer_weights(config.mixer, d_model=d, context_len=config.context_len)
+    heads = config.mixer_options.get("n_heads", config.n_heads)
+    sizes = {"d_model": d, "context_len": config.context_len, "n_heads": heads}
+    mixers = sum(expected_mixer_weights(name, **sizes) for name in _names(config))
     norms = 2 * 2 * d
     channel_mixer = 2 * d * d_ff + d_ff + d
     embeddings = config.vocab_size * d * (1 if config.tie_embeddings else 2)
     positions = config.context_len * d if config.position == "learned" else 0
-    return embeddings + positions + config.n_layers * (mixer + channel_mixer + norms) + 2 * d
+    return embeddings + positions + mixers + config.n_layers * (channel_mixer + norms) + 2 * d
 
 
 def expected_language_model_multiplications(config: ModelConfig) -> int:
@@ -118,8 +131,15 @@ def expected_language_model_multiplications(config: ModelConfig) -> int:
     _require_default_form(config)
     d, d_ff, time = config.d_model, config.mlp_width, config.context_len
     heads = config.mixer_options.get("n_heads", config.n_heads)
-    mixer = expected_multiplications(config.mixer, d_model=d, time=time, n_heads=heads)
-    return config.n_layers * (mixer + time * 2 * d * d_ff) + time * d * config.vocab_size
+    sizes = {"d_model": d, "time": time, "n_heads": heads}
+    mixers = sum(expected_multiplications(name, **sizes) for name in _names(config))
+    return mixers + config.n_layers * time * 2 * d * d_ff + time * d * config.vocab_size
+
+
+def _names(config: ModelConfig) -> list[str]:
+    """Return the mixer of each layer."""
+    mixer, options = find_mixer(config.mixer), config.mixer_options
+    return [mixer.in_layer(layer, options)[0] for layer in range(config.n_layers)]
 
 
 def _require_default_form(config: ModelConfig) -> None:

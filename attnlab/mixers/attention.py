@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -134,8 +135,11 @@ class Attention(Heads, TokenMixer):
         arXiv:1706.03762, section 3.2; derived in notebook 02.
     """
 
-    expected_weights = staticmethod(lambda d, n: 4 * d**2)
+    structure = "softmax"
+    choices: ClassVar[Mapping[str, tuple[Any, ...]]] = {"n_heads": (1, 3), "bias": (True,)}
+    expected_weights = staticmethod(lambda d, n, h: 4 * d**2)
     expected_multiplications = staticmethod(lambda d, T, P, h: 4 * T * d**2 + 2 * P * d + P * h)
+    expected_state = staticmethod(lambda d, n, h: 2 * n * d)
     expected_chain = staticmethod(
         lambda d, T, h, total: [
             *product("query", total(d)),
@@ -196,6 +200,16 @@ class Attention(Heads, TokenMixer):
         """Return the soft look-up itself: ``(batch, heads, time, time)``, rows sum to one."""
         q, k, _ = self._projected(x)
         return look_up_weights(q, k, is_causal=True, window=self.context_len)
+
+    mixing_matrix = attention_weights
+
+    def values(self, x: Tensor) -> Tensor:
+        """Return the values of each head, ``(batch, heads, time, d_head)``."""
+        return self._split(self.value(x))
+
+    def finish(self, mixed: Tensor, x: Tensor) -> Tensor:
+        """Put the heads side by side and map them out."""
+        return self.out(self._side_by_side(mixed))
 
     def initial_state(self, batch_size: int) -> tuple[Ring, Ring]:
         """Return an empty cache of keys and values (a KV cache), ``context_len`` long."""

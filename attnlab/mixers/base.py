@@ -20,28 +20,55 @@ Sum = Callable[..., int]  # number of terms, one perhaps ``late`` by some levels
 
 
 class TokenMixer(nn.Module):
-    """Moves information between positions, never from a later one to an earlier one.
+    r"""Moves information between positions, never from a later one to an earlier one.
 
     All that is said of a mixer stands in its class: the equation in its docstring, the loop that
-    is its ``definition``, and three closed forms of the default options, without biases, in
+    is its ``definition``, and closed forms of the default options, without biases, in
     d = ``d_model``, T positions that look back at P pairs in all, n = ``context_len``, h heads.
+    The chain is of those mixers whose critical path the workbook derives; others have None.
+
+    One frame holds most of them: :math:`y = f(M(x)\,v(x),\ x)`, where f and v work on each
+    position alone and only the matrix M, ``mixing_matrix``, moves anything between positions.
+    ``structure`` names what is known of M, and so what it costs.
 
     Shapes:
-        x: ``(batch, time, d_model)``; returns the same shape. Position t reads the
-        newest ``context_len`` positions up to and including itself.
+        x: ``(batch, time, d_model)``; returns the same shape. Position t reads the newest
+        ``reach`` positions up to and including itself, ``context_len`` unless the class says else.
     """
 
     name: ClassVar[str]
     look: ClassVar[Mapping[str, str]]  # family, label, marker
+    structure: ClassVar[str] = "none"  # of M: one of STRUCTURES
+    adapts: ClassVar[bool] = True  # whether M depends on the tokens
     preset: ClassVar[Mapping[str, Any]] = {}  # options that differ from those of the base class
-    expected_weights: ClassVar[Callable[..., int]] = staticmethod(lambda d, n: 0)
+    choices: ClassVar[Mapping[str, tuple[Any, ...]]] = {}  # of options: values that tests try
+    expected_weights: ClassVar[Callable[..., int]] = staticmethod(lambda d, n, h: 0)
     expected_multiplications: ClassVar[Callable[..., int]] = staticmethod(lambda d, T, P, h: 0)
-    expected_chain: ClassVar[Callable[..., list[Step]]] = staticmethod(lambda d, T, h, total: [])
+    expected_state: ClassVar[Callable[..., int]] = staticmethod(lambda d, n, h: 0)  # numbers kept
+    expected_chain: ClassVar[Callable[..., list[Step]] | None] = None
 
     def __init__(self, *, d_model: int, context_len: int) -> None:
         super().__init__()
         self.d_model = d_model
         self.context_len = context_len
+
+    @classmethod
+    def in_layer(cls, layer: int, options: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+        """Return name and options of the mixer of a model's layer, 0 the first.
+
+        A model whose layers differ by design says so here; every other one repeats itself.
+        """
+        return cls.name, dict(options)
+
+    @property
+    def reach(self) -> int | None:
+        """How many of the newest positions an output depends on; None: on all there were."""
+        return self.context_len
+
+    @property
+    def longest(self) -> int | None:
+        """The longest sequence that can be mixed; None: any."""
+        return None
 
     def forward(self, x: Tensor) -> Tensor:
         """Mix all positions at once, as in training."""
@@ -49,8 +76,31 @@ class TokenMixer(nn.Module):
         return self.mix(x)
 
     def mix(self, x: Tensor) -> Tensor:
-        """Return the mixture ``(batch, time, d_model)``; subclasses say how."""
-        raise NotImplementedError
+        """Return the mixture ``(batch, time, d_model)``, through the matrix unless overridden."""
+        return self.finish(self.mixing_matrix(x) @ self.values(x), x)
+
+    def mixing_matrix(self, x: Tensor) -> Tensor:
+        """Return M, zero where a position would see a later one.
+
+        Shapes:
+            x: ``(batch, time, d_model)``; returns ``(batch or 1, parts, time, time)``; a part is
+            a head, a channel, or everything.
+
+        Raises:
+            AttnlabError: The mixer has no such matrix.
+        """
+        raise AttnlabError(
+            f"{type(self).__name__} is no M(x) v with one number a pair of positions, so it has no "
+            "mixing_matrix. list_mixers(structure=...) names those that have one."
+        )
+
+    def values(self, x: Tensor) -> Tensor:
+        """Return what M mixes, position by position: ``(batch, parts, time, width)``."""
+        return x[:, None]
+
+    def finish(self, mixed: Tensor, x: Tensor) -> Tensor:
+        """Return ``(batch, time, d_model)`` of what M made, ``(batch, parts, time, width)``."""
+        return mixed[:, 0]
 
     def definition(self, x: Tensor) -> Tensor:
         """Return the same as the loop that defines it, reading nothing but the weights."""
@@ -98,6 +148,11 @@ class TokenMixer(nn.Module):
             )
         self._require_like(x_t)
         self.require_state(state)
+        if (n_rows := _rows_of(state)) not in (None, len(x_t)):
+            raise AttnlabError(
+                f"The state is for a batch of {n_rows}; got {len(x_t)} rows. "
+                f"Start with initial_state({len(x_t)})."
+            )
 
     def require_state(self, state: Any) -> None:
         """Raise unless a state is one of this mixer's, whatever its batch and what it has seen."""
@@ -111,6 +166,15 @@ class TokenMixer(nn.Module):
     @cached_property
     def _form(self) -> Any:
         return _form_of(self.initial_state(1))
+
+    def require_length(self, time: int) -> None:
+        """Raise if a sequence would be longer than what the mixer has weights for."""
+        if self.longest is not None and time > self.longest:
+            raise AttnlabError(
+                f"Position {time} lies beyond context_len={self.longest}, and this "
+                f"{type(self).__name__} has no weight for it. Keep the newest positions, or build "
+                "it with a longer context."
+            )
 
     def _require_like(self, x: Tensor) -> None:
         """Raise unless the input has the device and, without autocast, the type of the weights."""
@@ -135,6 +199,16 @@ def product(name: str, summed: int) -> list[Step]:
     return [("mul", 1, name), ("acc", summed, name)]
 
 
+STRUCTURES = {  # of the matrix M, and what one token costs more when t have been read
+    "none": "M moves nothing, or is none",
+    "dense": "a free number for every pair of positions",
+    "softmax": "weights of each row are compared with each other and sum to one",
+    "low rank": "q_t k_s, a product of what two positions say; a state of fixed size",
+    "Toeplitz": "a number for each distance t - s",
+    "semiseparable": "q_t a_t ... a_{s+1} k_s, low rank that fades; a state of fixed size",
+    "mixed": "several of these side by side",
+}
+
 _MIXERS: dict[str, type[TokenMixer]] = {}
 _Mixer = TypeVar("_Mixer", bound=type[TokenMixer])
 
@@ -157,9 +231,18 @@ def mixer(name: str, *, look: Mapping[str, str]) -> Callable[[_Mixer], _Mixer]:
     return add
 
 
-def list_mixers(*, family: str | None = None) -> tuple[str, ...]:
-    """Return the names that ``build_mixer`` knows, of one family or all, in order of entry."""
-    return tuple(n for n, m in _MIXERS.items() if family is None or m.look["family"] == family)
+def list_mixers(*, family: str | None = None, structure: str | None = None) -> tuple[str, ...]:
+    """Return the names that ``build_mixer`` knows, in order of entry.
+
+    Args:
+        family: Of looks; None for all.
+        structure: Of the matrix M, one of ``STRUCTURES``; None for all.
+    """
+    return tuple(
+        name
+        for name, one in _MIXERS.items()
+        if family in (None, one.look["family"]) and structure in (None, one.structure)
+    )
 
 
 def find_mixer(name: str) -> type[TokenMixer]:
@@ -195,9 +278,10 @@ def build_mixer(name: str, *, d_model: int, context_len: int, **options: Any) ->
     for size, value in (("d_model", d_model), ("context_len", context_len)):
         if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
             raise AttnlabError(f"{size}={shorten(value)} must be 1 or more, a whole number.")
-    require_memory(4 * builder.expected_weights(d_model, context_len), f"Mixer {name!r}")
+    n_heads = options.get("n_heads", 1)
     if "n_heads" in known:
-        require_even_heads(d_model, options.get("n_heads", 1))
+        require_even_heads(d_model, n_heads)
+    require_memory(4 * builder.expected_weights(d_model, context_len, n_heads), f"Mixer {name!r}")
     return builder(d_model=d_model, context_len=context_len, **options)
 
 
@@ -238,10 +322,33 @@ def _form_of(state: Any) -> Any:
     if isinstance(state, Ring):
         shape = state.slots.shape
         return Ring, state.context_len, shape[1:-2], shape[-1]
+    if isinstance(state, Tensor):
+        return Tensor, state.shape[1:]
     if isinstance(state, tuple):
         return tuple(map(_form_of, state))
     ring = getattr(state, "ring", None)  # of a stream that keeps more beside it
     return type(state) if ring is None else _form_of(ring)
+
+
+def _rows_of(state: Any) -> int | None:
+    """Return the batch of a state of rings and tensors; None where it has neither."""
+    if isinstance(state, tuple):
+        return next((n for n in map(_rows_of, state) if n is not None), None)
+    state = getattr(state, "ring", state)
+    rows = state.slots if isinstance(state, Ring) else state
+    return len(rows) if isinstance(rows, Tensor) else None
+
+
+def state_numbers(state: Any) -> int:
+    """Return how many numbers a state keeps: of rings what can be read, not the room they have."""
+    if isinstance(state, Ring):
+        return state.newest_first().numel()
+    if isinstance(state, Tensor):
+        return state.numel()
+    if isinstance(state, tuple):
+        return sum(map(state_numbers, state))
+    ring = getattr(state, "ring", None)
+    return 0 if ring is None else state_numbers(ring)
 
 
 @dataclass(frozen=True)

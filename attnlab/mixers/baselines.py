@@ -14,6 +14,18 @@ class Identity(TokenMixer):
     floor under every claim that mixing helps.
     """
 
+    adapts = False
+    expected_chain = staticmethod(lambda d, T, h, total: [])
+
+    @property
+    def reach(self) -> int:
+        """Nothing but the newest position."""
+        return 1
+
+    def mixing_matrix(self, x: Tensor) -> Tensor:
+        """Return the unit matrix, ``(1, 1, time, time)``."""
+        return torch.eye(x.shape[1], dtype=x.dtype, device=x.device)[None, None]
+
     def definition(self, x: Tensor) -> Tensor:
         """Return each token as it came."""
         return torch.stack([x[:, t] for t in range(x.shape[1])], 1)
@@ -38,10 +50,17 @@ class Mean(TokenMixer):
     .. math:: y_t = \frac{1}{\min(t, \ell)} \sum_{j=0}^{\min(t, \ell)-1} x_{t-j}
     """
 
+    structure, adapts = "Toeplitz", False
     expected_multiplications = staticmethod(lambda d, T, P, h: T * d)
+    expected_state = staticmethod(lambda d, n, h: n * d)
     expected_chain = staticmethod(
         lambda d, T, h, total: [("acc", total(T), "x_t"), ("mul", int(T > 1), "x_t, constant")]
     )
+
+    def mixing_matrix(self, x: Tensor) -> Tensor:
+        """Return one over the number of tokens in the window, ``(1, 1, time, time)``."""
+        window = x.new_ones(x.shape[1], x.shape[1]).tril().triu(1 - self.context_len)
+        return (window / window.sum(-1, keepdim=True))[None, None]
 
     def definition(self, x: Tensor) -> Tensor:
         """Average the newest ``context_len`` tokens, one position at a time."""

@@ -62,6 +62,12 @@ class Extractor(TokenMixer):
         derived in notebook 03.
     """
 
+    structure, adapts = "Toeplitz", False
+    choices: ClassVar[Mapping[str, tuple[Any, ...]]] = {
+        **CHOICES,
+        **dict.fromkeys(("bias", "out_proj"), (True,)),
+    }
+
     value: Any  # linear maps and weights, or None, as the options say
     adjust: Any
     adjust_weight: Any
@@ -113,6 +119,35 @@ class Extractor(TokenMixer):
             self.lag_weight.data.mul_(fall.view(-1, *[1] * (len(shape) - 1)))
         self.extract_bias = nn.Parameter(torch.zeros(d)) if bias else None
 
+    @property
+    def longest(self) -> int | None:
+        """The longest sequence: with absolute positions the context, else any."""
+        return self.context_len if self.index == "absolute" else None
+
+    def mixing_matrix(self, x: Tensor) -> Tensor:
+        """Return a Toeplitz matrix for each channel, ``(1, d_model or 1, time, time)``.
+
+        Raises:
+            AttnlabError: The lags have matrices: then M has a block of d x d for each pair.
+        """
+        if self.lag_weight.ndim == 3 or self.rank is not None:
+            return super().mixing_matrix(x)
+        t = torch.arange(x.shape[1], device=x.device)
+        lag = t[:, None] - t
+        place = lag if self.index == "lag" else t.expand_as(lag)
+        weight = _as_vectors(self.lag_weight).T[:, place.clamp(0, self.context_len - 1)]
+        return (weight * ((lag >= 0) & (lag < self.context_len)))[None]
+
+    def values(self, x: Tensor) -> Tensor:
+        """Return what is summed over lags by channel, ``(batch, d_model or 1, time, 1 or d)``."""
+        source = self._source(x)
+        return source[:, None] if self.lag_weight.ndim == 1 else source.mT[..., None]
+
+    def finish(self, mixed: Tensor, x: Tensor) -> Tensor:
+        """Scale, adjust and map out."""
+        extracted = mixed[:, 0] if self.lag_weight.ndim == 1 else mixed[..., 0].mT
+        return self._finish(extracted, x, self._places(x))
+
     def definition(self, x: Tensor) -> Tensor:
         """Extract, scale, adjust and map out, one position at a time (arXiv:2308.07661)."""
         outputs = []
@@ -156,7 +191,7 @@ class Extractor(TokenMixer):
 
     def mix(self, x: Tensor) -> Tensor:
         """Extract from all prefixes at once, adjust, map out."""
-        self._require_fit(x.shape[1])
+        self.require_length(x.shape[1])
         extracted = (
             self._prefix_sum(x) if self.index == "absolute" else self._lag_sum(self._source(x))
         )
@@ -264,7 +299,7 @@ class Extractor(TokenMixer):
             state = self.initial_state(x.shape[0])
         self.require_state(state)
         first = state.n_seen
-        self._require_fit(first + x.shape[1])
+        self.require_length(first + x.shape[1])
         ring = state.ring if isinstance(state, TiledStream) else state
         ring.require_batch(x)
         if self.index == "absolute":
@@ -277,13 +312,6 @@ class Extractor(TokenMixer):
             extracted, ring = summed[:, past.shape[1] :], ring.extend(source)
         state = TiledStream(ring, state.tiling) if isinstance(state, TiledStream) else ring
         return self._finish(extracted, x, self._places(x, first)), state
-
-    def _require_fit(self, time: int) -> None:
-        if self.index == "absolute" and time > self.context_len:
-            raise AttnlabError(
-                f"Position {time} lies beyond context_len={self.context_len}, and the absolute "
-                "index has no weight for it. Use index='lag', or a longer context."
-            )
 
     def extra_repr(self) -> str:
         """Show the options that make this member of the family."""
@@ -337,7 +365,8 @@ class SHE(Extractor):
     published count and critical path. Options: see ``Extractor``.
     """
 
-    expected_weights = staticmethod(lambda d, n: n * d**2 + 2 * d**2)
+    expected_weights = staticmethod(lambda d, n, h: n * d**2 + 2 * d**2)
+    expected_state = staticmethod(lambda d, n, h: n * d)
     expected_multiplications = staticmethod(lambda d, T, P, h: P * d**2 + 2 * T * d**2 + T * d)
     expected_chain = staticmethod(
         lambda d, T, h, total: [
@@ -359,7 +388,8 @@ class HE(_Preset):
     """
 
     preset: ClassVar[Mapping[str, Any]] = {"extract": "value_diag"}
-    expected_weights = staticmethod(lambda d, n: 3 * d**2 + n * d)
+    expected_weights = staticmethod(lambda d, n, h: 3 * d**2 + n * d)
+    expected_state = staticmethod(lambda d, n, h: n * d)
     expected_multiplications = staticmethod(lambda d, T, P, h: 3 * T * d**2 + P * d + T * d)
 
     @staticmethod
@@ -381,7 +411,8 @@ class WE(_Preset):
     """
 
     preset: ClassVar[Mapping[str, Any]] = {"extract": "diag", "out_proj": False}
-    expected_weights = staticmethod(lambda d, n: d**2 + n * d)
+    expected_weights = staticmethod(lambda d, n, h: d**2 + n * d)
+    expected_state = staticmethod(lambda d, n, h: n * d)
     expected_multiplications = staticmethod(lambda d, T, P, h: T * d**2 + P * d + T * d)
 
     @staticmethod
@@ -401,7 +432,8 @@ class ME(_Preset):
     """
 
     preset: ClassVar[Mapping[str, Any]] = {"extract": "diag", "adjust": "diag", "out_proj": False}
-    expected_weights = staticmethod(lambda d, n: n * d + d)
+    expected_weights = staticmethod(lambda d, n, h: n * d + d)
+    expected_state = staticmethod(lambda d, n, h: n * d)
     expected_multiplications = staticmethod(lambda d, T, P, h: P * d + 2 * T * d)
     expected_chain = staticmethod(
         lambda d, T, h, total: [

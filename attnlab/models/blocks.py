@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from attnlab.config import ModelConfig, TranslatorConfig
 from attnlab.errors import AttnlabError, shorten
-from attnlab.mixers import build_mixer
+from attnlab.mixers import build_mixer, find_mixer, mixer_options
 from attnlab.mixers.attention import CrossAttention, SelfAttention
 
 
@@ -80,13 +80,15 @@ class Block(Layer):
         x: ``(batch, time, d_model)``; returns the same shape.
     """
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, *, layer: int = 0) -> None:
+        """Build the layer with this number, 0 the first; few mixers mind which it is."""
         super().__init__(norm=config.norm, dropout=config.dropout)
-        heads = {"n_heads": config.n_heads} if config.mixer == "attention" else {}
-        options = {**heads, **config.mixer_options}
+        name, options = find_mixer(config.mixer).in_layer(layer, config.mixer_options)
+        if "n_heads" in mixer_options(name):
+            options = {"n_heads": config.n_heads, **options}
         sizes = {"d_model": config.d_model, "context_len": config.context_len}
         self.mixer_norm = nn.LayerNorm(config.d_model)
-        self.mixer = build_mixer(config.mixer, **sizes, **options)
+        self.mixer = build_mixer(name, **sizes, **options)
         self.mlp_norm = nn.LayerNorm(config.d_model)
         self.mlp = ChannelMixer(d_model=config.d_model, d_ff=config.mlp_width)
 

@@ -67,7 +67,9 @@ class LanguageModel(nn.Module):
                 self, "position_embedding", config.position, length=length, d_model=d_model
             )
             self.dropout = nn.Dropout(config.dropout)
-            self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layers))
+            self.blocks = nn.ModuleList(
+                Block(config, layer=layer) for layer in range(config.n_layers)
+            )
             self.norm = nn.LayerNorm(config.d_model)
             self.head = nn.Linear(config.d_model, config.vocab_size, bias=False)
             self.shrink_residual_maps()
@@ -216,7 +218,10 @@ class LanguageModel(nn.Module):
 def _least_weights(config: ModelConfig) -> int:
     """Return how many weights a model has at least, before it is built."""
     sizes = config.d_model, config.context_len
-    layer = find_mixer(config.mixer).expected_weights(*sizes) + 2 * sizes[0] * config.mlp_width
+    layer = (
+        find_mixer(config.mixer).expected_weights(*sizes, config.n_heads)
+        + 2 * sizes[0] * config.mlp_width
+    )
     positions = 0 if config.position == "none" else sizes[0] * sizes[1]
     return config.vocab_size * sizes[0] + positions + config.n_layers * layer
 

@@ -71,6 +71,7 @@ FAMILIES: dict[str, Look] = {
         ("extractor", "Extractor", "#D55E00", (0, (5, 2)), "s"),
         ("feedforward", "Feed-forward replacement", "#009E73", (0, (6, 2, 1.5, 2)), "^"),
         ("convolution", "Convolution", "#CC79A7", (0, (5, 1, 1, 1, 1, 1)), "D"),
+        ("recurrence", "Recurrence", "#8A2BE2", (0, (3, 1.5)), "h"),
         ("table", "Table", "#6E6E6E", (0, (9, 3)), "x"),
         ("oracle", "True source", "black", "dotted", "None"),
     )
