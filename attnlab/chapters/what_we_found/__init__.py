@@ -1,1 +1,1 @@
-"""Chapter 10: its pictures, its judges, its quiz."""
+"""Chapter 13: its pictures, its judges, its quiz."""
