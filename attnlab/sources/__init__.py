@@ -1,6 +1,7 @@
 """Synthetic sources of tokens, each with a floor under every loss that is known exactly."""
 
 from attnlab.sources.base import Source, entropy_nats, surprise_nats
+from attnlab.sources.in_context import ChainsInContext
 from attnlab.sources.languages import NOUNS, TranslationSource, translation_source
 from attnlab.sources.markov import (
     EXAMPLE_TREES,
@@ -16,6 +17,13 @@ from attnlab.sources.markov import (
     stationary,
     variable_length_chain,
 )
+from attnlab.sources.recall import (
+    InductionHead,
+    PairRecall,
+    RecallSource,
+    SelectiveCopying,
+    recall_source,
+)
 from attnlab.sources.tables import (
     CountTable,
     context_floors,
@@ -28,9 +36,14 @@ from attnlab.sources.tales import TaleSource, tales
 __all__ = [
     "EXAMPLE_TREES",
     "NOUNS",
+    "ChainsInContext",
     "ContextTreeSource",
     "CountTable",
+    "InductionHead",
     "MarkovSource",
+    "PairRecall",
+    "RecallSource",
+    "SelectiveCopying",
     "Source",
     "TaleSource",
     "TranslationSource",
@@ -45,6 +58,7 @@ __all__ = [
     "markov_chain",
     "ngram_losses",
     "random_chain",
+    "recall_source",
     "ring_chain",
     "stationary",
     "surprise_nats",

@@ -1,6 +1,7 @@
 """Tasks: what a model can be trained on. Each is one class; see ``base.Task``."""
 
 from attnlab.tasks.base import Task
+from attnlab.tasks.in_context import InContextTask
 from attnlab.tasks.language import (
     Dataset,
     LanguageTask,
@@ -9,6 +10,7 @@ from attnlab.tasks.language import (
     oracle_on_windows,
     prepare_dataset,
 )
+from attnlab.tasks.recall import RecallTask, recall_task
 from attnlab.tasks.translation import (
     PairDataset,
     TranslationTask,
@@ -16,6 +18,6 @@ from attnlab.tasks.translation import (
     prepare_pairs,
 )
 
-__all__ = ["Dataset", "LanguageTask", "PairDataset", "StreamTask", "Task", "TranslationTask",
-           "list_datasets", "list_pair_datasets", "oracle_on_windows",
-           "prepare_dataset", "prepare_pairs"]  # fmt: skip
+__all__ = ["Dataset", "InContextTask", "LanguageTask", "PairDataset", "RecallTask", "StreamTask",
+           "Task", "TranslationTask", "list_datasets", "list_pair_datasets", "oracle_on_windows",
+           "prepare_dataset", "prepare_pairs", "recall_task"]  # fmt: skip

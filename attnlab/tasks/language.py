@@ -174,7 +174,7 @@ class LanguageTask(_NextToken):
         books = evaluate_documents(model, data.test, token_lengths=lengths)
         test = pool(books)
         metrics = {
-            **_work(model.config),
+            **work_of(model.config),
             "validation_loss_nats": validation.nats_per_token,
             "test_loss_nats": test.nats_per_token,
         }
@@ -194,7 +194,7 @@ class LanguageTask(_NextToken):
         return metrics, details
 
 
-def _work(config: ModelConfig) -> dict[str, int]:
+def work_of(config: ModelConfig) -> dict[str, int]:
     """Return the multiplications of a forward pass, where the closed forms know the options."""
     if set(config.mixer_options) - COUNT_NEUTRAL:
         return {}
