@@ -1,6 +1,6 @@
 """Studies: named experiments that turn configurations into run records."""
 
-from attnlab.studies import ablation, mixers, n_grams, replaced
+from attnlab.studies import ablation, families, mixers, n_grams, replaced
 from attnlab.studies.engine import Folders, Job, Progress
 from attnlab.studies.study import (
     Plan,
@@ -23,6 +23,7 @@ __all__ = [
     "ablation",
     "check_plan",
     "export_models",
+    "families",
     "get_study",
     "list_studies",
     "mixers",
