@@ -64,8 +64,10 @@ class Multiplications(TorchDispatchMode):
         """Run a function of torch and add what it multiplies."""
         out = function(*args, **(kwargs or {}))
         name = function.overloadpacket.__name__
-        if name in ("mul", "mul_", "div", "div_", "addcmul", "dot", "square"):
-            self.n += max(a.numel() for a in args if isinstance(a, torch.Tensor))
+        if name in ("mul", "mul_", "div", "div_", "addcmul", "square"):
+            self.n += out.numel()
+        elif name == "dot":
+            self.n += args[0].numel()
         elif name in ("mm", "bmm", "addmm", "baddbmm", "mv"):
             left = args[-2]
             self.n += out.numel() * left.shape[-1]
