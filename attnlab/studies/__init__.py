@@ -1,6 +1,6 @@
 """Studies: named experiments that turn configurations into run records."""
 
-from attnlab.studies import ablation, families, mixers, n_grams, replaced
+from attnlab.studies import ablation, families, mixers, n_grams, replaced, scaling
 from attnlab.studies.engine import Folders, Job, Progress
 from attnlab.studies.study import (
     Plan,
@@ -31,5 +31,6 @@ __all__ = [
     "replaced",
     "run_plan",
     "run_sweep",
+    "scaling",
     "unfinished_plans",
 ]
