@@ -60,6 +60,15 @@ class _Record:
             )
         return cls(**values)
 
+    def _unless_usual(self, *names: str) -> dict[str, Any]:
+        """Return ``to_dict`` without those of the named fields that have their default.
+
+        So the digest of what uses none of them does not depend on their being there.
+        """
+        usual = {f.name: f.default for f in fields(self) if f.name in names}  # type: ignore[arg-type]
+        plain = asdict(self)  # type: ignore[call-overload]
+        return {n: v for n, v in plain.items() if n not in usual or v != usual[n]}
+
     def _check_types(self) -> None:
         """Refuse what no field of this type can be; numbers have to be finite."""
         for each in fields(self):  # type: ignore[arg-type]
@@ -107,6 +116,7 @@ class ModelConfig(_Record):
     norm: str = "pre"
     position: str = "learned"
     tie_embeddings: bool = True
+    short_conv: int = 0  # tokens that a convolution before the first layer joins; 0: there is none
 
     def __post_init__(self) -> None:
         """Refuse sizes no model can have, and say what to use instead."""
@@ -119,6 +129,11 @@ class ModelConfig(_Record):
             self._check_counts("d_ff")
         self._check_choices(norm=NORMS, position=POSITIONS)
         self._check_share("dropout")
+        if not 0 <= self.short_conv <= self.context_len:
+            raise AttnlabError(
+                f"short_conv={self.short_conv} must be 0, for none, or a few tokens, "
+                f"context_len={self.context_len} at most; 3 is usual."
+            )
         if self.mixer == "attention":
             require_even_heads(self.d_model, self.mixer_options.get("n_heads", self.n_heads))
 
@@ -137,7 +152,7 @@ class ModelConfig(_Record):
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON types, with ``d_ff`` as the number in use."""
-        return {**super().to_dict(), "d_ff": self.mlp_width}
+        return {**self._unless_usual("short_conv"), "d_ff": self.mlp_width}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,13 +189,8 @@ class TrainConfig(_Record):
                 raise AttnlabError(f"{name}={getattr(self, name)} cannot be negative; use 0.")
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON types; schedule and smoothing only where they are not the default.
-
-        So the digest of a run that uses neither does not depend on them.
-        """
-        optional = ("schedule", "label_smoothing")
-        usual = {f.name: f.default for f in fields(self) if f.name in optional}
-        return {n: v for n, v in super().to_dict().items() if n not in usual or v != usual[n]}
+        """Return plain JSON types; schedule and smoothing only where they are not the default."""
+        return self._unless_usual("schedule", "label_smoothing")
 
 
 @dataclass(frozen=True, kw_only=True)

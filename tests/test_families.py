@@ -39,7 +39,7 @@ def test_a_width_changes_only_where_the_channel_mixer_cannot_pay():
 
 def test_a_model_that_no_width_pays_for_is_refused():
     base = ModelConfig(vocab_size=8, context_len=4096, d_model=4, n_layers=1, n_heads=1)
-    with pytest.raises(AttnlabError, match="No model with 'she' has .* of weights within 3%"):
+    with pytest.raises(AttnlabError, match=r"No model with 'she' has .* of weights within 3%"):
         families.matched("she", base)
 
 

@@ -13,6 +13,7 @@ from attnlab.config import ModelConfig
 from attnlab.errors import AttnlabError
 from attnlab.mixers import list_mixers
 from attnlab.models import ChannelMixer, LanguageModel
+from attnlab.models.blocks import ShortConv
 from attnlab.models.loss import linear_cross_entropy
 from attnlab.models.search import sample_token, token_chances
 from attnlab.seeding import torch_generator
@@ -26,6 +27,8 @@ VARIATIONS = [
     {"mixer": "me", "position": "none"},
     {"mixer": "mean", "tie_embeddings": False},
     {"mixer": "identity", "d_ff": 5},
+    {"mixer": "he", "short_conv": 3},
+    {"mixer": "attention", "short_conv": 1, "position": "none"},
 ]
 
 
@@ -71,7 +74,9 @@ def test_editing_a_later_token_changes_no_earlier_logit(changes):
 
 
 @pytest.mark.parametrize("mixer", list_mixers())
-@pytest.mark.parametrize("changes", [{}, {"tie_embeddings": False}, {"position": "none"}])
+@pytest.mark.parametrize(
+    "changes", [{}, {"tie_embeddings": False}, {"position": "none", "short_conv": 2}]
+)
 def test_counted_weights_equal_the_closed_form(mixer, changes):
     config = dataclasses.replace(CONFIG, mixer=mixer, **changes)
     counted = sum(p.numel() for p in LanguageModel(config).parameters())
@@ -270,3 +275,11 @@ def test_a_state_of_another_batch_size_is_refused():
     model = build()
     with pytest.raises(AttnlabError, match=r"batch of 3; got 2 rows"):
         model.step(torch.tensor([1, 2]), model.initial_state(3))
+
+
+def test_a_short_convolution_joins_each_token_with_those_before_it_as_a_loop_would():
+    conv, x = ShortConv(d_model=3, width=3).double(), torch.randn(2, 5, 3, dtype=torch.float64)
+    loop = [sum(x[:, t - j] * conv.weight[j] for j in range(min(3, t + 1))) for t in range(5)]
+    torch.testing.assert_close(conv(x), torch.stack(loop, 1))
+    with pytest.raises(AttnlabError, match="short_conv=8 must be 0, for none"):
+        build(short_conv=8)

@@ -117,6 +117,7 @@ def expected_language_model_weights(config: ModelConfig) -> int:
     channel_mixer = 2 * d * d_ff + d_ff + d
     embeddings = config.vocab_size * d * (1 if config.tie_embeddings else 2)
     positions = config.context_len * d if config.position == "learned" else 0
+    positions += config.short_conv * d
     return embeddings + positions + mixers + config.n_layers * (channel_mixer + norms) + 2 * d
 
 
@@ -133,7 +134,8 @@ def expected_language_model_multiplications(config: ModelConfig) -> int:
     heads = config.mixer_options.get("n_heads", config.n_heads)
     sizes = {"d_model": d, "time": time, "n_heads": heads}
     mixers = sum(expected_multiplications(name, **sizes) for name in _names(config))
-    return mixers + config.n_layers * time * 2 * d * d_ff + time * d * config.vocab_size
+    others = config.n_layers * 2 * d_ff + config.short_conv + config.vocab_size
+    return mixers + time * d * others
 
 
 def _names(config: ModelConfig) -> list[str]:

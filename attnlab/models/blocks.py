@@ -49,6 +49,41 @@ class ChannelMixer(nn.Module):
         return F.gelu(self.keys(x))
 
 
+class ShortConv(nn.Module):
+    r"""Join every token with the few before it, each channel on its own.
+
+    .. math:: y_t = \sum_{j < w} x_{t-j} \odot c_j
+
+    What a mixer would need a layer for, to know which token stood before which, every model then
+    knows; so what is left to tell mixers apart is how they find something far away.
+
+    Shapes:
+        x: ``(batch, time, d_model)``; returns the same shape. ``weight`` is ``(w, d_model)``,
+        ``past`` the w - 1 tokens before x, ``(batch, w - 1, d_model)``, zeros at the beginning.
+    Source:
+        As before each mixer in arXiv:2402.18668, appendix E; here before the first layer alone.
+    """
+
+    def __init__(self, *, d_model: int, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(width, d_model))
+        nn.init.normal_(self.weight, std=width**-0.5)
+
+    def start(self, batch_size: int) -> Tensor:
+        """Return the past before the first token."""
+        return self.weight.new_zeros(batch_size, len(self.weight) - 1, self.weight.shape[1])
+
+    def forward(self, x: Tensor, past: Tensor | None = None) -> Tensor:
+        """Return the joined tokens."""
+        return self.go_on(x, self.start(len(x)) if past is None else past)[0]
+
+    def go_on(self, x: Tensor, past: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the joined tokens, and the past of those that come next."""
+        seen = torch.cat([past, x], 1)
+        windows = seen.unfold(1, len(self.weight), 1).flip(-1)  # (B, T, D, w)
+        return (windows * self.weight.T).sum(-1), seen[:, x.shape[1] :]
+
+
 class Layer(nn.Module):
     r"""What all layers share: how a sublayer meets the residual stream.
 

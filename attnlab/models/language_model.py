@@ -13,6 +13,7 @@ from attnlab.errors import AttnlabError, shorten
 from attnlab.mixers import find_mixer
 from attnlab.models.blocks import (
     Block,
+    ShortConv,
     add_positions,
     embedding,
     evaluating,
@@ -30,10 +31,14 @@ from attnlab.seeding import seeded
 
 @dataclass(frozen=True)
 class StreamState:
-    """What a model remembers between tokens: one state a layer, and the position."""
+    """What a model remembers between tokens: one state a layer, and the position.
+
+    ``past`` has the tokens that a short convolution joins, ``(batch, short_conv - 1, d_model)``.
+    """
 
     layers: tuple[Any, ...]
     position: int = 0
+    past: Tensor | None = None
 
 
 class LanguageModel(nn.Module):
@@ -49,6 +54,7 @@ class LanguageModel(nn.Module):
     """
 
     position_embedding: Tensor | None
+    short_conv: ShortConv | None
 
     def __init__(self, config: ModelConfig, *, generator: torch.Generator | None = None) -> None:
         """Build the model; ``generator`` makes the initial weights a function of its seed."""
@@ -66,6 +72,9 @@ class LanguageModel(nn.Module):
             add_positions(
                 self, "position_embedding", config.position, length=length, d_model=d_model
             )
+            self.short_conv = None
+            if config.short_conv:
+                self.short_conv = ShortConv(d_model=d_model, width=config.short_conv)
             self.dropout = nn.Dropout(config.dropout)
             self.blocks = nn.ModuleList(
                 Block(config, layer=layer) for layer in range(config.n_layers)
@@ -82,17 +91,23 @@ class LanguageModel(nn.Module):
 
     def features(self, tokens: Tensor) -> Tensor:
         """Return the vectors the head reads: ``(batch, time, d_model)``."""
-        x = self.dropout(self._embedded(tokens))
+        x = self.dropout(self._embedded(tokens)[0])
         for block in self._layers:
             x = block(x)
         return self.norm(x)
 
-    def _embedded(self, tokens: Tensor) -> Tensor:
+    def _embedded(
+        self, tokens: Tensor, *, first: int = 0, past: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return what the first layer reads from position ``first`` on, and the next past."""
         self._require(tokens)
         x = self.token_embedding(tokens)
-        if self.position_embedding is None:
-            return x
-        return x + self.position_embedding[: tokens.shape[1]]
+        if self.short_conv is not None:
+            past = self.short_conv.start(len(x)) if past is None else past
+            x, past = self.short_conv.go_on(x, past)
+        if self.position_embedding is not None:
+            x = x + self.position_embedding[first : first + tokens.shape[1]]
+        return x, past
 
     def loss(self, tokens: Tensor, targets: Tensor, *, reduction: str = "mean") -> Tensor:
         """Return the cross-entropy in nats without ever holding all logits at once.
@@ -125,12 +140,9 @@ class LanguageModel(nn.Module):
                 f"This stream has read all {state.position} tokens of its context. Start again "
                 "with initial_state() and the newest ones, or use generate, which does."
             )
-        self._require(token[:, None])
-        x = self.token_embedding(token)
-        if self.position_embedding is not None:
-            x = x + self.position_embedding[state.position]
-        x, layers = through(self._layers, "step", x, state.layers)
-        return self.head(self.norm(x)), StreamState(layers, state.position + 1)
+        x, past = self._embedded(token[:, None], first=state.position, past=state.past)
+        x, layers = through(self._layers, "step", x[:, 0], state.layers)
+        return self.head(self.norm(x)), StreamState(layers, state.position + 1, past)
 
     def prefill(self, tokens: Tensor) -> tuple[Tensor, StreamState]:
         """Read a whole prompt at once, without dropout.
@@ -142,8 +154,9 @@ class LanguageModel(nn.Module):
             last one, and the state after it.
         """
         nothing = [None] * len(self._layers)
-        x, layers = through(self._layers, "prefill", self._embedded(tokens), nothing)
-        return self.head(self.norm(x[:, -1])), StreamState(layers, tokens.shape[1])
+        x, past = self._embedded(tokens)
+        x, layers = through(self._layers, "prefill", x, nothing)
+        return self.head(self.norm(x[:, -1])), StreamState(layers, tokens.shape[1], past)
 
     @torch.no_grad()
     def generate(
