@@ -42,8 +42,8 @@ MEDIAN, NINE_OF_TEN = (7, 12), 40  # lines of a function
 # judge late guesses (show), downloads from servers that are busy or foreign (corpora), several
 # processes (training, studies, command line), damaged files and places that cannot be written
 # (ground, training, command line), what models are given (models, mixers), answers of any kind
-# (teach), something to build in each notebook with its mistakes
-# (chapters) and ten wrong answers to each exercise (tests).
+# (teach), something to build in each notebook with its mistakes (chapters), ten wrong answers to
+# each exercise (tests), and the positions and windows of attention (mixers).
 CEILINGS = {
     "corpora": 1_470,
     "ground": 1_100,
@@ -67,6 +67,7 @@ CEILINGS = {
     "chapters/markov_framing": 630,
     "chapters/replacing_attention": 1_280,
     "chapters/translation_teacher": 950,
+    "mixer Attention": 165,
     "mixer Extractor": 280,
     "tasks/language": 256,
     "tasks/translation": 210,

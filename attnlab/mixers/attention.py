@@ -14,6 +14,8 @@ from attnlab.config import require_even_heads
 from attnlab.errors import AttnlabError
 from attnlab.mixers.base import Ring, TokenMixer, mixer, product
 
+POSITIONS = ("none", "rotary", "alibi")
+
 
 def look_up(
     q: Tensor,
@@ -24,6 +26,7 @@ def look_up(
     window: int | None = None,
     padding: Tensor | None = None,
     dropout: float = 0.0,
+    bias: Tensor | None = None,
 ) -> Tensor:
     r"""Return what queries find among keys and values.
 
@@ -38,24 +41,31 @@ def look_up(
         padding: ``(batch, memory_time)``, true where there is nothing to find. A row of padding
             alone finds zeros.
         dropout: Probability that a weight is dropped.
+        bias: ``(heads, time, memory_time)``, added to the scores.
     """
-    mask = _visible(q, k, is_causal=is_causal, window=window, padding=padding)
+    has_bias = bias is not None
+    mask = _visible(q, k, is_causal=is_causal, window=window, padding=padding, is_shown=has_bias)
     is_empty = None if padding is None else padding.all(1)[:, None, None, None]
     if mask is not None and is_empty is not None:
         mask = mask | is_empty
+    if bias is not None:
+        bias = bias.to(q)[None]
+        mask = bias if mask is None else bias.masked_fill(~mask, -torch.inf)
     mixed = F.scaled_dot_product_attention(
         q, k, v, attn_mask=mask, is_causal=is_causal and mask is None, dropout_p=dropout
     )
     return mixed if is_empty is None else mixed.masked_fill(is_empty, 0.0)
 
 
-def look_up_weights(q: Tensor, k: Tensor, **sight: Any) -> Tensor:
+def look_up_weights(q: Tensor, k: Tensor, *, bias: Tensor | None = None, **sight: Any) -> Tensor:
     """Return the soft look-up itself, ``(batch, heads, time, memory_time)``; rows sum to one.
 
     Args:
+        bias: Added to the scores, as for ``look_up``.
         sight: ``is_causal``, ``window`` and ``padding`` as for ``look_up``.
     """
     scores = q @ k.mT / math.sqrt(q.shape[-1])
+    scores = scores if bias is None else scores + bias
     mask = _visible(q, k, is_shown=True, **sight)
     scores = scores if mask is None else scores.masked_fill(~mask, -torch.inf)
     return scores.softmax(-1).nan_to_num(0.0)  # a row without anything to look at
@@ -83,6 +93,42 @@ def _visible(
     lag = t[n_keys - n_queries :, None] - t
     past = (lag >= 0) & (lag < (n_keys if window is None else window))
     return past[None, None] if mask is None else mask & past
+
+
+def rotated(x: Tensor, *, first: int = 0) -> Tensor:
+    r"""Turn each pair of channels by an angle that grows with the position (rotary positions).
+
+    .. math:: (a, b)_i \mapsto (a \cos t f_i - b \sin t f_i,\ a \sin t f_i + b \cos t f_i),
+              \quad f_i = 10000^{-2i/d_h}
+
+    A product of two turned vectors depends on the distance of their positions alone. Of an odd
+    width the last channel stays as it is.
+
+    Shapes:
+        x: ``(..., time, d_head)``, as is what is returned; positions count from ``first``.
+    Source:
+        arXiv:2104.09864, eq. 34.
+    """
+    n_pairs, n_paired = x.shape[-1] // 2, x.shape[-1] // 2 * 2
+    t = torch.arange(first, first + x.shape[-2], dtype=torch.float64)
+    i = torch.arange(n_pairs, dtype=torch.float64)
+    angle = t[:, None] * 10_000.0 ** (-i / max(n_pairs, 1))
+    cos, sin = angle.cos().to(x), angle.sin().to(x)
+    a, b = x[..., 0:n_paired:2], x[..., 1:n_paired:2]
+    pairs = torch.stack([a * cos - b * sin, a * sin + b * cos], -1).flatten(-2)
+    return torch.cat([pairs, x[..., n_paired:]], -1)
+
+
+def rotated_naive(vector: Tensor, t: int) -> Tensor:
+    """Turn one vector ``(batch, d_head)`` at position t, pair by pair."""
+    width = vector.shape[-1]
+    n_paired, turned = width // 2 * 2, []
+    for i in range(0, n_paired, 2):
+        angle = t / 10_000 ** (i / n_paired)
+        a, b = vector[:, i], vector[:, i + 1]
+        turned.append(a * math.cos(angle) - b * math.sin(angle))
+        turned.append(a * math.sin(angle) + b * math.cos(angle))
+    return torch.stack([*turned, *vector[:, n_paired:].unbind(1)], 1)
 
 
 class Heads(nn.Module):
@@ -122,6 +168,10 @@ class Attention(Heads, TokenMixer):
     .. math:: y_t = \Bigl[\sum_{s \le t} \mathrm{softmax}_s\bigl(q_t k_s^\top / \sqrt{d_h}\bigr)
               v_s\Bigr] W_O,\quad q = x W_Q,\ k = x W_K,\ v = x W_V
 
+    The sum runs over the newest ``window`` positions. A position enters in two ways: ``rotary``
+    turns queries and keys with it; ``alibi`` takes :math:`m_i (t - s)` from the scores of head i,
+    :math:`m_i = 2^{-8i/h}`, so that what is older counts less.
+
     Shapes:
         x: ``(batch, time, d_model)``; returns the same shape.
     Weights:
@@ -131,12 +181,19 @@ class Attention(Heads, TokenMixer):
         bias: Whether the four projections add one.
         dropout: Probability that an attention weight is dropped in training.
         start_scale: Of the initial queries and keys; below 1 the look-up starts more even.
+        position: ``none``, ``rotary`` or ``alibi``.
+        window: How many positions one sees, itself included; None for ``context_len``.
+        slope: Factor of all slopes of ``alibi``; 0 leaves the scores alone.
     Source:
-        arXiv:1706.03762, section 3.2; derived in notebook 02.
+        arXiv:1706.03762, section 3.2; derived in notebook 02. Rotary arXiv:2104.09864, ALiBi
+        arXiv:2108.12409.
     """
 
     structure = "softmax"
-    choices: ClassVar[Mapping[str, tuple[Any, ...]]] = {"n_heads": (1, 3), "bias": (True,)}
+    choices: ClassVar[Mapping[str, tuple[Any, ...]]] = {
+        **{"n_heads": (1, 3), "bias": (True,)},
+        **{"position": ("rotary", "alibi"), "window": (1, 2)},
+    }
     expected_weights = staticmethod(lambda d, n, h: 4 * d**2)
     expected_multiplications = staticmethod(lambda d, T, P, h: 4 * T * d**2 + 2 * P * d + P * h)
     expected_state = staticmethod(lambda d, n, h: 2 * n * d)
@@ -161,45 +218,68 @@ class Attention(Heads, TokenMixer):
         bias: bool = False,
         dropout: float = 0.0,
         start_scale: float = 1.0,
+        position: str = "none",
+        window: int | None = None,
+        slope: float = 1.0,
     ) -> None:
         super().__init__(d_model=d_model, context_len=context_len)
         self._add_heads(d_model, n_heads, dropout, bias)
+        _require_sight(position, window)
+        self.position, self.window = position, window
+        fades = slope if position == "alibi" else 0.0
+        self.slopes = [fades * 2 ** (-8 * (i + 1) / n_heads) for i in range(n_heads)]
         for linear in (self.query, self.key):
             linear.weight.data.mul_(start_scale)
 
+    @property
+    def reach(self) -> int:
+        """The window, or the context where that is shorter."""
+        return min(self.window or self.context_len, self.context_len)
+
     def definition(self, x: Tensor) -> Tensor:
         """Attend one position and one head at a time (arXiv:1706.03762, eq. 1)."""
-        q, k, v = self.query(x), self.key(x), self.value(x)
-        width = self.d_model // self.n_heads
-        outputs = []
-        for t in range(x.shape[1]):
-            past = range(max(0, t - self.context_len + 1), t + 1)
-            heads = []
-            for first in range(0, self.d_model, width):
-                h = slice(first, first + width)
-                scores = [(q[:, t, h] * k[:, s, h]).sum(-1) / math.sqrt(width) for s in past]
+        width, n_tokens = self.d_model // self.n_heads, x.shape[1]
+        found: list[list[Tensor]] = [[] for _ in range(n_tokens)]
+        heads = [one(x).split(width, dim=-1) for one in (self.query, self.key, self.value)]
+        for slope, *parts in zip(self.slopes, *heads, strict=True):
+            q, k, v = (part.unbind(1) for part in parts)  # (B, K) a position
+            if self.position == "rotary":
+                q, k = ([rotated_naive(u_t, t) for t, u_t in enumerate(u)] for u in (q, k))
+            for t in range(n_tokens):
+                past = range(max(0, t - self.reach + 1), t + 1)
+                scores = [(q[t] * k[s]).sum(-1) / math.sqrt(width) - slope * (t - s) for s in past]
                 share = torch.stack(scores, -1).softmax(-1)  # (B, S)
-                heads.append(sum(share[:, i, None] * v[:, s, h] for i, s in enumerate(past)))
-            outputs.append(self.out(torch.cat(heads, -1)))
-        return torch.stack(outputs, 1)
+                found[t].append(sum(share[:, j, None] * v[s] for j, s in enumerate(past)))
+        return torch.stack([self.out(torch.cat(parts, -1)) for parts in found], 1)
 
     def mix(self, x: Tensor) -> Tensor:
         """Attend from every position to itself and the past."""
         return self._attend(*self._projected(x), dropout=self._dropout)
 
-    def _projected(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return queries, keys and values ``(batch, heads, time, d_head)``."""
-        return self._split(self.query(x)), self._split(self.key(x)), self._split(self.value(x))
+    def _projected(self, x: Tensor, *, first: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+        """Return queries, keys and values ``(batch, heads, time, d_head)`` from a position on."""
+        q, k, v = (self._split(one(x)) for one in (self.query, self.key, self.value))
+        if self.position == "rotary":
+            q, k = rotated(q, first=first), rotated(k, first=first)
+        return q, k, v
+
+    def _sight(self, q: Tensor, k: Tensor) -> dict[str, Any]:
+        """Return what the newest positions see of keys, oldest first, and how it fades."""
+        bias = None
+        if self.position == "alibi":
+            s = torch.arange(k.shape[2], device=q.device)
+            lag = s[k.shape[2] - q.shape[2] :, None] - s
+            bias = -q.new_tensor(self.slopes)[:, None, None] * lag  # (H, T, S)
+        return {"is_causal": True, "window": self.reach, "bias": bias}
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, *, dropout: float = 0.0) -> Tensor:
         """Attend from the newest positions to keys and values, oldest first."""
-        sight = {"is_causal": True, "window": self.context_len}
-        return self.out(self._side_by_side(look_up(q, k, v, dropout=dropout, **sight)))
+        return self.out(self._side_by_side(look_up(q, k, v, dropout=dropout, **self._sight(q, k))))
 
     def attention_weights(self, x: Tensor) -> Tensor:
         """Return the soft look-up itself: ``(batch, heads, time, time)``, rows sum to one."""
         q, k, _ = self._projected(x)
-        return look_up_weights(q, k, is_causal=True, window=self.context_len)
+        return look_up_weights(q, k, **self._sight(q, k))
 
     mixing_matrix = attention_weights
 
@@ -212,18 +292,23 @@ class Attention(Heads, TokenMixer):
         return self.out(self._side_by_side(mixed))
 
     def initial_state(self, batch_size: int) -> tuple[Ring, Ring]:
-        """Return an empty cache of keys and values (a KV cache), ``context_len`` long."""
-        sizes = (batch_size, self.context_len, self.n_heads, self.d_model // self.n_heads)
+        """Return an empty cache of keys and values (a KV cache), as long as the reach.
+
+        Keys are kept as they were turned: only the distance of two positions counts, so a stream
+        goes on for ever.
+        """
+        sizes = (batch_size, self.reach, self.n_heads, self.d_model // self.n_heads)
         return Ring.empty(*sizes, **self._like), Ring.empty(*sizes, **self._like)
 
     def step(self, x_t: Tensor, state: tuple[Ring, Ring]) -> tuple[Tensor, tuple[Ring, Ring]]:
         """Attend from one new token to the cache; cost grows with its length only."""
         self.require_step(x_t, state)
-        maps = (self.query, self.key, self.value)
-        q, k, v = (one(x_t).unflatten(-1, (self.n_heads, -1)) for one in maps)  # (B, H, K)
-        keys, values = state[0].push(k), state[1].push(v)
+        q, k, v = self._projected(x_t[:, None], first=state[0].n_seen)  # (B, H, 1, K)
+        keys, values = state[0].push(k[:, :, 0]), state[1].push(v[:, :, 0])
+        seen, bias = keys.newest_first(), self._sight(q, keys.newest_first())["bias"]
+        bias = None if bias is None else bias.flip(-1)
         # softmax does not mind the order
-        mixed = look_up(q.unsqueeze(2), keys.newest_first(), values.newest_first())
+        mixed = look_up(q, seen, values.newest_first(), bias=bias)
         return self.out(mixed.flatten(1)), (keys, values)
 
     def prefill(
@@ -235,11 +320,18 @@ class Attention(Heads, TokenMixer):
             self.require_state(state)
         keys, values = self.initial_state(x.shape[0]) if state is None else state
         keys.require_batch(x)
-        q, k, v = self._projected(x)
+        q, k, v = self._projected(x, first=keys.n_seen)
         seen_k, seen_v = (
             torch.cat([r.newest_first().flip(2), new], 2) for r, new in ((keys, k), (values, v))
         )
         return self._attend(q, seen_k, seen_v), (keys.extend(k), values.extend(v))
+
+
+def _require_sight(position: str, window: int | None) -> None:
+    if position not in POSITIONS:
+        raise AttnlabError(f"position={position!r} is not one of {', '.join(POSITIONS)}.")
+    if window is not None and window < 1:
+        raise AttnlabError(f"window={window} must be 1 or more; None sees the whole context.")
 
 
 class KeyValues(NamedTuple):
