@@ -215,10 +215,18 @@ class S4D(Kernel):
         return exponent, torch.view_as_complex(parts) * torch.expm1(exponent) / rate
 
     def make(self, n: int) -> Tensor:
-        """Sum the answers of all oscillators."""
+        """Sum the answers of all oscillators, as one product of matrices a channel.
+
+        Lag j is c times the block's length plus b: one factor swings to the block, one within.
+        """
         exponent, weight = self._oscillators()
-        swings = (exponent * torch.arange(n, device=exponent.device)[:, None, None]).exp()
-        return 2 * torch.einsum("jdn,dn->jd", swings, weight).real.to(self.log_step.dtype)
+        length = math.isqrt(n - 1) + 1
+        ages = torch.arange(length, device=exponent.device)
+        within = (exponent[..., None] * ages).exp()  # (D, N / 2, b)
+        to_block = (exponent[..., None] * (length * ages)).exp() * weight[..., None]
+        left = torch.cat([to_block.real, -to_block.imag], 1).mT
+        lags = 2 * left @ torch.cat([within.real, within.imag], 1)  # (D, c, b)
+        return lags.flatten(1)[:, :n].mT.to(self.log_step.dtype)
 
     def definition(self, u: Tensor) -> Tensor:
         """Run the recurrence in real numbers."""
