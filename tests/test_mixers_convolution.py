@@ -4,11 +4,14 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tensors import randomised, stepped, tokens
+from tensors import assert_same_mixing, randomised, stepped, tokens
+from torch.func import functional_call
 
+from attnlab.config import ModelConfig
 from attnlab.errors import AttnlabError
-from attnlab.mixers import build_mixer
+from attnlab.mixers import build_mixer, find_mixer
 from attnlab.mixers.kernels import KERNELS, S4D, Siren
+from attnlab.models import LanguageModel
 
 TINY = {"rtol": 1e-9, "atol": 1e-10}
 seeds, widths, lengths = st.integers(0, 2**16), st.integers(1, 6), st.integers(1, 7)
@@ -145,6 +148,31 @@ def test_the_window_of_hyena_falls_at_fixed_rates_that_differ_by_channel():
     torch.testing.assert_close(ends, torch.tensor(0.01).log() * rates)
 
 
+# SPADE
+
+
+@pytest.mark.parametrize("window", [1, 3, 20])
+def test_spade_without_its_state_space_is_attention_in_a_window(window):
+    spade = built("spade", window=window, n_heads=2, state_space=False)
+    attention = built("attention", window=window, n_heads=2)
+    assert n_weights(spade) == n_weights(attention)
+    weights, x = dict(spade.local.named_parameters()), tokens(2, 11, 4)
+    assert_same_mixing(spade, lambda x: functional_call(attention, weights, (x,)), x)
+    attention.load_state_dict(weights)
+    torch.testing.assert_close(stepped(spade, x)[0], stepped(attention, x)[0], **TINY)
+
+
+def test_spade_has_its_state_space_in_the_first_layer_alone():
+    options = {"window": 3, "n_state": 8}
+    assert find_mixer("spade").in_layer(0, options) == ("spade", options)
+    assert find_mixer("spade").in_layer(2, options) == ("attention", {"window": 3})
+    sizes = {"vocab_size": 7, "context_len": 9, "d_model": 8, "n_heads": 2, "n_layers": 3}
+    model = LanguageModel(ModelConfig(mixer="spade", mixer_options=options, **sizes))
+    assert [block.mixer.name for block in model.blocks] == ["spade", "attention", "attention"]
+    assert [block.mixer.reach for block in model.blocks] == [None, 3, 3]
+    assert model.blocks[0].mixer.local.n_heads == 2
+
+
 # The Extractor that adapts
 
 
@@ -185,6 +213,7 @@ def test_an_extractor_that_adapts_streams_in_tiles_too():
         ("s4d", {"n_state": 5}, "n_state=5 is no even number"),
         ("long_conv", {"method": "staged"}, "No convolution method is called 'staged'"),
         ("hyena", {"order": 1}, "order=1 has no long convolution"),
+        ("spade", {"window": 0}, "window=0 sees nothing"),
         ("adaptive_she", {"rank": None}, "needs a rank from 1 on"),
         ("adaptive_she", {"index": "absolute"}, "index='lag'"),
         ("adaptive_she", {"extract": "diag"}, "extract='diag' has none"),
