@@ -150,28 +150,28 @@ class Extractor(TokenMixer):
 
     def definition(self, x: Tensor) -> Tensor:
         """Extract, scale, adjust and map out, one position at a time (arXiv:2308.07661)."""
-        outputs = []
-        for t in range(x.shape[1]):
-            e_t = self._defined_sum(x, t)
-            g_t = self._defined_gate(x[:, t], min(t, self.context_len - 1))
-            a_t = e_t if g_t is None else e_t * g_t
-            outputs.append(a_t if self.out is None else self.out(a_t))
-        return torch.stack(outputs, 1)
+        sums = enumerate(self._defined_sum(x, t) for t in range(x.shape[1]))
+        return torch.stack([self._defined_finish(e_t, x[:, t], t) for t, e_t in sums], 1)
 
     def _defined_sum(self, x: Tensor, t: int) -> Tensor:
-        n_summed = min(t + 1, self.context_len)
         e_t = torch.zeros_like(x[:, t])
-        for j in range(n_summed):
+        for j in range(min(t + 1, self.context_len)):
             weight = self.lag_weight[j if self.index == "lag" else t - j]
             token = x[:, t - j] if self.value is None else self.value(x[:, t - j])
             if self.rank is not None:  # column r d + c of both is channel c of map r
                 e_t = e_t + sum((token * weight).split(self.d_model, dim=-1))
             else:
                 e_t = e_t + (token @ weight if self.extract == "matrix" else token * weight)
-        n = self.context_len if self.scale == "rsqrt_l" else n_summed
-        factors = {"none": 1.0, "inv_t": 1 / n, "rsqrt_t": n**-0.5, "rsqrt_l": n**-0.5}
-        e_t = e_t * factors[self.scale]
-        return e_t if self.extract_bias is None else e_t + self.extract_bias
+        return e_t
+
+    def _defined_finish(self, e_t: Tensor, x_t: Tensor, t: int) -> Tensor:
+        n = self.context_len if self.scale == "rsqrt_l" else min(t + 1, self.context_len)
+        if self.scale != "none":
+            e_t = e_t * (1 / n if self.scale == "inv_t" else n**-0.5)
+        e_t = e_t if self.extract_bias is None else e_t + self.extract_bias
+        g_t = self._defined_gate(x_t, min(t, self.context_len - 1))
+        a_t = e_t if g_t is None else e_t * g_t
+        return a_t if self.out is None else self.out(a_t)
 
     def _defined_gate(self, x_t: Tensor, position: int) -> Tensor | None:
         gates = {
@@ -192,15 +192,16 @@ class Extractor(TokenMixer):
     def mix(self, x: Tensor) -> Tensor:
         """Extract from all prefixes at once, adjust, map out."""
         self.require_length(x.shape[1])
-        extracted = (
-            self._prefix_sum(x) if self.index == "absolute" else self._lag_sum(self._source(x))
-        )
+        if self.index == "absolute":
+            extracted = self._prefix_sum(x)
+        else:
+            extracted = self._over_ranks(self._lag_sum(self._source(x)), x)
         return self._finish(extracted, x, self._places(x))
 
     def _lag_sum(self, source: Tensor) -> Tensor:
         spectra = None if self.training else self._spectra
         options = {"method": self.method, "spectra": spectra}
-        return self._over_ranks(causal_convolution(source, self.lag_weight, **options))
+        return causal_convolution(source, self.lag_weight, **options)
 
     def _prefix_sum(self, x: Tensor, *, first: int = 0) -> Tensor:
         """Return the running sum of ``x_i W_i`` from position ``first`` on."""
@@ -208,14 +209,15 @@ class Extractor(TokenMixer):
         if weight.ndim == 3:
             terms = torch.bmm(x.transpose(0, 1), weight).transpose(0, 1)
         else:
-            terms = self._over_ranks(self._source(x) * _as_vectors(weight))
+            terms = self._over_ranks(self._source(x) * _as_vectors(weight), x)
         return terms.cumsum(1)
 
     def _source(self, x: Tensor) -> Tensor:
         """Return what is summed over lags: the tokens, or their values."""
         return x if self.value is None else self.value(x)
 
-    def _over_ranks(self, extracted: Tensor) -> Tensor:
+    def _over_ranks(self, extracted: Tensor, x: Tensor) -> Tensor:
+        """Add what the maps of a rank gave to the tokens x."""
         return extracted if self.rank is None else extracted.unflatten(-1, (self.rank, -1)).sum(-2)
 
     def _finish(self, extracted: Tensor, x: Tensor, places: Tensor | int) -> Tensor:
@@ -288,7 +290,7 @@ class Extractor(TokenMixer):
             else:
                 extracted = (past * _as_vectors(weight)).sum(1)
         place = min(first, self.context_len - 1)
-        return self._finish(self._over_ranks(extracted), x_t, place), state
+        return self._finish(self._over_ranks(extracted, x_t), x_t, place), state
 
     def prefill(
         self, x: Tensor, state: Ring | TiledStream | None = None
@@ -309,7 +311,8 @@ class Extractor(TokenMixer):
         else:
             past, source = ring.newest(min(ring.n_kept, self.context_len - 1)), self._source(x)
             summed = self._lag_sum(torch.cat([past.flip(1), source], 1))
-            extracted, ring = summed[:, past.shape[1] :], ring.extend(source)
+            extracted = self._over_ranks(summed[:, past.shape[1] :], x)
+            ring = ring.extend(source)
         state = TiledStream(ring, state.tiling) if isinstance(state, TiledStream) else ring
         return self._finish(extracted, x, self._places(x, first)), state
 
