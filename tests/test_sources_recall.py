@@ -58,7 +58,7 @@ def test_every_answer_was_said_after_its_key_and_no_key_or_value_is_said_twice(d
 
 
 def test_the_pairs_come_first_and_blanks_fill_the_rest():
-    source = PairRecall(vocab_size=32, time=32)
+    source = PairRecall()
     tokens, targets = drawn(source, 8)
     assert ((tokens[:, :16:2] >= 1) & (tokens[:, :16:2] <= 15)).all()  # keys
     assert (tokens[:, 1:16:2] >= 16).all()  # values
@@ -86,7 +86,7 @@ def test_without_replacement_the_second_question_follows_the_law_of_what_is_left
 
 
 def test_the_share_of_noise_and_of_wrong_values_are_those_of_the_dials():
-    source = PairRecall(noise=0.4, p_error=0.25, time=200)
+    source = PairRecall(noise=0.4, p_error=0.25, time=200, vocab_size=64)
     tokens, targets = drawn(source, 12)
     noise = tokens >= source.vocab_size - source.vocab_size // 4
     start = source._start(12)
@@ -163,9 +163,9 @@ def test_a_stream_decides_the_rows():
 
 def test_loads_that_do_not_fit_are_refused_in_words():
     with pytest.raises(AttnlabError, match=r"A load of 17 does not fit 64 tokens.*Choose 16"):
-        drawn(PairRecall(), 17)
+        drawn(PairRecall(vocab_size=64, time=64), 17)
     with pytest.raises(AttnlabError, match="Choose 15"):  # keys run out before room does
-        drawn(PairRecall(vocab_size=32), 16)
+        drawn(PairRecall(time=64), 16)
     with pytest.raises(AttnlabError, match=r"load=1 must be .* at least 2"):
         drawn(InductionHead(), 1)
     with pytest.raises(UnknownNameError, match="Did you mean 'fuzzy'"):
