@@ -25,8 +25,8 @@ Ints = NDArray[np.int64]
 class RecallSource(ABC):
     """Rows of ``time`` tokens with questions whose best possible answer is known exactly."""
 
-    vocab_size: int = 64
-    time: int = 64  # tokens of a row
+    vocab_size: int = 32
+    time: int = 32  # tokens of a row
 
     @property
     @abstractmethod
@@ -258,16 +258,16 @@ class SelectiveCopying(RecallSource):
 SOURCES: dict[str, RecallSource] = {
     "mqar": PairRecall(),
     "induction": InductionHead(),
-    "copying": SelectiveCopying(vocab_size=32),
-    "noisy": PairRecall(noise=0.4, p_error=0.1),
-    "fuzzy": PairRecall(key_len=2, n_key_symbols=16),
+    "copying": SelectiveCopying(),
+    "noisy": PairRecall(vocab_size=40, noise=0.4, p_error=0.1),
+    "fuzzy": PairRecall(key_len=2, n_key_symbols=6),
 }
 
 
 def recall_source(name: str) -> RecallSource:
     """Return a source by name: mqar, induction, copying, noisy or fuzzy."""
     if name not in SOURCES:
-        step = "Or make one: PairRecall(vocab_size=128)."
+        step = "Or make one: PairRecall(vocab_size=64, time=64)."
         raise UnknownNameError("recall source", name, SOURCES, next_step=step)
     return SOURCES[name]
 

@@ -17,11 +17,11 @@ from attnlab.tasks.generated import GeneratedTask, Rows, on_device
 from attnlab.tasks.language import work_of
 
 LOADS = {
-    "mqar": (4, 8, 16),
-    "induction": (16, 32, 60),
-    "copying": (4, 8, 16),
-    "noisy": (4, 8, 11),
-    "fuzzy": (2, 5, 10),
+    "mqar": (2, 4, 8),
+    "induction": (8, 16, 31),
+    "copying": (2, 4, 8),
+    "noisy": (2, 4, 6),
+    "fuzzy": (2, 3, 5),
 }
 N_HELD_OUT = 512  # rows of each load, in each split
 N_CURVE = 64  # of them behind a point of the curve
