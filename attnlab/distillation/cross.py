@@ -28,8 +28,7 @@ from attnlab.distillation.nets import (
     uniform,
 )
 from attnlab.distillation.sites import StudentSpec
-
-TINY = 1e-12  # where there is nothing to read
+from attnlab.mixers.linear_attention import FEATURE_MAPS, shared_out
 
 
 class PaperCross(Student):
@@ -188,10 +187,10 @@ class LowRankCross(Student):
         queries = self._features(x, self.query_weight)
         found = torch.einsum("bthr,bhrk->bthk", queries, state.table)
         share = torch.einsum("bthr,bhr->bth", queries, state.weight)
-        return (found / share.clamp(min=TINY)[..., None]).flatten(2), state
+        return shared_out(found, share[..., None]).flatten(2), state
 
     def _features(self, x: Tensor, weight: Tensor) -> Tensor:
-        return (x @ weight).unflatten(-1, (self.n_heads, -1)).softmax(-1)
+        return FEATURE_MAPS["softmax"]((x @ weight).unflatten(-1, (self.n_heads, -1)))
 
 
 class ExtractorState(NamedTuple):

@@ -243,7 +243,7 @@ class GLA(MatrixState):
         arXiv:2312.06635, section 4.
     """
 
-    chunk = 16  # each pair has as many decays as there are features
+    chunk = 32  # decays of pairs grow with the square of it
     choices: ClassVar[Mapping[str, tuple[Any, ...]]] = {"n_heads": (3,), "gate_rank": (2,)}
     expected_weights = staticmethod(
         lambda d, n, h: 3 * d**2 + 16 * d + (2 * d + 17) * h * -(d // h // -2)

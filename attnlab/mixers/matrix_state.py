@@ -13,6 +13,7 @@ from attnlab.config import require_even_heads
 from attnlab.mixers.base import TokenMixer
 
 TINY = 1e-12  # the least that is divided by
+SAFE = 80.0  # float32 has exponentials up to 88
 EPSILON = 1e-6  # beside a mean square under a root
 
 Table = tuple[Tensor, ...]  # a state: the table, then what short convolutions remember
@@ -119,12 +120,18 @@ def faded_scores(q: Tensor, k: Tensor, total: Tensor | None, *, kernel: Kernel =
     """
     if total is None:
         return kernel.between(q, k).tril()
-    future = torch.ones(q.shape[-2], k.shape[-2], dtype=torch.bool, device=q.device).triu(1)
     if total.shape[-1] == 1:
-        return kernel.between(q, k) * (total - total.mT).masked_fill(future, -torch.inf).exp()
-    lags = total.unsqueeze(-2) - total.unsqueeze(-3)  # (..., T, T, K)
-    fade = lags.masked_fill(future[..., None], -torch.inf).exp()
-    return ((fade * k.unsqueeze(-3)) @ q.unsqueeze(-1)).squeeze(-1)
+        return (kernel.between(q, k) * _fade(total, total.mT)).tril()
+    if (total[..., -1, :] > -SAFE).all():  # then the decay is a product of two exponentials
+        middle = total[..., total.shape[-2] // 2, None, :].detach()  # cancels
+        return ((q * (total - middle).exp()) @ (k * (middle - total).exp()).mT).tril()
+    fade = _fade(total.unsqueeze(-2), total.unsqueeze(-3))  # (..., T, T, K)
+    return ((fade * k.unsqueeze(-3)) @ q.unsqueeze(-1)).squeeze(-1).tril()
+
+
+def _fade(late: Tensor, early: Tensor) -> Tensor:
+    """Return what is left of early positions at late ones, at most one, whatever the sums."""
+    return (late - early).clamp(max=0).exp()
 
 
 def solve(scores: Tensor, strength: Tensor, written: Tensor) -> Tensor:
