@@ -13,10 +13,10 @@ from attnlab.analysis.timing import Peaks, compare
 from attnlab.cli import main
 from attnlab.config import BOS, EOS, PAD, ModelConfig
 from attnlab.errors import AttnlabError, UnknownNameError
-from attnlab.mixers import build_mixer
+from attnlab.mixers import build_mixer, list_mixers
 from attnlab.mixers.convolution import list_methods
-from attnlab.records import load_runs
-from attnlab.studies import clock
+from attnlab.records import RunRecord, load_runs
+from attnlab.studies import clock, growth
 from attnlab.studies.clock import PARTS, Entrant, Race, SpeedPlan, as_table, run_race
 
 PEAKS = Peaks(gemm_gflops=100.0, copy_gb_s=10.0, rfft_gflops=5.0, n_threads=1)
@@ -394,3 +394,36 @@ def test_bench_names_every_part(capsys):
     assert main(["bench", "--help"]) == 0
     text = capsys.readouterr().out
     assert all(name in text for name in PARTS)
+
+
+def test_growth_races_every_mixer_at_equally_many_tokens(smoke):
+    table = as_table(smoke["growth"])
+    assert set(table["variant"]) == set(list_mixers())
+    assert set(table["config.batch"] * table["config.time"]) == {growth.GRIDS["smoke"][0]}
+    assert table.groupby("config.along")["experiment"].nunique().tolist() == [2, 2]
+    own = table[table["variant"] == "she"].iloc[0]
+    assert own["tokens_per_s"] == pytest.approx(
+        1e3 * own["config.time"] / own["median_ms"], rel=1e-4
+    )
+
+
+def plant_times(folder, *, seed, powers, sizes=(128, 512, 2048)):
+    for (variant, power), time in itertools.product(powers.items(), sizes):
+        samples = [time**power * luck for luck in (0.9, 1.0, 1.1, 1.0, 0.95)]
+        config = {"along": "length", "time": time, "d_model": 64}
+        RunRecord(
+            experiment=f"speed/paper/growth/length-t{time}-d64", variant=variant, seed=seed,
+            config=config, metrics={"median_ms": 1.0}, details={"samples_ms": samples}, seconds=1.0,
+            command="", commit="", environment={}, finished_at="",
+        ).append_to(folder / "speed.jsonl")  # fmt: skip
+
+
+def test_powers_are_those_of_the_newest_series_with_the_same_luck_taken_out(tmp_path):
+    assert growth.growth_powers(path=tmp_path).empty
+    plant_times(tmp_path, seed=0, powers={"attention": 5.0, "she": 5.0})
+    plant_times(tmp_path, seed=1, powers={"attention": 2.0, "she": 1.5}, sizes=(32, 128, 512, 2048))
+    table = growth.growth_powers(path=tmp_path).set_index("variant")
+    assert table.loc["she", ["p", "more"]].tolist() == pytest.approx([1.5, -0.5])
+    assert table.loc["she", "low"] < 1.5 < table.loc["she", "high"]
+    assert table.loc["attention", ["more", "more_low", "more_high"]].tolist() == [0, 0, 0]
+    assert (table["n_sizes"] == 3).all(), "32 tokens are too few to show a power"

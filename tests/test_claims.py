@@ -2,6 +2,7 @@
 
 import ast
 import itertools
+import json
 import re
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from attnlab.cli import main
 from attnlab.errors import UnknownNameError
 from attnlab.paths import RUNS
 from attnlab.records import RunRecord, load_runs
+from attnlab.seeding import numpy_generator
 from attnlab.studies.replaced_verdicts import CLAIMS
 from attnlab.training.scores import pack_counts
 
@@ -165,6 +167,61 @@ def test_three_widths_give_a_power(tmp_path):
         assert n < 3 or (line["verdict"], line["number"]) == wanted
         assert n > 2 or (line["verdict"], line["number"]) == (
             "not recorded yet", f"{n} of 3 widths")  # fmt: skip
+
+
+def plant_scaling(folder, *, n_seeds, floor=0.5, variant="he", experiment="scaling/classroom/tree"):
+    luck = numpy_generator(0, "planted").normal
+    for d, n, seed in itertools.product((8, 16, 32, 64), (200, 500, 1250), range(n_seeds)):
+        gap = (60 * (24 * d * d) ** -0.6 + 900 * (512 * n) ** -0.65) * np.exp(0.02 * luck())
+        metrics = {"n_block_weights": 24 * d * d, "tokens_seen": 512 * n,
+                   "test_loss_nats": floor + gap, "oracle_nats": floor}  # fmt: skip
+        config = {"model": {"d_model": d}, "train": {"n_steps": n}}
+        plant(folder, experiment, variant, seed, metrics, config=config)
+
+
+def test_powers_above_the_floor_are_read_from_the_runs_of_the_study(tmp_path):
+    plant_scaling(tmp_path, n_seeds=3)
+    plant_scaling(tmp_path, n_seeds=2, variant="attention")
+    plant_scaling(tmp_path, n_seeds=3, experiment="scaling/smoke/tree")
+    lines = ledger(path=tmp_path, ids=["E13"]).set_index("quantity")
+    assert lines["verdict"].tolist() == ["holds here", "two runs"]
+    own = lines.iloc[0]
+    assert re.match(r"N\^-0\.\d\d \(0\.\d\d to 0\.\d\d\), D\^-0\.\d\d \(", own["number"])
+    assert own.name.startswith("HE on tree, residual 2%")
+    assert own["low"] < 0 < own["high"] < 0.1
+    assert own["seeds"] == 3
+
+
+def test_a_constant_that_misses_the_floor_fails(tmp_path):
+    plant_scaling(tmp_path, n_seeds=3)
+    text = (tmp_path / "scaling.jsonl").read_text("utf-8")
+    moved = [json.loads(line) for line in text.splitlines()]
+    (tmp_path / "scaling.jsonl").unlink()
+    for each in moved:
+        each["metrics"]["oracle_nats"] = 0.2
+        plant(tmp_path, each["experiment"], each["variant"], each["seed"], each["metrics"],
+              config=each["config"])  # fmt: skip
+    assert verdicts(tmp_path, "E13") == ["fails here"]
+
+
+def test_too_few_sizes_are_not_recorded_yet(tmp_path):
+    plant_scaling(tmp_path, n_seeds=3)
+    lines = (tmp_path / "scaling.jsonl").read_text("utf-8").splitlines()
+    (tmp_path / "scaling.jsonl").write_text("\n".join(lines[:9]) + "\n")
+    assert verdicts(tmp_path, "E13") == ["not recorded yet"]
+
+
+def test_a_power_of_time_is_judged_against_attentions(tmp_path):
+    for variant, power in {"attention": 1.6, "she": 1.2, "he": 2.0}.items():
+        for time in (128, 512, 2048):
+            samples = [time**power * luck for luck in (0.9, 1.0, 1.1)]
+            config = {"along": "length", "time": time, "d_model": 64}
+            point, details = f"speed/paper/growth/length-t{time}-d64", {"samples_ms": samples}
+            plant(tmp_path, point, variant, 0, {"median_ms": 1.0}, config=config, details=details)
+    lines = ledger(path=tmp_path, ids=["E13"])
+    assert lines["verdict"].tolist() == ["holds here", "fails here", "not recorded yet"]
+    assert lines["number"].iloc[0].startswith("T^1.20 (")
+    assert lines["quantity"].iloc[0].startswith("SHE: power of a layer's time")
 
 
 def test_a_time_is_judged_by_its_interval(tmp_path):

@@ -36,8 +36,10 @@ from attnlab.mixers.base import TokenMixer
 from attnlab.models import Translator
 from attnlab.records import load_details, load_runs
 from attnlab.seeding import torch_generator
+from attnlab.show import look
 from attnlab.sources import fit_table, variable_length_chain
-from attnlab.studies import fair, replaced_verdicts
+from attnlab.studies import fair, replaced_verdicts, scaling
+from attnlab.studies.growth import growth_powers
 from attnlab.studies.mixers import EXTRACTORS, VARIANTS
 from attnlab.studies.replaced import ARMS, TEACHER, arm_columns, arm_words
 from attnlab.studies.report import CLOCK, clock_points, time_power
@@ -319,7 +321,52 @@ def _scaling(records: Records) -> Iterator[Evidence]:
                            record="speed/paper/mixers/", budget="the newest series, one thread",
                            claim=f"time grows slower with {VARIANTS[mixer]} than with attention",
                            quantity=f"layer, both ways, batch {batch:.0f}")  # fmt: skip
-    yield _loss_by_size(records.runs("language-model/"))
+    yield from _growth(records)
+    fitted = [line for each in records.each("scaling/") for line in _floors(*each)]
+    yield from fitted or [_loss_by_size(records.runs("language-model/"))]
+
+
+def _growth(records: Records) -> Iterator[Evidence]:
+    """Yield a line a mixer that is fitted: powers of length and width in its time."""
+    powers = growth_powers(path=records.path).set_index(["variant", "along"])
+    for name in (*EXTRACTORS, *scaling.VARIANTS):
+        if (name, "length") in powers.index and name != "attention":
+            row, more = powers.loc[(name, "length")], ("more", "more_low", "more_high")
+            value, low, high = map(float, row[list(more)])
+            number = f"T^{row['p']:.2f} ({row['low']:.2f} to {row['high']:.2f})"
+            if (name, "width") in powers.index:
+                wide = powers.loc[(name, "width")]
+                number += f", d^{wide['p']:.2f} ({wide['low']:.2f} to {wide['high']:.2f})"
+            verdict = HOLDS if high < 0 else FAILS if low > 0 else UNDECIDED
+            told = {
+                "claim": "its time grows slower with the length than attention's",
+                "quantity": f"{look(name).label}: power of a layer's time, both ways",
+            }
+            yield Evidence(verdict, number, record="speed/paper/growth/", value=value, low=low,
+                           high=high, unit="more than attention", **told)  # fmt: skip
+            powers = powers.drop(index=name, level=0)
+
+
+def _floors(experiment: str, runs: pd.DataFrame) -> Iterator[Evidence]:
+    """Yield a line a mixer: both powers above the floor, and whether a free constant finds it."""
+    _, scale, corpus, *swept = experiment.split("/")
+    table = scaling.scaling_runs(runs) if scale != "smoke" and not swept else runs[:0]
+    for name, own in table.groupby("variant", sort=False) if len(table) else ():
+        try:
+            fit, free = (scaling.fit_runs(own, is_free=is_free) for is_free in (False, True))
+        except AttnlabError:
+            continue  # too few sizes so far
+        seeds, (low, high) = own["seed"].nunique(), free.intervals["E"]
+        powers = (f"{n}^-{getattr(fit, p):.2f} ({fit.intervals[p][0]:.2f} to "
+                  f"{fit.intervals[p][1]:.2f})" for n, p in (("N", "a"), ("D", "b")))  # fmt: skip
+        found = _measured(free.E - fit.E, low - fit.E, high - fit.E, "{:+.3f}", "nats off")
+        verdict = HOLDS if free.covers(fit.E) else FAILS
+        found["number"] = f"{', '.join(powers)}; constant {found['number']}"
+        yield Evidence(too_few(seeds) if seeds < compare.MIN_SEEDS else verdict, seeds=seeds,
+                       budget=_budget(runs), record=experiment,
+                       claim="a constant that is fitted finds the floor",
+                       quantity=f"{look(str(name)).label} on {corpus}, residual {fit.rms:.0%}",
+                       **found)  # fmt: skip
 
 
 def _loss_by_size(runs: pd.DataFrame) -> Evidence:

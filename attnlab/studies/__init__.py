@@ -1,6 +1,6 @@
 """Studies: named experiments that turn configurations into run records."""
 
-from attnlab.studies import ablation, families, mixers, n_grams, replaced, scaling
+from attnlab.studies import ablation, families, growth, mixers, n_grams, replaced, scaling
 from attnlab.studies.engine import Folders, Job, Progress
 from attnlab.studies.study import (
     Plan,
@@ -25,6 +25,7 @@ __all__ = [
     "export_models",
     "families",
     "get_study",
+    "growth",
     "list_studies",
     "mixers",
     "n_grams",

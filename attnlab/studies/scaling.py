@@ -38,6 +38,7 @@ CONTEXT_LEN, BATCH_SIZE, N_LAYERS, N_HEADS = 32, 16, 2, 2
 RATE = 0.3  # learning rate times width
 SWEPT_WIDTHS, SWEPT_STEPS = (1, -1), 1  # places in WIDTHS and STEPS where rates are swept
 N_WINDOWS = {"validation": 256, "test": 1024}  # held out, the same for all runs
+Floats = tuple[float, ...]
 POINT = ("variant", "config.model.d_model", "config.train.n_steps", "seed")
 
 
@@ -166,9 +167,15 @@ def fit_runs(runs: pd.DataFrame, *, is_free: bool = False, n_draws: int = 200) -
     Raises:
         AttnlabError: The runs do not tell the powers.
     """
-    floor = None if is_free else runs["floor"]
-    return fit_scaling(runs["N"], n_tokens=runs["D"], loss_nats=runs["loss"], floor_nats=floor,
-                       n_draws=n_draws)  # fmt: skip
+    columns = (tuple(runs[name]) for name in ("N", "D", "loss", "floor"))
+    return _fit(*columns, is_free=is_free, n_draws=n_draws)
+
+
+@lru_cache(maxsize=64)
+def _fit(N: Floats, D: Floats, loss: Floats, floor: Floats, **how: Any) -> ScalingFit:
+    is_free, n_draws = how["is_free"], how["n_draws"]
+    sizes = {"n_tokens": D, "loss_nats": loss, "n_draws": n_draws}
+    return fit_scaling(N, floor_nats=None if is_free else floor, **sizes)
 
 
 register_study(
