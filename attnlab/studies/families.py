@@ -29,6 +29,7 @@ from attnlab.config import ModelConfig, TrainConfig
 from attnlab.errors import AttnlabError, UnknownNameError
 from attnlab.mixers import list_mixers
 from attnlab.records import load_runs
+from attnlab.sources import recall_source
 from attnlab.studies.engine import Job
 from attnlab.studies.study import Plan, Study, register_study
 from attnlab.tasks import LanguageTask, Task, list_datasets, prepare_dataset
@@ -44,6 +45,7 @@ RATES = {"smoke": (1e-2,), "classroom": (3e-3, 1e-2, 3e-2), "paper": (1e-3, 3e-3
 WITHIN = 0.03  # of the aim
 USUAL_MLP = (0.5, 1.5)  # times four widths: within it the width of the model stays as it is
 RECALL = {"recall": "mqar", **{kind: kind for kind in LOADS if kind != "mqar"}}  # by corpus
+SIZES_64, LOADS_64 = {"vocab_size": 64, "time": 64}, (4, 8, 16)  # recall at its usual length
 GENERATED = (*RECALL, "in_context")  # rows that are made as they are needed
 
 
@@ -66,7 +68,7 @@ BUDGETS = {  # by scale and corpus; None: every other one
     ("classroom", None): Budget(model=SMALL, train={"n_steps": 500, "batch_size": 32},
                                 data={"vocab_size": 500}),
     **{("classroom", name): Budget(model=SMALL | NEIGHBOURS,
-                                   train={"n_steps": 600, "batch_size": 32}) for name in RECALL},
+                                   train={"n_steps": 800, "batch_size": 32}) for name in RECALL},
     ("paper", None): Budget(model=LARGE, train={"n_steps": 4000, "batch_size": 64},
                             data={"vocab_size": 2000}),
 }  # fmt: skip
@@ -93,7 +95,8 @@ def _job(plan: Plan, seed: int, name: str, *, match: str, lr: float) -> Job:
         data["n_train_tokens"] = n_steps * train["batch_size"] * sizes.model["context_len"] + 1
     task = task_of(plan.corpus, **data)
     vocab_size = (task.source if plan.corpus in GENERATED else task.data).vocab_size
-    base = ModelConfig(vocab_size=vocab_size, **sizes.model)
+    length = {"context_len": task.source.time} if plan.corpus in RECALL else {}
+    base = ModelConfig(vocab_size=vocab_size, **sizes.model | length)
     return Job(
         experiment=plan.name,
         variant=name,
@@ -114,7 +117,10 @@ def _task(job: Job) -> Task:
 def task_of(corpus: str, **data: int) -> Any:
     """Return the task of a corpus: text, recall of one kind, or languages in context."""
     if corpus in RECALL:
-        return recall_task(RECALL[corpus])
+        kind = RECALL[corpus]
+        if corpus != "recall":
+            return recall_task(kind)
+        return recall_task(kind, loads=LOADS_64, source=replace(recall_source(kind), **SIZES_64))
     return (
         InContextTask()
         if corpus == "in_context"
