@@ -230,6 +230,9 @@ def test_layers_of_based_alternate_between_far_and_near():
         ("linear_attention", {"feature_map": "eluu"}, "Did you mean 'elu'"),
         ("retention", {"decay": 0.0}, "above 0 and at most 1"),
         ("delta_net", {"n_heads": 3}, "Try n_heads=2"),
+        ("delta_net", {"conv_width": 0}, "conv_width=0 must be 1 or more"),
+        ("based", {"window": "x"}, "window='x' must be 1 or more"),
+        ("ssd", {"d_state": 2.5}, "d_state=2.5 must be 1 or more"),
     ],
 )
 def test_wrong_tables_are_explained(name, options, words):

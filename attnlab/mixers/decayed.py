@@ -13,13 +13,13 @@ from torch.nn import functional as F
 from attnlab.errors import AttnlabError
 from attnlab.mixers.base import mixer
 from attnlab.mixers.matrix_state import (
-    EPSILON,
     MatrixState,
     Reading,
     ShortConv,
     head_width,
     in_heads,
     linear,
+    require_counts,
     rms_norm,
     rms_norm_naive,
     side_by_side,
@@ -77,6 +77,7 @@ class Retention(MatrixState):
         gate: bool = True,
         decay: float | None = None,
     ) -> None:
+        require_counts(value_factor=value_factor)
         d_head = head_width(d_model, n_heads)
         if decay is not None and not 0 < decay <= 1:
             raise AttnlabError(f"decay={decay} must be above 0 and at most 1; 1 forgets nothing.")
@@ -170,6 +171,7 @@ class SSD(MatrixState):
     def __init__(
         self, *, d_model: int, context_len: int, n_heads: int = 1, d_state: int = 32
     ) -> None:
+        require_counts(d_state=d_state)
         d_head = 2 * head_width(d_model, n_heads)
         sizes = {"n_heads": n_heads, "d_key": d_state, "d_value": d_head}
         super().__init__(d_model=d_model, context_len=context_len, **sizes)
@@ -217,7 +219,7 @@ class SSD(MatrixState):
         """Add u past the table, gate, normalise and map out."""
         z, u = reading.beside
         y = side_by_side(mixed + self.skip[:, None, None] * u) * F.silu(z)
-        return self.out(F.rms_norm(y, y.shape[-1:], self.scale, EPSILON))
+        return self.out(rms_norm(y).to(self.scale.dtype) * self.scale)
 
 
 @mixer("gla", look={"family": "recurrence", "label": "Gated linear attention", "marker": "*"})
@@ -265,6 +267,7 @@ class GLA(MatrixState):
     def __init__(
         self, *, d_model: int, context_len: int, n_heads: int = 1, gate_rank: int = 16
     ) -> None:
+        require_counts(gate_rank=gate_rank)
         d_head = head_width(d_model, n_heads)
         d_key = (d_head + 1) // 2
         sizes = {"n_heads": n_heads, "d_key": d_key, "d_value": d_head}

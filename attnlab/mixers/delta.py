@@ -19,6 +19,7 @@ from attnlab.mixers.matrix_state import (
     head_width,
     in_heads,
     linear,
+    require_counts,
     rms_norm,
     rms_norm_naive,
     side_by_side,
@@ -64,6 +65,7 @@ class DeltaNet(MatrixState):
     def __init__(
         self, *, d_model: int, context_len: int, n_heads: int = 1, conv_width: int = 4
     ) -> None:
+        require_counts(conv_width=conv_width)
         d_head = head_width(d_model, n_heads)
         sizes = {"n_heads": n_heads, "d_key": d_head, "d_value": d_head}
         super().__init__(d_model=d_model, context_len=context_len, **sizes)
@@ -104,7 +106,7 @@ class DeltaNet(MatrixState):
 
     def write(self, mixed: Tensor, reading: Reading) -> Tensor:
         """Normalise each head and map out."""
-        return self.out(side_by_side(rms_norm(mixed)))
+        return self.out(side_by_side(rms_norm(mixed)).to(self.out.weight.dtype))
 
 
 @mixer("gated_delta_net", look={"family": "recurrence", "label": "Gated delta net", "marker": "P"})

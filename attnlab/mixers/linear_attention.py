@@ -21,6 +21,7 @@ from attnlab.mixers.matrix_state import (
     head_width,
     in_heads,
     linear,
+    require_counts,
     side_by_side,
 )
 
@@ -112,6 +113,7 @@ class LinearAttention(MatrixState):
                 "feature_map='identity' has shares of either sign, which sum to anything. "
                 "Add normalise=False, or choose another map."
             )
+        require_counts(feature_width=feature_width)
         d_head = head_width(d_model, n_heads)
         width = min(feature_width, d_head) if feature_map == "taylor" else d_head
         n_features = {"hedgehog": 2 * width, "taylor": 1 + width + width**2}
@@ -250,6 +252,7 @@ class Based(LinearAttention):
         window: int = 16,
         feature_width: int = 16,
     ) -> None:
+        require_counts(window=window)
         sizes = {"d_model": d_model, "context_len": context_len, "n_heads": n_heads}
         super().__init__(**sizes, feature_map="taylor", feature_width=feature_width)
         self.window = window

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from attnlab.config import require_even_heads
+from attnlab.config import is_number, require_even_heads
+from attnlab.errors import AttnlabError, shorten
 from attnlab.mixers.base import TokenMixer
 
 TINY = 1e-12  # the least that is divided by
@@ -43,8 +44,7 @@ class Reading(NamedTuple):
 
     def wide(self) -> Reading:
         """Return the same in float32 at least, in which sums of logarithms are safe."""
-        dtype = torch.promote_types(self.v.dtype, torch.float32)
-        parts = (None if z is None else z.to(dtype) for z in self[:5])
+        parts = (None if z is None else at_least_single(z) for z in self[:5])
         return Reading(*parts, *self[5:])
 
 
@@ -198,13 +198,14 @@ class MatrixState(TokenMixer):
 
     def mixing_matrix(self, x: Tensor) -> Tensor:
         """Return what each position takes of each value, ``(batch, heads, time, time)``."""
-        q, k, v, log_decay, strength = (reading := self.read(x).wide())[:5]
+        reading = self.read(x)
+        q, k, v, log_decay, strength = reading.wide()[:5]
         total = None if log_decay is None else log_decay.cumsum(-2)
         seen = faded_scores(q, k, total, kernel=reading.kernel)
         if strength is not None:
             unit = strength * torch.eye(x.shape[1], dtype=v.dtype, device=v.device)
             seen = seen @ solve(faded_scores(k, k, total), strength, unit)
-        return seen.to(x.dtype)
+        return seen.to(reading.v.dtype)
 
     def values(self, x: Tensor) -> Tensor:
         """Return what is written into the tables, ``(batch, heads, time, d_value)``."""
@@ -233,7 +234,7 @@ class MatrixState(TokenMixer):
         if strength is not None:
             v = strength * (v - k @ table)
         table = table + k.mT @ v
-        y_t = self.write((q @ table).to(x_t.dtype), reading)[:, 0]
+        y_t = self.write((q @ table).to(reading.v.dtype), reading)[:, 0]
         return y_t, (table, *reading.past)
 
     def prefill(self, x: Tensor, state: Table | None = None) -> tuple[Tensor, Table]:
@@ -264,12 +265,12 @@ class ShortConv(nn.Module):
         return self.weight.new_zeros(batch_size, len(self.weight) - 1, len(self.bias))
 
     def forward(self, x: Tensor, past: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor]]:
-        """Return the result, and what the next tokens have to know."""
+        """Return the result in float32 at least, and what the next tokens have to know."""
         time = x.shape[1]
         seen = torch.cat([past[0] if past else self.empty(len(x)), x], 1)
-        y = self.bias
-        for i, w in enumerate(self.weight):
-            y = torch.addcmul(y, seen[:, i : i + time], w)
+        y, weight, wide = (at_least_single(z) for z in (self.bias, self.weight, seen))
+        for i, w in enumerate(weight):
+            y = torch.addcmul(y, wide[:, i : i + time], w)
         return F.silu(y), (seen[:, time:],)
 
     def at(self, newest: list[Tensor]) -> Tensor:
@@ -277,10 +278,22 @@ class ShortConv(nn.Module):
         return F.silu(self.bias + sum(w * x for w, x in zip(self.weight, newest, strict=True)))
 
 
+def at_least_single(x: Tensor) -> Tensor:
+    """Return the same in float32 or, if it was that already, float64."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
 def head_width(d_model: int, n_heads: int) -> int:
     """Return the channels of each of ``n_heads`` equal heads."""
     require_even_heads(d_model, n_heads)
     return d_model // n_heads
+
+
+def require_counts(**counts: int) -> None:
+    """Raise unless every one of these options is a whole number from 1."""
+    for name, n in counts.items():
+        if not is_number(n, int) or n < 1:
+            raise AttnlabError(f"{name}={shorten(n)} must be 1 or more, a whole number.")
 
 
 def linear(n_in: int, n_out: int) -> nn.Linear:
