@@ -149,7 +149,7 @@ class Hyena(TokenMixer):
     def _stages(self, n_lags: int) -> list[tuple[int, Tensor]]:
         """Return number and filter of each long convolution, in order of use."""
         filters = self.filters(n_lags).split(self.d_model, dim=-1)
-        return list(enumerate(filters, start=1))[::-1]
+        return list(zip(range(self.order - 1, 0, -1), filters, strict=True))
 
     def _begin(self, x: Tensor) -> tuple[list[Tensor], Tensor]:
         return _parts(self, causal_convolution(self.project(x), self.short, method="lags"))
@@ -159,7 +159,8 @@ class Hyena(TokenMixer):
         gates, v = _parts(self, defined_sum(self.project(x), self.short.unbind(0)))
         lags = self.filters.defined_lags(min(x.shape[1], self.context_len))
         for n in range(self.order - 1, 0, -1):
-            gated, channels = gates[n] * v, slice((n - 1) * self.d_model, n * self.d_model)
+            first = (self.order - 1 - n) * self.d_model  # filters lie in order of use
+            gated, channels = gates[n] * v, slice(first, first + self.d_model)
             skipped = self.filters.skip[channels] * gated
             v = defined_sum(gated, [lag[channels] for lag in lags]) + skipped
         return self.out(gates[0] * v)
