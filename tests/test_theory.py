@@ -81,5 +81,5 @@ def test_options_that_change_the_count_are_refused():
 
 
 def test_a_mixer_that_is_not_there_is_named():
-    with pytest.raises(AttnlabError, match="No token mixer is called 'hyena'"):
-        expected_mixer_weights("hyena", d_model=4, context_len=4)
+    with pytest.raises(AttnlabError, match="No token mixer is called 'perceiver'"):
+        expected_mixer_weights("perceiver", d_model=4, context_len=4)

@@ -1,8 +1,8 @@
 """Let independent public programs compute what our mixers must agree with, once, into small files.
 
-    python -m venv /tmp/oracles
-    /tmp/oracles/bin/pip install flash-linear-attention transformers einops torch
-    PYTHONPATH=. /tmp/oracles/bin/python tools/oracles.py --files FOLDER
+    python -m venv ORACLES
+    ORACLES/bin/pip install flash-linear-attention transformers einops torch
+    PYTHONPATH=. ORACLES/bin/python tools/oracles.py --files FOLDER
 
 writes ``tests/fixtures/oracles/NAME.json``: source, versions, command and outputs. Inputs and
 weights are not stored: both sides draw them from a stream with the case's name (``drawn``), and
@@ -13,8 +13,8 @@ that are laid into FOLDER first, under their own names: see ``FILES``. Without F
 are left as they are.
 
 Traps (each returns wrong numbers without a word):
-    Layouts: ``b t h d`` or ``b h t d``, as the comment of each case says. Of two heads and two
-    times the shapes allow both; so T, heads and widths differ in all that is drawn here.
+    Layouts: ``b t h d`` or ``b h t d``, as each case says. The shapes allow both, and only the
+    numbers tell.
     Scales: most naive functions multiply queries by ``d_head**-0.5`` inside.
     Rotary pairs: channels (i, i + d/2) there, (2 i, 2 i + 1) here; the test reorders rows.
 """
