@@ -609,7 +609,9 @@ def export(
 
 
 app.add_typer(study, name="study")
-PARTS = "mixers, methods, training, prefill, generation, growth, translation; default all"
+PARTS = (
+    "mixers, methods, training, prefill, generation, streaming, growth, translation; default all"
+)
 OWN_FIGURES = "my-figures"
 CHECK = "exit with 1 where method=auto takes over 1.25 times the best method's time"
 

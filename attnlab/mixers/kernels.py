@@ -21,7 +21,7 @@ class Kernel(nn.Module):
     """Numbers k for each lag and channel, and the sum that they define in all its forms.
 
     Shapes:
-        Called with n it returns ``(min(n, n_lags), channels)``, lag 0 first. Signals u are
+        ``lags(n)`` are ``(min(n, n_lags), channels)``, lag 0 first. Signals u are
         ``(batch, time, channels)``.
     Args:
         n_lags: How far the sum looks back, the newest token included; None for ever.
@@ -36,7 +36,7 @@ class Kernel(nn.Module):
         """Compute the numbers of the newest n lags."""
         raise NotImplementedError
 
-    def forward(self, n: int) -> Tensor:
+    def lags(self, n: int) -> Tensor:
         """Return the numbers of the newest n lags; those of a frozen kernel are kept."""
         n = n if self.n_lags is None else min(n, self.n_lags)
         if self.training or torch.is_grad_enabled():
@@ -68,11 +68,11 @@ class Kernel(nn.Module):
 
     def step(self, u_t: Tensor, state: Any) -> tuple[Tensor, Any]:
         """Return the newest sum ``(batch, channels)`` and the state after it."""
-        return add_token(u_t, state, self(state.n_seen + 1))
+        return add_token(u_t, state, self.lags(state.n_seen + 1))
 
     def prefill(self, u: Tensor, state: Any, *, method: str = "auto") -> tuple[Tensor, Any]:
         """Return the sums of a prefix and the state after it."""
-        return add_prefix(u, state, self(state.n_kept + u.shape[1]), method=method)
+        return add_prefix(u, state, self.lags(state.n_kept + u.shape[1]), method=method)
 
 
 def exact(linear: nn.Linear, x: Tensor) -> Tensor:
@@ -123,7 +123,7 @@ class Explicit(Kernel):
         self.lag_weight = nn.Parameter(torch.empty(n_lags, channels))
         nn.init.normal_(self.lag_weight, std=n_lags**-0.5)  # the sum keeps the size of its inputs
 
-    def forward(self, n: int) -> Tensor:
+    def lags(self, n: int) -> Tensor:
         """Return the weights themselves."""
         return self.lag_weight[:n]
 
@@ -265,7 +265,7 @@ class S4D(Kernel):
         swings = (exponent * ages[:, None, None]).exp()  # (T + 1, D, N / 2)
         echo = 2 * torch.einsum("jdn,dn,bdn->bjd", swings[1:], weight, before).real
         pushed = torch.einsum("jdn,bjd->bdn", swings[:-1].flip(0), u.to(swings.dtype))
-        summed = causal_convolution(u, self(time), method=method) + echo.to(u.dtype)
+        summed = causal_convolution(u, self.lags(time), method=method) + echo.to(u.dtype)
         return summed, torch.view_as_real(swings[-1] * before + pushed)
 
 
