@@ -9,11 +9,13 @@ import pandas as pd
 import pytest
 import torch
 
+from attnlab.analysis.theory import expected_state_numbers
 from attnlab.analysis.timing import Peaks, compare
 from attnlab.cli import main
 from attnlab.config import BOS, EOS, PAD, ModelConfig
 from attnlab.errors import AttnlabError, UnknownNameError
 from attnlab.mixers import build_mixer, list_mixers
+from attnlab.mixers.base import state_numbers
 from attnlab.mixers.convolution import list_methods
 from attnlab.records import RunRecord, load_runs
 from attnlab.studies import clock, growth
@@ -65,7 +67,9 @@ def test_rounds_are_interleaved_in_an_order_that_the_series_decides(smoke):
     assert orders[0] == orders[1] != orders[2]
 
 
-@pytest.mark.parametrize("name", ["mixers", "training", "prefill", "generation", "translation"])
+@pytest.mark.parametrize(
+    "name", ["mixers", "training", "prefill", "generation", "streaming", "translation"]
+)
 def test_the_opponent_is_one_times_itself(smoke, name):
     opponent = "teacher" if name == "translation" else "attention"
     for record in smoke[name]:
@@ -83,6 +87,25 @@ def test_training_is_also_held_against_the_plain_lag_loop(smoke):
     weights = {v: by_variant[v].metrics["n_weights"] for v in ("she", "she/lags")}
     assert weights["she"] == weights["she/lags"]
     assert all(r.metrics["peak_mib"] > 0 for r in smoke["training"])
+
+
+def test_every_registered_mixer_is_raced_for_the_next_token_with_the_state_it_keeps(smoke):
+    sizes = {"d_model": 8, "context_len": 8}
+    for batch in (1, 2):
+        race = {r.variant: r for r in smoke["streaming"] if r.config["batch"] == batch}
+        assert set(race) == set(list_mixers())
+        for name, record in race.items():
+            state = expected_state_numbers(name, n_heads=clock.N_HEADS, **sizes)
+            assert record.metrics["state_bytes"] == 4 * state
+
+
+@pytest.mark.parametrize("name", list_mixers())
+def test_a_timed_stream_has_a_full_context_and_never_ends(name):
+    plan, sizes = SpeedPlan(part="streaming"), {"d_model": 8, "context_len": 40}
+    entrant = clock.stream_entrant(name, plan=plan, batch=2, **sizes)
+    states = [entrant.call() for _ in range(3)]
+    numbers = [state_numbers(state) for state in states]
+    assert numbers == [2 * expected_state_numbers(name, n_heads=clock.N_HEADS, **sizes)] * 3
 
 
 def test_every_translator_says_its_weights_and_its_work(smoke):

@@ -11,6 +11,7 @@ import pytest
 from filelock import FileLock
 
 from attnlab.cli import main
+from attnlab.mixers import find_mixer, list_mixers, mixer_summary
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY = ["--steps", "3", "--d-model", "8", "--layers", "1", "--context-len", "16", "--heads", "2"]
@@ -51,6 +52,20 @@ def test_list_shows_mixers_studies_and_corpora(capsys):
         assert f"\n  {word} " in text
     assert main(["list", "mixers"]) == 0
     assert "children" not in capsys.readouterr().out
+
+
+def test_list_says_of_every_mixer_what_its_matrix_is_and_what_it_costs(capsys):
+    assert main(["list", "mixers"]) == 0
+    header, *rows = capsys.readouterr().out.splitlines()[1:]
+    assert header.split("  ")[-1].strip() == "(numbers at width 64 and context 128)"
+    found = {row.split()[0]: [cell.strip() for cell in row.split("  ") if cell] for row in rows}
+    assert tuple(found) == list_mixers()
+    d, n = 64, 128
+    costs = [f"{n * d**2 + 2 * d**2:,}", f"{n * d:,}", f"{(n + 1) / 2 * d**2 + 2 * d**2 + d:,.0f}"]
+    assert found["she"][:6] == ["she", "Toeplitz", "no", *costs]
+    for name, row in found.items():
+        assert row[6] == mixer_summary(name)
+        assert row[2] == ("yes" if find_mixer(name).adapts else "no")
 
 
 def test_doctor_finds_this_installation_in_order(capsys):

@@ -40,8 +40,8 @@ def test_the_kernel_of_oscillators_is_what_its_recurrence_answers_to_a_blow(
     for u_t in blow.unbind(1):
         answer, state = kernel.step(u_t, state)
         answers.append(answer[0])
-    torch.testing.assert_close(kernel(time), torch.stack(answers), **TINY)
-    torch.testing.assert_close(kernel(time), kernel.definition(blow)[0], **TINY)
+    torch.testing.assert_close(kernel.lags(time), torch.stack(answers), **TINY)
+    torch.testing.assert_close(kernel.lags(time), kernel.definition(blow)[0], **TINY)
 
 
 def test_oscillators_start_with_the_published_frequencies_and_forget_slowly():
@@ -49,7 +49,7 @@ def test_oscillators_start_with_the_published_frequencies_and_forget_slowly():
     kernel = S4D(channels=3, n_state=8)
     assert kernel.frequency[2].tolist() == pytest.approx([0, torch.pi, 2 * torch.pi, 3 * torch.pi])
     assert kernel.log_damping.exp().unique().tolist() == pytest.approx([0.5])
-    lags = S4D(channels=256)(4000).detach()
+    lags = S4D(channels=256).lags(4000).detach()
     assert 0.3 < float(lags.square().sum(0).median().sqrt()) < 3  # the sum keeps its size
     assert lags[-100:].square().sum() < 1e-2 * lags[:100].square().sum()
 
@@ -59,7 +59,7 @@ def test_oscillators_start_with_the_published_frequencies_and_forget_slowly():
 def test_a_long_kernel_keeps_the_size_of_its_sum_at_any_length(kernel):
     torch.manual_seed(0)
     for n_lags in (16, 512):
-        lags = KERNELS[kernel](channels=512, n_lags=n_lags)(n_lags)
+        lags = KERNELS[kernel](channels=512, n_lags=n_lags).lags(n_lags)
         size = float(lags.square().sum(0).mean().sqrt())
         assert 0.1 < size < 3, (n_lags, size)
 
@@ -70,15 +70,15 @@ def test_frozen_kernels_are_computed_once_and_again_when_a_weight_changes(monkey
     make = Siren.make
     monkeypatch.setattr(Siren, "make", lambda self, n: made.append(n) or make(self, n))
     for n in (1, 5, 9, 20):
-        assert kernel(n).shape == (min(n, 9), 3)
+        assert kernel.lags(n).shape == (min(n, 9), 3)
     assert made == [9]
-    before = kernel(9).clone()
+    before = kernel.lags(9).clone()
     kernel.last.weight.mul_(2)
-    assert not torch.equal(kernel(9), before)
+    assert not torch.equal(kernel.lags(9), before)
     kernel.last.weight.data.mul_(0.5)
-    torch.testing.assert_close(kernel(9), before)
+    torch.testing.assert_close(kernel.lags(9), before)
     assert made == [9] * 3
-    kernel.train()(4)
+    kernel.train().lags(4)
     assert made[3:] == [4]
 
 
@@ -135,7 +135,7 @@ def test_hyena_without_input_gate_and_short_convolution_is_he(d_model, context_l
         hyena.short_bias[d_model : 2 * d_model] = 1
         value.copy_(he.value.weight)
         hyena.out.weight.copy_(he.out.weight)
-        he.lag_weight.copy_(hyena.filters(context_len))
+        he.lag_weight.copy_(hyena.filters.lags(context_len))
     x = tokens(2, 9, d_model, seed=seed)
     torch.testing.assert_close(hyena(x), he(x), **TINY)
 

@@ -12,9 +12,11 @@ from attnlab.analysis.theory import (
     expected_language_model_weights,
     expected_mixer_weights,
     expected_multiplications,
+    mixer_prices,
 )
 from attnlab.config import ModelConfig
 from attnlab.errors import AttnlabError
+from attnlab.mixers import list_mixers
 from attnlab.studies.mixers import variant_config
 
 COUNTS = {  # multiplications of the token that reads t of width d, as its equation has them
@@ -32,6 +34,18 @@ COUNTS = {  # multiplications of the token that reads t of width d, as its equat
 def counted(name, d, time, n_heads=1):
     """Count multiplications by walking through the equation, one position at a time."""
     return sum(COUNTS[name](t, d, n_heads) for t in range(1, time + 1))
+
+
+@given(d_model=st.integers(1, 9), context_len=st.integers(1, 20))
+def test_prices_of_mixers_are_their_closed_forms(d_model, context_len):
+    rows = {row["mixer"]: row for row in mixer_prices(d_model=d_model, context_len=context_len)}
+    assert tuple(rows) == list_mixers()
+    for name in COUNTS:
+        work = counted(name, d_model, context_len) / context_len
+        assert abs(rows[name]["work"] - work) <= 0.5
+    attention = rows["attention"]
+    assert (attention["weights"], attention["adapts"]) == (4 * d_model**2, True)
+    assert attention["state"] == 2 * context_len * d_model
 
 
 @pytest.mark.parametrize("name", COUNTS)

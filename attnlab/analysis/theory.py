@@ -7,11 +7,11 @@ evaluation needs fewer.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from attnlab.config import ModelConfig
 from attnlab.errors import AttnlabError
-from attnlab.mixers.base import Sum, find_mixer
+from attnlab.mixers.base import Sum, find_mixer, list_mixers, mixer_summary
 
 COUNT_NEUTRAL = {"n_heads", "method", "scale", "init_std", "start_decay", "start_scale", "dropout"}
 
@@ -45,6 +45,25 @@ def expected_multiplications(
     """
     pairs = causal_pairs(time, context_len=context_len)
     return find_mixer(name).expected_multiplications(d_model, time, pairs, n_heads)
+
+
+def mixer_prices(*, d_model: int = 64, context_len: int = 128) -> list[dict[str, Any]]:
+    """Return what is known of every registered mixer, and what it costs with default options.
+
+    Returns:
+        One dictionary a mixer: ``mixer``, ``structure`` of M, whether it ``adapts`` to the tokens,
+        numbers of ``weights`` and of ``state`` at a full context, ``work`` (multiplications a
+        token of a pass over the context), and its ``summary``.
+    """
+    rows = []
+    for name in list_mixers():
+        sizes, one = {"d_model": d_model, "context_len": context_len}, find_mixer(name)
+        work = expected_multiplications(name, d_model=d_model, time=context_len) / context_len
+        facts = {"mixer": name, "structure": one.structure, "adapts": one.adapts}
+        facts |= {"weights": expected_mixer_weights(name, **sizes)}
+        facts |= {"state": expected_state_numbers(name, **sizes), "work": round(work)}
+        rows.append(facts | {"summary": mixer_summary(name)})
+    return rows
 
 
 def causal_pairs(time: int, *, context_len: int | None = None) -> int:

@@ -148,7 +148,7 @@ class Hyena(TokenMixer):
 
     def _stages(self, n_lags: int) -> list[tuple[int, Tensor]]:
         """Return number and filter of each long convolution, in order of use."""
-        filters = self.filters(n_lags).split(self.d_model, dim=-1)
+        filters = self.filters.lags(n_lags).split(self.d_model, dim=-1)
         return list(zip(range(self.order - 1, 0, -1), filters, strict=True))
 
     def _begin(self, x: Tensor) -> tuple[list[Tensor], Tensor]:

@@ -6,6 +6,7 @@ r"""Kernels of depthwise convolutions: numbers for each lag that are free, or ma
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -21,7 +22,7 @@ class Kernel(nn.Module):
     """Numbers k for each lag and channel, and the sum that they define in all its forms.
 
     Shapes:
-        Called with n it returns ``(min(n, n_lags), channels)``, lag 0 first. Signals u are
+        ``lags(n)`` are ``(min(n, n_lags), channels)``, lag 0 first. Signals u are
         ``(batch, time, channels)``.
     Args:
         n_lags: How far the sum looks back, the newest token included; None for ever.
@@ -30,28 +31,40 @@ class Kernel(nn.Module):
     def __init__(self, *, channels: int, n_lags: int | None) -> None:
         super().__init__()
         self.channels, self.n_lags = channels, n_lags
-        self._kept: tuple[Any, Tensor] | None = None
+        self._seen: list[Any] = []
+        self._kept: dict[Any, Any] = {}
 
     def make(self, n: int) -> Tensor:
         """Compute the numbers of the newest n lags."""
         raise NotImplementedError
 
-    def forward(self, n: int) -> Tensor:
+    def lags(self, n: int) -> Tensor:
         """Return the numbers of the newest n lags; those of a frozen kernel are kept."""
         n = n if self.n_lags is None else min(n, self.n_lags)
-        if self.training or torch.is_grad_enabled():
-            return self.make(n)
+        made = n if self.n_lags is None or self._learns else self.n_lags
+        return self._while_frozen(made, lambda: self.make(made))[:n]
+
+    @property
+    def _learns(self) -> bool:
+        return self.training or torch.is_grad_enabled()
+
+    def _while_frozen(self, key: Any, make: Callable[[], Any]) -> Any:
+        """Return what is made of the weights, kept until one of them changes."""
+        if self._learns:
+            return make()
         seen = [
             (w.data_ptr(), None if w.is_inference() else w._version, float(w.sum()))
             for w in self.parameters()
         ]
-        if self._kept is None or self._kept[0] != seen or len(self._kept[1]) < n:
-            self._kept = seen, self.make(n if self.n_lags is None else self.n_lags)
-        return self._kept[1][:n]
+        if seen != self._seen or (key not in self._kept and len(self._kept) > 2):
+            self._seen, self._kept = seen, {}
+        if key not in self._kept:
+            self._kept[key] = make()
+        return self._kept[key]
 
     def train(self, mode: bool = True) -> Kernel:
         """Change the mode and forget what was kept."""
-        self._kept = None
+        self._kept = {}
         return super().train(mode)
 
     def definition(self, u: Tensor) -> Tensor:
@@ -68,11 +81,11 @@ class Kernel(nn.Module):
 
     def step(self, u_t: Tensor, state: Any) -> tuple[Tensor, Any]:
         """Return the newest sum ``(batch, channels)`` and the state after it."""
-        return add_token(u_t, state, self(state.n_seen + 1))
+        return add_token(u_t, state, self.lags(state.n_seen + 1))
 
     def prefill(self, u: Tensor, state: Any, *, method: str = "auto") -> tuple[Tensor, Any]:
         """Return the sums of a prefix and the state after it."""
-        return add_prefix(u, state, self(state.n_kept + u.shape[1]), method=method)
+        return add_prefix(u, state, self.lags(state.n_kept + u.shape[1]), method=method)
 
 
 def exact(linear: nn.Linear, x: Tensor) -> Tensor:
@@ -123,7 +136,7 @@ class Explicit(Kernel):
         self.lag_weight = nn.Parameter(torch.empty(n_lags, channels))
         nn.init.normal_(self.lag_weight, std=n_lags**-0.5)  # the sum keeps the size of its inputs
 
-    def forward(self, n: int) -> Tensor:
+    def lags(self, n: int) -> Tensor:
         """Return the weights themselves."""
         return self.lag_weight[:n]
 
@@ -204,22 +217,26 @@ class S4D(Kernel):
         low, high = math.log(1e-3), math.log(1e-1)
         self.log_step = nn.Parameter(torch.empty(channels).uniform_(low, high))
 
-    def _oscillators(self) -> tuple[Tensor, Tensor]:
-        """Return the exponents and the weights of the states, complex ``(channels, N / 2)``."""
+    def _oscillators(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Return exponents, their swing in one step, weights: complex ``(channels, N / 2)``."""
+        return self._while_frozen("oscillators", self._make_oscillators)
+
+    def _make_oscillators(self) -> tuple[Tensor, Tensor, Tensor]:
         dtype = torch.promote_types(self.log_step.dtype, torch.float32)
         damping, frequency, parts, log_step = (
             w.to(dtype) for w in (self.log_damping, self.frequency, self.readout, self.log_step)
         )
         rate = torch.complex(-damping.exp(), frequency)
         exponent = log_step.exp()[:, None] * rate
-        return exponent, torch.view_as_complex(parts) * torch.expm1(exponent) / rate
+        weight = torch.view_as_complex(parts) * torch.expm1(exponent) / rate
+        return exponent, exponent.exp(), weight
 
     def make(self, n: int) -> Tensor:
         """Sum the answers of all oscillators, as one product of matrices a channel.
 
         Lag j is c times the block's length plus b: one factor swings to the block, one within.
         """
-        exponent, weight = self._oscillators()
+        exponent, _, weight = self._oscillators()
         length = math.isqrt(n - 1) + 1
         ages = torch.arange(length, device=exponent.device)
         within = (exponent[..., None] * ages).exp()  # (D, N / 2, b)
@@ -252,20 +269,20 @@ class S4D(Kernel):
 
     def step(self, u_t: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """Let the oscillators swing once and push them."""
-        exponent, weight = self._oscillators()
-        h = exponent.exp() * torch.view_as_complex(state.to(exponent.real.dtype))
+        _, swing, weight = self._oscillators()
+        h = swing * torch.view_as_complex(state.to(swing.real.dtype))
         h = h + u_t[..., None]
         return 2 * (weight * h).sum(-1).real.to(u_t.dtype), torch.view_as_real(h)
 
     def prefill(self, u: Tensor, state: Tensor, *, method: str = "auto") -> tuple[Tensor, Tensor]:
         """Sum over lags, and add what the oscillators still swing from before."""
-        exponent, weight = self._oscillators()
+        exponent, _, weight = self._oscillators()
         time, before = u.shape[1], torch.view_as_complex(state.to(exponent.real.dtype))
         ages = torch.arange(time + 1, device=u.device)
         swings = (exponent * ages[:, None, None]).exp()  # (T + 1, D, N / 2)
         echo = 2 * torch.einsum("jdn,dn,bdn->bjd", swings[1:], weight, before).real
         pushed = torch.einsum("jdn,bjd->bdn", swings[:-1].flip(0), u.to(swings.dtype))
-        summed = causal_convolution(u, self(time), method=method) + echo.to(u.dtype)
+        summed = causal_convolution(u, self.lags(time), method=method) + echo.to(u.dtype)
         return summed, torch.view_as_real(swings[-1] * before + pushed)
 
 

@@ -92,7 +92,7 @@ class LongConv(TokenMixer):
 
     def mixing_matrix(self, x: Tensor) -> Tensor:
         """Return the Toeplitz matrix of each channel, the skip included: ``(1, d_model, T, T)``."""
-        matrix = toeplitz(self.kernel(x.shape[1]), x.shape[1])
+        matrix = toeplitz(self.kernel.lags(x.shape[1]), x.shape[1])
         return matrix + torch.diag_embed(self.skip[:, None].expand(-1, x.shape[1]))
 
     def finish(self, mixed: Tensor, x: Tensor) -> Tensor:
@@ -113,7 +113,7 @@ class LongConv(TokenMixer):
 
     def mix(self, x: Tensor) -> Tensor:
         """Convolve with as many lags as there are tokens."""
-        u, lags = self._source(x), self.kernel(x.shape[1])
+        u, lags = self._source(x), self.kernel.lags(x.shape[1])
         return self._finish(causal_convolution(u, lags, method=self.method) + self.skip * u, x)
 
     def initial_state(self, batch_size: int) -> Any:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import product, repeat
 from pathlib import Path
@@ -34,7 +34,14 @@ from attnlab.analysis.timing import (
 from attnlab.config import BOS, EOS, N_SPECIAL, ModelConfig, TrainConfig, TranslatorConfig
 from attnlab.distillation import StudentSpec, build_students, substitute
 from attnlab.errors import AttnlabError, UnknownNameError
-from attnlab.mixers import TokenMixer, build_mixer, convolution
+from attnlab.mixers import (
+    TokenMixer,
+    build_mixer,
+    convolution,
+    find_mixer,
+    list_mixers,
+    mixer_options,
+)
 from attnlab.mixers.streaming import TiledStream
 from attnlab.models import LanguageModel, Translator
 from attnlab.models.search import greedy_search
@@ -234,7 +241,7 @@ def build_model(variant: str, plan: SpeedPlan, **sizes: int) -> LanguageModel:
 
 def _mixer_and_options(variant: str) -> tuple[str, dict[str, Any]]:
     name, _, method = variant.partition("/")
-    options: dict[str, Any] = {"n_heads": N_HEADS} if name == "attention" else {}
+    options: dict[str, Any] = {"n_heads": N_HEADS} if "n_heads" in mixer_options(name) else {}
     return name, options | ({"method": method} if method else {})
 
 
@@ -426,15 +433,21 @@ def n_weights(module: nn.Module) -> int:
     return sum(weight.numel() for weight in module.parameters())
 
 
-# Part ``generation``: one token after the other, with the context full
+# Parts ``generation`` and ``streaming``: one token after the other, with the context full
 
 STREAM_GRIDS = {  # scale: (d_model, contexts, batches)
     "smoke": (8, (8,), (1, 2)),
     "classroom": (128, (128, 512), (1, 16)),
     "paper": (128, (128, 512, 2048), (1, 16)),
 }
+EVERY_GRIDS = {  # of every mixer that there is
+    "smoke": (8, (8,), (1, 2)),
+    "classroom": (64, (128, 512), (1, 16)),
+    "paper": (64, (128, 256, 512, 1024, 2048, 4096), (1, 16)),
+}
 STREAMS = (*MIXERS, "she/ring")
 RING_TOKENS = 32  # with a ring every token costs the same
+PREFIX = 256  # tokens read at once before the clock starts, so that no mixer needs much memory
 
 
 def stream_races(plan: SpeedPlan) -> Iterator[Race]:
@@ -442,6 +455,14 @@ def stream_races(plan: SpeedPlan) -> Iterator[Race]:
     d_model, contexts, batches = STREAM_GRIDS[plan.scale]
     for batch, context_len in product(batches, contexts):
         yield stream_race(plan, batch=batch, context_len=context_len, d_model=d_model)
+
+
+def every_stream_races(plan: SpeedPlan) -> Iterator[Race]:
+    """Yield a race of all registered mixers for each batch and context."""
+    d_model, contexts, batches = EVERY_GRIDS[plan.scale]
+    for batch, context_len in product(batches, contexts):
+        sizes = {"batch": batch, "context_len": context_len, "d_model": d_model}
+        yield replace(stream_race(plan, **sizes), variants=list_mixers())
 
 
 def stream_race(plan: SpeedPlan, *, batch: int, context_len: int, d_model: int) -> Race:
@@ -461,27 +482,36 @@ def stream_entrant(
 ) -> Entrant:
     """Return one layer that goes on with a stream whose context is full.
 
-    A large tile falls due rarely and then costs much, so a whole period of tokens is timed.
+    A large tile falls due rarely and then costs much, so a whole period of tokens is timed. What
+    has weights for the context alone comes to its end, and reads its newest tokens again and again.
     """
     name, _, streaming = variant.partition("/")
     layer = build_layer(name, plan, d_model=d_model, context_len=context_len)
     layer.eval().requires_grad_(False)
     tokens = plan.noise(batch, d_model)
     state = layer.initial_state(batch, **({"streaming": streaming} if streaming else {}))
+    is_tiled, ends = isinstance(state, TiledStream), layer.longest is not None
+    n_tokens = state.tiling.largest if is_tiled else min(RING_TOKENS, context_len // (1 + ends))
     with torch.no_grad():
-        state = layer.prefill(plan.noise(batch, context_len, d_model, stream=1), state)[1]
-    is_tiled = isinstance(state, TiledStream)
-    n_tokens = state.tiling.largest if is_tiled else min(RING_TOKENS, context_len)
+        before = context_len - ends * (n_tokens + 1)
+        for prefix in plan.noise(batch, before, d_model, stream=1).split(PREFIX, dim=1):
+            state = layer.prefill(prefix, state)[1]
+        if ends:  # makes room for those to come
+            state = layer.step(tokens, state)[1]
 
     @torch.no_grad()
     def call() -> Any:
         nonlocal state
+        later = state
         for _ in range(n_tokens):
-            _, state = layer.step(tokens, state)
-        return state
+            _, later = layer.step(tokens, later)
+        state = state if ends else later
+        return later
 
     kind = "tiles" if is_tiled else "ring"
-    return Entrant(call=call, n_pieces=n_tokens, config={"streaming": kind})
+    n_numbers = find_mixer(name).expected_state(d_model, context_len, N_HEADS)
+    memory = {"state_bytes": 4 * n_numbers}  # of one sequence, in float32
+    return Entrant(call=call, n_pieces=n_tokens, config={"streaming": kind}, memory=memory)
 
 
 # Part ``translation``: what a sentence costs, with attention and with students in its place
@@ -616,6 +646,10 @@ PARTS: dict[str, tuple[str, Callable[[SpeedPlan], Iterator[Race]]]] = {
         partial(layer_races, work="inference"),
     ),
     "generation": ("one token after the other at full context: a layer's step", stream_races),
+    "streaming": (
+        "one more token at full context by every registered mixer, and the state that it keeps",
+        every_stream_races,
+    ),
     "translation": (
         "a sentence by the teacher and by students in its place: all at once, token by token",
         translation_races,
@@ -710,7 +744,14 @@ def _race_table(group: list[RunRecord]) -> str:
     )
     columns = ["variant", "method", "streaming", "median_ms", "low_ms", "high_ms"]
     columns += [name for name in table if name.startswith("/")]
-    columns += ["tokens_per_s", "gflop_per_s", "roofline_fraction", "saved_mib", "peak_mib"]
+    columns += [
+        "tokens_per_s",
+        "state_bytes",
+        "gflop_per_s",
+        "roofline_fraction",
+        "saved_mib",
+        "peak_mib",
+    ]
     table = table[[name for name in columns if name in table]]
     return table.to_string(index=False, float_format="{:.3g}".format, na_rep="")
 
