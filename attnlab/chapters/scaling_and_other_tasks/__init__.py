@@ -1,0 +1,1 @@
+"""Chapter 12: its pictures, its records, its judges, its quiz."""
