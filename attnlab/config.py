@@ -17,6 +17,7 @@ NORMS = ("pre", "post")
 POSITIONS = ("learned", "sinusoidal", "none")
 PRECISIONS = ("fp32", "fp32_onednn", "bf16")  # onednn: as exact, faster on some CPUs
 SCHEDULES = ("cosine", "inverse_sqrt")
+POOLINGS = ("mean", "last")
 
 # Token ids with a meaning of their own, the same in every vocabulary of a translator.
 PAD, BOS, EOS, UNK = 0, 1, 2, 3  # filling, beginning of a sentence, its end, an unknown word
@@ -153,6 +154,28 @@ class ModelConfig(_Record):
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON types, with ``d_ff`` as the number in use."""
         return {**self._unless_usual("short_conv"), "d_ff": self.mlp_width}
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ClassifierConfig(ModelConfig):
+    """Shape of a classifier: the blocks of a language model, one pooled vector, one of n classes.
+
+    ``n_inputs`` is the width of the vectors it reads; with 0 it reads token ids below
+    ``vocab_size``, of which ``PAD`` fills up.
+    """
+
+    n_classes: int = 2
+    n_inputs: int = 0
+    is_two_sided: bool = False  # whether a position also hears the later ones
+    pooling: str = "mean"  # of all positions, or the last one alone
+
+    def __post_init__(self) -> None:
+        """Refuse sizes no classifier can have, and say what to use instead."""
+        super().__post_init__()
+        self._check_counts("n_classes")
+        self._check_choices(pooling=POOLINGS)
+        if self.n_inputs < 0:
+            raise AttnlabError(f"n_inputs={self.n_inputs} cannot be negative; 0 reads token ids.")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -187,7 +187,8 @@ def test_cuts_by_position_lose_nothing_and_fall_between_paragraphs_near_the_shar
 
 def test_every_corpus_of_the_manifest_has_a_reader_a_licence_and_both_directions():
     assert {name.partition("/")[0] for name in list_corpora()} == set(reading.READERS)
-    assert sorted(list_corpora()) == sorted(list_corpora(kind="text") + list_corpora(kind="pairs"))
+    kinds = ("text", "pairs", "labels", "images")
+    assert sorted(list_corpora()) == sorted(n for kind in kinds for n in list_corpora(kind=kind))
     assert all(describe_corpus(name).licence for name in list_corpora())
     for name in list_corpora(kind="pairs"):
         back = re.sub(r"(\w+)-(\w+)$", r"\2-\1", name)

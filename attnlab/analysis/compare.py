@@ -104,7 +104,9 @@ def paired_differences(runs: pd.DataFrame, *, baseline: str, metric: str) -> pd.
         differences = (wide[variant] - wide[baseline]).dropna().to_numpy()
         if len(differences):
             rows.append({"variant": variant, **_interval(differences)})
-    return pd.DataFrame(rows).sort_values("mean", kind="stable").reset_index(drop=True)
+    columns = ["variant", "n_pairs", "mean", "low", "high", "has_one_sign"]
+    table = pd.DataFrame(rows, columns=columns)
+    return table.sort_values("mean", kind="stable").reset_index(drop=True)
 
 
 def seed_ranges(runs: pd.DataFrame, *, metric: str) -> pd.DataFrame:

@@ -1,4 +1,4 @@
-"""Real text and sentence pairs: find them, fetch them, verify them, read them, encode them."""
+"""Real texts, sentence pairs and images: find, fetch, verify, read and encode them."""
 
 from attnlab.corpora.encode import SubwordVocabulary, Vocabulary, encode_corpus, encode_pairs
 from attnlab.corpora.fetch import (
@@ -7,10 +7,12 @@ from attnlab.corpora.fetch import (
     fetch_corpus,
     list_corpora,
 )
+from attnlab.corpora.labelled import LabelledImage, LabelledText
 from attnlab.corpora.read import (
     SPLITS,
     Corpus,
     Document,
+    LabelledCorpus,
     ParallelCorpus,
     SentencePair,
     collapse_layout,
@@ -25,6 +27,9 @@ __all__ = [
     "Corpus",
     "Document",
     "DownloadError",
+    "LabelledCorpus",
+    "LabelledImage",
+    "LabelledText",
     "ParallelCorpus",
     "SentencePair",
     "SubwordVocabulary",

@@ -14,7 +14,8 @@ corpora and the table of each, which has one row a file:
 ``unpack``                ``-`` or ``gz``
 ``sha256_normalised``     after decoding, CRLF to LF, and encoding as UTF-8
 ``step``                  what is done then: ``-``, ``first_bytes:<n>``, ``strip_gutenberg``,
-                          ``drop_tag_lines``, ``end_line``
+                          ``drop_tag_lines``, ``end_line``, ``tab_labels[:<table of lines>]``,
+                          ``first_items:<n>``
 ``n_bytes``,              of the unpacked file that is stored and read
 ``sha256_text``
 ``note``                  for people
@@ -86,7 +87,7 @@ class CorpusEntry:
     licence: str
     about: str
     files: tuple[PinnedFile, ...]
-    kind: str = "text"  # or pairs
+    kind: str = "text"  # or pairs, labels, images
     instead: str | None = None  # the corpus that is read where this one is not here
 
     @property
@@ -99,7 +100,8 @@ def list_corpora(*, kind: str | None = None) -> list[str]:
     """Return the names that ``load_corpus`` takes.
 
     Args:
-        kind: ``text`` for documents, ``pairs`` for sentences with translations; None for all.
+        kind: ``text`` for documents, ``pairs`` for sentences with translations, ``labels`` for
+            texts and ``images`` for images with a class; None for all.
     """
     return [name for name, entry in all_entries().items() if kind in (None, entry.kind)]
 
@@ -302,10 +304,36 @@ def stored_bytes(original: bytes, file: PinnedFile) -> bytes:
         text = b"\n".join(line for line in text.split(b"\n") if line[:1] != b"<")
     elif name == "end_line":
         text += b"\n"
+    elif name == "tab_labels":  # a label, a blank, a text
+        text = tab_labels(text, kept=argument)
+    elif name == "first_items":  # of an IDX file, whose bytes 4 to 7 say how many there are
+        n_items, n = int.from_bytes(text[4:8], "big"), int(argument)
+        n_header = 4 * (1 + text[3])  # byte 3: the number of axes
+        end = n_header + (len(text) - n_header) // max(1, n_items) * n
+        text = text[:4] + n.to_bytes(4, "big") + text[8:end]
     elif name != "-":
         raise IntegrityError(f"{file.step!r} is no step after unpacking. {broken}")
     _check_sha256(text, file.sha256_text, what=f"{file.path}, made,", next_step=broken)
     return text
+
+
+def tab_labels(text: bytes, *, kept: str = "") -> bytes:
+    """Return lines with a tab in the place of the first blank.
+
+    Args:
+        kept: Table with the beginning of the sha256 of each line that is kept, in order;
+            empty for all.
+    """
+    lines = [line.replace(b" ", b"\t", 1) for line in text.removesuffix(b"\n").split(b"\n")]
+    if kept:
+        wanted = iter([row["sha256"] for row in read_table(kept)])
+        pin, found = next(wanted, None), []
+        for line in lines:
+            if pin and hashlib.sha256(line).hexdigest().startswith(pin):
+                found.append(line)
+                pin = next(wanted, None)
+        lines = found
+    return b"\n".join(lines) + b"\n"
 
 
 def strip_gutenberg(text: str, *, keep: str) -> str:

@@ -1,4 +1,4 @@
-"""Corpora from verified files: documents or sentence pairs in three splits, one reader each."""
+"""Corpora from verified files: documents, pairs, or what has a class; three splits each."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ import tarfile
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, ClassVar
 
 from attnlab.corpora.fetch import CorpusEntry, describe_corpus, entry_here, read_files, read_table
+from attnlab.corpora.labelled import CLASSES, read_images, read_labels
 from attnlab.errors import CorpusNotFoundError, IntegrityError, UnknownNameError
 
 SPLITS = ("train", "validation", "test")
@@ -75,6 +76,11 @@ class Document:
         """Length of the text in UTF-8, the denominator of bits per byte."""
         return len(self.text.encode())
 
+    @property
+    def parts(self) -> tuple[bytes, ...]:
+        """What a fingerprint is taken of."""
+        return self.name.encode(), self.text.encode()
+
 
 @dataclass(frozen=True, slots=True)
 class SentencePair:
@@ -83,10 +89,15 @@ class SentencePair:
     source: str
     target: str
 
+    @property
+    def parts(self) -> tuple[bytes, ...]:
+        """What a fingerprint is taken of."""
+        return self.source.encode(), self.target.encode()
+
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class Corpus:
-    """Three disjoint tuples of documents.
+    """Three disjoint tuples of documents, each with ``parts``, bytes that say what it is.
 
     Args:
         name: The name that ``load_corpus`` takes.
@@ -94,6 +105,7 @@ class Corpus:
         notes: What a reader of a result should know about the text or its split.
     """
 
+    what: ClassVar[str] = "documents"
     name: str
     licence: str
     train: tuple[Any, ...]
@@ -107,10 +119,7 @@ class Corpus:
         digest = hashlib.sha256()
         for split in SPLITS:
             for item in self.split(split):
-                pair = isinstance(item, SentencePair)
-                parts = (item.source, item.target) if pair else (item.name, item.text)
-                for part in (split, *parts):
-                    data = part.encode()
+                for data in (split.encode(), *item.parts):
                     digest.update(len(data).to_bytes(8, "big") + data)
         object.__setattr__(self, "fingerprint", digest.hexdigest()[:12])
 
@@ -126,7 +135,7 @@ class Corpus:
 
     def __repr__(self) -> str:
         """Sizes instead of millions of characters."""
-        what = "pairs" if isinstance(self, ParallelCorpus) else "documents"
+        what = self.what
         counts = ", ".join(f"{split} {len(self.split(split))}" for split in SPLITS)
         kind = type(self).__name__
         return f"{kind}({self.name!r}, {what}: {counts}, fingerprint {self.fingerprint})"
@@ -141,11 +150,24 @@ class ParallelCorpus(Corpus):
         target_language: Two letters.
     """
 
+    what = "pairs"
     source_language: str
     target_language: str
 
 
-Splits = dict[str, list[Any]]  # documents or sentence pairs
+@dataclass(frozen=True, kw_only=True, repr=False)
+class LabelledCorpus(Corpus):
+    """Three disjoint tuples of texts or images, each with the number of its class.
+
+    Args:
+        classes: Names of the classes, in the order of the labels.
+    """
+
+    what = "items"
+    classes: tuple[str, ...]
+
+
+Splits = dict[str, list[Any]]  # of documents, sentence pairs, or labelled items
 
 
 def load_corpus(name: str, *, keep_layout: bool | None = None) -> Corpus:
@@ -156,7 +178,8 @@ def load_corpus(name: str, *, keep_layout: bool | None = None) -> Corpus:
 
     Args:
         name: One of ``list_corpora()``; with a pair of languages such as ``multi30k/de-en``
-            the result is a ``ParallelCorpus``.
+            the result is a ``ParallelCorpus``, and a ``LabelledCorpus`` where each text or
+            image has a class.
         keep_layout: Keep line ends and indents; otherwise each run of blanks and line
             ends is one blank. Default: collapsed for ``children``, where line ends are
             the printer's, kept for the others. Sentence pairs have no layout.
@@ -186,6 +209,8 @@ def load_corpus(name: str, *, keep_layout: bool | None = None) -> Corpus:
     about |= {split: tuple(splits[split]) for split in SPLITS}
     if entry.kind == "text":
         return Corpus(**about)
+    if entry.kind in ("labels", "images"):
+        return LabelledCorpus(classes=CLASSES[entry.name], **about)
     source, target = _languages(entry)
     return ParallelCorpus(source_language=source, target_language=target, **about)
 
@@ -421,4 +446,6 @@ READERS: dict[str, Callable[[CorpusEntry], tuple[Splits, str]]] = {  # by the na
     "multi30k": read_parallel,
     "iwslt2017": read_archive,
     "ted_iwslt": read_parallel,
+    **dict.fromkeys(("sst2", "trec", "ag_news"), read_labels),
+    "mnist": read_images,
 }

@@ -276,6 +276,15 @@ class Attention(Heads, TokenMixer):
         """Attend from the newest positions to keys and values, oldest first."""
         return self.out(self._side_by_side(look_up(q, k, v, dropout=dropout, **self._sight(q, k))))
 
+    def mix_two_sided(self, x: Tensor, *, padding: Tensor | None = None) -> Tensor:
+        """Attend to later positions as to earlier ones, but for ``padding``; knows no window."""
+        self.require_input(x)
+        t, bias = torch.arange(x.shape[1], device=x.device), None
+        if self.position == "alibi":
+            bias = -x.new_tensor(self.slopes)[:, None, None] * (t[:, None] - t).abs()
+        sight = {"padding": padding, "bias": bias, "dropout": self._dropout}
+        return self.out(self._side_by_side(look_up(*self._projected(x), **sight)))
+
     def attention_weights(self, x: Tensor) -> Tensor:
         """Return the soft look-up itself: ``(batch, heads, time, time)``, rows sum to one."""
         q, k, _ = self._projected(x)

@@ -1,6 +1,6 @@
 """Studies: named experiments that turn configurations into run records."""
 
-from attnlab.studies import ablation, families, growth, mixers, n_grams, replaced, scaling
+from attnlab.studies import ablation, families, growth, labels, mixers, n_grams, replaced, scaling
 from attnlab.studies.engine import Folders, Job, Progress
 from attnlab.studies.study import (
     Plan,
@@ -26,6 +26,7 @@ __all__ = [
     "families",
     "get_study",
     "growth",
+    "labels",
     "list_studies",
     "mixers",
     "n_grams",

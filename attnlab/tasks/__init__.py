@@ -1,7 +1,10 @@
 """Tasks: what a model can be trained on. Each is one class; see ``base.Task``."""
 
 from attnlab.tasks.base import Task
+from attnlab.tasks.classification import LabelDataset, LabelTask
+from attnlab.tasks.images import list_image_datasets, prepare_images
 from attnlab.tasks.in_context import InContextTask
+from attnlab.tasks.labels import list_label_datasets, prepare_labels
 from attnlab.tasks.language import (
     Dataset,
     LanguageTask,
@@ -18,6 +21,8 @@ from attnlab.tasks.translation import (
     prepare_pairs,
 )
 
-__all__ = ["Dataset", "InContextTask", "LanguageTask", "PairDataset", "RecallTask", "StreamTask",
-           "Task", "TranslationTask", "list_datasets", "list_pair_datasets", "oracle_on_windows",
-           "prepare_dataset", "prepare_pairs", "recall_task"]  # fmt: skip
+__all__ = ["Dataset", "InContextTask", "LabelDataset", "LabelTask", "LanguageTask", "PairDataset",
+           "RecallTask", "StreamTask", "Task", "TranslationTask", "list_datasets",
+           "list_image_datasets", "list_label_datasets", "list_pair_datasets",
+           "oracle_on_windows", "prepare_dataset", "prepare_images", "prepare_labels",
+           "prepare_pairs", "recall_task"]  # fmt: skip

@@ -1,6 +1,13 @@
 """Training: one loop, batches in a fixed order, held-out scores, checkpoints."""
 
-from attnlab.training.batches import PairBatches, WindowBatches, collate_pairs, pad_sentences
+from attnlab.training.batches import (
+    LabelBatches,
+    PairBatches,
+    WindowBatches,
+    collate_pairs,
+    pad_inputs,
+    pad_sentences,
+)
 from attnlab.training.checkpoint import load_model, load_translator, save_model
 from attnlab.training.engine import State, steps_dense_early, steps_every, train_model
 from attnlab.training.loop import StepLog, build_optimizer, learning_rate, train_steps
@@ -25,6 +32,7 @@ from attnlab.training.scores import (
 __all__ = [
     "Bleu",
     "ForcedScore",
+    "LabelBatches",
     "LengthBleu",
     "PairBatches",
     "Score",
@@ -45,6 +53,7 @@ __all__ = [
     "load_model",
     "load_translator",
     "n_grams",
+    "pad_inputs",
     "pad_sentences",
     "save_model",
     "sentence_of",

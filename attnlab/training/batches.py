@@ -159,6 +159,67 @@ class PairBatches(_Batches):
         return [batches[i] for i in random.permutation(len(batches))]
 
 
+class LabelBatches(_Batches):
+    """Put inputs of like length together and serve the batches shuffled, pass after pass.
+
+    A pass reads every item once, but for the few that fill no batch. Batch i is a function of
+    ``seed`` and i. With two items a batch::
+
+        item    input      class
+        0       8 4 6      1            batch 0: items 2 and 0, one filled up with PAD
+        1       5 4 4 9    0            batch 1: items 1 and 3
+        2       7 5        0
+        3       6 6 4 9    1
+
+    Args:
+        inputs: Token ids ``(n_tokens,)``, or vectors ``(time, n_inputs)`` of one length.
+        labels: Number of the class of each.
+        batch_size: Items a batch.
+        seed: Picks the order (stream ``order``).
+        device: Where the batches go; their order does not depend on it.
+    Raises:
+        AttnlabError: There are fewer items than fill a batch.
+    """
+
+    def __init__(
+        self,
+        inputs: Sequence[np.ndarray],
+        labels: NDArray[np.int64],
+        *,
+        batch_size: int,
+        seed: int,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        if len(inputs) < batch_size:
+            raise AttnlabError(
+                f"{len(inputs)} items fill no batch of {batch_size}. Use a smaller batch_size."
+            )
+        self.inputs, self.labels, self.batch_size = inputs, labels, batch_size
+        self.lengths = np.array(list(map(len, inputs)))
+        super().__init__(len(inputs) // batch_size, seed, device)
+
+    def _batch(self, held: np.ndarray) -> tuple[Tensor, Tensor]:
+        """Return inputs ``(batch, time)`` or ``(batch, time, n_inputs)`` and labels."""
+        inputs = pad_inputs([self.inputs[i] for i in held], device=self.device)
+        return inputs, torch.from_numpy(self.labels[held]).to(self.device)
+
+    def _shuffled(self, n_pass: int) -> list[np.ndarray]:
+        """Return the items of each batch of a pass."""
+        mixed = numpy_generator(self.seed, f"order/{n_pass}").permutation(len(self.lengths))
+        mixed = mixed[: self.n_batches * self.batch_size]
+        order = mixed[np.argsort(self.lengths[mixed], kind="stable")]
+        batches = np.split(order, self.n_batches)
+        random = numpy_generator(self.seed, f"order/{n_pass}/batches")
+        return [batches[i] for i in random.permutation(len(batches))]
+
+
+def pad_inputs(inputs: Sequence[np.ndarray], *, device: torch.device | str = "cpu") -> Tensor:
+    """Return token ids filled up with ``PAD``, or vectors of one length, as one batch."""
+    if inputs[0].ndim == 1:
+        return pad_sentences(inputs, device=device)
+    return torch.from_numpy(np.stack(inputs).astype(np.float32)).to(device)
+
+
 def collate_pairs(pairs: Pairs, *, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
     """Return source and target tokens of some pairs, filled up with ``PAD`` at the end.
 
