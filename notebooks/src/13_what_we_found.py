@@ -22,7 +22,7 @@
 #
 # **Minutes:** 55. **Prerequisites:** none to read it; notebooks 03 to 09 say how each number was made.
 #
-# Previous: [09 Replacing attention](09_replacing_attention.ipynb). From the start:
+# Previous: [12 Scaling and other tasks](12_scaling_and_other_tasks.ipynb). From the start:
 # [00 Start here](00_start_here.ipynb).
 
 # %% [markdown]

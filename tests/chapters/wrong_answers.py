@@ -1113,6 +1113,82 @@ FOUND["check_claim"] = [
     (lambda *a: claim(*a)[:3], "Expected were 4 items|items|type"),
     (lambda r, a, b, m: r[a] - r[b], "it raised KeyError"),
 ]
+
+
+def line(x, y):
+    return np.polyfit(x, y, 1)[0]
+
+
+def resampled(N, gap, draws, *, take=lambda powers: np.quantile(powers, [0.025, 0.975]), sizes=True, sign=-1):
+    return take(np.array([sign * line(np.log(N[d] if sizes else N), np.log(gap[d])) for d in draws]))
+
+
+def two_powers(N, D, loss, h, powers, *, weigh=lambda gap: 1 / gap, sign=-1, best=min, both=True, floor=1, order=(1, 2, 3, 4)):
+    gap, found = loss - floor * h, []
+    for a in powers:
+        for b in powers if both else [a]:
+            w = weigh(gap)
+            X = np.stack([N ** (sign * a), D ** (sign * b)], 1) * w[:, None]
+            A, B = np.linalg.lstsq(X, gap * w, rcond=None)[0]
+            found.append((float(np.square(X @ [A, B] - gap * w).sum()), A, a, B, b))
+    row = best(found)
+    return tuple(row[i] for i in order)
+
+
+SCALING = {
+    "check_power": [
+        (lambda N, L, h: -line(np.log(N), np.log(L)), "floor was not subtracted"),
+        (lambda N, L, h: line(np.log(N), np.log(L - h)), "the power is its negative"),
+        (lambda N, L, h: -line(np.log(N), L - h), "gap needs its logarithm"),
+        (lambda N, L, h: -line(N, np.log(L - h)), "weights need their logarithm"),
+        (lambda N, L, h: -line(np.log(L - h), np.log(N)), NEUTRAL + "|axes are exchanged"),
+        (lambda N, L, h: -line(np.log(N), np.log(L + h)), "floor was added"),
+        (lambda N, L, h: -line(np.log10(N), np.log(L - h)), "Two kinds of logarithm"),
+        (lambda N, L, h: -line(np.log(N), np.log10(L - h)), "Every value is"),
+        (lambda N, L, h: np.log(L - h)[0] / np.log(N)[0], NEUTRAL + "|sign is wrong"),
+        (lambda N, L, h: np.polyfit(np.log(N), np.log(L - h), 1), "numbers|shape|items|array"),
+        (lambda N, L, h: np.exp(-line(np.log(N), np.log(L - h))), NEUTRAL),
+    ],
+    "check_interval": [
+        (lambda *a: resampled(*a, take=lambda p: np.quantile(p, [0.05, 0.95])), "90 %"),
+        (lambda *a: resampled(*a, take=lambda p: np.quantile(p, [0.25, 0.75])), "quartiles"),
+        (lambda *a: resampled(*a, take=lambda p: np.array([p.min(), p.max()])), "lowest and the highest draw"),
+        (lambda *a: resampled(*a, sizes=False), "a run is a pair"),
+        (lambda *a: resampled(*a, sign=1), "the power is the negative|sign is wrong"),
+        (lambda *a: resampled(*a)[::-1], "ends are exchanged"),
+        (lambda *a: resampled(*a, take=lambda p: p.mean() + np.array([-1.96, 1.96]) * p.std() / len(p) ** 0.5), "more draws do not make"),
+        (lambda *a: resampled(*a, take=lambda p: p.mean() + np.array([-1.0, 1.0]) * p.std()), NEUTRAL),
+        (lambda *a: resampled(*a, take=np.mean), "shape|numbers|number|type"),
+        (lambda *a: resampled(*a, take=lambda p: p), "2 items"),
+        (lambda *a: resampled(*a, take=lambda p: np.percentile(p, [0.025, 0.975])), NEUTRAL),
+    ],
+    "check_crossing": [
+        (lambda C, p, K, q: (K / C) ** (1 / (q - p)), "factors are exchanged"),
+        (lambda C, p, K, q: C / K, "root is missing"),
+        (lambda C, p, K, q: (C / K) ** (q - p), "not the power q - p"),
+        (lambda C, p, K, q: math.log(C / K) / (q - p), "logarithm of the length"),
+        (lambda C, p, K, q: (C / K) ** (1 / (q + p)), "subtracts their exponents"),
+        (lambda C, p, K, q: (C / K) ** (1 / abs(p - q)), "sign of q - p matters"),
+        (lambda C, p, K, q: (C / K) ** (1 / (p - q)), "factors are exchanged"),
+        (lambda C, p, K, q: (C - K) ** (1 / (q - p)), NEUTRAL + "|complex|type|it raised"),
+        (lambda C, p, K, q: q / p, NEUTRAL),
+        (lambda C, p, K, q: (C / K) / (q - p), NEUTRAL),
+        (lambda C, p, K, q: round((C / K) ** (1 / (q - p))), "cut to whole|" + NEUTRAL),
+    ],
+    "check_law": [
+        (lambda *a: two_powers(*a, floor=0), "floor was not subtracted"),
+        (lambda *a: two_powers(*a, weigh=np.ones_like), "not divided by the gap"),
+        (lambda *a: two_powers(*a, sign=1), "wrong sign"),
+        (lambda *a: two_powers(*a, best=max), "worst pair"),
+        (lambda *a: two_powers(*a, order=(3, 4, 1, 2)), "terms are exchanged"),
+        (lambda *a: two_powers(*a, both=False), "Only equal powers"),
+        (lambda *a: two_powers(*a, order=(2, 4)), "powers alone"),
+        (lambda *a: two_powers(*a, order=(2, 1, 4, 3)), NEUTRAL),
+        (lambda *a: two_powers(*a, order=(0, 1, 2, 3, 4)), "4 items|items|type"),
+        (lambda *a: two_powers(*a, weigh=np.sqrt), NEUTRAL + "|not divided by the gap"),
+        (lambda N, D, loss, h, powers: None, "Nothing came back"),
+    ],
+}
 WRONG = {
     "start_here": START_HERE,
     "markov_framing": MARKOV,
@@ -1124,5 +1200,6 @@ WRONG = {
     "translation_teacher": TRANSLATION,
     "distillation": DISTILLATION,
     "replacing_attention": REPLACING,
+    "scaling_and_other_tasks": SCALING,
     "what_we_found": FOUND,
 }
