@@ -179,3 +179,84 @@ def winners(runs: pd.DataFrame, metric: str, *, among: Sequence[str]) -> pd.Data
     table = first.pivot_table(index=["lr", "passes"], columns="variant", values=metric)
     best = table.idxmin(axis=1).where(table.reindex(columns=list(among)).notna().all(axis=1))
     return best.dropna().unstack("passes")
+
+
+FAMILIES = "mixers"  # the study of every mixer at equal weights or equal work
+RATE, MATCH = "config.train.lr", "config.match"
+NOTHING = "identity"  # the mixer that moves nothing
+
+
+def family_runs(
+    *, scale: str = "classroom", match: str = "weights", path: Path = RUNS
+) -> pd.DataFrame:
+    """Return the runs of study ``mixers``, each mixer at the learning rate that it chose.
+
+    Args:
+        match: What all models have in common, ``weights`` or ``work``.
+
+    Returns:
+        One row a corpus, variant and seed: ``corpus``, ``variant``, ``seed``, ``lr``,
+        ``test_loss_nats``, ``oracle_nats`` and ``test_accuracy`` (nan where there is none),
+        ``n_weights``, ``seconds``, ``d_model``, ``context_len``, ``n_heads``, ``n_layers``,
+        ``experiment``. Empty where nothing is recorded.
+    """
+    sizes = {f"config.model.{n}": n for n in ("d_model", "context_len", "n_heads", "n_layers")}
+    plain = ("experiment", "variant", "seed", "validation_loss_nats", "test_loss_nats")
+    plain += ("oracle_nats", "test_accuracy", "n_weights", "seconds")
+    runs = load_runs(f"{FAMILIES}/{scale}/", path=path, columns=[*plain, RATE, MATCH, *sizes])
+    runs = runs[runs[MATCH] == match].rename(columns={**sizes, RATE: "lr"})
+    return at_own_rate(runs.assign(corpus=runs["experiment"].str.split("/").str[2]))
+
+
+def at_own_rate(runs: pd.DataFrame) -> pd.DataFrame:
+    """Keep, of each corpus and variant, the rate with the lowest validation loss at seed 0."""
+    point = ["corpus", "variant"]
+    runs = runs.drop_duplicates([*point, "lr", "seed"], keep="last", ignore_index=True)
+    first = runs[(runs["seed"] == 0) & runs["validation_loss_nats"].notna()]
+    best = first.loc[first.groupby(point)["validation_loss_nats"].idxmin(), [*point, "lr"]]
+    return runs.merge(best, on=[*point, "lr"]).reset_index(drop=True)
+
+
+def shares_of_the_way(runs: pd.DataFrame) -> pd.DataFrame:
+    r"""Say how far each mixer comes from no mixing to the best possible, on every corpus.
+
+    .. math:: \frac{L_0 - L}{L_0 - L^*}
+
+    :math:`L_0` is the mean loss without mixing, :math:`L^*` that of the true source on the same
+    tokens; where no source is known, the lowest mean of any mixer, and then ``is_floor`` is false.
+
+    Args:
+        runs: From ``family_runs``.
+
+    Returns:
+        One row a corpus and variant: ``corpus``, ``variant``, ``n_seeds``, ``share``, ``low`` and
+        ``high`` (over seeds), ``loss_nats``, ``nothing_nats``, ``best_nats``, ``is_floor``. Corpora
+        without a run of no mixing are left out.
+    """
+    rows = []
+    for corpus, part in runs.groupby("corpus", sort=False):
+        losses = part.groupby("variant", sort=False)["test_loss_nats"]
+        means = losses.mean()
+        floor = part["oracle_nats"].mean()
+        is_floor = bool(pd.notna(floor))
+        best = float(floor) if is_floor else float(means.min())
+        if NOTHING not in means or not means[NOTHING] > best:
+            continue
+        nothing = float(means[NOTHING])
+        told = {"corpus": corpus, "nothing_nats": nothing, "best_nats": best, "is_floor": is_floor}
+        for variant, own in losses:
+            share = (nothing - own) / (nothing - best)
+            rows.append(
+                {
+                    "variant": variant,
+                    "n_seeds": len(own),
+                    "share": share.mean(),
+                    "low": share.min(),
+                    "high": share.max(),
+                    "loss_nats": own.mean(),
+                    **told,
+                }
+            )
+    columns = ["corpus", "variant", "n_seeds", "share", "low", "high", "loss_nats", "nothing_nats",
+               "best_nats", "is_floor"]  # fmt: skip
+    return pd.DataFrame(rows, columns=columns)
