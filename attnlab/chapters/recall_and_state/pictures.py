@@ -304,7 +304,7 @@ def draw_in_context(runs: pd.DataFrame) -> tuple[Axes, str]:
         drawn.ax.axvline(gap, color=GREY, linestyle=dash)
     drawn.ax.set(xlabel="Test loss minus best reader (nats per token)")
     return drawn.ax, (
-        f"Gap to the best reader, dotted at 0; dashed: counting single symbols, {unigram:.2f} nats. "
+        f"Gap to the best reader, dotted at 0; dashed: counting single symbols, {unigram:.2f}. "
         f"{drawn.words}"
     )
 
