@@ -256,7 +256,7 @@ class SelectiveCopying(RecallSource):
 
 
 SOURCES: dict[str, RecallSource] = {
-    "mqar": PairRecall(),
+    "mqar": PairRecall(vocab_size=24),
     "induction": InductionHead(),
     "copying": SelectiveCopying(),
     "noisy": PairRecall(vocab_size=40, noise=0.4, p_error=0.1),
