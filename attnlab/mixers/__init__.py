@@ -15,8 +15,9 @@ from attnlab.mixers.base import (
     require_features,
 )
 
-for _module in pkgutil.iter_modules(__path__):  # each registers its mixers
-    importlib.import_module(f"{__name__}.{_module.name}")
+_FIRST = ["baselines", "attention", "extractor"]  # in every list
+for _name in [*_FIRST, *(module.name for module in pkgutil.iter_modules(__path__))]:
+    importlib.import_module(f"{__name__}.{_name}")  # each registers its mixers
 
 __all__ = [
     "TokenMixer",
