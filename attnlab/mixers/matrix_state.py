@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import ClassVar, NamedTuple
 
 import torch
@@ -14,7 +14,7 @@ from attnlab.errors import AttnlabError, shorten
 from attnlab.mixers.base import TokenMixer
 
 TINY = 1e-12  # the least that is divided by
-SAFE = 80.0  # float32 has exponentials up to 88
+SAFE = 60.0  # exponent: twice as much, and a number times it, are still far inside float32
 EPSILON = 1e-6  # beside a mean square under a root
 
 Table = tuple[Tensor, ...]  # a state: the table, then what short convolutions remember
@@ -75,14 +75,13 @@ def scan(
     with torch.autocast(reading.v.device.type, enabled=False):
         q, k, v, log_decay, strength = (_in_chunks(z, min(chunk, time)) for z in wide[:5])
         total = None if log_decay is None else log_decay.cumsum(-2)  # (B, H, N, C, 1 or K)
-        seen = faded_scores(q, k, total, kernel=kernel)
-        is_alone = table is None and time <= chunk
-        erased = None
+        lefts = (q,) if strength is None else (q, strength * k)
+        seen, *known = faded_scores(lefts, k, total, kernel=kernel)
+        is_alone, erased = table is None and time <= chunk, None
         if strength is not None:
-            known = k if total is None else k * total.exp()
-            written = strength * (v if is_alone else torch.cat([v, known], -1))
-            written = solve(faded_scores(k, k, total, kernel=kernel), strength, written)
-            v, erased = written[..., : v.shape[-1]], written[..., v.shape[-1] :]
+            start_k = k if total is None else k * total.exp()
+            written = strength * (v if is_alone else torch.cat([v, start_k], -1))
+            v, erased = solve(*known, written).tensor_split([v.shape[-1]], -1)
         if is_alone and not keep:
             return (seen @ v)[:, :, 0].to(reading.v.dtype), None
         q, k = kernel.features(q), kernel.features(k)
@@ -111,22 +110,26 @@ def _in_chunks(z: Tensor | None, chunk: int) -> Tensor | None:
     return F.pad(z, (0, 0, 0, -z.shape[2] % chunk)).unflatten(2, (-1, chunk))
 
 
-def faded_scores(q: Tensor, k: Tensor, total: Tensor | None, *, kernel: Kernel = PLAIN) -> Tensor:
-    """Return ``(..., time, time)``: what a query has of each earlier key after its decay.
+def faded_scores(
+    lefts: Sequence[Tensor], k: Tensor, total: Tensor | None, *, kernel: Kernel = PLAIN
+) -> list[Tensor]:
+    """Return ``(..., time, time)`` for each left side: what it has of earlier keys after decay.
 
     Args:
         total: Sums of log decays up to each position, ``(..., time, 1)`` or, if every feature
             has its own, ``(..., time, K)``; None without decay.
     """
     if total is None:
-        return kernel.between(q, k).tril()
+        return [kernel.between(q, k).tril() for q in lefts]
+    middle = total[..., total.shape[-2] // 2, None, :].detach()  # any row does: it cancels
+    if kernel is PLAIN and ((total[..., [0, -1], :] - middle).abs() < SAFE).all():
+        k, late = k * (middle - total).exp(), (total - middle).exp()
+        return [((q * late) @ k.mT).tril() for q in lefts]
     if total.shape[-1] == 1:
-        return (kernel.between(q, k) * _fade(total, total.mT)).tril()
-    if (total[..., -1, :] > -SAFE).all():  # then the decay is a product of two exponentials
-        middle = total[..., total.shape[-2] // 2, None, :].detach()  # cancels
-        return ((q * (total - middle).exp()) @ (k * (middle - total).exp()).mT).tril()
-    fade = _fade(total.unsqueeze(-2), total.unsqueeze(-3))  # (..., T, T, K)
-    return ((fade * k.unsqueeze(-3)) @ q.unsqueeze(-1)).squeeze(-1).tril()
+        fade = _fade(total, total.mT)
+        return [(kernel.between(q, k) * fade).tril() for q in lefts]
+    fade = _fade(total.unsqueeze(-2), total.unsqueeze(-3)) * k.unsqueeze(-3)  # (..., T, T, K)
+    return [(fade @ q.unsqueeze(-1)).squeeze(-1).tril() for q in lefts]
 
 
 def _fade(late: Tensor, early: Tensor) -> Tensor:
@@ -134,15 +137,14 @@ def _fade(late: Tensor, early: Tensor) -> Tensor:
     return (late - early).clamp(max=0).exp()
 
 
-def solve(scores: Tensor, strength: Tensor, written: Tensor) -> Tensor:
+def solve(known: Tensor, written: Tensor) -> Tensor:
     """Return what is really written when each write first takes off what its key has.
 
     Shapes:
-        scores: ``(..., time, time)``, of keys with keys; strength: ``(..., time, 1)``;
-        written: ``(..., time, width)``, times strength already, as is what is returned.
+        known: ``(..., time, time)``, scores of keys with earlier keys, times the strength of each
+        write; its diagonal counts as ones. written: ``(..., time, width)``, times strength too.
     """
-    lower = (strength * scores).tril(-1)  # the diagonal counts as ones
-    return torch.linalg.solve_triangular(lower, written, upper=False, unitriangular=True)
+    return torch.linalg.solve_triangular(known, written, upper=False, unitriangular=True)
 
 
 class MatrixState(TokenMixer):
@@ -201,10 +203,11 @@ class MatrixState(TokenMixer):
         reading = self.read(x)
         q, k, v, log_decay, strength = reading.wide()[:5]
         total = None if log_decay is None else log_decay.cumsum(-2)
-        seen = faded_scores(q, k, total, kernel=reading.kernel)
+        lefts = (q,) if strength is None else (q, strength * k)
+        seen, *known = faded_scores(lefts, k, total, kernel=reading.kernel)
         if strength is not None:
             unit = strength * torch.eye(x.shape[1], dtype=v.dtype, device=v.device)
-            seen = seen @ solve(faded_scores(k, k, total), strength, unit)
+            seen = seen @ solve(*known, unit)
         return seen.to(reading.v.dtype)
 
     def values(self, x: Tensor) -> Tensor:
