@@ -161,7 +161,7 @@ class GMLP(_Table):
 
     def table(self, first: int, last: int) -> Tensor:
         """Return the triangle of W, ``(1, rows, last)``."""
-        return self.place.tril()[None, first:last, :last]
+        return self.place[None, first:last, :last].tril(first)
 
     def mix(self, x: Tensor) -> Tensor:
         """Gate all positions at once."""
