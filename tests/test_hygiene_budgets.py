@@ -43,7 +43,7 @@ MEDIAN, NINE_OF_TEN = (7, 12), 40  # lines of a function
 # processes (training, studies, command line), damaged files and places that cannot be written
 # (ground, training, command line), what models are given (models, mixers), answers of any kind
 # (teach), something to build in each notebook with its mistakes (chapters), ten wrong answers to
-# each exercise (tests), the positions and windows of attention (mixers), and recall with languages in
+# each exercise (tests), the positions and windows of attention (mixers), recall and languages in
 # context (sources, tasks).
 CEILINGS = {
     "corpora": 1_470,
