@@ -415,8 +415,10 @@ assert expected_state_numbers("she", d_model=32, context_len=32) == 32 * 32
 # ## 5  All mixers, recorded   *(5 min)*
 #
 # The study `mixers` asks every mixer of the library at three loads, with as many weights as attention
-# (within 3%), each at the learning rate that validates best. Before you look: which of those with a
-# fixed state should answer eight pairs? (Section 2: which write by a rule that repairs?)
+# (within 3%), each at the learning rate that validates best. A convolution over three tokens stands
+# before the first layer, as is usual for this task: so each value knows its key, and what is left is
+# to look it up. Before you look: which of those with a fixed state should answer the highest load?
+# (Section 2: which write by a rule that repairs?)
 
 # %% tags=["nbval-ignore-output"]
 show(pictures.recorded_recall())
@@ -563,7 +565,7 @@ show_quiz("recall_and_state")
 # ## Summary
 #
 # - You **derived** $n \log_2 V \le B$ and its softer form: three coin values in two bits, best 0.833
-#   right, bound 0.938.
+#   right, bound 0.939.
 # - You **computed** the disturbance $\sqrt{(n-1)/d}$ of summed outer products, and repaired it: after 20
 #   passes of the delta rule six random keys in eight dimensions are read almost without error.
 # - You **predicted** from one right answer in $n$ that a model knows values, not whose they are.

@@ -1189,6 +1189,93 @@ SCALING = {
         (lambda N, D, loss, h, powers: None, "Nothing came back"),
     ],
 }
+def memory(rule, *, read=lambda S, q: q @ S, start=0.0):
+    class Answer:
+        def __init__(self, d_key, d_value):
+            self.S = np.full((d_key, d_value), start)
+
+        def write(self, k, v, rate=1.0):
+            self.S = rule(self.S, k, v, rate)
+
+        def read(self, q):
+            return read(self.S, q)
+
+    return Answer
+
+
+class WriteOnly:
+    def __init__(self, d_key, d_value):
+        self.S = np.zeros((d_key, d_value))
+
+    def write(self, k, v, rate=1.0):
+        self.S += rate * np.outer(k, v - k @ self.S)
+
+
+def after(t, V):
+    return np.bincount(t[1:][t[:-1] == t[-1]], minlength=V)
+
+
+RECALL = {
+    "check_most_pairs": [
+        (lambda n, b, V: n * b / math.log2(V), "round down"),
+        (lambda n, b, V: math.ceil(n * b / math.log2(V)), "Rounded up"),
+        (lambda n, b, V: round(n * b / math.log2(V)), "Rounded to the nearest"),
+        (lambda n, b, V: math.floor(n * b / math.log(V)), "natural logarithm"),
+        (lambda n, b, V: n * b // V, "not V"),
+        (lambda n, b, V: n * b, "number of bits"),
+        (lambda n, b, V: math.floor(n / math.log2(V)), "How many bits has a number"),
+        (lambda n, b, V: n * b // math.ceil(math.log2(V)), "rounded up first"),
+        (lambda n, b, V: math.floor(n * b / math.log2(2 * V)), NEUTRAL),
+        (lambda n, b, V: 2 ** (n * b) // V, NEUTRAL),
+        (lambda n, b, V: math.floor(n * b / (2 * math.log2(V))), "The keys need not"),
+        (lambda n, b, V: math.floor(n * b * math.log2(V)), NEUTRAL),
+    ],
+    "check_answer": [
+        (lambda K, V, q: (q @ K.T @ V) / len(K), "mean over the pairs"),
+        (lambda K, V, q: np.mean([(q @ k) * v for k, v in zip(K, V, strict=True)], axis=0), "mean over the pairs"),
+        (lambda K, V, q: V[np.argmax(K @ q)], "nearest key"),
+        (lambda K, V, q: V[np.argmin(((K - q) ** 2).sum(1))], "nearest key|" + NEUTRAL),
+        (lambda K, V, q: K.T @ V, "multiply by the query"),
+        (lambda K, V, q: q @ (V.T @ K), "it raised ValueError|" + NEUTRAL),
+        (lambda K, V, q: np.exp(K @ q) / np.exp(K @ q).sum() @ V, "softmax"),
+        (lambda K, V, q: np.abs(K @ q) @ V, "sign|" + NEUTRAL),
+        (lambda K, V, q: np.maximum(0, K @ q) @ V, "cut off"),
+        (lambda K, V, q: q @ np.outer(K[-1], V[-1]), "overwritten"),
+        (lambda K, V, q: q @ np.outer(K[0], V[0]), "Only the first pair"),
+        (lambda K, V, q: q @ np.linalg.pinv(K) @ V, "inverse"),
+        (lambda K, V, q: (K @ q)[:, None] * V, "Expected|One|shape|axis|" + NEUTRAL),
+    ],
+    "check_next_law": [
+        (lambda t, V, a: (np.bincount(t, minlength=V) + a) / (len(t) + V * a), "Single symbols"),
+        (lambda t, V, a: (after(t, V) + 1) / (after(t, V).sum() + V), "taken to be 1"),
+        (lambda t, V, a: after(t, V) + a, "sum to one"),
+        (lambda t, V, a: after(t, V) / after(t, V).sum(), "NaN|" + NEUTRAL),
+        (lambda t, V, a: (after(t, V) + a) / (after(t, V).sum() + a), "alpha once"),
+        (lambda t, V, a: (after(t, V) + a) / (after(t, V).sum() + V), "V times alpha"),
+        (lambda t, V, a: (after(t, V) + a) / (len(t) - 1 + V * a), "not by the length"),
+        (lambda t, V, a: (after(t, V) + a / V) / (after(t, V).sum() + a), "shared out"),
+        (lambda t, V, a: -np.log((after(t, V) + a) / (after(t, V) + a).sum()), "losses in nats"),
+        (lambda t, V, a: (np.bincount(t[:-1][t[1:] == t[-1]], minlength=V) + a) / ((t[1:] == t[-1]).sum() + V * a), "before the last"),
+        (lambda t, V, a: after(t, V).argmax(), "One number|shape|Expected|number"),
+        (lambda t, V, a: ((after(t, V) > 0) + a) / ((after(t, V) > 0) + a).sum(), "as often as it was seen"),
+    ],
+    "check_memory": [
+        (memory(lambda S, k, v, r: S + r * np.outer(k, v)), "this is the sum"),
+        (memory(lambda S, k, v, r: r * np.outer(k, v)), "empty matrix|" + NEUTRAL),
+        (memory(lambda S, k, v, r: S + np.outer(k, v - k @ S)), "rate is not used"),
+        (memory(lambda S, k, v, r: S + np.outer(k, r * v - k @ S)), "not to the new value alone"),
+        (memory(lambda S, k, v, r: S + np.outer(k, v - r * (k @ S))), "not to the old value alone"),
+        (memory(lambda S, k, v, r: S + r * np.outer(k, k @ S - v)), "turned round"),
+        (memory(lambda S, k, v, r: (1 - r) * S + r * np.outer(k, v)), "whole matrix fades"),
+        (memory(lambda S, k, v, r: S + r * np.outer(v, k)), "it raised ValueError"),
+        (memory(lambda S, k, v, r: S + r * np.outer(k, v - k @ S), start=1.0), "start with zeros"),
+        (memory(lambda S, k, v, r: S + r * np.outer(k, v - k @ S), read=lambda S, q: S @ q), "it raised ValueError"),
+        (WriteOnly, "Not found: read"),
+        (lambda d_key, d_value: np.zeros((d_key, d_value)), "Not found: write"),
+        (memory(lambda S, k, v, r: S + r * np.outer(k, v - v @ S.T @ S)), NEUTRAL),
+    ],
+}
+
 WRONG = {
     "start_here": START_HERE,
     "markov_framing": MARKOV,
@@ -1201,5 +1288,6 @@ WRONG = {
     "distillation": DISTILLATION,
     "replacing_attention": REPLACING,
     "scaling_and_other_tasks": SCALING,
+    "recall_and_state": RECALL,
     "what_we_found": FOUND,
 }
