@@ -15,7 +15,7 @@ from attnlab.errors import AttnlabError, UnknownNameError
 from attnlab.mixers import list_mixers
 from attnlab.records import load_runs
 from attnlab.seeding import torch_generator
-from attnlab.studies import Folders, Plan, labels, run_plan
+from attnlab.studies import Folders, Plan, export_models, labels, run_plan
 from attnlab.studies.study import jobs_of
 from attnlab.tasks import LabelTask, prepare_images, prepare_labels
 from attnlab.tasks.images import patches, pixels_in_a_row
@@ -200,6 +200,8 @@ def test_the_study_runs_texts_and_images_at_smoke_scale(monkeypatch, tmp_path):
         assert (runs["linear_accuracy"] > runs["majority_accuracy"]).all()
         found = labels.accuracy_differences(runs)
         assert found[["variant", "verdict"]].values.tolist() == [["she", "one run"]]
+        with pytest.raises(AttnlabError, match="classifiers are not exported"):
+            list(export_models(plan, to=tmp_path / "models", folders=folders))
 
 
 def test_seed_zero_tries_rates_and_further_seeds_take_the_best_on_validation(monkeypatch, tmp_path):

@@ -13,8 +13,9 @@ Holds the Extractors of arXiv:2308.07661 against attention where that paper leav
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,7 @@ from attnlab.config import ClassifierConfig, TrainConfig
 from attnlab.errors import AttnlabError
 from attnlab.mixers import list_mixers
 from attnlab.records import load_runs
-from attnlab.studies.engine import Job
+from attnlab.studies.engine import Folders, Job
 from attnlab.studies.study import Plan, Study, register_study
 from attnlab.tasks import (
     LabelDataset,
@@ -219,6 +220,14 @@ def _verdict(row: dict[str, Any]) -> str:
     return HOLDS if row["low"] > -WITHIN else FAILS if row["high"] < -WITHIN else UNDECIDED
 
 
+def no_export(job: Job, folders: Folders, to: Path) -> Iterator[Path]:
+    """Refuse to copy trained classifiers: the licences of what they read are not stated."""
+    raise AttnlabError(
+        f"{job.name}: classifiers are not exported, since the licences of sst2 and trec are not "
+        "stated. Their records say what they reach; train them again with attnlab study run."
+    )
+
+
 register_study(
     Study(
         name="labels",
@@ -227,5 +236,6 @@ register_study(
         corpora=CORPORA,
         jobs=jobs,
         axes={"lr": float},
+        export=no_export,
     )
 )
