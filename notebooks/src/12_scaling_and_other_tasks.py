@@ -41,7 +41,7 @@ from IPython.display import Markdown, display
 
 from attnlab.chapters.scaling_and_other_tasks import checks, pictures, records
 from attnlab.runmode import banner
-from attnlab.show import explore, show
+from attnlab.show import show
 
 banner(minutes=60)
 
@@ -87,6 +87,8 @@ guess = predict_first(
 )
 
 # %% tags=["widget", "nbval-ignore-output"]
+from attnlab.show import explore
+
 explore(
     pictures.assumed_floor,
     presets=[{"floor": 0.0}, {"floor": 0.4}, {"floor": 0.48}],
@@ -395,9 +397,8 @@ show(labels.accuracy(labels.recorded_labels(texts)))
 
 # %% [markdown]
 # **How to read it.** Each mixer at the rate that validated best. A causal mixer's position hears the earlier
-# words alone; a *two-sided* one runs in both directions or looks at all. The dashed line is eq. (12.5). Test sets are
-# small: with 500 questions a true accuracy of 90 % is measured between 87 and 92.5 %, whoever is measured. What has
-# no point is not recorded.
+# words alone; a *two-sided* one hears both sides. The dashed line is eq. (12.5). Test sets are small: with 500
+# questions a true accuracy of 90 % is measured between 87 and 92.5 %. What has no point is not recorded.
 #
 # **Check yourself.** A mixer and the bag of words have the same accuracy on news. What follows?
 #

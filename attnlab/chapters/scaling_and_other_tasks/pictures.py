@@ -6,7 +6,7 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 from numpy.typing import ArrayLike
 
 from attnlab.analysis.scaling import ScalingFit
@@ -16,7 +16,7 @@ from attnlab.show.style import NO_FAMILY
 
 BLACK, MARK = "black", NO_FAMILY[0]
 POWERS = {"a": "Power of the weights, a", "b": "Power of the tokens, b",
-          "off": "Fitted constant minus floor (nats)"}  # fmt: skip
+          "off": "Constant minus floor (nats)"}  # fmt: skip
 ALONG = {"length": "Power of the length", "width": "Power of the width"}
 NOTHING = "Nothing is recorded yet; the picture fills by itself once there are runs."
 FLOOR_DIALS = {"floor": ("Assumed floor E (nats)", 0.4, 0.0, 0.52, 0.02, "What is subtracted")}
@@ -107,11 +107,11 @@ def fitted(table: pd.DataFrame):
     for ax, (name, label) in zip(axes, POWERS.items(), strict=True):
         _intervals(ax, table, name, label)
     if table.empty:
+        axes[0].set_yticks([])
         return axes[0], NOTHING
     names = [f"{look(v).label}, {CORPORA.get(c, c)}" for v, c in
              zip(table["variant"], table["corpus"], strict=True)]  # fmt: skip
     axes[0].set_yticks(range(len(table)), names)
-    axes[0].invert_yaxis()
     axes[2].axvline(0, color=BLACK, linestyle="dotted")
     n = int(((table["off_low"] <= 0) & (table["off_high"] >= 0)).sum())
     return axes[0], (
@@ -123,7 +123,8 @@ def fitted(table: pd.DataFrame):
 
 
 def _intervals(ax: Axes, table: pd.DataFrame, name: str, label: str) -> None:
-    ax.set_xlabel(label)
+    ax.set(xlabel=label, ylim=(len(table) - 0.4, -0.6))
+    ax.xaxis.set_major_locator(MaxNLocator(4))
     for place, row in enumerate(table.to_dict("records")):
         its, middle = look(row["variant"]), row[name]
         ends = [row[f"{name}_low"], row[f"{name}_high"]]
@@ -147,9 +148,9 @@ def powers_of_time(table: pd.DataFrame):
         for power in (1, 2):
             ax.axvline(power, color=BLACK, linestyle="dotted", lw=1)
     if table.empty:
+        axes[0].set_yticks([])
         return axes[0], NOTHING
     axes[0].set_yticks(range(len(names)), [look(name).label for name in names])
-    axes[0].invert_yaxis()
     long = table[table["along"] == "length"].sort_values("p")
     ends = (long.iloc[0], long.iloc[-1]) if len(long) else (table.iloc[0],) * 2
     said = " and ".join(f"{look(e['variant']).label} {e['p']:.2f}" for e in ends)
@@ -186,5 +187,8 @@ def _seeds(runs: pd.DataFrame) -> str:
 
 
 def _plain_ticks(ax: Axes) -> None:
+    low, high = ax.get_ylim()
+    if high < 100 * low:  # few decades: name steps between them
+        ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     ax.yaxis.set_minor_formatter(NullFormatter())
