@@ -225,4 +225,4 @@ def test_the_kernel_of_oscillators_agrees():
         kernel.log_step.copy_(drawn("s4d log_step", 3) - 2)
         kernel.log_damping.copy_(drawn("s4d log_damping", 3, 4) / 2)
         kernel.frequency.copy_(3 * drawn("s4d frequency", 3, 4).abs())
-    agree("s4d", kernel(21))
+    agree("s4d", kernel.make(21))
