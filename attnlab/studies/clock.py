@@ -42,6 +42,7 @@ from attnlab.mixers import (
     list_mixers,
     mixer_options,
 )
+from attnlab.mixers.base import Ring
 from attnlab.mixers.streaming import TiledStream
 from attnlab.models import LanguageModel, Translator
 from attnlab.models.search import greedy_search
@@ -447,7 +448,7 @@ EVERY_GRIDS = {  # of every mixer that there is
 }
 STREAMS = (*MIXERS, "she/ring")
 RING_TOKENS = 32  # with a ring every token costs the same
-PREFIX = 256  # tokens read at once before the clock starts, so that no mixer needs much memory
+PREFIX = 256  # tokens that one sequence reads at once before the clock starts
 
 
 def stream_races(plan: SpeedPlan) -> Iterator[Race]:
@@ -493,9 +494,11 @@ def stream_entrant(
     is_tiled, ends = isinstance(state, TiledStream), layer.longest is not None
     n_tokens = state.tiling.largest if is_tiled else min(RING_TOKENS, context_len // (1 + ends))
     with torch.no_grad():
-        before = context_len - ends * (n_tokens + 1)
-        for prefix in plan.noise(batch, before, d_model, stream=1).split(PREFIX, dim=1):
-            state = layer.prefill(prefix, state)[1]
+        before, one = context_len - ends * (n_tokens + 1), None
+        for prefix in plan.noise(1, before, d_model, stream=1).split(PREFIX, dim=1):
+            one = layer.prefill(prefix, one)[1]
+        filled = _repeated(one.ring if isinstance(one, TiledStream) else one, batch)
+        state = TiledStream(filled, state.tiling) if is_tiled else filled
         if ends:  # makes room for those to come
             state = layer.step(tokens, state)[1]
 
@@ -512,6 +515,15 @@ def stream_entrant(
     n_numbers = find_mixer(name).expected_state(d_model, context_len, N_HEADS)
     memory = {"state_bytes": 4 * n_numbers}  # of one sequence, in float32
     return Entrant(call=call, n_pieces=n_tokens, config={"streaming": kind}, memory=memory)
+
+
+def _repeated(state: Any, n: int) -> Any:
+    """Return the state of one sequence for a batch of n of them."""
+    if isinstance(state, tuple):
+        return tuple(_repeated(part, n) for part in state)
+    if isinstance(state, Ring):
+        return replace(state, slots=state.slots.repeat_interleave(n, 0))
+    return state.repeat_interleave(n, 0) if isinstance(state, Tensor) else state
 
 
 # Part ``translation``: what a sentence costs, with attention and with students in its place

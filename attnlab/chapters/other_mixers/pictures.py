@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from attnlab.chapters.other_mixers.checks import decayed, read_lags
 from attnlab.chapters.other_mixers.live import PRICES, price_words, prices
+from attnlab.chapters.other_mixers.prices import streaming_price as streaming_price
 from attnlab.seeding import numpy_generator
 from attnlab.show import look, matrix, new_axes, picture
 from attnlab.show.kinds import listed
