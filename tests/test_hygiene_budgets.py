@@ -65,6 +65,7 @@ CEILINGS = {
     "chapters/fast_extractors": 980,
     "chapters/language_models": 1_160,
     "chapters/markov_framing": 630,
+    "chapters/other_mixers": 650,
     "chapters/replacing_attention": 1_280,
     "chapters/translation_teacher": 950,
     "mixer Attention": 165,
