@@ -101,6 +101,29 @@ def test_an_explicit_kernel_without_a_skip_is_he_and_without_maps_a_plain_sum(
     torch.testing.assert_close(bare(x), plain(x), **TINY)
 
 
+@pytest.mark.parametrize("kernel", KERNELS)
+@torch.no_grad()
+def test_kernels_keep_their_digits_under_autocast(kernel):
+    torch.manual_seed(0)
+    made = KERNELS[kernel](channels=8, n_lags=100)
+    exact = made.lags(100)
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(made.lags(100), exact, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("name", ["long_conv", "s4d", "siren", "hyena", "spade", "adaptive_she"])
+@torch.no_grad()
+def test_mixers_go_through_autocast(name):
+    torch.manual_seed(0)
+    mixer, x = build_mixer(name, d_model=8, context_len=20), tokens(2, 30, 8).float()
+    with torch.autocast("cpu", torch.bfloat16):
+        low, (first, state) = mixer(x), mixer.prefill(x[:, :-1])
+        rest, _ = mixer.step(x[:, -1], state)
+    streamed = torch.cat([first, rest[:, None]], 1)
+    for y in (low, streamed):
+        torch.testing.assert_close(y.float(), mixer(x), rtol=0.1, atol=0.15)
+
+
 def test_oscillators_go_on_from_any_state_over_long_texts():
     mixer, x = built("s4d", n_state=6), tokens(1, 300, 4)
     with torch.no_grad():

@@ -242,7 +242,8 @@ class S4D(Kernel):
         within = (exponent[..., None] * ages).exp()  # (D, N / 2, b)
         to_block = (exponent[..., None] * (length * ages)).exp() * weight[..., None]
         left = torch.cat([to_block.real, -to_block.imag], 1).mT
-        lags = 2 * left @ torch.cat([within.real, within.imag], 1)  # (D, c, b)
+        with torch.autocast(left.device.type, enabled=False):  # few digits would be left
+            lags = 2 * left @ torch.cat([within.real, within.imag], 1)  # (D, c, b)
         return lags.flatten(1)[:, :n].mT.to(self.log_step.dtype)
 
     def definition(self, u: Tensor) -> Tensor:
