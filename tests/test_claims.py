@@ -122,6 +122,29 @@ def test_an_open_question_is_answered_by_its_records(tmp_path):
     assert verdicts(tmp_path, "E12") == ["fails here"]
 
 
+def test_other_mixers_are_judged_at_equal_weights_and_each_one_s_own_rate(tmp_path):
+    losses = {"she": 2.0, "hyena": 3.0, "spade": 1.0, "gla": 2.5, "ssd": 2.4, "attention": 1.5}
+    for (variant, loss), seed in itertools.product(losses.items(), range(3)):
+        for lr, worse in ((0.1, 0.0), (0.9, 0.7 if variant != "she" else 0.2)):
+            luck = worse + 0.01 * ((seed + len(variant)) % 3)
+            metrics = {"test_loss_nats": loss + luck, "validation_loss_nats": loss + luck}
+            for match in ("weights", "work"):
+                config = {"match": match, "train": {"lr": lr}, "model": {"d_model": 8}}
+                for text in ("recall", "children"):
+                    plant(
+                        tmp_path, f"mixers/classroom/{text}", variant, seed, metrics, config=config
+                    )
+    lines = ledger(path=tmp_path, ids=["E11"])
+    assert lines["claim"].tolist() == 2 * [
+        "SHE beats Hyena", "SHE beats SPADE", "SHE beats the best other mixer, ssd"]  # fmt: skip
+    assert lines["verdict"].tolist() == 2 * ["holds here", "fails here", "holds here"]
+    assert set(lines["seeds"]) == {3}
+    assert lines["value"].iloc[0] == pytest.approx(-1.0, abs=0.02)
+    line = ledger(path=tmp_path, ids=["E14"]).iloc[0]  # recall is no text
+    assert (line["verdict"], line["number"]) == (
+        "not recorded yet", "1 of 3 texts (children: fails here)")  # fmt: skip
+
+
 def plant_bleu(folder, experiment, variant, seed, share):
     """Plant a run that gets about this share of the n-grams of sixty sentences right."""
     written = np.tile(20 - np.arange(4), (60, 1))

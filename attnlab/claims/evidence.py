@@ -39,6 +39,7 @@ from attnlab.seeding import torch_generator
 from attnlab.show import look
 from attnlab.sources import fit_table, variable_length_chain
 from attnlab.studies import fair, labels, replaced_verdicts, scaling
+from attnlab.studies.families import GENERATED as GENERATED_ROWS
 from attnlab.studies.growth import growth_powers
 from attnlab.studies.mixers import EXTRACTORS, VARIANTS
 from attnlab.studies.replaced import ARMS, TEACHER, arm_columns, arm_words
@@ -298,6 +299,22 @@ def _other_mixers(records: Records) -> Iterator[Evidence]:
         others = runs.loc[~runs["config.model.mixer"].isin(known), "variant"].unique()
         claims = [Claim(says=f"SHE beats {o}", variant="she", baseline=o) for o in others]
         yield from _paired(runs, claims, "test_loss_nats", "{:+.3f}", "nats", record=name)
+    for name, runs in _family_runs(records):
+        says = {"hyena": "SHE beats Hyena", "spade": "SHE beats SPADE"}
+        rest = runs[(runs["seed"] == 0) & ~runs["variant"].isin({*known, *says, "adaptive_she"})]
+        if len(rest):  # chosen on validation, judged on the test
+            best = rest.loc[rest["validation_loss_nats"].idxmin(), "variant"]
+            says[best] = f"SHE beats the best other mixer, {best}"
+        claims = [Claim(says=said, variant="she", baseline=o) for o, said in says.items()]
+        told = {"record": name, "quantity": "held-out loss, equal weights, each one's best rate"}
+        yield from _paired(runs, claims, "test_loss_nats", "{:+.3f}", "nats", **told)
+
+
+def _family_runs(records: Records) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Yield the runs of study ``mixers`` at equal weights by experiment, without smoke."""
+    for scale in ("classroom", "paper"):
+        runs = fair.family_runs(scale=scale, path=records.path)
+        yield from ((str(name), part) for name, part in runs.groupby("experiment", sort=False))
 
 
 @_of("E12")
@@ -398,8 +415,10 @@ def _loss_by_size(runs: pd.DataFrame) -> Evidence:
 @_of("E14")
 def _texts(records: Records) -> Iterator[Evidence]:
     found: dict[str, Evidence] = {}
-    for name, runs in records.each("language-model/"):
+    for name, runs in (*records.each("language-model/"), *_family_runs(records)):
         scale, text, *swept = name.split("/")[1:]
+        if text in GENERATED_ROWS:
+            continue
         for line in _paired(runs, ORDERING[:1], "test_loss_nats", "{}", "nats", record=name):
             if text != "tales" and scale != "smoke" and not swept:
                 found[text] = max(found.get(text, line), line, key=lambda each: each.seeds)

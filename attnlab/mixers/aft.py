@@ -26,7 +26,6 @@ class AFT(TokenMixer):
 
     The exponentials of positions are one matrix for all channels, those of keys a number for each
     token and channel: two products with the T x T matrix :math:`e^w` are all that mixes.
-
     Weights: ``4 * d_model**2 + context_len``; w has other sizes for other kinds.
     State: keys and values, ``2 * context_len * d_model``; ``simple`` keeps sums, ``3 * d_model``.
     Args:

@@ -24,7 +24,7 @@
 # **Minutes:** 90. **Prerequisites:** notebook 07, sections 2, 3 and 8; what a student net is
 # (notebook 08).
 #
-# Previous: [08 Distillation](08_distillation.ipynb). Next: [13 What we found](13_what_we_found.ipynb).
+# Previous: [08 Distillation](08_distillation.ipynb). Next: [10 Other mixers](10_other_mixers.ipynb).
 
 # %% [markdown]
 # **Learning goals.** After this notebook you can

@@ -41,7 +41,7 @@ import torch
 
 from attnlab.chapters.other_mixers import checks, live, pictures
 from attnlab.runmode import banner, is_fast
-from attnlab.show import explore, show
+from attnlab.show import show
 
 banner(minutes=80)
 
@@ -200,6 +200,8 @@ print("at gate 1/2:", np.round(streamed, 2).tolist())
 # tokens?
 
 # %% tags=["widget", "nbval-ignore-output"]
+from attnlab.show import explore
+
 presets = [{"structure": name} for name in ("softmax", "Toeplitz", "semiseparable")]
 explore(pictures.structure, presets=presets, **pictures.STRUCTURE_DIALS)
 

@@ -1276,6 +1276,84 @@ RECALL = {
     ],
 }
 
+
+def distances(a):
+    T = len(a)
+    return np.array([[a[t - s] if t >= s else 0.0 for s in range(T)] for t in range(T)])
+
+
+def remembered(q, k, v, *, ask=0, forget=1.0, write=1.0):
+    S, rows = np.zeros((k.shape[1], v.shape[1])), []
+    for t in range(len(q)):
+        late = q[t] @ S
+        S = forget * S + write * np.outer(k[t], v[t])
+        rows.append(late if ask else q[t] @ S)
+    return np.array(rows)
+
+
+def faded(q, k, a, *, first=1, last=1, future=False):
+    n = len(q)
+    M = np.array([[q[t] @ k[s] * np.prod(a[s + first : t + last]) for s in range(n)] for t in range(n)])
+    return M if future else np.tril(M)
+
+
+OTHER = {
+    "check_toeplitz": [
+        (lambda a: distances(a).T, "above the diagonal"),
+        (lambda a: distances(a[::-1]), "run backwards"),
+        (lambda a: np.tril(np.tile(a, (len(a), 1))), "Every row is the same"),
+        (lambda a: np.tril(np.repeat(a[:, None], len(a), 1)), "Every column is the same"),
+        (lambda a: np.array([[a[abs(t - s)] for s in range(len(a))] for t in range(len(a))]), "Both triangles"),
+        (lambda a: np.array([[a[t - s] for s in range(len(a))] for t in range(len(a))]), "wraps around"),
+        (lambda a: np.tril(distances(a), -1), "diagonal is missing"),
+        (lambda a: np.diag(a), "Only the diagonal"),
+        (lambda a: a[0] * np.tri(len(a)), "All distances share"),
+        (lambda a: a, "One row is expected|shape"),
+        (lambda a: a[0] * np.eye(len(a)), NEUTRAL + "|diagonal"),
+        (lambda a: 2 * distances(a), "2 times"),
+    ],
+    "check_stream": [
+        (lambda q, k, v: remembered(q, k, v, ask=1), "before the token is written"),
+        (lambda q, k, v: remembered(k, q, v), "changed places"),
+        (lambda q, k, v: q @ k.T @ v, "future leaks in"),
+        (lambda q, k, v: remembered(q, k, v, forget=0.0), "forgotten at each token"),
+        (lambda q, k, v: remembered(q, k, v)[-1], "last position alone"),
+        (lambda q, k, v: remembered(q, k, v) / np.arange(1.0, len(q) + 1)[:, None], "divided by the number"),
+        (lambda q, k, v: v.cumsum(0), "running sum of the values"),
+        (lambda q, k, v: remembered(q, k, v)[::-1], "reverse order"),
+        (lambda q, k, v: remembered(q, k, v, write=0.5), "0.5 times"),
+        (lambda q, k, v: remembered(q, k, v, forget=0.5), NEUTRAL),
+        (lambda q, k, v: remembered(q, k, v) / k.shape[1] ** 0.5, "1/sqrt(d)"),
+        (lambda q, k, v: remembered(q, k, v).T, "transpose"),
+    ],
+    "check_decayed": [
+        (lambda q, k, a: faded(q, k, a, first=0), "a_s is in the product"),
+        (lambda q, k, a: faded(q, k, a, last=0), "a_t is missing"),
+        (lambda q, k, a: faded(q, k, a, first=0, last=0), "runs from a_s to"),
+        (lambda q, k, a: np.tril(q @ k.T), "Nothing fades"),
+        (lambda q, k, a: np.tril((q @ k.T) * a[:, None]), "Only the newest gate"),
+        (lambda q, k, a: faded(k, q, a), "changed places"),
+        (lambda q, k, a: faded(q, k, a).T, "above the diagonal"),
+        (lambda q, k, a: faded(q, k, a, future=True), "upper triangle"),
+        (lambda q, k, a: np.tril((q @ k.T) * np.cumprod(a)[:, None]), "from the first token on"),
+        (lambda q, k, a: faded(q, k, 1 - a), NEUTRAL),
+        (lambda q, k, a: faded(q, k, np.exp(-a)), NEUTRAL),
+        (lambda q, k, a: faded(q, k, np.full(len(a), a[0])), "One rate for all"),
+    ],
+    "check_share": [
+        (lambda L, L0, best: (L - best) / (L0 - best), "what is left of the way"),
+        (lambda L, L0, best: L0 - L, "gain in nats"),
+        (lambda L, L0, best: 1 - L / L0, "divided by the loss without mixing"),
+        (lambda L, L0, best: best / L, "ratio of losses"),
+        (lambda L, L0, best: float(np.clip((L0 - L) / (L0 - best), 0, 1)), "cut it to 0 and 1"),
+        (lambda L, L0, best: 100 * (L0 - L) / (L0 - best), "per cent"),
+        (lambda L, L0, best: (L - L0) / (L0 - best), "sign is"),
+        (lambda L, L0, best: (L0 - L) / best if best else 0.0, NEUTRAL),
+        (lambda L, L0, best: L, NEUTRAL),
+        (lambda L, L0, best: round((L0 - L) / (L0 - best)), "cut to whole|" + NEUTRAL),
+        (lambda L, L0, best: (L0 - L) / (L0 - best) ** 2, NEUTRAL + "|times"),
+    ],
+}
 WRONG = {
     "start_here": START_HERE,
     "markov_framing": MARKOV,
@@ -1287,6 +1365,7 @@ WRONG = {
     "translation_teacher": TRANSLATION,
     "distillation": DISTILLATION,
     "replacing_attention": REPLACING,
+    "other_mixers": OTHER,
     "scaling_and_other_tasks": SCALING,
     "recall_and_state": RECALL,
     "what_we_found": FOUND,

@@ -144,10 +144,10 @@ def share(loss: float, nothing: float, best: float) -> float:
 
 
 SHARES = [
-    ("half way", 2.0, 3.0, 1.0),
-    ("as without mixing", 3.0, 3.0, 1.0),
-    ("at the floor", 1.0, 3.0, 1.0),
-    ("worse than no mixing", 3.5, 3.0, 1.0),
+    ("half way", 3.5, 5.0, 2.0),
+    ("as without mixing", 5.0, 5.0, 2.0),
+    ("at the floor", 2.0, 5.0, 2.0),
+    ("worse than no mixing", 6.0, 5.0, 2.0),
     ("a loss on recall", 0.7, 2.8, 0.0),
 ]
 SHARE_MISTAKES = {

@@ -36,7 +36,7 @@ PRICE_DIALS = {
 WORDS = {  # of a corpus
     "tales": "made-up tales",
     "recall": "recall",
-    "in_context": "languages in context",
+    "in_context": "chains in context",
     "python_reference": "Python reference",
     "children": "children's books",
     "wikitext2": "Wikipedia",
@@ -66,7 +66,7 @@ def structure(structure: str, n_tokens: int = 8, fade: float = 0.7):
     """One matrix, and the rank of the block that links the first half with the second."""
     M, half = example(structure, n_tokens, fade), n_tokens // 2
     names = [str(t) for t in range(1, n_tokens + 1)]
-    heat = matrix(np.where(np.tri(n_tokens) > 0, M, np.nan), limit=1.0, x_ticks=names,
+    heat = matrix(np.where(np.tri(n_tokens) > 0, M, np.nan), x_ticks=names,
                   y_ticks=names, **AXES)  # fmt: skip
     rank = int(np.linalg.matrix_rank(M[half:, :half], tol=1e-9))
     heat.ax.plot([0, half, half], [half, half, n_tokens], color="white", linewidth=2)
@@ -179,7 +179,7 @@ def the_map(table: pd.DataFrame):
     ax = heat.ax
     ax.set_yticks(np.arange(len(wide)) + 0.5, [look(name).label for name in wide.index], size=8)
     for row, column in np.argwhere(wide.notna().to_numpy()):
-        value = wide.iloc[row, column]
+        value = round(wide.iloc[row, column], 2) + 0.0
         colour = "white" if value < DARK else "black"
         ax.text(
             column + 0.5, row + 0.5, f"{value:.2f}", ha="center", va="center", size=7, color=colour
@@ -206,21 +206,24 @@ def the_map(table: pd.DataFrame):
 @picture
 def one_of_the_map(runs: pd.DataFrame, table: pd.DataFrame, mixer: str, task: str):
     """One mixer on one task among all others, and in words how well and at what price."""
-    ax = new_axes(size=(6.4, 2.6))
+    ax = new_axes(size=(6.4, 3.0))
     rows = table[table["corpus"] == task]
     own = rows[rows["variant"] == mixer]
     where = WORDS.get(task, task)
     if own.empty:
         return _empty(ax, f"{look(mixer).label} on {where}: {NOT_RECORDED}")
     one = own.iloc[0]
+    families = list(dict.fromkeys(look(name).family for name in rows["variant"]))
     for name, loss in zip(rows["variant"], rows["loss_nats"], strict=True):
-        ax.plot(loss, 0, linestyle="none", alpha=0.5, **look(name).points())
+        place = families.index(look(name).family)
+        ax.plot(loss, place, linestyle="none", alpha=0.6, **look(name).points())
     mine = runs[(runs["corpus"] == task) & (runs["variant"] == mixer)]
-    ax.plot(mine["test_loss_nats"], np.ones(len(mine)), linestyle="none", **look(mixer).points())
+    ax.plot(mine["test_loss_nats"], [len(families)] * len(mine), "|", color="black", markersize=12)
+    ax.plot(one["loss_nats"], len(families), linestyle="none", **look(mixer).points())
     ax.axvline(one["best_nats"], color="black", linestyle="dotted")
     ax.axvline(one["nothing_nats"], color=look("identity").colour, linestyle="dashed")
-    ax.set(yticks=[0, 1], yticklabels=["all mixers", look(mixer).label], ylim=(-0.6, 1.6),
-           xlabel="Test loss (nats per token)")  # fmt: skip
+    ax.set(yticks=range(len(families) + 1), yticklabels=[*families, look(mixer).label],
+           ylim=(-0.6, len(families) + 0.6), xlabel="Test loss (nats per token)")  # fmt: skip
     end = "the best possible" if one["is_floor"] else "the best recorded"
     first = mine.iloc[0]
     baseline = runs[(runs["corpus"] == task) & (runs["variant"] == "attention")]
