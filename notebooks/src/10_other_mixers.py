@@ -431,7 +431,7 @@ explore(partial(pictures.on_sentence, found, words=words), presets=presets, **di
 # (multiplications a token). Time is the fourth; it depends on the machine (notebook 06). At width $d$, context
 # $\ell$, keys of width $r$:
 #
-# | structure | weights of $M$ | state | work a token |
+# | structure (orders) | weights of $M$ | state | work a token |
 # |---|---|---|---|
 # | softmax | $2 d^2$ | $2 \ell d$ | $d^2 + \ell d$ |
 # | low rank, semiseparable | $2 d^2$ | $r d$ | $d^2 + r d$ |
@@ -452,8 +452,8 @@ explore(pictures.price_bars, presets=presets, **pictures.PRICE_DIALS)
 # <details><summary>Answer</summary>
 #
 # States of fixed size win from a few hundred tokens on; at 32 tokens a KV cache is smaller than the tables of
-# SSD or Based. Toeplitz mixers and tables keep as many inputs as attention keeps keys, half its numbers. At 8,192
-# tokens the weights of SHE and of dense tables are beyond reason.
+# SSD or Based. Toeplitz mixers and tables keep as many inputs as attention keeps keys, half its numbers; S4D is
+# the exception. At 8,192 tokens the weights of SHE and of dense tables are beyond reason.
 #
 # </details>
 #
