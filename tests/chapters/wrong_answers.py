@@ -1282,7 +1282,7 @@ def distances(a):
     return np.array([[a[t - s] if t >= s else 0.0 for s in range(T)] for t in range(T)])
 
 
-def summed_up(q, k, v, *, ask=0, forget=1.0, write=1.0):
+def remembered(q, k, v, *, ask=0, forget=1.0, write=1.0):
     S, rows = np.zeros((k.shape[1], v.shape[1])), []
     for t in range(len(q)):
         late = q[t] @ S
@@ -1313,18 +1313,18 @@ OTHER = {
         (lambda a: 2 * distances(a), "2 times"),
     ],
     "check_stream": [
-        (lambda q, k, v: summed_up(q, k, v, ask=1), "before the token is written"),
-        (lambda q, k, v: summed_up(k, q, v), "changed places"),
+        (lambda q, k, v: remembered(q, k, v, ask=1), "before the token is written"),
+        (lambda q, k, v: remembered(k, q, v), "changed places"),
         (lambda q, k, v: q @ k.T @ v, "future leaks in"),
-        (lambda q, k, v: summed_up(q, k, v, forget=0.0), "forgotten at each token"),
-        (lambda q, k, v: summed_up(q, k, v)[-1], "last position alone"),
-        (lambda q, k, v: summed_up(q, k, v) / np.arange(1.0, len(q) + 1)[:, None], "divided by the number"),
+        (lambda q, k, v: remembered(q, k, v, forget=0.0), "forgotten at each token"),
+        (lambda q, k, v: remembered(q, k, v)[-1], "last position alone"),
+        (lambda q, k, v: remembered(q, k, v) / np.arange(1.0, len(q) + 1)[:, None], "divided by the number"),
         (lambda q, k, v: v.cumsum(0), "running sum of the values"),
-        (lambda q, k, v: summed_up(q, k, v)[::-1], "reverse order"),
-        (lambda q, k, v: summed_up(q, k, v, write=0.5), "0.5 times"),
-        (lambda q, k, v: summed_up(q, k, v, forget=0.5), NEUTRAL),
-        (lambda q, k, v: summed_up(q, k, v) / k.shape[1] ** 0.5, "1/sqrt(d)"),
-        (lambda q, k, v: summed_up(q, k, v).T, "transpose"),
+        (lambda q, k, v: remembered(q, k, v)[::-1], "reverse order"),
+        (lambda q, k, v: remembered(q, k, v, write=0.5), "0.5 times"),
+        (lambda q, k, v: remembered(q, k, v, forget=0.5), NEUTRAL),
+        (lambda q, k, v: remembered(q, k, v) / k.shape[1] ** 0.5, "1/sqrt(d)"),
+        (lambda q, k, v: remembered(q, k, v).T, "transpose"),
     ],
     "check_decayed": [
         (lambda q, k, a: faded(q, k, a, first=0), "a_s is in the product"),
