@@ -66,7 +66,7 @@ CEILINGS = {
     "chapters/fast_extractors": 980,
     "chapters/language_models": 1_160,
     "chapters/markov_framing": 630,
-    "chapters/recall_and_state": 670,
+    "chapters/recall_and_state": 660,
     "chapters/replacing_attention": 1_280,
     "chapters/translation_teacher": 950,
     "mixer Attention": 165,
