@@ -68,6 +68,7 @@ CEILINGS = {
     "chapters/markov_framing": 630,
     "chapters/recall_and_state": 670,
     "chapters/other_mixers": 650,
+    "chapters/recall_and_state": 660,
     "chapters/replacing_attention": 1_280,
     "chapters/translation_teacher": 950,
     "mixer Attention": 165,

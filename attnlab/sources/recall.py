@@ -259,7 +259,7 @@ SOURCES: dict[str, RecallSource] = {
     "mqar": PairRecall(vocab_size=24),
     "induction": InductionHead(),
     "copying": SelectiveCopying(),
-    "noisy": PairRecall(vocab_size=40, noise=0.4, p_error=0.1),
+    "noisy": PairRecall(vocab_size=28, n_key_symbols=9, noise=0.4, p_error=0.1),
     "fuzzy": PairRecall(key_len=2, n_key_symbols=6),
 }
 

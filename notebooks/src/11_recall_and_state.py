@@ -254,8 +254,8 @@ answer = checks.check_answer.hand_on(answer)
 class Memory:
     """One matrix, written by the delta rule."""
 
-    # SOLUTION
     def __init__(self, d_key, d_value):
+        # SOLUTION
         self.S = np.zeros((d_key, d_value))
 
     def write(self, k, v, rate=1.0):

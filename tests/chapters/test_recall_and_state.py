@@ -13,6 +13,7 @@ from attnlab.records import RunRecord
 from attnlab.seeding import numpy_generator
 from attnlab.show import picture
 from attnlab.sources import ChainsInContext
+from attnlab.studies import fair
 
 CURVES = pd.DataFrame(
     [("attention", 10, 0.2), ("attention", 20, 0.9), ("she", 10, 0.1), ("she", 20, 0.25)],
@@ -25,8 +26,9 @@ def recall_runs():
     rows = [("attention", 0, 3e-3, 0.1, 1.0, 0.98), ("attention", 0, 1e-2, 0.9, 1.0, 1.0),
             ("attention", 1, 3e-3, 0.2, 1.0, 0.96), ("she", 0, 3e-3, 1.4, 0.5, 0.13),
             ("she", 1, 3e-3, 1.5, 0.48, 0.12)]  # fmt: skip
-    columns = ["variant", "seed", live.RATE, live.VALIDATION, "load_2_accuracy", "load_8_accuracy"]
-    return pd.DataFrame(rows, columns=columns)
+    columns = ["variant", "seed", "lr", "validation_loss_nats"]
+    columns += ["load_2_accuracy", "load_8_accuracy"]
+    return pd.DataFrame(rows, columns=columns).assign(corpus="recall")
 
 
 def context_runs():
@@ -184,9 +186,9 @@ def drawn(draw, runs):
 
 def test_recorded_recall_is_drawn_at_the_rate_that_validated_best():
     runs = recall_runs()
-    chosen = live.at_chosen_rate(runs)
+    chosen = fair.at_own_rate(runs)
     assert len(chosen) == 4
-    assert set(chosen[live.RATE]) == {3e-3}
+    assert set(chosen["lr"]) == {3e-3}
     one = drawn(pictures.draw_recall, chosen)
     assert "1 of 2 mixers answer more than 95% at 8 pairs" in one.words
     assert "Attention 97%, SHE 12%" in one.words
@@ -206,7 +208,7 @@ def test_what_is_not_recorded_is_said_with_the_command_that_records_it():
         assert "attnlab study run mixers --scale classroom" in one.ax.texts[0].get_text()
 
 
-def test_records_of_another_match_are_left_out(tmp_path, monkeypatch):
+def test_records_of_another_match_are_left_out(tmp_path):
     how = {"experiment": "mixers/classroom/recall", "seed": 0, "curve": {}, "details": {},
            "seconds": 1.0, "environment": {}}  # fmt: skip
     for match, loss in (("weights", 0.5), ("work", 0.4)):
@@ -214,11 +216,10 @@ def test_records_of_another_match_are_left_out(tmp_path, monkeypatch):
         metrics = {"validation_loss_nats": loss}
         record = RunRecord(variant="she", config=config, metrics=metrics, **how)
         record.append_to(tmp_path / "mixers.jsonl")
-    load = live.load_runs
-    monkeypatch.setattr(live, "load_runs", lambda name: load(name, path=tmp_path))
-    assert live.recorded("recall")["validation_loss_nats"].tolist() == [0.5]
-    assert live.recorded("recall", match="work")["validation_loss_nats"].tolist() == [0.4]
-    assert live.recorded("in_context").empty
+    for match, loss in (("weights", 0.5), ("work", 0.4)):
+        found = live.recorded("recall", match=match, path=tmp_path)
+        assert found["validation_loss_nats"].tolist() == [loss]
+    assert live.recorded("in_context", path=tmp_path).empty
 
 
 # Readers

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from functools import lru_cache
+from collections.abc import Callable
+from functools import lru_cache, partial
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from attnlab.errors import AttnlabError
+from attnlab.paths import RUNS
 from attnlab.records import load_runs
 from attnlab.seeding import numpy_generator
+from attnlab.studies import fair
 
 Floats = NDArray[np.float64]
 KEY_KINDS = {"random": "random", "orthogonal": "orthogonal"}
-RULES = {"sum": "sum", "delta": "delta rule, once", "delta_10": "delta rule, ten times",
-         "best": "best matrix there is"}  # fmt: skip
-RATE, VALIDATION = "config.train.lr", "validation_loss_nats"
 
 
 def draw_keys(n: int, d_key: int, *, kind: str, generator: np.random.Generator) -> Floats:
@@ -48,11 +48,11 @@ def write_best(keys: Floats, values: Floats) -> Floats:
     return np.linalg.pinv(keys) @ values
 
 
-WRITE: Mapping[str, Callable[[Floats, Floats], Floats]] = {
-    "sum": write_sum,
-    "delta": write_delta,
-    "delta_10": lambda keys, values: write_delta(keys, values, n_passes=10),
-    "best": write_best,
+RULES: dict[str, tuple[str, Callable[[Floats, Floats], Floats]]] = {  # what it is called, and does
+    "sum": ("sum", write_sum),
+    "delta": ("delta rule, once", write_delta),
+    "delta_10": ("delta rule, ten times", partial(write_delta, n_passes=10)),
+    "best": ("best matrix there is", write_best),
 }
 
 
@@ -92,7 +92,7 @@ def measured_errors(
             generator = numpy_generator(draw, f"memory/{n}")
             keys = draw_keys(n, d_key, kind=kind, generator=generator)
             values = generator.normal(size=(n, d_key)) / d_key**0.5
-            read = keys @ WRITE[rule](keys, values)
+            read = keys @ RULES[rule][1](keys, values)
             errors.append(relative_error(read, values) ** 2)
             distance = ((read[:, None] - values[None]) ** 2).sum(-1)
             hits.append(np.mean(distance.argmin(1) == np.arange(n)))
@@ -100,28 +100,19 @@ def measured_errors(
     return tuple(found)
 
 
-def recorded(corpus: str, *, scale: str = "classroom", match: str = "weights") -> pd.DataFrame:
-    """Return the runs of the study ``mixers`` on a task, each mixer at its chosen rate.
+def recorded(
+    corpus: str, *, scale: str = "classroom", match: str = "weights", path: Path = RUNS
+) -> pd.DataFrame:
+    """Return the runs of the study ``mixers`` on a task, each mixer at the rate that it chose.
 
-    Chosen is, for each mixer, the rate with the lowest validation loss of the first seed that
-    tried several. A table without rows says that nothing is recorded.
+    A table without rows says that nothing is recorded.
     """
     try:
-        runs = load_runs(f"mixers/{scale}/{corpus}")
+        runs = load_runs(f"{fair.FAMILIES}/{scale}/{corpus}", path=path)
     except AttnlabError:
         return pd.DataFrame(columns=["variant", "seed"])
-    if "config.match" in runs:
-        runs = runs[runs["config.match"].fillna(match) == match]
-    return at_chosen_rate(runs)
-
-
-def at_chosen_rate(runs: pd.DataFrame) -> pd.DataFrame:
-    """Return the runs of each mixer at the rate that validated best with its first seed."""
-    if RATE not in runs or VALIDATION not in runs:
-        return runs
-    first = runs[runs["seed"] == runs.groupby("variant")["seed"].transform("min")]
-    best = first.loc[first.groupby("variant")[VALIDATION].idxmin()].set_index("variant")[RATE]
-    return runs[runs[RATE] == runs["variant"].map(best)]
+    runs = runs[runs[fair.MATCH] == match].rename(columns={fair.RATE: "lr"})
+    return fair.at_own_rate(runs.assign(corpus=corpus))
 
 
 def most_pairs(n_numbers: int, *, bits: int, n_values: int) -> int:

@@ -17,6 +17,7 @@ from attnlab.show import LOOKS, figure, final_gaps, look, new_axes, picture
 from attnlab.show.style import NO_FAMILY
 from attnlab.sources import ChainsInContext
 from attnlab.sources.recall import BLANK, IGNORED, RecallSource, recall_source
+from attnlab.tasks.in_context import readers_nats
 
 GREY = LOOKS["table"].colour
 KINDS = {"pairs": "mqar", "with noise": "noisy", "keys of two tokens": "fuzzy",
@@ -77,7 +78,7 @@ def memory_errors(*, d_key: int, kind: str, quantity: str):
     counts = tuple(sorted({2, d_key // 4, d_key // 2, 3 * d_key // 4, d_key, 5 * d_key // 4,
                            3 * d_key // 2, 2 * d_key, 3 * d_key}))  # fmt: skip
     ax, at_d, column = new_axes(), {}, {"error": 0, "found": 1}[quantity]
-    for rule, label in live.RULES.items():
+    for rule, (label, _) in live.RULES.items():
         measured = live.measured_errors(counts, d_key=d_key, kind=kind, rule=rule)
         one, values = look(RULE_LOOKS[rule]), [each[column] for each in measured]
         marker = "v" if rule == "best" else one.marker
@@ -234,12 +235,7 @@ def reader_table(source: ChainsInContext, *, n_rows: int = 400) -> pd.DataFrame:
     generator = numpy_generator(0, "readers")
     chains = source.draw_chains(n_rows, generator=generator)
     rows = source.draw_rows(chains, generator=generator)
-    losses = {
-        "unigram": source.counting_nats(rows, order=0),
-        "bigram": source.counting_nats(rows, order=1),
-        "oracle": source.oracle_nats(rows),
-        "knowing": source.knowing_nats(rows, chains),
-    }
+    losses = readers_nats(source, rows, chains)
     table = {name: each.mean(0) for name, each in losses.items()}
     return pd.DataFrame({"position": np.arange(1, source.time + 1), **table})
 
