@@ -81,7 +81,7 @@ BUDGETS = {  # by scale and corpus; None: every other one
         model={"d_model": 32, "n_layers": 2}, rates=(3e-3, 1e-2),
         train={"n_steps": 300, "batch_size": 32}),
     ("classroom", "mnist_patches"): Budget(
-        model={"d_model": 64, "n_layers": 2}, rates=(1e-3, 3e-3),
+        model={"d_model": 64, "n_layers": 2}, rates=(3e-3, 1e-2),
         train={"n_steps": 400, "batch_size": 64}),
     ("paper", None): Budget(
         model=LARGE, rates=(3e-4, 1e-3, 3e-3), train={"n_steps": 4000, "batch_size": 64},
