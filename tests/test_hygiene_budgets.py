@@ -68,6 +68,7 @@ CEILINGS = {
     "chapters/markov_framing": 630,
     "chapters/recall_and_state": 670,
     "chapters/replacing_attention": 1_280,
+    "chapters/scaling_and_other_tasks": 690,
     "chapters/translation_teacher": 950,
     "mixer Attention": 165,
     "mixer Extractor": 295,
