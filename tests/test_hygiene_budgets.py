@@ -70,6 +70,7 @@ CEILINGS = {
     "chapters/other_mixers": 650,
     "chapters/recall_and_state": 660,
     "chapters/replacing_attention": 1_280,
+    "chapters/scaling_and_other_tasks": 690,
     "chapters/translation_teacher": 950,
     "mixer Attention": 165,
     "mixer Extractor": 295,

@@ -35,8 +35,7 @@ def growth_races(plan: SpeedPlan) -> Iterator[Race]:
     """Yield one race for each length, then one for each width."""
     n_tokens, d_model, times, time, widths = GRIDS[plan.scale]
     points = [("length", t, d_model) for t in times] + [("width", time, d) for d in widths]
-    others = (name for name in list_mixers() if name != "attention")
-    variants = ("attention", *others)
+    variants = tuple(name for name in list_mixers() if name != "identity")  # it does nothing
     for along, t, d in points:
         sizes = {"batch": n_tokens // t, "time": t, "d_model": d}
         yield Race(

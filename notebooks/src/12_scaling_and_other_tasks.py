@@ -291,9 +291,10 @@ law = records.law(runs, variant="he")  # None, and no dotted lines, where the ru
 show(pictures.gaps(runs, variant="he", fit=law))
 
 # %% [markdown]
-# **How to read it.** *Residual* is how far the law misses a gap, typically. Where it is well above the spread
-# of seeds, eq. (12.2) is not the law: a narrow model that read few tokens is not limited by either alone.
-# Powers of different mixers may then differ for this reason as well.
+# **How to read it.** *Residual* is how far the law misses a gap, typically. Where it is well above the spread of
+# seeds, eq. (12.2) is not the law: the loss may rest on a plateau until a model learns the next thing, and a narrow
+# model that read little is not limited by either size alone. Its powers then describe these runs and no others. An
+# end of 5.00 is the steepest power that was tried: the runs do not tell it.
 #
 # The harder test is a run that no fit has seen. The largest model on the longest text, predicted from all
 # others:

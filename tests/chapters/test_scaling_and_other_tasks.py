@@ -162,6 +162,13 @@ def test_fits_and_predictions_come_from_the_runs_of_each_source(tmp_path):
     assert "98,304" in records.held_out_table(held)
 
 
+def test_nothing_is_predicted_while_the_largest_run_is_not_there(tmp_path):
+    runs = some_runs(n_seeds=3)
+    plant_runs(tmp_path, runs[(runs["N"] < runs["N"].max()) | (runs["D"] < runs["D"].max())])
+    assert records.held_out("tree", path=tmp_path).empty
+    assert len(records.fits(path=tmp_path)) == 1
+
+
 def test_a_repeated_run_counts_once(tmp_path):
     runs = some_runs(n_seeds=1)
     plant_runs(tmp_path, runs.assign(loss=9.0))

@@ -74,12 +74,11 @@ def held_out(corpus: str, *, path: Path = RUNS) -> pd.DataFrame:
     """
     rows, runs = [], recorded(corpus, path=path)
     for name, own in runs.groupby("variant", sort=False):
-        is_last = (own["N"] == own["N"].max()) & (own["D"] == own["D"].max())
-        try:
-            fit = scaling.fit_runs(own[~is_last])
-        except AttnlabError:
-            continue
         at = own["N"].max(), own["D"].max()
+        is_last = (own["N"] == at[0]) & (own["D"] == at[1])
+        fit = law(own[~is_last], variant=name) if is_last.any() else None
+        if fit is None:
+            continue
         low, high = fit.predicted_interval(*at)
         measured = own.loc[is_last, "loss"].mean()
         rows.append((name, *at, float(fit.predict(*at)), low, high, measured))
