@@ -71,7 +71,7 @@ class TestChapter(ChapterTests):
         "one_of_the_map": (
             lambda: pictures.one_of_the_map(RUNS, TABLE, "she", "tales"),
             "SHE on made-up tales: 0.81 of the way (0.75 to 0.88, 2 seeds), rank 1 of 3, 0.375 "
-            "nats from the best possible. At d = 32, context 64: weights 67,584 (16 × attention's)",
+            "nats from the best possible. A layer, d = 32: weights 67,584 (16 × attention's)",
         ),
         "one_of_the_map/time": (
             lambda: pictures.one_of_the_map(RUNS, TABLE, "she", "tales"),

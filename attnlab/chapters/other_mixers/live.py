@@ -79,12 +79,9 @@ def prices(d_model: int, context_len: int, *, n_heads: int = 2) -> dict[str, dic
     }
 
 
-def price_words(name: str, sizes: Mapping[str, int]) -> str:
-    """Say what a mixer costs at the sizes of a record, in the layers of a model."""
-    own, other = (prices(sizes["d_model"], sizes["context_len"])[n] for n in (name, "attention"))
-    told = [f"{key} {own[key]:,} ({_times(own[key], other[key])})" for key in PRICES]
-    return f"At d = {sizes['d_model']}, context {sizes['context_len']}: {', '.join(told)}"
-
-
-def _times(own: int, other: int) -> str:
-    return f"{own / other:.2g} × attention's"
+def price_words(name: str, sizes: Mapping[str, int], rival: Mapping[str, int]) -> str:
+    """Say what a layer with a mixer costs at the sizes of a record, beside attention at its own."""
+    own, other = prices(**sizes)[name], prices(**rival)["attention"]
+    told = [f"{key} {own[key]:,} ({own[key] / other[key]:.2g} × attention's)" for key in PRICES]
+    width = "" if sizes == rival else f", attention {rival['d_model']}"
+    return f"A layer, d = {sizes['d_model']}{width}: {', '.join(told)}"

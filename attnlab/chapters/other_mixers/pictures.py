@@ -44,6 +44,7 @@ WORDS = {  # of a corpus
     "tinyshakespeare": "Shakespeare",
 }
 AXES = {"label": "Entry M[t, s]", "x_label": "Read: s", "y_label": "Reading: t"}
+SIZES = ("d_model", "context_len", "n_heads")  # of a record, that prices depend on
 NOT_RECORDED = "not recorded yet"
 DARK = 0.6  # shares below it are dark fields, with white numbers
 
@@ -209,11 +210,11 @@ def one_of_the_map(runs: pd.DataFrame, table: pd.DataFrame, mixer: str, task: st
     """One mixer on one task among all others, and in words how well and at what price."""
     ax = new_axes(size=(6.4, 3.0))
     rows = table[table["corpus"] == task]
-    own = rows[rows["variant"] == mixer]
+    found = rows[rows["variant"] == mixer]
     where = WORDS.get(task, task)
-    if own.empty:
+    if found.empty:
         return _empty(ax, f"{look(mixer).label} on {where}: {NOT_RECORDED}")
-    one = own.iloc[0]
+    one = found.iloc[0]
     families = list(dict.fromkeys(look(name).family for name in rows["variant"]))
     for name, loss in zip(rows["variant"], rows["loss_nats"], strict=True):
         place = families.index(look(name).family)
@@ -226,19 +227,19 @@ def one_of_the_map(runs: pd.DataFrame, table: pd.DataFrame, mixer: str, task: st
     ax.set(yticks=range(len(families) + 1), yticklabels=[*families, look(mixer).label],
            ylim=(-0.6, len(families) + 0.6), xlabel="Test loss (nats per token)")  # fmt: skip
     end = "the best possible" if one["is_floor"] else "the best recorded"
-    first = mine.iloc[0]
     baseline = runs[(runs["corpus"] == task) & (runs["variant"] == "attention")]
     slow = mine["seconds"].mean() / baseline["seconds"].mean() if len(baseline) else np.nan
     time = "" if np.isnan(slow) else f"; training took {slow:.1f} × as long as with attention"
     rank = int((rows["loss_nats"] < one["loss_nats"]).sum()) + 1
     right = mine["test_accuracy"].mean()
     told = "" if np.isnan(right) else f"; {right:.0%} of the answers right"
-    sizes = {name: int(first[name]) for name in ("d_model", "context_len")}
+    both = (mine, baseline if len(baseline) else mine)
+    own, rival = ({name: int(part.iloc[0][name]) for name in SIZES} for part in both)
     return ax, (
         f"{look(mixer).label} on {where}: {one['share']:.2f} of the way ({one['low']:.2f} to "
         f"{one['high']:.2f}, {one['n_seeds']} seed{'s' * int(one['n_seeds'] != 1)}), rank {rank} "
         f"of {len(rows)}, {one['loss_nats'] - one['best_nats']:.3f} nats from {end}{told}. "
-        f"{price_words(mixer, sizes)}{time}."
+        f"{price_words(mixer, own, rival)}{time}."
     )
 
 
