@@ -136,6 +136,7 @@ def test_digamma_is_the_derivative_of_the_logarithm_of_gamma(x):
     slope = (math.lgamma(x + step) - math.lgamma(x - step)) / (2 * step)
     assert _digamma(x) == pytest.approx(slope, rel=1e-6)
     assert _digamma(x + 1) == pytest.approx(_digamma(x) + 1 / x, abs=1e-11)
+    assert _digamma(1) == pytest.approx(-0.5772156649015329, abs=1e-12)  # Euler's constant
 
 
 def test_dials_that_no_chain_has_are_refused_in_words():

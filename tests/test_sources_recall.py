@@ -161,6 +161,17 @@ def test_a_stream_decides_the_rows():
     assert not np.array_equal(zero, one)
 
 
+@pytest.mark.parametrize(
+    ("name", "n_answers", "n_keys", "most", "p_right", "n_noise"),
+    [("mqar", 12, 11, 8, 1.0, 0), ("noisy", 11, 9, 6, 0.9, 4), ("fuzzy", 25, 36, 5, 1.0, 0)],
+)
+def test_the_named_pairs_have_these_dials(name, n_answers, n_keys, most, p_right, n_noise):
+    source = recall_source(name)
+    assert (source.n_answers, source.n_keys, source.most()) == (n_answers, n_keys, most)
+    assert source.oracle_accuracy == p_right
+    assert source._n_noise(3) == n_noise
+
+
 def test_loads_that_do_not_fit_are_refused_in_words():
     with pytest.raises(AttnlabError, match=r"A load of 17 does not fit 64 tokens.*Choose 16"):
         drawn(PairRecall(vocab_size=64, time=64), 17)
