@@ -10,10 +10,11 @@ import torch
 
 from attnlab.analysis.accuracy import accuracy_interval, linear_control, word_bags
 from attnlab.analysis.compare import FAILS, HOLDS, UNDECIDED
+from attnlab.claims import ledger
 from attnlab.config import ClassifierConfig, TrainConfig
 from attnlab.errors import AttnlabError, UnknownNameError
 from attnlab.mixers import list_mixers
-from attnlab.records import load_runs
+from attnlab.records import RunRecord, load_runs
 from attnlab.seeding import torch_generator
 from attnlab.studies import Folders, Plan, export_models, labels, run_plan
 from attnlab.studies.study import jobs_of
@@ -279,3 +280,38 @@ def test_each_side_is_held_against_attention_of_that_side():
     assert found["mean"].round(3).to_dict() == {"he": -0.4, "she": 0.0, "she/two_sided": 0.1}
     assert found.loc["he", "verdict"] == "two runs"
     assert labels.accuracy_differences(runs, variants=["he"])["variant"].tolist() == ["he"]
+
+
+def plant(folder, experiment, variant, seed, lr, accuracy):
+    """Append a record of a run with this accuracy on validation and test."""
+    right = np.arange(400) < round(400 * accuracy)
+    RunRecord(
+        experiment=experiment, variant=variant, seed=seed, config={"train": {"lr": lr}},
+        metrics={"validation_accuracy": accuracy, "validation_loss_nats": 1.0,
+                 "test_accuracy": float(right.mean())},
+        details={"data": {"test": 400}, "right": np.packbits(right).tobytes().hex()},
+        seconds=1.0, command="", commit="", environment={}, finished_at="",
+    ).append_to(folder / f"{experiment.split('/')[0]}.jsonl")  # fmt: skip
+
+
+def test_the_ledger_answers_for_understanding_and_vision_with_the_best_rates(tmp_path):
+    assert ledger(path=tmp_path, ids=["E12"])["verdict"].tolist() == ["not recorded yet"]
+    values = {"attention": 0.9, "she": 0.91, "he": 0.7, "attention/two_sided": 0.8,
+              "she/two_sided": 0.81}  # fmt: skip
+    for seed in range(3):
+        for variant, accuracy in values.items():
+            plant(tmp_path, "labels/classroom/trec", variant, seed, 0.003, accuracy + 0.005 * seed)
+            plant(tmp_path, "mixers/classroom/recall", variant, seed, 0.003, accuracy)
+    plant(tmp_path, "labels/classroom/trec", "she", 0, 0.01, 0.4)  # a rate that is not chosen
+    lines = ledger(path=tmp_path, ids=["E12"])
+    found = lines[["claim", "verdict", "record"]].values.tolist()
+    record = "labels/classroom/trec"
+    assert sorted(found) == [
+        ["HE reaches attention's accuracy", FAILS, record],
+        ["SHE reaches attention's accuracy", HOLDS, record],
+        ["SHE two-sided reaches attention's accuracy", HOLDS, record],
+    ]
+    row = lines[lines["claim"].str.startswith("HE ")].iloc[0]
+    assert row["number"].startswith("-20.0 (")
+    assert row["number"].endswith(") points")
+    assert row["seeds"] == 3

@@ -65,7 +65,7 @@ def _text(n_steps: int, vocab_size: int, max_len: int) -> Budget:
     return Budget(
         model={"d_model": 64, "n_layers": 2, "dropout": 0.2},
         train={"n_steps": n_steps, "batch_size": 32},
-        rates=(1e-3, 3e-3),
+        rates=(3e-3, 1e-2),
         data={"vocab_size": vocab_size, "max_len": max_len},
     )
 
