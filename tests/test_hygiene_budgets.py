@@ -33,6 +33,7 @@ ROOMS = {  # lines at most
 }
 PACKAGE, WITHOUT_CHAPTERS, TESTS = 20_000, 15_000, 10_500
 CHAPTER, MIXER, TASK = 550, 120, 140
+FIRST = 7, 3, 11  # mixers, files of tasks and chapters that the budgets of the rooms hold
 MEDIAN, NINE_OF_TEN = (7, 12), 40  # lines of a function
 
 # What is over its budget today, and by how much it may be. Lower a number when lines go; raise one
@@ -43,44 +44,43 @@ MEDIAN, NINE_OF_TEN = (7, 12), 40  # lines of a function
 # processes (training, studies, command line), damaged files and places that cannot be written
 # (ground, training, command line), what models are given (models, mixers), answers of any kind
 # (teach), something to build in each notebook with its mistakes (chapters), ten wrong answers to
-# each exercise (tests), the positions and windows of attention (mixers), recall and languages in
-# context (sources, tasks).
+# each exercise (tests), the frame, positions and windows of attention (mixers), recall and
+# languages in context (sources), texts and images with a class (corpora, models, training), studies
+# of all mixers, of labels, growth and scaling with their fits (studies, analysis, claims).
 CEILINGS = {
-    "corpora": 1_470,
-    "ground": 1_100,
-    "training": 1_560,
-    "tasks": 820,
-    "mixers": 3_500,
-    "claims": 690,
-    "analysis": 2_310,
+    "corpora": 1_640,
+    "ground": 1_120,
+    "training": 1_620,
+    "mixers": 5_270,
+    "claims": 770,
+    "analysis": 2_760,
     "cli": 700,
-    "chapters": 8_400,
+    "chapters": 10_250,
     "distillation": 2_160,
     "show": 2_370,
     "sources": 2_970,
-    "studies": 3_290,
+    "studies": 4_170,
     "teach": 1_000,
+    "models": 1_430,
     "chapters/attention": 680,
     "chapters/critical_path": 730,
     "chapters/distillation": 840,
+    "chapters/extractor": 660,
     "chapters/fast_extractors": 980,
     "chapters/language_models": 1_160,
     "chapters/markov_framing": 630,
-    "chapters/recall_and_state": 670,
     "chapters/other_mixers": 650,
-    "chapters/recall_and_state": 660,
+    "chapters/recall_and_state": 670,
     "chapters/replacing_attention": 1_280,
     "chapters/scaling_and_other_tasks": 690,
     "chapters/translation_teacher": 950,
-    "mixer Attention": 165,
+    "mixer Attention": 175,
     "mixer Extractor": 295,
     "tasks/language": 256,
     "tasks/translation": 210,
-    "attnlab": 31_560,
-    "attnlab without chapters": 23_250,
-    "tests": 20_550,
-    "chapters/extractor": 660,
-    "models": 1_230,
+    "attnlab": 39_300,
+    "attnlab without chapters": 29_050,
+    "tests": 24_500,
 }
 
 
@@ -99,6 +99,23 @@ def length(node) -> int:
     return node.end_lineno - node.lineno + 1
 
 
+def brought() -> Counter[str]:
+    """Return the lines that mixers, tasks and chapters beyond the first ones may bring."""
+    mixers = sum(
+        isinstance(node, ast.ClassDef)
+        and any(ast.unparse(each).startswith("mixer(") for each in node.decorator_list)
+        for node in classes_and_functions()
+    )
+    tasks = len(list((ROOT / "attnlab" / "tasks").glob("[!_]*.py")))
+    chapters = len(list((ROOT / "attnlab" / "chapters").glob("*/__init__.py")))
+    first_mixers, first_tasks, first_chapters = FIRST
+    return Counter(
+        mixers=MIXER * (mixers - first_mixers),
+        tasks=TASK * (tasks - first_tasks),
+        chapters=CHAPTER * (chapters - first_chapters),
+    )
+
+
 @cache
 def measured() -> dict[str, tuple[int, int]]:
     """Return the lines of everything that has a budget, and the budget."""
@@ -109,7 +126,8 @@ def measured() -> dict[str, tuple[int, int]]:
         if inside.parts[0] == "chapters":
             chapters[f"chapters/{inside.parts[1]}"] += count_lines(path)
     tests = sum(count_lines(path) for path in (ROOT / "tests").rglob("*.py"))
-    rows = {room: (n, ROOMS.get(room, 0)) for room, n in sorted(rooms.items())}
+    more = brought()
+    rows = {room: (n, ROOMS.get(room, 0) + more[room]) for room, n in sorted(rooms.items())}
     rows |= {chapter: (n, CHAPTER) for chapter, n in chapters.items()}
     for node in classes_and_functions():
         if isinstance(node, ast.ClassDef) and "TokenMixer" in map(ast.unparse, node.bases):
@@ -117,8 +135,9 @@ def measured() -> dict[str, tuple[int, int]]:
     for path in sorted((ROOT / "attnlab" / "tasks").glob("[!_]*.py")):
         rows[f"tasks/{path.stem}"] = (count_lines(path), TASK)
     total = rooms.total()
-    rows["attnlab"] = (total, PACKAGE)
-    rows["attnlab without chapters"] = (total - rooms["chapters"], WITHOUT_CHAPTERS)
+    without = total - rooms["chapters"]
+    rows["attnlab"] = (total, PACKAGE + more.total())
+    rows["attnlab without chapters"] = (without, WITHOUT_CHAPTERS + more.total() - more["chapters"])
     return rows | {"tests": (tests, TESTS)}
 
 
