@@ -10,7 +10,9 @@ from torch.func import functional_call
 from attnlab.config import ModelConfig
 from attnlab.errors import AttnlabError
 from attnlab.mixers import build_mixer, find_mixer
+from attnlab.mixers.base import Ring
 from attnlab.mixers.kernels import KERNELS, S4D, Siren
+from attnlab.mixers.streaming import TiledStream
 from attnlab.models import LanguageModel
 
 TINY = {"rtol": 1e-9, "atol": 1e-10}
@@ -130,6 +132,32 @@ def test_oscillators_go_on_from_any_state_over_long_texts():
         first, state = mixer.prefill(x[:, :137])
         rest, _ = mixer.prefill(x[:, 137:], state)
     torch.testing.assert_close(torch.cat([first, rest], 1), mixer(x), **TINY)
+
+
+@pytest.mark.parametrize("kernel", ["explicit", "siren"])
+def test_a_frozen_long_kernel_streams_in_tiles_and_one_that_learns_in_a_ring(kernel):
+    mixer, x = built("long_conv", kernel=kernel, context_len=600).eval(), tokens(2, 1300, 4)
+    with torch.no_grad():
+        exact = mixer(x)
+        first, state = mixer.prefill(x[:, :100])
+        second, state = stepped(mixer, x[:, 100:1200], state)
+    assert isinstance(state, TiledStream)
+    third, state = stepped(mixer, x[:, 1200:1210], state)  # with gradients
+    assert isinstance(state, Ring)
+    fourth, _ = mixer.prefill(x[:, 1210:], state)
+    close = {"rtol": 1e-8, "atol": 1e-8 * float(exact.abs().max())}
+    torch.testing.assert_close(torch.cat([first, second, third, fourth], 1), exact, **close)
+    assert isinstance(mixer.train().initial_state(1), Ring)
+
+
+@torch.no_grad()
+def test_a_stream_in_tiles_hears_of_weights_that_change():
+    mixer, x = built("siren", context_len=600).eval(), tokens(1, 900, 4)
+    _, state = stepped(mixer, x[:, :700])
+    mixer.kernel.last.weight.mul_(-2)
+    y, _ = stepped(mixer, x[:, 700:], state)
+    close = {"rtol": 1e-8, "atol": 1e-8 * float(y.abs().max())}
+    torch.testing.assert_close(y, mixer(x)[:, 700:], **close)
 
 
 # Hyena

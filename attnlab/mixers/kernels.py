@@ -15,7 +15,8 @@ from torch.nn import functional as F
 
 from attnlab.errors import AttnlabError
 from attnlab.mixers.base import Ring
-from attnlab.mixers.convolution import causal_convolution
+from attnlab.mixers.convolution import SpectrumCache, causal_convolution
+from attnlab.mixers.streaming import TiledStream, Tiling, choose_streaming
 
 
 class Kernel(nn.Module):
@@ -33,6 +34,7 @@ class Kernel(nn.Module):
         self.channels, self.n_lags = channels, n_lags
         self._seen: list[Any] = []
         self._kept: dict[Any, Any] = {}
+        self._tiles = SpectrumCache(max_entries=1)  # of streams
 
     def make(self, n: int) -> Tensor:
         """Compute the numbers of the newest n lags."""
@@ -65,6 +67,7 @@ class Kernel(nn.Module):
     def train(self, mode: bool = True) -> Kernel:
         """Change the mode and forget what was kept."""
         self._kept = {}
+        self._tiles.clear()
         return super().train(mode)
 
     def definition(self, u: Tensor) -> Tensor:
@@ -76,16 +79,26 @@ class Kernel(nn.Module):
         raise NotImplementedError
 
     def initial_state(self, batch_size: int, **like: Any) -> Any:
-        """Return an empty ring of signals."""
-        return Ring.empty(batch_size, int(self.n_lags or 1), self.channels, **like)
+        """Return an empty ring of signals; for a frozen kernel tiles, where these are faster."""
+        n_lags, width = int(self.n_lags or 1), self.channels
+        ring, shape = Ring.empty(batch_size, n_lags, width, **like), torch.empty(n_lags, 1)
+        is_tiled = choose_streaming(shape, batch_size=batch_size, width=width) == "tiles"
+        return TiledStream(ring, Tiling.choose(shape)) if is_tiled and not self.training else ring
 
     def step(self, u_t: Tensor, state: Any) -> tuple[Tensor, Any]:
         """Return the newest sum ``(batch, channels)`` and the state after it."""
+        if isinstance(state, TiledStream):
+            if not self._learns:
+                return state.push(u_t, self.lags(int(self.n_lags or 1)), self._tiles), state
+            state = state.ring  # what is recorded, or changes at every token, needs the plain sum
         return add_token(u_t, state, self.lags(state.n_seen + 1))
 
     def prefill(self, u: Tensor, state: Any, *, method: str = "auto") -> tuple[Tensor, Any]:
         """Return the sums of a prefix and the state after it."""
-        return add_prefix(u, state, self.lags(state.n_kept + u.shape[1]), method=method)
+        ring = state.ring if isinstance(state, TiledStream) else state
+        summed, ring = add_prefix(u, ring, self.lags(ring.n_kept + u.shape[1]), method=method)
+        is_tiled = isinstance(state, TiledStream)
+        return summed, TiledStream(ring, state.tiling) if is_tiled else ring
 
 
 def exact(linear: nn.Linear, x: Tensor) -> Tensor:

@@ -40,8 +40,8 @@ class LongConv(TokenMixer):
         ``3 d**2 + d`` and those of the kernel: ``l d`` explicit, ``d (2 N + 1)`` of ``s4d`` with
         N = 64, ``f**2 + 3 f + f d + d`` of ``siren`` with f = 32.
     State:
-        The newest ``l`` of u, ``l d`` numbers; of ``s4d`` the oscillators, ``N d``. A token costs
-        ``l d`` or ``3 N d`` multiplications besides its maps.
+        The newest ``l`` of u, ``l d`` numbers, worked off in tiles while frozen (notebook 06); of
+        ``s4d`` the oscillators, ``N d``, at ``3 N d`` multiplications a token besides the maps.
     Source:
         arXiv:2302.06646 (explicit), arXiv:2206.11893 (s4d), arXiv:2102.02611 (siren); derived in
         notebook 10.
