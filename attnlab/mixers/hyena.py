@@ -112,7 +112,7 @@ class Hyena(TokenMixer):
         ``(N + 2) d**2 + (N + 2) d + 4 (N + 1) d + (e + 1) f + 2 (f**2 + f) + f + f d (N - 1)
         + d (N - 1) + l e`` with e = 3 features and f = 64. The last term is the table of features.
     State:
-        The newest 3 projections and l = ``context_len`` of N - 1 signals. There is no recurrence.
+        3 projections and l = ``context_len`` of N - 1 signals; no recurrence, a plain sum streams.
     Source:
         arXiv:2302.10866, section 3, and the authors' stand-alone version; derived in notebook 10.
     """
