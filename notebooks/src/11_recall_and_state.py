@@ -431,7 +431,8 @@ show(pictures.recorded_recall())
 #
 # The delta rule does not lead. The keys of section 2 were given; a model chooses its own and can
 # make them overlap little, and then a sum suffices. That is our reading; we did not measure overlaps.
-#
+
+# %% [markdown]
 # **Doubts.** One training length for all: who stands on a line may only have waited too short. Three
 # learning rates are a coarse grid, and small models say nothing certain of large ones.
 #
