@@ -424,9 +424,17 @@ assert expected_state_numbers("she", d_model=32, context_len=32) == 32 * 32
 show(pictures.recorded_recall())
 
 # %% [markdown]
-# Read it with the dotted lines: a marker on its own line knows values without keys. **Doubts.** One
-# training length for all: a mixer that stands on the line may only have waited too short (section 4);
-# three learning rates are a coarse grid; models of this size say nothing certain of large ones.
+# Read it with the dotted lines: a marker on its own line knows values without keys. Attention that sees
+# the whole row answers, and so does linear attention. Matrices that fade and delta nets come next.
+# Fixed lags in every form (Extractors, long convolutions, S4D, Hyena) and windows shorter than the row
+# stay near the lines or below: no address, or no room.
+#
+# The delta rule does not lead. The keys of section 2 were given; a model chooses its own and can
+# make them overlap little, and then a sum suffices. That is our reading; we did not measure overlaps.
+
+# %% [markdown]
+# **Doubts.** One training length for all: who stands on a line may only have waited too short. Three
+# learning rates are a coarse grid, and small models say nothing certain of large ones.
 #
 # **Takeaway.** Compare recall at several loads, and with the level of binding nothing.
 
