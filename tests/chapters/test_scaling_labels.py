@@ -23,6 +23,7 @@ def test_the_picture_of_accuracies_has_a_panel_a_task_and_names_best_and_control
     one = labels.accuracy(made_up())
     assert one.html()
     assert "Questions: SHE, two sided 94.0 % at best, the linear model 87.5 %" in one.words
+    assert "lower, hollow: two-sided" in one.words
     assert "Means over 3 seeds" in one.words
     assert len(one.fig.axes) == 2
 
