@@ -387,11 +387,12 @@ def _floors(experiment: str, runs: pd.DataFrame) -> Iterator[Evidence]:
         powers = (f"{n}^-{getattr(fit, p):.2f} ({fit.intervals[p][0]:.2f} to "
                   f"{fit.intervals[p][1]:.2f})" for n, p in (("N", "a"), ("D", "b")))  # fmt: skip
         found = _measured(free.E - fit.E, low - fit.E, high - fit.E, "{:+.3f}", "nats off")
-        verdict = HOLDS if free.covers(fit.E) else FAILS
         found["number"] = f"{', '.join(powers)}; constant {found['number']}"
-        yield Evidence(too_few(seeds) if seeds < compare.MIN_SEEDS else verdict, seeds=seeds,
-                       budget=_budget(runs), record=experiment,
-                       claim="a constant that is fitted finds the floor",
+        claim = Claim(says="a constant that is fitted finds the floor", variant=str(name),
+                      baseline="", relation="close")  # fmt: skip
+        verdict = claim.verdict(n_pairs=seeds, low=found["low"], high=found["high"])
+        yield Evidence(verdict, seeds=seeds, budget=_budget(runs), record=experiment,
+                       claim=claim.says,
                        quantity=f"{look(str(name)).label} on {corpus}, residual {fit.rms:.0%}",
                        **found)  # fmt: skip
 

@@ -307,8 +307,10 @@ for corpus in records.CORPORA:
 # **Why a constant does or does not come out.** It is told by the runs near the floor alone. Fitted on $\log L$,
 # as published laws are, those runs hardly count: where $E$ is most of the loss, a tenth of the gap is a
 # hundredth of $L$. And what two powers cannot follow, a third parameter will: a constant also mends a wrong
-# form. So an interval that leaves $h$ out speaks against the *form*, not against the floor, which is exact.
-#
+# form. So an interval that leaves $h$ out speaks against the *form*, not against the floor, which is exact. And one
+# that covers $h$ and half of all other numbers has found nothing: look at its width.
+
+# %% [markdown]
 # **Takeaway.** With the floor known, powers have one rival less. With it unknown, report the constant with its
 # interval, and test the law on a run that it has not seen.
 

@@ -114,10 +114,11 @@ def fitted(table: pd.DataFrame):
     axes[0].set_yticks(range(len(table)), names)
     axes[2].axvline(0, color=BLACK, linestyle="dotted")
     n = int(((table["off_low"] <= 0) & (table["off_high"] >= 0)).sum())
+    wide = ranged(table["off_high"] - table["off_low"], digits=2)
     return axes[0], (
-        f"A constant fitted with the powers covers the floor in {n} of {len(table)} cases. Power "
-        f"of the weights {ranged(table['a'], digits=2)}, of the tokens "
-        f"{ranged(table['b'], digits=2)}; residuals "
+        f"A constant fitted with the powers covers the floor in {n} of {len(table)} cases; its "
+        f"interval is {wide} nats wide. Power of the weights {ranged(table['a'], digits=2)}, of "
+        f"the tokens {ranged(table['b'], digits=2)}; residuals "
         f"{ranged(100 * table['rms'], ' %', digits=0)}. Bars: 95 % over runs."
     )
 
