@@ -12,12 +12,14 @@ from attnlab.show.kinds import listed
 
 RECORDS = "speed/paper/streaming/"
 RATIO, CONTEXT, BATCH = "ratio_to_attention", "config.context_len", "config.batch"
+COLUMNS = ("variant", "seed", BATCH, CONTEXT, "config.repeats", "state_bytes",
+           RATIO, f"{RATIO}_low", f"{RATIO}_high")  # fmt: skip
 
 
 def streaming_runs(scale: str = "paper") -> pd.DataFrame:
     """Return the newest series of the part ``streaming``; empty where nothing is recorded."""
-    runs = load_runs(f"speed/{scale}/streaming/")
-    return runs[runs["seed"] == runs["seed"].max()] if len(runs) else runs
+    runs = load_runs(f"speed/{scale}/streaming/", columns=COLUMNS)
+    return runs[runs["seed"] == runs["seed"].max()]
 
 
 @picture
