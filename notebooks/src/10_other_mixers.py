@@ -454,14 +454,12 @@ explore(pictures.price_bars, presets=presets, **pictures.PRICE_DIALS)
 # <details><summary>Answer</summary>
 #
 # States of fixed size win from a few hundred tokens on; at 32 tokens a KV cache is smaller than the tables of
-# SSD or Based. Toeplitz mixers and tables keep as many inputs as attention keeps keys, half its numbers; S4D is
-# the exception. At 8,192 tokens the weights of SHE and of dense tables are beyond reason.
+# SSD or Based. Toeplitz mixers and tables keep half of attention's numbers; S4D is the exception. At 8,192 tokens the weights of SHE and of dense tables are beyond reason.
 #
 # </details>
 #
-# The clock, last: one more token of a text that streams, over the same with attention and its cache. A small
-# state is no promise of a fast token: at these widths the maps and the calls of the library take most of the
-# time. One machine, one thread.
+# The clock, last: one more token, over attention's with its cache, on one thread of one machine. At small widths
+# maps and calls of the library take most of it.
 #
 # **Takeaway.** No mixer is cheap in everything: a price that does not grow with the text is paid in what can be
 # remembered.
