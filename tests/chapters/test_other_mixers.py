@@ -1,12 +1,15 @@
 """Chapter 10: matrices from few numbers, prices, and the map of mixers and tasks."""
 
+from functools import partial
+
 import numpy as np
 import pandas as pd
 import pytest
 from chapter_tests import ChapterTests
 
-from attnlab.chapters.other_mixers import checks, live, pictures
+from attnlab.chapters.other_mixers import checks, live, pictures, prices
 from attnlab.mixers import find_mixer, list_mixers
+from attnlab.records import load_runs
 from attnlab.sources import tales
 from attnlab.studies import fair
 
@@ -154,3 +157,8 @@ def test_prices_are_the_closed_forms_and_every_mixer_has_them():
                                       32, 64, 64 * 65 // 2, 2) // 64}  # fmt: skip
     assert not live.has_matrix("spade")
     assert live.has_matrix("hyena")
+
+
+def test_without_records_of_the_clock_the_price_of_a_token_says_so(tmp_path, monkeypatch):
+    monkeypatch.setattr(prices, "load_runs", partial(load_runs, path=tmp_path))
+    assert "not recorded yet" in prices.streaming_price(prices.streaming_runs()).words
