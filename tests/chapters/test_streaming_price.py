@@ -57,7 +57,7 @@ def test_the_figure_is_of_the_newest_series(monkeypatch):
     new["ratio_to_attention"] *= 10
     asked = []
 
-    def load_runs(name):
+    def load_runs(name, *, columns):
         asked.append(name)
         return pd.concat([new, old])
 
