@@ -6,6 +6,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
+from attnlab.mixers import list_mixers
 from attnlab.records import load_runs
 from attnlab.show import Picture, figure, look, new_axes, picture
 from attnlab.show.kinds import listed
@@ -35,7 +36,8 @@ def streaming_price(runs: pd.DataFrame):
         ax.text(0.5, 0.5, said, ha="center", va="center", transform=ax.transAxes)
         ax.set_axis_off()
         return ax, f"{said}: attnlab bench streaming --scale paper --record does."
-    points = runs[runs["variant"] != "attention"]
+    others = [name for name in list_mixers() if name != "attention"]
+    points = runs[runs["variant"].isin(others)]
     contexts, batches = (sorted(map(int, runs[name].unique())) for name in (CONTEXT, BATCH))
     ends = points[points[CONTEXT] == contexts[-1]]
     last = ends[ends[BATCH] == batches[-1]].set_index("variant")
