@@ -357,6 +357,23 @@ def test_wrong_shapes_are_explained(name, shape, words):
 
 
 @EVERY_MIXER
+def test_a_prefix_goes_on_with_a_state_of_its_own_batch_only(name):
+    mixer = build_mixer(name, d_model=4, context_len=4)
+    state = mixer.initial_state(1)
+    if state_numbers(mixer.step(torch.zeros(1, 4), mixer.initial_state(1))[1]) == 0:
+        assert name == "identity"  # keeps nothing, of no batch
+        return
+    with pytest.raises(AttnlabError, match=r"for a batch of 1; got 3 rows"):
+        mixer.prefill(torch.zeros(3, 2, 4), state)
+
+
+@EVERY_MIXER
+def test_the_definition_computes_where_the_weights_are(name):
+    mixer = build_mixer(name, d_model=4, context_len=4).to("meta")
+    assert mixer.definition(torch.zeros(2, 3, 4, device="meta")).device.type == "meta"
+
+
+@EVERY_MIXER
 def test_a_sequence_beyond_the_longest_is_refused_in_all_forms(name):
     mixer = build_mixer(name, d_model=4, context_len=3)
     if mixer.longest is None:

@@ -93,7 +93,7 @@ class Retention(MatrixState):
 
     def definition(self, x: Tensor) -> Tensor:
         """Let the table fade and add to it, one position at a time."""
-        rates, table, outputs = torch.tensor(self.rates, dtype=x.dtype)[:, None, None], None, []
+        rates, table, outputs = x.new_tensor(self.rates)[:, None, None], None, []
         for x_t in x.unbind(1):
             q, k, v = (
                 one(x_t).unflatten(-1, (self.n_heads, -1))

@@ -19,7 +19,7 @@ RANK = 4
 class AdaptiveSHE(_Preset):
     r"""SHE whose lag weights depend on the data: low rank times Toeplitz, entry by entry.
 
-    SHE of rank R has :math:`M_{ts} = \sum_r a_r(t - s)`, one matrix for each channel of each
+    SHE of rank R has :math:`M_{ts}^{(r)} = a_r(t - s)`, one matrix for each channel of each
     :math:`x B_r`: Toeplitz, so that how much of token s reaches t is decided before either is
     read. Linear attention has :math:`M_{ts} = q(x_t) \cdot k(x_s)`: low rank, so that both
     tokens decide, and where they stand does not. The product of the two, entry by entry, has both:

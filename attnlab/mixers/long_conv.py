@@ -131,7 +131,7 @@ class LongConv(TokenMixer):
         """Mix a whole prefix at once; return its outputs and the state after it."""
         self.require_input(x)
         state = self.initial_state(x.shape[0]) if state is None else state
-        self.require_state(state)
+        self.require_step(x[:, 0], state)
         u = self._source(x)
         summed, state = self.kernel.prefill(u, state, method=self.method)
         return self._finish(summed + self.skip * u, x), state

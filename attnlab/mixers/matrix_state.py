@@ -14,7 +14,7 @@ from attnlab.errors import AttnlabError, shorten
 from attnlab.mixers.base import TokenMixer
 
 TINY = 1e-12  # the least that is divided by
-SAFE = 60.0  # exponent: twice as much, and a number times it, are still far inside float32
+SAFE = 60.0  # exponent: a number times its power of e is in float32; the future beyond is cut off
 EPSILON = 1e-6  # beside a mean square under a root
 
 Table = tuple[Tensor, ...]  # a state: the table, then what short convolutions remember

@@ -29,9 +29,9 @@ class Spade(TokenMixer):
     .. math:: y_t = \bigl[\mathrm{LN}(s_t),\ \mathrm{LN}(w_t)\bigr] W,\quad s = k * x + D \odot x,
               \quad w = \mathrm{attention}(x;\ \text{newest } W \text{ tokens})
 
-    k is the S4D kernel; its branch has no map of its own. The state space remembers roughly and
-    for ever, the window exactly and briefly. Only the first layer of a model is this; those
-    above are attention in a window, as published.
+    k is the S4D kernel, without a map of its own. The state space remembers roughly and for ever,
+    the window exactly and briefly. Only the first layer of a model is this; those above are
+    attention in a window, as published, but without the authors' bias of scores by distance.
 
     Shapes:
         x: ``(batch, time, d_model)``; returns the same shape.

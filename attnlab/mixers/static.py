@@ -69,7 +69,7 @@ class Synthesizer(_Table):
     Args:
         n_heads: Heads of width ``d_model / n_heads``, each with a table.
     Source:
-        arXiv:2005.00743, section 3.1.
+        arXiv:2005.00743, section 3.
     """
 
     choices: ClassVar[Mapping[str, tuple[Any, ...]]] = {"n_heads": (3,)}
@@ -132,7 +132,7 @@ class GMLP(_Table):
     State:
         Normalised gates of the context, ``context_len * d_model``.
     Source:
-        arXiv:2105.08050, section 2.1; causal as there for text, by a triangle of W.
+        arXiv:2105.08050, section 2.1; two-sided there, causal here by a triangle of W.
     """
 
     expected_weights = staticmethod(lambda d, n, h: 3 * d**2 + n**2 + 2 * d + n)
