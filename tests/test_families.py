@@ -55,6 +55,14 @@ def test_a_few_mixers_run_on_every_kind_of_data_at_smoke_scale(corpus, tmp_path)
     assert (runs["test_loss_nats"] > runs["oracle_nats"]).all()
 
 
+@pytest.mark.parametrize("scale", ["smoke", "classroom", "paper"])
+def test_every_model_begins_with_a_short_convolution_in_recall_and_nowhere_else(scale):
+    for corpus in ("recall", "fuzzy", "in_context"):
+        plan = Plan(study="mixers", scale=scale, corpus=corpus, variants=("mean",))
+        widths = {job.model.short_conv for job in jobs_of(plan)}
+        assert widths == {0 if corpus == "in_context" else 3}
+
+
 def test_seed_zero_tries_three_rates_and_further_seeds_take_the_best_on_validation(monkeypatch):
     plan = Plan(study="mixers", scale="classroom", variants=("mean", "he"))
     tried = [(job.variant, job.train.lr) for job in jobs_of(plan)]

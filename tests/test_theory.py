@@ -56,6 +56,19 @@ def test_multiplications_equal_the_count(name, d_head, n_heads, time):
     assert formula == counted(name, d, time, n_heads)
 
 
+@pytest.mark.parametrize("name", ["spade", "based"])
+def test_a_layer_with_a_window_counts_the_pairs_within_it(name):
+    def second_layer(mixer):
+        sizes = {"mixer": mixer, "vocab_size": 8, "context_len": 40, "d_model": 8, "n_heads": 2}
+        one, two = (
+            expected_language_model_multiplications(ModelConfig(**sizes, n_layers=n))
+            for n in (1, 2)
+        )
+        return two - one
+
+    assert second_layer(name) == second_layer("window_attention") < second_layer("attention")
+
+
 @given(time=st.integers(1, 30), context_len=st.integers(1, 30))
 def test_pairs_within_a_context_equal_the_count(time, context_len):
     pairs = sum(1 for t in range(time) for s in range(t + 1) if t - s < context_len)

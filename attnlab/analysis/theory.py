@@ -131,7 +131,7 @@ def expected_language_model_weights(config: ModelConfig) -> int:
     d, d_ff = config.d_model, config.mlp_width
     heads = config.mixer_options.get("n_heads", config.n_heads)
     sizes = {"d_model": d, "context_len": config.context_len, "n_heads": heads}
-    mixers = sum(expected_mixer_weights(name, **sizes) for name in _names(config))
+    mixers = sum(expected_mixer_weights(name, **sizes) for name, _ in _layers(config))
     norms = 2 * 2 * d
     channel_mixer = 2 * d * d_ff + d_ff + d
     embeddings = config.vocab_size * d * (1 if config.tie_embeddings else 2)
@@ -152,15 +152,18 @@ def expected_language_model_multiplications(config: ModelConfig) -> int:
     d, d_ff, time = config.d_model, config.mlp_width, config.context_len
     heads = config.mixer_options.get("n_heads", config.n_heads)
     sizes = {"d_model": d, "time": time, "n_heads": heads}
-    mixers = sum(expected_multiplications(name, **sizes) for name in _names(config))
+    mixers = sum(
+        expected_multiplications(name, context_len=options.get("window"), **sizes)
+        for name, options in _layers(config)
+    )
     others = config.n_layers * 2 * d_ff + config.short_conv + config.vocab_size
     return mixers + time * d * others
 
 
-def _names(config: ModelConfig) -> list[str]:
-    """Return the mixer of each layer."""
+def _layers(config: ModelConfig) -> list[tuple[str, dict[str, Any]]]:
+    """Return mixer and options of each layer."""
     mixer, options = find_mixer(config.mixer), config.mixer_options
-    return [mixer.in_layer(layer, options)[0] for layer in range(config.n_layers)]
+    return [mixer.in_layer(layer, options) for layer in range(config.n_layers)]
 
 
 def _require_default_form(config: ModelConfig) -> None:

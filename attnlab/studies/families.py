@@ -67,8 +67,8 @@ BUDGETS = {  # by scale and corpus; None: every other one
                             data={"vocab_size": 300}),
     ("classroom", None): Budget(model=SMALL, train={"n_steps": 500, "batch_size": 32},
                                 data={"vocab_size": 500}),
-    **{("classroom", name): Budget(model=SMALL | NEIGHBOURS,
-                                   train={"n_steps": 800, "batch_size": 32}) for name in RECALL},
+    **{("classroom", name): Budget(model=SMALL, train={"n_steps": 800, "batch_size": 32})
+       for name in RECALL},
     ("paper", None): Budget(model=LARGE, train={"n_steps": 4000, "batch_size": 64},
                             data={"vocab_size": 2000}),
 }  # fmt: skip
@@ -95,8 +95,8 @@ def _job(plan: Plan, seed: int, name: str, *, match: str, lr: float) -> Job:
         data["n_train_tokens"] = n_steps * train["batch_size"] * sizes.model["context_len"] + 1
     task = task_of(plan.corpus, **data)
     vocab_size = (task.source if plan.corpus in GENERATED else task.data).vocab_size
-    length = {"context_len": task.source.time} if plan.corpus in RECALL else {}
-    base = ModelConfig(vocab_size=vocab_size, **sizes.model | length)
+    own = {"context_len": task.source.time, **NEIGHBOURS} if plan.corpus in RECALL else {}
+    base = ModelConfig(vocab_size=vocab_size, **sizes.model | own)
     return Job(
         experiment=plan.name,
         variant=name,
