@@ -174,6 +174,8 @@ class ClassifierConfig(ModelConfig):
         super().__post_init__()
         self._check_counts("n_classes")
         self._check_choices(pooling=POOLINGS)
+        if self.short_conv:
+            raise AttnlabError(f"short_conv={self.short_conv} is no part of a classifier. Use 0.")
         if self.n_inputs < 0:
             raise AttnlabError(f"n_inputs={self.n_inputs} cannot be negative; 0 reads token ids.")
 

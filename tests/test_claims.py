@@ -118,6 +118,10 @@ def test_an_open_question_is_answered_by_its_records(tmp_path):
     assert verdicts(tmp_path, "E11") == ["holds here"]
     for variant, right in (("attention", (0.9, 0.8, 0.85)), ("he", (0.5, 0.41, 0.44))):
         for seed, value in enumerate(right):
+            plant(tmp_path, "pixels/smoke/digits", variant, seed, {"test_accuracy": 1 - value})
+    assert verdicts(tmp_path, "E12") == ["not recorded yet"]
+    for variant, right in (("attention", (0.9, 0.8, 0.85)), ("he", (0.5, 0.41, 0.44))):
+        for seed, value in enumerate(right):
             plant(tmp_path, "pixels/classroom/digits", variant, seed, {"test_accuracy": value})
     assert verdicts(tmp_path, "E12") == ["fails here"]
 

@@ -172,6 +172,7 @@ def test_inputs_that_cannot_be_read_are_named(options, inputs, message):
         ({"n_classes": 0}, "n_classes=0 must be a whole number, 1 or more"),
         ({"n_inputs": -1}, "n_inputs=-1 cannot be negative; 0 reads token ids"),
         ({"pooling": "max"}, "pooling='max' is not one of mean, last"),
+        ({"short_conv": 3}, "short_conv=3 is no part of a classifier. Use 0"),
     ],
 )
 def test_a_configuration_that_no_classifier_has_is_refused(options, message):

@@ -322,7 +322,8 @@ def _family_runs(records: Records) -> Iterator[tuple[str, pd.DataFrame]]:
 def _other_tasks(records: Records) -> Iterator[Evidence]:
     for name in dict.fromkeys(records.everything.get("experiment", ())):
         runs = records.runs(name)
-        if "test_accuracy" not in runs or name.startswith(GENERATED):
+        is_smoke = "smoke" in name.split("/")
+        if is_smoke or "test_accuracy" not in runs or name.startswith(GENERATED):
             continue
         has_rates = {labels.RATE, *labels.TIES} <= set(runs)
         chosen = labels.at_best_rate(runs) if has_rates else runs
