@@ -1,4 +1,4 @@
-"""How much an accuracy is worth: its exact interval, and what a linear model gets without order."""
+"""How much an accuracy is worth: its exact interval, and what a linear model gets."""
 
 from __future__ import annotations
 

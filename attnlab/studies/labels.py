@@ -1,7 +1,7 @@
 """Study ``labels``: does a mixer that models text also understand sentences, and see?
 
 Every mixer in the same classifier, once causal and once two-sided (``she/two_sided``), on
-sentences, questions, news and digits; beside each, a linear model that knows no order. Seed 0
+sentences, questions, news and digits; beside each, a linear model without a mixer. Seed 0
 tries the learning rates of its budget; every further seed takes the one with the highest
 validation accuracy, so run seed 0 first::
 

@@ -31,7 +31,7 @@ class LabelDataset:
     Args:
         sizes: What a ``ClassifierConfig`` takes: ``n_classes``, ``context_len``, and
             ``vocab_size`` or ``n_inputs``.
-        controls: Test accuracy of the commonest class, and of a linear model without order.
+        controls: Test accuracy of the commonest class, and of a linear model.
         facts: What a record should say about the data.
     """
 

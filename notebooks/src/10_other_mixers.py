@@ -378,8 +378,8 @@ layers = [find_mixer("spade").in_layer(n, {}) for n in range(3)]
 print("SPADE, layer by layer:", *layers, sep="\n  ")
 
 # %% [markdown]
-# **Takeaway.** Softmax, low rank, Toeplitz, semiseparable, dense: every family is one of five ways to fill a
-# triangle, and a way in and out.
+# **Takeaway.** Softmax, low rank, Toeplitz, semiseparable, dense: nearly every family is one of five ways to fill
+# a triangle, and a way in and out.
 
 # %% [markdown]
 # ## 4  What a matrix is on a sentence   *(6 min)*
@@ -454,7 +454,8 @@ explore(pictures.price_bars, presets=presets, **pictures.PRICE_DIALS)
 # <details><summary>Answer</summary>
 #
 # States of fixed size win from a few hundred tokens on; at 32 tokens a KV cache is smaller than the tables of
-# SSD or Based. Toeplitz mixers and tables keep half of attention's numbers; S4D is the exception. At 8,192 tokens the weights of SHE and of dense tables are beyond reason.
+# SSD or Based. Toeplitz mixers and tables keep half of attention's numbers, with two exceptions: S4D keeps few, and
+# adaptive SHE twice attention's. At 8,192 tokens the weights of SHE and of dense tables are beyond reason.
 #
 # </details>
 #
@@ -550,8 +551,8 @@ print(f"without its two maps it is SHE of rank {mixer.rank}; they have", end=" "
 print(sum(one.weight.numel() for one in (mixer.query, mixer.key)), "weights here")
 
 # %% [markdown]
-# **Predict, then run.** *Selective copying*: some tokens are marked as worth copying, at random places; say
-# them again at the end. Does it help to look?
+# **Predict, then run.** *Selective copying*: a few letters stand at random places among blanks; say them again
+# at the end, in order. Does it help to look?
 
 # %% tags=["nbval-ignore-output"]
 copying = recall_task("copying")

@@ -585,8 +585,8 @@ show_quiz("recall_and_state")
 #
 # - That SHE *cannot* recall: wider or deeper models, or other rates, may. We showed small ones that did
 #   not, with one seed in the live cells.
-# - How long a mixer has to be trained until it leaves the level of one in $n$. With a vocabulary of 64
-#   our attention of this kind still stood there after 3,000 steps of 32 rows.
+# - How long a mixer has to be trained until it leaves the level of one in $n$, and how that grows with the
+#   vocabulary.
 # - Real text. How much of a language model's loss is recall depends on the text.
 # - Learned keys: those of section 2 are random, models choose theirs.
 

@@ -26,7 +26,7 @@ TASKS = {  # corpus of the study: how a picture calls it
     "mnist_patches": "Digits, patches",
 }
 CONTROLS = {  # metric: words, dash
-    "linear_accuracy": ("linear model, no order", "dashed"),
+    "linear_accuracy": ("linear model", "dashed"),
     "majority_accuracy": ("commonest class", "dotted"),
 }
 COLUMNS = ("variant", "seed", "n_weights", "test_accuracy", "details.data.test", *CONTROLS, *TIES)
@@ -83,8 +83,8 @@ def accuracy(runs: pd.DataFrame):
     said = "; ".join(_best(task, runs[runs["task"] == task]) for task in tasks)
     seeds = f"{n_seeds.min()} to {n_seeds.max()}" if n_seeds.nunique() > 1 else f"{n_seeds.min()}"
     return axes[0].figure, (
-        "Upper of a pair, filled: causal; lower, hollow: two-sided. Dashed: a linear model that "
-        f"knows no order. Dotted: always the commonest class. {said}. Means over {seeds} "
+        "Upper of a pair, filled: causal; lower, hollow: two-sided. Dashed: a linear model "
+        f"without a mixer. Dotted: always the commonest class. {said}. Means over {seeds} "
         f"{'seed' if seeds == '1' else 'seeds'}, rates chosen on validation; bars: exact 95 % "
         "intervals over the test items."
     )
