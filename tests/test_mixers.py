@@ -337,6 +337,13 @@ def test_an_unknown_mixer_is_answered_with_the_nearest_name():
         ("mean", {"n_heads": 2}, "It has: none"),
         ("we", {"method": "staged"}, "No convolution method is called 'staged'"),
         ("he", {"d_model": 0}, "d_model=0 must be 1 or more"),
+        ("hyena", {"order": 2.5}, r"order=2\.5 has no long convolution"),
+        ("s4d", {"n_state": "6"}, "n_state='6' is no even number"),
+        ("aft", {"window": 2.5}, r"window=2\.5 must be 1 or more tokens, a whole number"),
+        ("window_attention", {"window": 2.5}, r"window=2\.5 must be 1 or more, a whole number"),
+        ("spade", {"window": 2.5}, r"window=2\.5 sees nothing"),
+        ("alibi_attention", {"slope": "steep"}, "slope='steep' must be a number"),
+        ("retention", {"decay": "slow"}, "decay='slow' must be above 0"),
     ],
 )
 def test_wrong_options_are_explained(name, options, words):

@@ -125,7 +125,7 @@ def test_gmlp_starts_without_mixing_and_a_table_makes_its_gates():
 def test_wrong_kinds_and_windows_are_explained():
     for options, words in (
         ({"kind": "fast"}, "kind='fast' is not one of conv, full, local, simple"),
-        ({"window": 0}, "window=0 must be 1 or more tokens"),
+        ({"window": 0}, "window=0 must be 1 or more tokens, a whole number"),
     ):
         with pytest.raises(AttnlabError, match=words):
             build_mixer("aft", d_model=4, context_len=4, **options)

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from attnlab.errors import AttnlabError
+from attnlab.config import is_number
+from attnlab.errors import AttnlabError, shorten
 from attnlab.mixers.base import Ring, TokenMixer, mixer
 from attnlab.mixers.rwkv import joined, nothing_said, running, said
 
@@ -143,5 +144,5 @@ class AFT(TokenMixer):
 def _require_kind(kind: str, window: int) -> None:
     if kind not in KINDS:
         raise AttnlabError(f"kind={kind!r} is not one of {', '.join(KINDS)}.")
-    if window < 1:
-        raise AttnlabError(f"window={window} must be 1 or more tokens.")
+    if not is_number(window, int) or window < 1:
+        raise AttnlabError(f"window={shorten(window)} must be 1 or more tokens, a whole number.")

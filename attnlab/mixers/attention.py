@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from attnlab.config import require_even_heads
-from attnlab.errors import AttnlabError
+from attnlab.config import is_number, require_even_heads
+from attnlab.errors import AttnlabError, shorten
 from attnlab.mixers.base import Ring, TokenMixer, mixer, product
 
 POSITIONS = ("none", "rotary", "alibi")
@@ -226,6 +226,8 @@ class Attention(Heads, TokenMixer):
         self._add_heads(d_model, n_heads, dropout, bias)
         _require_sight(position, window)
         self.position, self.window = position, window
+        if not is_number(slope, float):
+            raise AttnlabError(f"slope={shorten(slope)} must be a number; 1 is usual.")
         fades = slope if position == "alibi" else 0.0
         self.slopes = [fades * 2 ** (-8 * (i + 1) / n_heads) for i in range(n_heads)]
         for linear in (self.query, self.key):
@@ -339,8 +341,9 @@ class Attention(Heads, TokenMixer):
 def _require_sight(position: str, window: int | None) -> None:
     if position not in POSITIONS:
         raise AttnlabError(f"position={position!r} is not one of {', '.join(POSITIONS)}.")
-    if window is not None and window < 1:
-        raise AttnlabError(f"window={window} must be 1 or more; None sees the whole context.")
+    if window is not None and (not is_number(window, int) or window < 1):
+        said = f"window={shorten(window)} must be 1 or more, a whole number"
+        raise AttnlabError(f"{said}; None sees the whole context.")
 
 
 class KeyValues(NamedTuple):

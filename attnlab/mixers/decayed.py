@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from attnlab.config import is_number
 from attnlab.errors import AttnlabError
 from attnlab.mixers.base import mixer
 from attnlab.mixers.matrix_state import (
@@ -79,8 +80,8 @@ class Retention(MatrixState):
     ) -> None:
         require_counts(value_factor=value_factor)
         d_head = head_width(d_model, n_heads)
-        if decay is not None and not 0 < decay <= 1:
-            raise AttnlabError(f"decay={decay} must be above 0 and at most 1; 1 forgets nothing.")
+        if decay is not None and not (is_number(decay, float) and 0 < decay <= 1):
+            raise AttnlabError(f"decay={decay!r} must be above 0 and at most 1; 1 forgets nothing.")
         sizes = {"n_heads": n_heads, "d_key": d_head, "d_value": value_factor * d_head}
         super().__init__(d_model=d_model, context_len=context_len, **sizes)
         self.norm = norm

@@ -9,7 +9,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from attnlab.errors import AttnlabError
+from attnlab.config import is_number
+from attnlab.errors import AttnlabError, shorten
 from attnlab.mixers.base import Ring, TokenMixer, mixer
 from attnlab.mixers.convolution import causal_convolution, require_method
 from attnlab.mixers.kernels import Kernel, add_prefix, add_token, defined_sum, exact, toeplitz
@@ -127,8 +128,8 @@ class Hyena(TokenMixer):
         self, *, d_model: int, context_len: int, order: int = 2, method: str = "auto"
     ) -> None:
         super().__init__(d_model=d_model, context_len=context_len)
-        if order < 2:
-            raise AttnlabError(f"order={order} has no long convolution; give 2 or more.")
+        if not is_number(order, int) or order < 2:
+            raise AttnlabError(f"order={shorten(order)} has no long convolution; give a whole number from 2 on.")
         require_method(method, ndim=2)
         self.order, self.method = order, method
         self.project = nn.Linear(d_model, (order + 1) * d_model)

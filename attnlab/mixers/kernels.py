@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from attnlab.errors import AttnlabError
+from attnlab.config import is_number
+from attnlab.errors import AttnlabError, shorten
 from attnlab.mixers.base import Ring
 from attnlab.mixers.convolution import SpectrumCache, causal_convolution
 from attnlab.mixers.streaming import TiledStream, Tiling, choose_streaming
@@ -219,9 +220,9 @@ class S4D(Kernel):
 
     def __init__(self, *, channels: int, n_lags: int | None = None, n_state: int = 64) -> None:
         super().__init__(channels=channels, n_lags=None)
-        if n_state < 2 or n_state % 2:
+        if not is_number(n_state, int) or n_state < 2 or n_state % 2:
             raise AttnlabError(
-                f"n_state={n_state} is no even number from 2 on: an oscillator has two numbers."
+                f"n_state={shorten(n_state)} is no even number from 2 on: an oscillator has two."
             )
         shape = (channels, n_state // 2)
         self.log_damping = nn.Parameter(torch.full(shape, math.log(0.5)))

@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from attnlab.config import is_number
 from attnlab.errors import AttnlabError
 from attnlab.mixers.attention import Attention
 from attnlab.mixers.base import TokenMixer, mixer
@@ -68,8 +69,8 @@ class Spade(TokenMixer):
         method: str = "auto",
     ) -> None:
         super().__init__(d_model=d_model, context_len=context_len)
-        if window < 1:
-            raise AttnlabError(f"window={window} sees nothing; give 1 or more.")
+        if not is_number(window, int) or window < 1:
+            raise AttnlabError(f"window={window!r} sees nothing; give a whole number from 1 on.")
         sizes = {"d_model": d_model, "context_len": min(window, context_len)}
         self.local = Attention(**sizes, n_heads=n_heads)
         self.state_space = self.norms = self.join = None
