@@ -59,7 +59,7 @@ banner(minutes=80)
 # | kind | $M_{ts}$ for $s \le t$ | depends on |
 # |---|---|---|
 # | dense | any number $m_{ts}$ | both places |
-# | softmax | $e^{q_t k_s} / \sum_{r \le t} e^{q_t k_r}$ | both tokens, and all in between |
+# | softmax | $e^{q_t k_s} / \sum_{r \le t} e^{q_t k_r}$ | both tokens, and all others up to $t$ |
 # | low rank | $q_t k_s$ | both tokens |
 # | Toeplitz | $a_{t-s}$ | the distance |
 #

@@ -296,8 +296,8 @@ presets = [{"kind": kind, "row": 2} for kind in ("mqar", "fuzzy", "copying")]
 explore(pictures.question_row, presets=presets, **pictures.ROW_DIALS)
 
 # %% [markdown]
-# Who keeps a list of pairs answers everything, so the best possible loss is 0 nats. Two levels tell
-# what a model knows that does not:
+# Who keeps a list of pairs answers everything, so without noise the best possible loss is 0 nats. Two
+# levels tell what a model knows that does not:
 #
 # - nothing of the row: one right answer in as many as there are values,
 # - the values of the row, but not whose they are: one in $n$, whatever $V$.
