@@ -129,9 +129,7 @@ class Hyena(TokenMixer):
     ) -> None:
         super().__init__(d_model=d_model, context_len=context_len)
         if not is_number(order, int) or order < 2:
-            raise AttnlabError(
-                f"order={shorten(order)} has no long convolution; give 2, 3 or more."
-            )
+            raise AttnlabError(f"order={shorten(order)} has no long convolution; give 2, 3, 4...")
         require_method(method, ndim=2)
         self.order, self.method = order, method
         self.project = nn.Linear(d_model, (order + 1) * d_model)
