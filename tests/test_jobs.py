@@ -28,9 +28,9 @@ PINNED = {  # study, scale and data: what the digests of all its jobs, seeds 0 a
 FOLDERS = {"multi30k/de-en": "multi30k", "ted_iwslt/fr-en": "ted_iwslt"}  # of real data
 
 
-def digests(experiment, *, seeds):
+def digests(experiment, *, seeds, variants=()):
     study, scale, corpus = experiment.split("/", 2)
-    plan = Plan(study=study, scale=scale, corpus=corpus, seeds=seeds)
+    plan = Plan(study=study, scale=scale, corpus=corpus, seeds=seeds, variants=variants)
     return [job.digest for job in get_study(study).jobs(plan)]
 
 
@@ -43,12 +43,17 @@ def test_no_job_has_lost_its_name(experiment, corpus_folder):
 
 
 def test_every_committed_record_is_of_a_job_that_can_be_asked_for_again():
-    recorded = defaultdict(set)
+    recorded = defaultdict(lambda: defaultdict(set))  # by experiment and variant
     for record in read_records():
         corpus = record["experiment"].split("/", 2)[-1].removesuffix("/swept")
         if not record["experiment"].startswith("speed/") and corpus not in (*FOLDERS, "children"):
-            recorded[record["experiment"]].add((record["config"]["job"], record["seed"]))
+            job = (record["config"]["job"], record["seed"])
+            recorded[record["experiment"]][record["variant"]].add(job)
     assert len(recorded) > 5
-    for experiment, jobs in recorded.items():
-        seeds = tuple({seed for _, seed in jobs})
-        assert {job for job, _ in jobs} <= set(digests(experiment, seeds=seeds)), experiment
+    for experiment, variants in recorded.items():
+        alike = defaultdict(list)  # variants by their seeds: a study may not be finished
+        for variant, jobs in variants.items():
+            alike[tuple(sorted({seed for _, seed in jobs}))].append(variant)
+        for seeds, names in alike.items():
+            known = set(digests(experiment, seeds=seeds, variants=tuple(names)))
+            assert {job for name in names for job, _ in variants[name]} <= known, experiment

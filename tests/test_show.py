@@ -107,9 +107,9 @@ def test_a_look_is_found_whatever_the_case_and_for_a_variant():
 def test_a_look_can_be_added_but_not_taken(monkeypatch):
     module = sys.modules["attnlab.show.style"]  # the package's name means the function
     monkeypatch.setattr(module, "LOOKS", dict(LOOKS))
-    added = register_look("Mine", family="extractor", label="Mine", marker="h")
+    added = register_look("Mine", family="extractor", label="Mine", marker="$M$")
     assert look("mine") == added
-    assert register_look("mine", family="extractor", label="Mine", marker="h") == added
+    assert register_look("mine", family="extractor", label="Mine", marker="$M$") == added
     with pytest.raises(AttnlabError, match="taken"):
         register_look("other", family="extractor", label="Other", marker="s")
     with pytest.raises(UnknownNameError, match="family"):

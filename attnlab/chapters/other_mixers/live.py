@@ -23,7 +23,7 @@ PRICES = {"weights": "Weights", "state": "State (numbers kept)", "work": "Work (
 
 def grown(names: Iterable[str], source: TaleSource, *, n_steps: int) -> dict[str, LanguageModel]:
     """Return a model of one layer for each mixer, trained on the same tales from the same seed."""
-    sizes = {"context_len": 32, "d_model": 32, "n_layers": 1, "n_heads": 2}
+    sizes = {"context_len": 32, "d_model": 32, "n_layers": 1, "n_heads": 4}
     recipe = TrainConfig(n_steps=n_steps, batch_size=16, lr=0.01, warmup_steps=10)
     text = source.sample(n_steps * 16 * 32 + 1, seed=0)
     models = {}

@@ -127,7 +127,7 @@ def sentence_dials(found: Mapping[str, Floats]) -> dict[str, tuple]:
     labels = {look(name).label: name for name in found}
     most = max(len(parts) for parts in found.values())
     return {
-        "mixer": ("Mixer", labels, next(iter(found)), "Whose matrix is shown"),
+        "mixer": ("Mixer", labels, max(found, key=lambda n: n == "attention"), "Whose matrix"),
         "part": ("Head or channel", 1, 1, max(most, 2), 1, "Beyond the last one the last is shown"),
     }
 
