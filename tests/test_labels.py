@@ -288,7 +288,7 @@ def plant(folder, experiment, variant, seed, lr, accuracy):
     RunRecord(
         experiment=experiment, variant=variant, seed=seed, config={"train": {"lr": lr}},
         metrics={"validation_accuracy": accuracy, "validation_loss_nats": 1.0,
-                 "test_accuracy": float(right.mean())},
+                 "test_accuracy": float(right.mean()), "tokens_seen": 19_200},
         details={"data": {"test": 400}, "right": np.packbits(right).tobytes().hex()},
         seconds=1.0, command="", commit="", environment={}, finished_at="",
     ).append_to(folder / f"{experiment.split('/')[0]}.jsonl")  # fmt: skip
@@ -315,3 +315,4 @@ def test_the_ledger_answers_for_understanding_and_vision_with_the_best_rates(tmp
     assert row["number"].startswith("-20.0 (")
     assert row["number"].endswith(") points")
     assert row["seeds"] == 3
+    assert row["budget"] == "19,200 items read"

@@ -146,9 +146,11 @@ def _paired(
 
 
 def _budget(runs: pd.DataFrame) -> str:
-    """Say what was read: pairs of sentences, or tokens, or else how many steps there were."""
-    is_pairs = runs.get("experiment", NAMES).iloc[:1].str.startswith("attentionless/").any()
-    for column, form, size in (("details.data.train", "{:,.0f} pairs", 1 if is_pairs else 0),
+    """Say what was read: pairs of sentences, items or tokens, or else how many steps there were."""
+    study = runs.get("experiment", NAMES).iloc[:1].str.partition("/")[0].tolist()
+    is_pairs, is_items = study == ["attentionless"], study == ["labels"]
+    for column, form, size in (("details.data.train", "{:,.0f} pairs", int(is_pairs)),
+                               ("tokens_seen", "{:,.0f} items read", int(is_items)),
                                ("tokens_seen", "{:.2g} M tokens read", 1e6),
                                ("config.train.n_steps", "{:,.0f} steps", 1)):  # fmt: skip
         if column in runs and size:
