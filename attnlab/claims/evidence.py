@@ -147,7 +147,7 @@ def _paired(
 
 def _budget(runs: pd.DataFrame) -> str:
     """Say what was read: pairs of sentences, items or tokens, or else how many steps there were."""
-    study = runs.get("experiment", NAMES).iloc[:1].str.partition("/")[0].tolist()
+    study = runs.get("experiment", NAMES).iloc[:1].str.split("/").str[0].tolist()
     is_pairs, is_items = study == ["attentionless"], study == ["labels"]
     for column, form, size in (("details.data.train", "{:,.0f} pairs", int(is_pairs)),
                                ("tokens_seen", "{:,.0f} items read", int(is_items)),
