@@ -11,6 +11,8 @@ from __future__ import annotations
 import atexit
 import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
@@ -35,7 +37,15 @@ def join(device: str = "cpu") -> None:
         if n_cards >= int(os.environ.get("LOCAL_WORLD_SIZE", "1")):
             backend = "nccl"
     dist.init_process_group(backend)
-    atexit.register(dist.destroy_process_group)
+    atexit.register(_leave)
+
+
+def _leave() -> None:
+    """Wait a little for the others, so that none loses a peer while it still works; then part."""
+    if dist.get_backend() == "gloo":
+        with suppress(RuntimeError):  # a peer that failed will not come
+            dist.monitored_barrier(timeout=timedelta(seconds=5))
+    dist.destroy_process_group()
 
 
 def n_processes() -> int:
