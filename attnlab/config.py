@@ -196,6 +196,7 @@ class TrainConfig(_Record):
     beta_2: float = 0.98
     max_grad_norm: float = 1.0  # Euclidean norm over all weights
     accumulation_steps: int = 1  # forward passes summed into one optimiser step
+    n_averaged: int = 0  # the last points of the curve whose weights are averaged at the end
     precision: str = "fp32"
     seed: int = 0
 
@@ -209,13 +210,13 @@ class TrainConfig(_Record):
         for name in ("lr", "max_grad_norm"):
             if (value := getattr(self, name)) <= 0:
                 raise AttnlabError(f"{name}={value} must be a positive number; try the default.")
-        for name in ("warmup_steps", "seed", "weight_decay", "min_lr_fraction"):
+        for name in ("warmup_steps", "seed", "weight_decay", "min_lr_fraction", "n_averaged"):
             if getattr(self, name) < 0:
                 raise AttnlabError(f"{name}={getattr(self, name)} cannot be negative; use 0.")
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON types; schedule and smoothing only where they are not the default."""
-        return self._unless_usual("schedule", "label_smoothing")
+        """Return plain JSON types; these three only where they are not the default."""
+        return self._unless_usual("schedule", "label_smoothing", "n_averaged")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -242,6 +243,7 @@ class TranslatorConfig(_Record):
     position: str = "sinusoidal"
     tie_embeddings: bool = True  # target table and output layer share their weights
     attention_bias: bool = False  # whether the four projections of a site add one
+    share_embeddings: bool = False  # whether the source reads the target's table, too
 
     def __post_init__(self) -> None:
         """Refuse sizes no translator can have, and say what to use instead."""
@@ -255,9 +257,19 @@ class TranslatorConfig(_Record):
                     f"{name}={getattr(self, name)} leaves no room for words: the first "
                     f"{N_SPECIAL} ids are special. Use the vocab_size of a vocabulary."
                 )
+        if self.share_embeddings and self.source_vocab_size != self.target_vocab_size:
+            raise AttnlabError(
+                f"share_embeddings needs one vocabulary for both languages; these have "
+                f"{self.source_vocab_size} and {self.target_vocab_size} tokens. Learn one on both "
+                "languages, or leave the tables apart."
+            )
         self._check_choices(norm=NORMS, position=POSITIONS)
         self._check_share("dropout")
         require_even_heads(self.d_model, self.n_heads)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON types; whether tables are shared only where they are."""
+        return self._unless_usual("share_embeddings")
 
 
 def require_even_heads(d_model: int, n_heads: int) -> None:

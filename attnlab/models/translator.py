@@ -86,6 +86,8 @@ class Translator(nn.Module):
             self._shrink_residual_maps()
         if config.tie_embeddings:
             self.head.weight = self.target_embedding.weight
+        if config.share_embeddings:
+            self.source_embedding = self.target_embedding
 
     def forward(self, source_tokens: Tensor, target_tokens: Tensor) -> Tensor:
         """Return next-token logits for every prefix of the target (teacher forcing)."""

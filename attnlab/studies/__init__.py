@@ -1,6 +1,16 @@
 """Studies: named experiments that turn configurations into run records."""
 
-from attnlab.studies import ablation, families, growth, labels, mixers, n_grams, replaced, scaling
+from attnlab.studies import (
+    ablation,
+    families,
+    growth,
+    labels,
+    mixers,
+    n_grams,
+    replaced,
+    scaling,
+    stand_ins,
+)
 from attnlab.studies.engine import Folders, Job, Progress
 from attnlab.studies.study import (
     Plan,
@@ -34,5 +44,6 @@ __all__ = [
     "run_plan",
     "run_sweep",
     "scaling",
+    "stand_ins",
     "unfinished_plans",
 ]

@@ -338,6 +338,10 @@ class Budget:
     fit_batch: int = 128  # sentences
     vocab_size: int = 4000
     n_train_pairs: int = 0  # of the toy languages
+    n_averaged: int = 0  # passes at the end whose weights are averaged; then each has its point
+    share_embeddings: bool = False
+    precision: str = "fp32"
+    beam_size: int = 1  # of a second score of the teacher
 
 
 SMOKE = Budget(
@@ -414,19 +418,18 @@ class ArmJob(Job):
 def study_jobs(plan: Plan) -> list[Job]:
     """Return the jobs of a plan, teacher first, then its arms, seed by seed."""
     wanted, budget, jobs = plan.variants or ARMS, plan.choose(BUDGETS), []
-    for teacher in teacher_jobs(plan):
+    for teacher in teacher_jobs(plan, budget):
         jobs += [teacher] if TEACHER in wanted else []
         jobs += [_arm_job(get_arm(name), teacher, budget) for name in wanted if name != TEACHER]
     return jobs
 
 
-def teacher_jobs(plan: Plan) -> list[Job]:
+def teacher_jobs(plan: Plan, budget: Budget) -> list[Job]:
     """Return the teachers of a plan, one a seed."""
-    budget = plan.choose(BUDGETS)
     sizes = {"vocab_size": budget.vocab_size, "n_train_pairs": budget.n_train_pairs}
     data = prepare_pairs(plan.corpus, max_len=budget.max_len, **sizes)
     a_pass = PairBatches(data.train, max_tokens=budget.max_tokens, seed=0).n_batches
-    same = ("d_model", "n_heads", "d_ff", "dropout", "max_len")
+    same = ("d_model", "n_heads", "d_ff", "dropout", "max_len", "share_embeddings")
     model = TranslatorConfig(
         source_vocab_size=data.source_vocabulary.vocab_size,
         target_vocab_size=data.vocabulary.vocab_size,
@@ -440,14 +443,19 @@ def teacher_jobs(plan: Plan) -> list[Job]:
         schedule="inverse_sqrt",
         warmup_steps=budget.warmup_steps,
         label_smoothing=budget.label_smoothing,
+        n_averaged=budget.n_averaged,
+        precision=budget.precision,
     )
+    beam = {"beam_size": budget.beam_size} if budget.beam_size > 1 else {}
+    by_pass = budget.n_averaged and budget.n_passes
+    points = steps_every(a_pass, train.n_steps) if by_pass else _twenty_points(train)
     return grid(
         replace(plan, variants=()),
         variants={TEACHER: model},
         train=train,
-        task={"corpus": plan.corpus, **sizes, "max_tokens": budget.max_tokens},
+        task={"corpus": plan.corpus, **sizes, "max_tokens": budget.max_tokens, **beam},
         make_task=translation_task,
-        points=_twenty_points(train),
+        points=points,
     )
 
 
@@ -455,8 +463,9 @@ def translation_task(job: Job) -> TranslationTask:
     """Return the task of a job."""
     options = dict(job.task)
     corpus, max_tokens = options.pop("corpus"), options.pop("max_tokens")
+    beam_size = options.pop("beam_size", 1)
     data = prepare_pairs(corpus, max_len=job.model.max_len, **options)
-    return TranslationTask(data=data, max_tokens=max_tokens)
+    return TranslationTask(data=data, max_tokens=max_tokens, beam_size=beam_size)
 
 
 def _twenty_points(train: TrainConfig) -> set[int]:

@@ -130,6 +130,7 @@ class TranslationTask(Task):
 
     data: PairDataset
     max_tokens: int  # of one side of a batch
+    beam_size: int = 1  # with more than one, BLEU of the test is given for that search, too
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -163,12 +164,19 @@ class TranslationTask(Task):
             "validation_loss_nats": held_out.forced.loss_nats,
             "validation_bleu": held_out.bleu.score,
         }
+        if self.beam_size > 1:
+            beam, facts = describe_score(self.translate(model, beam_size=self.beam_size))
+            metrics |= {f"beam_{name}": beam[name] for name in ("bleu", "bleu_low", "bleu_high")}
+            details |= {"beam": facts["bleu"]}
         return {**validation, **metrics}, details
 
-    def translate(self, model: Translator, *, split: str = "test") -> TranslationScore:
-        """Return what a translator makes of a split, by greedy search."""
+    def translate(
+        self, model: Translator, *, split: str = "test", beam_size: int = 1
+    ) -> TranslationScore:
+        """Return what a translator makes of a split, by greedy search or by beam."""
         how = {"vocabulary": self.data.vocabulary, "length_edges": self.data.length_edges}
-        return evaluate_translation(model.eval(), getattr(self.data, split), **how)
+        pairs = getattr(self.data, split)
+        return evaluate_translation(model.eval(), pairs, beam_size=beam_size, **how)
 
 
 def describe_score(score: TranslationScore) -> tuple[dict[str, float], dict[str, Any]]:

@@ -13,6 +13,7 @@ A study gives it a file for checkpoints; nothing else needs a folder::
 
 from __future__ import annotations
 
+import copy
 import math
 import time
 from abc import ABC, abstractmethod
@@ -92,6 +93,9 @@ def train_model(
 
     Batches, loss and validation are the task's. Same seed, same bits, also over interruptions.
 
+    With ``train.n_averaged`` the model ends with the mean of its weights at the last points
+    (arXiv:1706.03762, section 6.1), and the last point of the curve is of that mean.
+
     Args:
         points: Steps after which a point is added to the curve. With 0 among them the untrained
             model is the first point, and its state is handed back too.
@@ -106,9 +110,12 @@ def train_model(
             another number of processes.
     """
     state = State() if state is None else state
+    average, averaged = _average_of(model, train, points)
     options = dict(task.train_options(model, train))
     optimizer = options.pop("optimizer", None) or build_optimizer(model, train)
-    whole = model if best is None else nn.ModuleDict({"model": model, "best": best})
+    beside = {"best": best, "average": average}
+    beside = {name: module for name, module in beside.items() if module is not None}
+    whole = nn.ModuleDict({"model": model, **beside}) if beside else model
     if checkpoint is not None and checkpoint.exists():
         facts = load_checkpoint(checkpoint, model=whole, optimizer=optimizer)
         vars(state).update(_same_machine(facts, model, checkpoint))
@@ -138,6 +145,10 @@ def train_model(
     ):
         state.note(log)
         state.seconds = time.perf_counter() - started
+        if average is not None and log.step in averaged:
+            _average(model, average, n_seen=averaged.index(log.step) + 1)
+            if log.step == averaged[-1]:
+                model.load_state_dict(average.state_dict())
         if log.step in points:
             found = task.validate(model)
             state.add_point(found)
@@ -149,6 +160,28 @@ def train_model(
             facts = {**asdict(state), **_machine(model)}
             save_checkpoint(checkpoint, model=whole, optimizer=optimizer, facts=facts)
             saved = time.perf_counter()
+
+
+def _average_of(
+    model: nn.Module, train: TrainConfig, points: Collection[int]
+) -> tuple[nn.Module | None, list[int]]:
+    """Return where the mean of weights is kept, and the points of the curve that go into it."""
+    if not train.n_averaged:
+        return None, []
+    averaged = sorted(points)[-train.n_averaged :]
+    if len(averaged) < train.n_averaged or averaged[-1] != train.n_steps or averaged[0] == 0:
+        raise AttnlabError(
+            f"n_averaged={train.n_averaged} takes the weights at the last points of the curve, "
+            f"and there are {len(points)} of them. Give as many points, the last step among them."
+        )
+    return copy.deepcopy(model), averaged
+
+
+@torch.no_grad()
+def _average(model: nn.Module, average: nn.Module, *, n_seen: int) -> None:
+    """Take the weights into a running mean, as the ``n_seen``-th."""
+    for kept, weight in zip(average.parameters(), model.parameters(), strict=True):
+        kept.lerp_(weight, 1 / n_seen)
 
 
 def _keep_better(
