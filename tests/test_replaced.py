@@ -12,18 +12,9 @@ from attnlab.distillation import LRS, ReplacedSite, StudentSpec, load_students, 
 from attnlab.errors import AttnlabError, UnknownNameError
 from attnlab.records import commit, load_details, load_runs
 from attnlab.studies import Folders, Plan, export_models, get_study, replaced, run_plan
+from attnlab.studies.arms import ARMS, Arm, arm_columns, arm_words, get_arm
 from attnlab.studies.engine import work_file
-from attnlab.studies.replaced import (
-    ARMS,
-    SMOKE,
-    Arm,
-    arm_columns,
-    arm_words,
-    committed_files,
-    committed_teacher,
-    get_arm,
-    run_arm,
-)
+from attnlab.studies.replaced import SMOKE, committed_files, committed_teacher, run_arm
 from attnlab.tasks import TranslationTask, prepare_pairs
 from attnlab.tasks.translation import SHORT
 from attnlab.training import evaluate_forced, load_translator

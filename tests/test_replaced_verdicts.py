@@ -7,7 +7,7 @@ import pytest
 from attnlab.analysis.compare import FAILS, HOLDS, UNDECIDED
 from attnlab.errors import AttnlabError
 from attnlab.seeding import numpy_generator
-from attnlab.studies.replaced import arm_columns
+from attnlab.studies.arms import arm_columns
 from attnlab.studies.replaced_verdicts import (
     CLAIMS,
     COLUMNS,

@@ -39,10 +39,10 @@ from attnlab.seeding import torch_generator
 from attnlab.show import look
 from attnlab.sources import fit_table, variable_length_chain
 from attnlab.studies import fair, labels, replaced_verdicts, scaling
+from attnlab.studies.arms import ARMS, TEACHER, arm_columns, arm_words
 from attnlab.studies.families import GENERATED as GENERATED_ROWS
 from attnlab.studies.growth import growth_powers
 from attnlab.studies.mixers import EXTRACTORS, VARIANTS
-from attnlab.studies.replaced import ARMS, TEACHER, arm_columns, arm_words
 from attnlab.studies.report import CLOCK, clock_points, time_power
 from attnlab.teach import read_quiz
 from attnlab.training import collate_pairs

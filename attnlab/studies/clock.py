@@ -50,7 +50,8 @@ from attnlab.paths import OWN_RUNS, record_places
 from attnlab.records import RunRecord, commit, environment, read_records
 from attnlab.seeding import torch_generator
 from attnlab.sources import translation_source
-from attnlab.studies.replaced import CLASSROOM, PAPER, SMOKE, count_replaced, get_arm
+from attnlab.studies.arms import get_arm
+from attnlab.studies.replaced import CLASSROOM, PAPER, SMOKE, count_replaced
 from attnlab.training import train_steps
 
 STUDY = "speed"

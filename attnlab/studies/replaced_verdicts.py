@@ -32,7 +32,7 @@ from attnlab.markdown import markdown_table
 from attnlab.paths import RUNS
 from attnlab.records import load_runs
 from attnlab.seeding import numpy_generator
-from attnlab.studies.replaced import TEACHER, arm_columns
+from attnlab.studies.arms import TEACHER, arm_columns
 from attnlab.training.scores import resampled_bleu, unpack_counts
 
 AIM = 0.95  # of the baseline's BLEU: what counts as replaced

@@ -17,8 +17,8 @@ from attnlab.mixers import build_mixer
 from attnlab.paths import RUNS
 from attnlab.records import load_runs
 from attnlab.studies import fair
+from attnlab.studies.arms import arm_words
 from attnlab.studies.mixers import VARIANTS
-from attnlab.studies.replaced import arm_words
 from attnlab.studies.replaced_verdicts import n_scored, replacement_verdicts
 
 TEMPLATE = Path(__file__).with_name("report.md")

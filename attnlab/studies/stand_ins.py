@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from attnlab.studies.arms import TEACHER
 from attnlab.studies.engine import Job
-from attnlab.studies.replaced import SMOKE, TEACHER, Budget, teacher_jobs
+from attnlab.studies.replaced import SMOKE, Budget, teacher_jobs
 from attnlab.studies.study import Plan, Study, register_study
 from attnlab.tasks import list_pair_datasets
 

@@ -771,7 +771,7 @@ compare = play(
 # teacher's BLEU, and does any keep 95 % of it?
 
 # %% tags=["nbval-ignore-output"]
-from attnlab.studies.replaced import arm_words
+from attnlab.studies.arms import arm_words
 from attnlab.studies.replaced_verdicts import AIM, replacement_verdicts
 
 captions = records.recorded(records.CAPTIONS)

@@ -15,7 +15,7 @@ from attnlab.chapters.replacing_attention import checks, live, pictures, records
 from attnlab.distillation import StudentSpec, build_students
 from attnlab.errors import UnknownNameError
 from attnlab.sources import translation_source
-from attnlab.studies.replaced import ARMS, WAYS
+from attnlab.studies.arms import ARMS, WAYS
 from attnlab.studies.replaced_verdicts import AIM
 from attnlab.teach import CheckFailed
 from attnlab.training import collate_pairs

@@ -29,7 +29,7 @@ from attnlab.distillation import (
 from attnlab.models import Translator
 from attnlab.records import load_details, load_runs
 from attnlab.sources import TranslationSource
-from attnlab.studies.replaced import arm_columns
+from attnlab.studies.arms import arm_columns
 from attnlab.training import collate_pairs
 from attnlab.training.batches import Pairs
 

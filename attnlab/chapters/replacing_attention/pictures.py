@@ -26,7 +26,7 @@ from attnlab.show import (
     variants,
 )
 from attnlab.show.style import NO_FAMILY
-from attnlab.studies.replaced import CONTROL_NAMES
+from attnlab.studies.arms import CONTROL_NAMES
 from attnlab.studies.replaced_verdicts import AIM, NOT_RECORDED
 
 SITES = {"encoder_self": "Encoder self", "decoder_self": "Decoder self", "cross": "Cross"}

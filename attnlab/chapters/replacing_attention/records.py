@@ -11,8 +11,8 @@ from attnlab.distillation import CONTROLS
 from attnlab.markdown import markdown_table
 from attnlab.records import load_details, load_runs
 from attnlab.show import ranged
-from attnlab.studies.replaced import CONTROL_NAMES, SITE_NAMES, arm_columns, arm_words, get_arm
-from attnlab.studies.replaced import WAYS as LEARNT
+from attnlab.studies.arms import CONTROL_NAMES, SITE_NAMES, arm_columns, arm_words, get_arm
+from attnlab.studies.arms import WAYS as LEARNT
 from attnlab.studies.replaced_verdicts import NOT_RECORDED, n_scored
 from attnlab.studies.report import CAPTIONS, REPLACED, TOY
 
