@@ -38,7 +38,7 @@ MEDIAN, NINE_OF_TEN = (7, 12), 40  # lines of a function
 
 # What is over its budget today, and by how much it may be. Lower a number when lines go; raise one
 # only for what is named here: sweeps and their verdicts (studies, tasks, command line, mixers'
-# starts), products through oneDNN (training), notebook 13 and the ledger of all claims, own input
+# starts), products through oneDNN (training), notebook 14 and the ledger of all claims, own input
 # and words shown as they stand (show, chapters, sources), panels that close with their cell and
 # judge late guesses (show), downloads from servers that are busy or foreign (corpora), several
 # processes (training, studies, command line), damaged files and places that cannot be written

@@ -16,7 +16,7 @@ PAGES = {
     **{f"quiz of {path.parent.name}": path for path in ROOT.glob("attnlab/chapters/*/quiz.md")},
     "README": ROOT / "README.md",
 }
-NUMBERS = {"ten": 10, "eleven": 11, "twelve": 12, "thirteen": 13}
+NUMBERS = {"ten": 10, "eleven": 11, "twelve": 12, "thirteen": 13, "fourteen": 14, "fifteen": 15}
 EVERY_PAGE = pytest.mark.parametrize("path", PAGES.values(), ids=PAGES)
 UNWRITTEN = re.compile(r"not (?:yet )?written(?! yet, so)|coming soon|\b[Aa] later notebook\b")
 PAPERS = r"(?:2308\.07661|2311\.10642)"
@@ -66,7 +66,7 @@ def test_the_tables_list_every_notebook_with_its_minutes(page):
 def test_no_sentence_speaks_of_parts_that_are_not_there(path):
     text = " ".join(line.removeprefix("# ") for line in path.read_text("utf-8").splitlines())
     assert not UNWRITTEN.search(text.replace("nothing is written yet", ""))
-    for said, count in re.findall(r"\b(ten|eleven|twelve|thirteen|\d+) (notebooks|claims)\b", text):
+    for said, count in re.findall(rf"\b({'|'.join(NUMBERS)}|\d+) (notebooks|claims)\b", text):
         wanted = {"notebooks": len(SOURCES), "claims": len(read_words())}[count]
         assert int(NUMBERS.get(said, said)) == wanted, f"{said} {count}"
     for numbers, section in re.findall(r"[Nn]otebook (\d\d), sections? (\d+)", text):
@@ -106,7 +106,7 @@ def test_what_was_read_is_said_once_and_elsewhere_pointed_to():
     where = [stem for stem in SOURCES if "**What was read.**" in SOURCES[stem].read_text("utf-8")]
     assert where == ["00_start_here"]
     for stem in ("03_extractor", "04_language_models", "07_translation_teacher",
-                 "08_distillation", "09_replacing_attention", "13_what_we_found"):  # fmt: skip
+                 "08_distillation", "09_replacing_attention", "14_what_we_found"):  # fmt: skip
         assert "notebook 00, section 6" in " ".join(SOURCES[stem].read_text("utf-8").split("\n# "))
 
 

@@ -615,7 +615,7 @@ explore(partial(pictures.one_of_the_map, runs, table), **dials)
 # %% [markdown]
 # **Play.** One mixer, one task: how well, at what price, how far from the best possible.
 #
-# **How to read it.** Two shares of one column differ only if their seeds do: the ledger (notebook 13, E11) has
+# **How to read it.** Two shares of one column differ only if their seeds do: the ledger (notebook 14, E11) has
 # the paired intervals. *Equal weights* gives mixers without weights a wider channel mixer. Small models, short
 # texts: an order at 64 tokens is no order at 8,192.
 #

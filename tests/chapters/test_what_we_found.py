@@ -1,4 +1,4 @@
-"""Chapter 13: verdicts at a glance, the evidence of a claim, and the six questions."""
+"""Chapter 14: verdicts at a glance, the evidence of a claim, and the six questions."""
 
 import numpy as np
 import pandas as pd

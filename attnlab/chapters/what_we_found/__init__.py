@@ -1,1 +1,1 @@
-"""Chapter 13: its pictures, its judges, its quiz."""
+"""Chapter 14: its pictures, its judges, its quiz."""

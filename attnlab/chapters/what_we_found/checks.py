@@ -1,4 +1,4 @@
-"""Exercises of chapter 13: a verdict from paired seeds, and a choice that does not flatter."""
+"""Exercises of chapter 14: a verdict from paired seeds, and a choice that does not flatter."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pandas as pd
 from attnlab.analysis.compare import MIN_SEEDS, Claim, student_t_975, too_few
 from attnlab.teach import Exercise
 
-# Exercise 13.1: is the first one's loss lower? From losses ``(n_seeds,)`` of the same seeds
+# Exercise 14.1: is the first one's loss lower? From losses ``(n_seeds,)`` of the same seeds
 
 LOWER = Claim(says="the first is lower", variant="first", baseline="second")
 
@@ -58,7 +58,7 @@ check_verdict = Exercise(
 )  # fmt: skip
 
 
-# Exercise 13.2: what to report of several arms, by their losses ``(n_arms,)``
+# Exercise 14.2: what to report of several arms, by their losses ``(n_arms,)``
 
 
 def report_best(validation, test):
@@ -84,7 +84,7 @@ check_report = Exercise(
 )  # fmt: skip
 
 
-# Build 13: a claim held against records ------------------------------------------------------------
+# Build 14: a claim held against records ------------------------------------------------------------
 
 
 def claim_of(*, repeats="last", paired="seed", turns=1, t=student_t_975, least=MIN_SEEDS, ddof=1, is_mean=True, metric=None):  # fmt: skip

@@ -1,4 +1,4 @@
-"""Pictures of chapter 13: all verdicts at a glance, one claim's evidence, one paired interval."""
+"""Pictures of chapter 14: all verdicts at a glance, one claim's evidence, one paired interval."""
 
 from __future__ import annotations
 

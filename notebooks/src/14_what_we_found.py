@@ -15,7 +15,7 @@
 # ---
 
 # %% [markdown]
-# # 13 · What we found: every claim, judged
+# # 14 · What we found: every claim, judged
 #
 # You see what came of each claim of the two papers: the verdict, the number behind it, how many runs, and
 # what speaks against it. And you learn to read such a verdict, and to make one.
@@ -84,7 +84,7 @@ print(guess.verdict(truth=lines["verdict"].mode().iloc[0]))
 # Two models are trained with seeds $1 \dots n$. At the same seed they share batches and luck, so take the
 # difference seed by seed, $\Delta_i = a_i - b_i$. Their mean is uncertain by
 #
-# $$ \bar\Delta \pm t_{n-1} \frac{s_\Delta}{\sqrt{n}} \tag{13.1} $$
+# $$ \bar\Delta \pm t_{n-1} \frac{s_\Delta}{\sqrt{n}} \tag{14.1} $$
 #
 # where $s_\Delta$ is the standard deviation of the differences and $t_{n-1}$ the 97.5 % point of Student's
 # law. *"a is lower than b"* **holds here** if this interval lies below zero, **fails here** if it lies above, and is
@@ -101,7 +101,7 @@ runs = compare.latest_runs(load_runs("language-model/classroom/tales"))
 loss = runs.pivot(index="seed", columns="variant", values="test_loss_nats")
 D = (loss["he"] - loss["attention"]).to_numpy()  # seed by seed
 n, t = len(D), compare.student_t_975(len(D) - 1)
-half = t * D.std(ddof=1) / np.sqrt(n)  # eq. (13.1)
+half = t * D.std(ddof=1) / np.sqrt(n)  # eq. (14.1)
 print(f"HE minus attention, by seed: {D.round(3)}; t = {t:.3f}")
 print(f"mean {D.mean():+.4f}, interval {D.mean() - half:+.4f} to {D.mean() + half:+.4f}")
 claim = compare.Claim(says="HE is lower", variant="he", baseline="attention")
@@ -121,7 +121,7 @@ show(pictures.paired_interval(D, names=("HE", "attention")))
 # </details>
 
 # %% [markdown] tags=["exercise"]
-# **Exercise 13.1** (difficulty 2, 7 min; builds on eq. (13.1)). Write `verdict_of(first, second)` for two
+# **Exercise 14.1** (difficulty 2, 7 min; builds on eq. (14.1)). Write `verdict_of(first, second)` for two
 # lists of losses, by seed. It says whether *the first is lower*: `"holds here"`, `"fails here"`, `"not
 # distinguishable at this budget"`, and with fewer than three seeds `"one run"` or `"two runs"`. You may use
 # `compare.student_t_975(df)`.
@@ -155,7 +155,7 @@ assert verdict_of(loss["he"], loss["attention"]) == row["verdict"]
 # **The best of many flatters.** Try twenty arms that are all alike: one of them has the lowest test loss, by
 # luck. A choice must be made on other sentences than those that are reported.
 #
-# **Exercise 13.2** (difficulty 1, 3 min). Write `report_best(validation, test)` for the losses of several
+# **Exercise 14.2** (difficulty 1, 3 min). Write `report_best(validation, test)` for the losses of several
 # arms, `(n_arms,)` each: the number that may be reported.
 #
 # <details><summary>Hint</summary>
@@ -183,9 +183,9 @@ print(f"twenty equal arms, true loss 0: honest {honest:+.2f}, best on test {flat
 assert abs(honest) < 0.1 < -flattered
 
 # %% [markdown] tags=["exercise"]
-# **Build 13** (difficulty 3, 10 min; builds on exercise 13.1). Hold a claim against raw records. Write
+# **Build 14** (difficulty 3, 10 min; builds on exercise 14.1). Hold a claim against raw records. Write
 # `judge_lower(runs, first, second, metric)` for a table with columns `variant`, `seed` and the metric: how
-# many seeds both have, the ends of the interval (13.1) of first minus second, and the verdict on *the first is
+# many seeds both have, the ends of the interval (14.1) of first minus second, and the verdict on *the first is
 # lower*. Records are only appended to, so of a repeated run the last line counts. Below three seeds the ends
 # are `nan`.
 #
@@ -347,7 +347,7 @@ display(Markdown(ledger_markdown(lines[lines["id"] == "T1"])))
 # ## Summary
 #
 # - You **named** five findings, each with a number from records (section 1).
-# - You **derived** a verdict by eq. (13.1), and there is none below three seeds.
+# - You **derived** a verdict by eq. (14.1), and there is none below three seeds.
 # - You **decided** what may be reported: twenty equal arms seem 1.9 standard deviations better than they are,
 #   if the test sentences choose.
 # - You **found** the evidence of any claim in the tables of sections 3 and 4, or in the panel.
@@ -357,7 +357,7 @@ display(Markdown(ledger_markdown(lines[lines["id"] == "T1"])))
 # ## What we did not show
 #
 # - Two cores and small models. What is *not distinguishable* here may be clear at a hundred times the budget.
-# - The interval of eq. (13.1) is of seeds. It does not know other texts, other sizes, other rates.
+# - The interval of eq. (14.1) is of seeds. It does not know other texts, other sizes, other rates.
 # - With a hundred lines some are wrong by luck: of 95 % intervals one in twenty.
 # - Where no validation score is recorded, an arm is chosen on the test sentences, and there is no verdict.
 # - What the papers claim is read from abstracts, summaries and code (notebook 00, section 6).
@@ -374,6 +374,6 @@ show_notation(["loss_nats", "d_model", "time", "bleu"])
 #
 # - The Extractor: [arXiv:2308.07661](https://arxiv.org/abs/2308.07661), abstract, and summaries of its text.
 # - Shallow nets: [arXiv:2311.10642](https://arxiv.org/abs/2311.10642), and its released code.
-# - Student, *The Probable Error of a Mean*, Biometrika 1908: the law of eq. (13.1).
+# - Student, *The Probable Error of a Mean*, Biometrika 1908: the law of eq. (14.1).
 #
 # On the command line `attnlab claims` prints the ledger, and `attnlab claims E7` all there is on one claim.
