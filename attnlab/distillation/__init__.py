@@ -28,10 +28,12 @@ from attnlab.distillation.sites import (
     REPLACES,
     SITES,
     SIZES,
+    STAND_INS,
     StudentSpec,
     find_site,
     student_width,
 )
+from attnlab.distillation.stand_ins import StandIn
 from attnlab.distillation.students import (
     DecoderStudent,
     build_student,
@@ -47,9 +49,9 @@ from attnlab.distillation.surgery import (
 )
 
 __all__ = [
-    "CONTROLS", "FIT", "KEEPS", "LRS", "METHODS", "REPLACES", "SITES", "SIZES", "Activations",
-    "DecoderStudent", "Fitted", "PaperCross", "ReplacedSite", "Student", "StudentSpec",
-    "Substitution", "build_controls", "build_student", "build_students", "capture",
+    "CONTROLS", "FIT", "KEEPS", "LRS", "METHODS", "REPLACES", "SITES", "SIZES", "STAND_INS",
+    "Activations", "DecoderStudent", "Fitted", "PaperCross", "ReplacedSite", "StandIn", "Student",
+    "StudentSpec", "Substitution", "build_controls", "build_student", "build_students", "capture",
     "collect_activations", "collect_lessons", "cut_targets", "expected_student_weights",
     "find_site", "fit_steps",
     "fit_students", "length_ratio", "load_students", "measure_errors", "save_students",

@@ -74,9 +74,10 @@ def capture(
 ) -> dict[Key, Captured]:
     """Run the teacher on a batch and return what every attention read and wrote.
 
-    With ``alr`` and ``aslr`` the input is what the site is given and the target its head outputs
-    before the last projection; with ``alrr`` the residual stream before and after the sublayer;
-    with ``elr`` before and after the layer. ``captured[site, layer][:2]`` are input and target.
+    With ``alr``, ``aslr`` and stand-ins the input is what the site is given and the target its
+    head outputs before the last projection; with ``alrr`` the residual stream before and after
+    the sublayer; with ``elr`` before and after the layer. ``captured[site, layer][:2]`` are input
+    and target.
 
     Args:
         batch: Source and target tokens as ``collate_pairs`` makes them; the decoder reads the
@@ -127,7 +128,7 @@ def _watch(teacher: Translator, method: str, key: Key, notes: dict[str, Tensor])
 
     site, layer = key
     reads = whole = cast(Any, layers_of(teacher, site=site)[layer])
-    if method in ("alr", "aslr"):
+    if method not in ("alrr", "elr"):
         reads = find_site(teacher, site=site, layer=layer)
         writes = reads.out.register_forward_pre_hook
     elif method == "elr":

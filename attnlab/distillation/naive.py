@@ -6,6 +6,7 @@ and sent through two linear maps. Nothing is shared between positions or folded 
 
 from __future__ import annotations
 
+import math
 from typing import cast
 
 import torch
@@ -14,7 +15,10 @@ from torch.nn import functional as F
 
 from attnlab.distillation.cross import PaperCross, PerQueryCross
 from attnlab.distillation.nets import EPS, SLOPE, SlotNet, Student, mask_out
+from attnlab.distillation.stand_ins import LinearStandIn, StandIn, TableStandIn
 from attnlab.distillation.students import DecoderStudent, EncoderStudent
+from attnlab.mixers.linear_attention import FEATURE_MAPS
+from attnlab.mixers.matrix_state import EPSILON, TINY
 
 
 def encoder_naive(
@@ -83,8 +87,97 @@ def per_query_naive(
     return mask_out(torch.stack(columns, 1), target_padding)
 
 
+def linear_naive(student: LinearStandIn, x: Tensor, memory: Tensor) -> Tensor:
+    """Return the heads of sentences without padding, one query and one position at a time."""
+    q, k, v = _maps(student, x, memory)
+    columns = []
+    for t in range(x.shape[1]):
+        n_seen = memory.shape[1] if student.is_cross or student.is_two_sided else t + 1
+        near = [i for i in range(n_seen) if not student.is_cross and abs(t - i) < student.window]
+        scores = [(q[:, t] * k[:, i]).sum(-1) / math.sqrt(student.d_head) for i in near]
+        found, share = torch.zeros_like(q[:, t]), torch.zeros_like(q[:, t, :, :1])
+        query = _features(student, q[:, t], "query")
+        for i in range(n_seen):
+            if i in near:
+                exponent = scores[near.index(i)] - torch.stack(scores).amax(0)
+                g = torch.sigmoid(student.near_gate[:, 0, 0])
+                weight = (g * exponent.exp())[..., None]
+            else:
+                weight = (query * _features(student, k[:, i], "key")).sum(-1, keepdim=True)
+            found, share = found + weight * v[:, i], share + weight
+        columns.append((found / share.clamp(min=TINY)).flatten(1))
+    return torch.stack(columns, 1)
+
+
+def table_naive(student: TableStandIn, x: Tensor) -> Tensor:
+    """Return the heads of sentences without padding, one write after the other."""
+    n_heads, n_ways = student.n_heads, 2 if student.is_two_sided else 1
+    q, k, v = _maps(student, x, x)
+    q, k = (z / ((z * z).sum(-1, keepdim=True) + EPSILON).sqrt() for z in (q, k))
+    amount = F.softplus(student.gate(x) + student.gate_bias).unflatten(-1, (n_ways, n_heads))
+    found = [torch.zeros_like(v[:, 0])] * x.shape[1]
+    for way in range(n_ways):
+        table = v.new_zeros(len(x), n_heads, student.d_head, student.d_head)
+        for t in range(x.shape[1])[:: 1 - 2 * way]:
+            a = amount[:, t, way]  # (B, H)
+            if student.spec.method == "ssd":
+                rate = student.rate.unflatten(0, (n_ways, n_heads))[way].exp()
+                table = (-rate * a).exp()[..., None, None] * table
+                written = a[..., None] * v[:, t]
+            else:
+                table = (-a).exp()[..., None, None] * table
+                b = torch.sigmoid(student.strength(x)).unflatten(-1, (n_ways, n_heads))[:, t, way]
+                written = b[..., None] * (v[:, t] - (k[:, t, ..., None] * table).sum(-2))
+            table = table + k[:, t, ..., None] * written[..., None, :]
+            found[t] = found[t] + (q[:, t, ..., None] * table).sum(-2)
+    heads = student.scale[:, 0] * torch.stack(found, 1)  # (B, T, H, K)
+    return (heads + student.skip[:, 0] * v if student.spec.method == "ssd" else heads).flatten(2)
+
+
+def stand_in_naive(
+    student: StandIn,
+    x: Tensor,
+    memory: Tensor | None = None,
+    *,
+    source_padding: Tensor | None = None,
+    target_padding: Tensor | None = None,
+) -> Tensor:
+    """Return what a stand-in returns, one sentence at a time, each cut to what is real of it."""
+    own = source_padding if student.is_two_sided else target_padding
+    y = torch.zeros_like(x)
+    for row in range(len(x)):
+        real = torch.ones_like(x[row, :, 0], dtype=torch.bool) if own is None else ~own[row]
+        seen = x[row, real][None]
+        if isinstance(student, TableStandIn):
+            heads = table_naive(student, seen)
+        else:
+            source = seen if memory is None else memory[row][None]
+            if memory is not None and source_padding is not None:
+                source = source[:, ~source_padding[row]]
+            heads = linear_naive(cast(LinearStandIn, student), seen, source)
+        y = y.index_put((torch.tensor(row), real.nonzero()[:, 0]), heads[0])
+    return y
+
+
+def _maps(student: StandIn, x: Tensor, memory: Tensor) -> list[Tensor]:
+    """Return queries, keys and values ``(batch, time, heads, d_head)``."""
+    maps = (student.query(x), student.key(memory), student.value(memory))
+    return [z.unflatten(-1, (student.n_heads, -1)) for z in maps]
+
+
+def _features(student: LinearStandIn, z: Tensor, side: str) -> Tensor:
+    """Return the features of one position's queries or keys ``(batch, heads, d_head)``."""
+    weight = getattr(student, f"{side}_feature_weight")
+    z = (z[..., None] * weight).sum(-2)
+    if student.spec.feature_map == "relu":
+        z = z + getattr(student, f"{side}_feature_bias")[:, 0]
+    return FEATURE_MAPS[student.spec.feature_map](z)
+
+
 def student_naive(student: Student, x: Tensor, *memory: Tensor, **masks: Tensor | None) -> Tensor:
-    """Return what a student made of a net over slots returns, by its definition."""
+    """Return what a student that has a definition here returns, by that definition."""
+    if isinstance(student, StandIn):
+        return stand_in_naive(student, x, *memory, **masks)
     if isinstance(student, EncoderStudent):
         return encoder_naive(student, x, **masks)
     if isinstance(student, DecoderStudent):

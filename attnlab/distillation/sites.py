@@ -16,9 +16,11 @@ from attnlab.models import Translator
 SITES = ("encoder_self", "decoder_self", "cross")
 METHODS = ("alr", "aslr", "alrr", "elr")  # Attention Layer Replacement; with Separate heads; with
 # Residual; Encoder Layer Replacement
+STAND_INS = ("linear", "ssd", "gated_delta")  # begin as copies of the teacher's own maps
 SIZES = ("xs", "s", "m", "l", "xl")
 LAYOUTS = ("paper", "truncated", "prefix", "per_query", "low_rank", "extractor")
 SKIPS = ("none", "identity", "linear")
+FEATURES = ("hedgehog", "elu", "relu", "softmax")
 
 Key = tuple[str, int]  # a site and a layer
 
@@ -34,7 +36,11 @@ KEEPS = {
     "alrr": "the channel mixer with its norm and residual sum",
     "elr": "nothing of the layer",
 }
-METHODS_AT = {"encoder_self": METHODS, "decoder_self": ("alr",), "cross": ("alr",)}
+METHODS_AT = {
+    "encoder_self": (*METHODS, *STAND_INS),
+    "decoder_self": ("alr", *STAND_INS),
+    "cross": ("alr", "linear"),
+}
 
 # Hidden width over max_len * d_model. A head of ASLR has nets of its own; cross nets read twice.
 ONE_NET = dict(zip(SIZES, map(Fraction, ("1/256", "1/128", "1/8", "1/2", "2")), strict=True))
@@ -48,7 +54,9 @@ class StudentSpec:
 
     Args:
         site: ``encoder_self``, ``decoder_self`` or ``cross``.
-        method: ``alr``, ``aslr``, ``alrr`` or ``elr``; away from the encoder ``alr`` only.
+        method: ``alr``, ``aslr``, ``alrr`` or ``elr``; away from the encoder ``alr`` only. Or a
+            stand-in that begins as a copy of the teacher's maps: ``linear`` attention at any
+            site, ``ssd`` and ``gated_delta`` where a sentence reads itself.
         size: ``xs``, ``s``, ``m``, ``l`` or ``xl``.
         layout: What a cross net reads, see ``attnlab.distillation.cross``.
         depth: Hidden layers of a net.
@@ -57,6 +65,10 @@ class StudentSpec:
         learned_head: Whether one head of true attention is added (``per_query``).
         skip: ``alrr`` and ``elr``: ``identity`` adds the input to the output, ``linear`` a
             learnt linear map of it, the same at every position.
+        feature_map: Of ``linear``: ``hedgehog``, ``elu``, ``relu`` or ``softmax``, see
+            ``attnlab.distillation.stand_ins``.
+        window: Of ``linear`` where a sentence reads itself: how many positions the softmax stays
+            exact for; the newest in the decoder, those nearer than this in the encoder. 0: none.
 
     Raises:
         AttnlabError: A choice that does not exist or does not apply.
@@ -71,6 +83,8 @@ class StudentSpec:
     gate: bool = False
     learned_head: bool = False
     skip: str = "none"
+    feature_map: str = "hedgehog"
+    window: int = 0
 
     def __post_init__(self) -> None:
         """Refuse what does not exist, and name what does."""
@@ -84,38 +98,64 @@ class StudentSpec:
         for name in ("gate", "learned_head"):
             if not isinstance(getattr(self, name), bool):
                 raise AttnlabError(f"{name}={shorten(getattr(self, name))} must be true or false.")
-        if self.method not in METHODS_AT[self.site]:
-            raise AttnlabError(
-                f"{self.method.upper()} replaces more than the look-up and exists for "
-                f"encoder_self only, not for {self.site}. Use method='alr' there."
-            )
-        for name in ("depth", "width"):
+        self._check_place()
+        for name, least in (("depth", 1), ("width", 1), ("window", 0)):
             value = getattr(self, name)
-            if value is not None and not (is_number(value, int) and value >= 1):
-                raise AttnlabError(f"{name}={shorten(value)} must be a whole number, 1 or more.")
-        is_cross, is_per_query = self.site == "cross", self.layout == "per_query"
-        applies = {
-            "layout": is_cross,
-            "depth": not is_cross or self.layout not in ("low_rank", "extractor"),
-            "gate": is_cross and is_per_query,
-            "learned_head": is_cross and is_per_query,
-            "skip": not self.replaces_heads,
-        }
-        for name, does_apply in applies.items():
+            if value is not None and not (is_number(value, int) and value >= least):
+                said = f"{name}={shorten(value)} must be a whole number, {least} or more."
+                raise AttnlabError(said)
+        for name, does_apply in self._applies().items():
             if getattr(self, name) != getattr(type(self), name) and not does_apply:
                 raise AttnlabError(
                     f"{name}={getattr(self, name)!r} does not apply to {self.label}. Leave it out."
                 )
 
+    def _check_place(self) -> None:
+        if self.method in METHODS_AT[self.site]:
+            return
+        if self.is_stand_in:
+            raise AttnlabError(
+                f"{self.method} reads a sentence in its own order, so it cannot stand at "
+                f"{self.site}, where one sentence reads another. Use method='linear' there."
+            )
+        raise AttnlabError(
+            f"{self.method.upper()} replaces more than the look-up and exists for "
+            f"encoder_self only, not for {self.site}. Use method='alr' there."
+        )
+
+    def _applies(self) -> dict[str, bool]:
+        is_net, is_cross = not self.is_stand_in, self.site == "cross"
+        is_per_query = is_net and is_cross and self.layout == "per_query"
+        is_linear = self.method == "linear"
+        return {
+            "size": is_net,
+            "width": is_net,
+            "layout": is_net and is_cross,
+            "depth": is_net and (not is_cross or self.layout not in ("low_rank", "extractor")),
+            "gate": is_per_query,
+            "learned_head": is_per_query,
+            "skip": not self.replaces_heads,
+            "feature_map": is_linear,
+            "window": is_linear and not is_cross,
+        }
+
+    @property
+    def is_stand_in(self) -> bool:
+        """Whether it begins with the teacher's own queries, keys and values."""
+        return self.method in STAND_INS
+
     @property
     def replaces_heads(self) -> bool:
         """Whether the student stands for the look-up alone, and the last projection stays."""
-        return self.method in ("alr", "aslr")
+        return self.method in ("alr", "aslr", *STAND_INS)
 
     @property
     def label(self) -> str:
         """A short name, the same for the same choices."""
         parts = [self.site, self.method]
+        if self.is_stand_in:
+            parts += [self.feature_map] if self.method == "linear" else []
+            return "-".join([*parts, *([f"window{self.window}"] if self.window else [])])
         parts += [self.layout] if self.site == "cross" else []
         parts += [self.size if self.width is None else f"width{self.width}"]
         parts += [f"depth{self.depth}"] if self.depth > 1 else []
@@ -124,11 +164,15 @@ class StudentSpec:
         return "-".join(parts)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON types, the arguments it is built with."""
-        return asdict(self)
+        """Return plain JSON types, the arguments it is built with; the last two where used."""
+        usual = {name: getattr(type(self), name) for name in ("feature_map", "window")}
+        return {n: v for n, v in asdict(self).items() if n not in usual or v != usual[n]}
 
 
-_CHOICES = {"site": SITES, "method": METHODS, "size": SIZES, "layout": LAYOUTS, "skip": SKIPS}
+_CHOICES = {
+    "site": SITES, "method": (*METHODS, *STAND_INS), "size": SIZES, "layout": LAYOUTS,
+    "skip": SKIPS, "feature_map": FEATURES,
+}  # fmt: skip
 _NEXT_STEP = "See attnlab.distillation.StudentSpec for what each means."
 
 
@@ -140,11 +184,13 @@ def student_width(spec: StudentSpec, *, max_len: int, d_model: int) -> int:
     With W = ``max_len * d_model``: W/256, W/128, W/8, W/2, 2W for XS to XL; a head of ASLR has
     W/32, W/16, W/8, W/4, W/4; a cross net that reads the target too has twice the first row.
     ``extractor`` counts pairs of extraction and adjustment, 1, 2, 4, 8, 16; ``low_rank`` features
-    a head, four times as many.
+    a head, four times as many. A stand-in's queries are as wide as the teacher's, ``d_model``.
 
     Source:
         arXiv:2311.10642, by its released code: widths at ``max_len`` 50 and ``d_model`` 128.
     """
+    if spec.is_stand_in:
+        return d_model
     if spec.width is not None:
         return spec.width
     if spec.site == "cross" and spec.layout in ("low_rank", "extractor"):

@@ -17,7 +17,14 @@ from attnlab.distillation.nets import (
     require_slots,
     uniform,
 )
-from attnlab.distillation.sites import Key, StudentSpec, chosen_layers, student_width
+from attnlab.distillation.sites import (
+    Key,
+    StudentSpec,
+    chosen_layers,
+    find_site,
+    student_width,
+)
+from attnlab.distillation.stand_ins import STAND_IN_KINDS, StandIn, expected_stand_in_weights
 from attnlab.models import Translator
 from attnlab.seeding import seeded, torch_generator
 
@@ -90,6 +97,7 @@ def build_student(
     d_model: int,
     n_heads: int,
     generator: torch.Generator | None = None,
+    **options: Any,
 ) -> Student:
     """Return one untrained student.
 
@@ -99,10 +107,15 @@ def build_student(
         d_model: Width of the residual stream.
         n_heads: Heads of the teacher.
         generator: Makes the initial weights a function of its seed.
+        options: Of a stand-in: ``bias``, whether its maps add one, as the teacher's may.
     """
-    kind = CROSS_STUDENTS[spec.layout] if spec.site == "cross" else _SELF_STUDENTS[spec.site]
+    kind: type[Student]
+    if spec.is_stand_in:
+        kind = STAND_IN_KINDS[spec.method]
+    else:
+        kind = CROSS_STUDENTS[spec.layout] if spec.site == "cross" else _SELF_STUDENTS[spec.site]
     with seeded(generator):
-        return kind(spec, max_len=max_len, d_model=d_model, n_heads=n_heads)
+        return kind(spec, max_len=max_len, d_model=d_model, n_heads=n_heads, **options)
 
 
 def build_students(
@@ -114,6 +127,9 @@ def build_students(
 ) -> dict[Key, Student]:
     """Return untrained students for the layers of a teacher, by ``(site, layer)``.
 
+    A stand-in begins with the queries, keys and values of the attention that stands in the layer,
+    or of the stand-in that has taken its place.
+
     Args:
         spec: What they replace and how they are built.
         seed: Picks the initial weights (stream ``init/...``), apart for each layer.
@@ -123,10 +139,14 @@ def build_students(
         raise TypeError("students need a Translator as their teacher, and a StudentSpec")
     config = teacher.config
     sizes = {"max_len": config.max_len, "d_model": config.d_model, "n_heads": config.n_heads}
+    if spec.is_stand_in and config.attention_bias:
+        sizes["bias"] = True
     students = {}
     for layer in chosen_layers(teacher, site=spec.site, layers=layers):
         generator = torch_generator(seed, f"init/{spec.site}/{layer}")
         student = build_student(spec, **sizes, generator=generator)
+        if isinstance(student, StandIn):
+            student.copy_maps(find_site(teacher, site=spec.site, layer=layer))
         students[spec.site, layer] = student.to(teacher.head.weight)
     return students
 
@@ -139,15 +159,18 @@ def expected_student_weights(
     With W = ``max_len * d_model`` and h hidden units, one hidden layer: ``2Wh + 3W + 3h`` for
     ALR, ALRR and ELR; ``Wh + hO + 2W + 3h + O`` a head with O = W / n_heads for ASLR;
     ``Wh + hd + 2W + 3h + d`` in the decoder; ``3Wh + 5W + 3h`` for the paper's cross net.
+    Stand-ins: see ``attnlab.distillation.stand_ins``.
 
     Args:
-        method: ``alr``, ``aslr``, ``alrr`` or ``elr``.
+        method: As ``StudentSpec`` has it.
         options: What ``StudentSpec`` takes besides, such as ``site`` and ``layout``.
 
     Source:
         arXiv:2311.10642, by its released code.
     """
     spec = StudentSpec(method=method, size=size, **options)
+    if spec.is_stand_in:
+        return expected_stand_in_weights(spec, d_model=d_model, n_heads=n_heads)
     h, d = student_width(spec, max_len=max_len, d_model=d_model), d_model
     if spec.site == "cross" and spec.layout == "low_rank":
         return 2 * d * n_heads * h + d * d

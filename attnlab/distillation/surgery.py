@@ -227,11 +227,11 @@ def _swap(model: Translator, key: Key, student: nn.Module) -> _Swap:
     chosen_layers(model, site=site, layers=[layer])
     _require_fit(model, key, student)
     layers = layers_of(model, site=site)
-    whole, method = layers[layer], student.spec.method if isinstance(student, Student) else "alr"
-    if method in ("alr", "aslr"):
+    whole, spec = layers[layer], student.spec if isinstance(student, Student) else StudentSpec()
+    if spec.replaces_heads:
         look_up = find_site(model, site=site, layer=layer)
         return _Swap(key, whole, site_name(site), look_up, ReplacedSite(student, look_up.out))
-    if method == "elr":
+    if spec.method == "elr":
         return _Swap(key, layers, str(layer), whole, student)
     if not hasattr(whole, "mlp"):
         raise AttnlabError(f"All of the layer at {key} has been replaced already. Undo that first.")

@@ -147,6 +147,30 @@ def solve(known: Tensor, written: Tensor) -> Tensor:
     return torch.linalg.solve_triangular(known, written, upper=False, unitriangular=True)
 
 
+def pair_shares(reading: Reading) -> Tensor:
+    """Return what each position takes of each written value, ``(batch, heads, time, time)``."""
+    q, k, v, log_decay, strength = reading.wide()[:5]
+    total = None if log_decay is None else log_decay.cumsum(-2)
+    lefts = (q,) if strength is None else (q, strength * k)
+    seen, *known = faded_scores(lefts, k, total, kernel=reading.kernel)
+    if strength is not None:
+        unit = strength * torch.eye(v.shape[2], dtype=v.dtype, device=v.device)
+        seen = seen @ solve(*known, unit)
+    return seen.to(reading.v.dtype)
+
+
+def write_and_ask(reading: Reading, table: Tensor) -> tuple[Tensor, Tensor]:
+    """Return what one more token finds, ``(batch, heads, 1, V)``, and the table it wrote to."""
+    q, k, v, log_decay, strength = reading.wide()[:5]
+    q, k = reading.kernel.features(q), reading.kernel.features(k)
+    if log_decay is not None:
+        table = log_decay.exp().mT * table
+    if strength is not None:
+        v = strength * (v - k @ table)
+    table = table + k.mT @ v
+    return (q @ table).to(reading.v.dtype), table
+
+
 class MatrixState(TokenMixer):
     r"""Keep a table a head, add a product of key and value with each token, ask with a query.
 
@@ -200,15 +224,7 @@ class MatrixState(TokenMixer):
 
     def mixing_matrix(self, x: Tensor) -> Tensor:
         """Return what each position takes of each value, ``(batch, heads, time, time)``."""
-        reading = self.read(x)
-        q, k, v, log_decay, strength = reading.wide()[:5]
-        total = None if log_decay is None else log_decay.cumsum(-2)
-        lefts = (q,) if strength is None else (q, strength * k)
-        seen, *known = faded_scores(lefts, k, total, kernel=reading.kernel)
-        if strength is not None:
-            unit = strength * torch.eye(x.shape[1], dtype=v.dtype, device=v.device)
-            seen = seen @ solve(*known, unit)
-        return seen.to(reading.v.dtype)
+        return pair_shares(self.read(x))
 
     def values(self, x: Tensor) -> Tensor:
         """Return what is written into the tables, ``(batch, heads, time, d_value)``."""
@@ -230,15 +246,8 @@ class MatrixState(TokenMixer):
         """Write one token into the tables and ask them; the cost is that of any other token."""
         self.require_step(x_t, state)
         reading = self.read(x_t[:, None], state[1:])
-        q, k, v, log_decay, strength = reading.wide()[:5]
-        q, k, table = reading.kernel.features(q), reading.kernel.features(k), state[0]
-        if log_decay is not None:
-            table = log_decay.exp().mT * table
-        if strength is not None:
-            v = strength * (v - k @ table)
-        table = table + k.mT @ v
-        y_t = self.write((q @ table).to(reading.v.dtype), reading)[:, 0]
-        return y_t, (table, *reading.past)
+        mixed, table = write_and_ask(reading, state[0])
+        return self.write(mixed, reading)[:, 0], (table, *reading.past)
 
     def prefill(self, x: Tensor, state: Table | None = None) -> tuple[Tensor, Table]:
         """Mix a prefix chunk by chunk, and return the tables after it."""
