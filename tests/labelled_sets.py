@@ -30,7 +30,7 @@ def store(monkeypatch, folder, name, files, *, kind, held_out=None):
     monkeypatch.setattr(tasks, "cache_folder", lambda: folder / "cache")
     if held_out is not None:
         monkeypatch.setitem(labelled.HELD_OUT, name, held_out)
-    (folder / name).mkdir(exist_ok=True)
+    (folder / name).mkdir(parents=True, exist_ok=True)
     for path, (_, data) in files.items():
         (folder / name / path).write_bytes(gzip.compress(data, mtime=0))
     entry = CorpusEntry(

@@ -15,7 +15,7 @@ corpora and the table of each, which has one row a file:
 ``sha256_normalised``     after decoding, CRLF to LF, and encoding as UTF-8
 ``step``                  what is done then: ``-``, ``first_bytes:<n>``, ``strip_gutenberg``,
                           ``drop_tag_lines``, ``end_line``, ``tab_labels[:<table of lines>]``,
-                          ``first_items:<n>``
+                          ``kept_lines:<table>``, ``without_lines:<table>``, ``first_items:<n>``
 ``n_bytes``,              of the unpacked file that is stored and read
 ``sha256_text``
 ``note``                  for people
@@ -306,6 +306,11 @@ def stored_bytes(original: bytes, file: PinnedFile) -> bytes:
         text += b"\n"
     elif name == "tab_labels":  # a label, a blank, a text
         text = tab_labels(text, kept=argument)
+    elif name == "kept_lines":
+        text = _joined(kept_lines(_lines_of(text), table=argument))
+    elif name == "without_lines":
+        left_out = {row["sha256"] for row in read_table(argument)}
+        text = _joined([line for line in _lines_of(text) if _pin(line)[:8] not in left_out])
     elif name == "first_items":  # of an IDX file, whose bytes 4 to 7 say how many there are
         n_items, n = int.from_bytes(text[4:8], "big"), int(argument)
         n_header = 4 * (1 + text[3])  # byte 3: the number of axes
@@ -321,19 +326,33 @@ def tab_labels(text: bytes, *, kept: str = "") -> bytes:
     """Return lines with a tab in the place of the first blank.
 
     Args:
-        kept: Table with the beginning of the sha256 of each line that is kept, in order;
-            empty for all.
+        kept: Table of the lines that are kept, see ``kept_lines``; empty for all.
     """
-    lines = [line.replace(b" ", b"\t", 1) for line in text.removesuffix(b"\n").split(b"\n")]
-    if kept:
-        wanted = iter([row["sha256"] for row in read_table(kept)])
-        pin, found = next(wanted, None), []
-        for line in lines:
-            if pin and hashlib.sha256(line).hexdigest().startswith(pin):
-                found.append(line)
-                pin = next(wanted, None)
-        lines = found
+    lines = [line.replace(b" ", b"\t", 1) for line in _lines_of(text)]
+    return _joined(kept_lines(lines, table=kept) if kept else lines)
+
+
+def kept_lines(lines: list[bytes], *, table: str) -> list[bytes]:
+    """Return the lines of which a table has the beginning of the sha256, in its order."""
+    wanted = iter([row["sha256"] for row in read_table(table)])
+    pin, found = next(wanted, None), []
+    for line in lines:
+        if pin and _pin(line).startswith(pin):
+            found.append(line)
+            pin = next(wanted, None)
+    return found
+
+
+def _lines_of(text: bytes) -> list[bytes]:
+    return text.removesuffix(b"\n").split(b"\n")
+
+
+def _joined(lines: list[bytes]) -> bytes:
     return b"\n".join(lines) + b"\n"
+
+
+def _pin(line: bytes) -> str:
+    return hashlib.sha256(line).hexdigest()
 
 
 def strip_gutenberg(text: str, *, keep: str) -> str:

@@ -69,25 +69,44 @@ def read_labels(entry: CorpusEntry) -> tuple[Splits, str]:
     for file, data in zip(entry.files, read_files(entry).values(), strict=True):
         split = "train" if file.split == "all" else file.split
         items[split] += [_labelled(entry.name, line) for line in data.decode().split("\n") if line]
-    wanted, train = HELD_OUT.get(entry.name, {}), items["train"]
-    order, said = numpy_generator(0, f"{entry.name}/splits").permutation(len(train)).tolist(), []
-    for split, n in wanted.items():
-        chosen, order = order[:n], order[n:]
-        items[split] += [train[i] for i in chosen]
-        said.append(f"{n:,} items chosen by a fixed seed are the {split} split")
+    train, said = items["train"], []
+    order = cut_off(entry.name, len(train))
+    for split in HELD_OUT.get(entry.name, {}):
+        items[split] += [train[i] for i in order[split]]
+        said.append(f"{len(order[split]):,} items chosen by a fixed seed are the {split} split")
     held_out = {item.text for split in ("validation", "test") for item in items[split]}
-    kept = [item for i in sorted(order) if (item := train[i]).text not in held_out]
-    n_repeated, items["train"] = len(order) - len(kept), kept
+    kept = [item for i in order["train"] if (item := train[i]).text not in held_out]
+    n_repeated, items["train"] = len(order["train"]) - len(kept), kept
     if n_repeated:
         said.append(f"{n_repeated} training texts that a held-out split has too are left out")
     return items, "; ".join([*said, *_file_notes(entry)]) + "."
 
 
+def cut_off(corpus: str, n_items: int) -> dict[str, list[int]]:
+    """Return which items each split of a corpus takes that has no files of them: a fixed choice."""
+    left = numpy_generator(0, f"{corpus}/splits").permutation(n_items).tolist()
+    order = {}
+    for split, n in HELD_OUT.get(corpus, {}).items():
+        order[split], left = left[:n], left[n:]
+    return order | {"train": sorted(left)}
+
+
 def _labelled(corpus: str, line: str) -> LabelledText:
     label, *texts = line.split("\t")
-    text = re.sub(r" #(\d+);", r"&#\1;", " ".join(texts))  # an entity that lost its first sign
-    text = re.sub(r"<[^<>]*>|\\", " ", html.unescape(text)) if corpus == "ag_news" else text
+    text = (
+        without_markup(" ".join(texts)) if corpus == "ag_news" else mend_entities(" ".join(texts))
+    )
     return LabelledText(text.strip(), int(label) - FIRST_LABEL.get(corpus, 0))
+
+
+def without_markup(text: str) -> str:
+    """Return a text of ``ag_news`` with characters for entities, and blanks for tags and ``\\``."""
+    return re.sub(r"<[^<>]*>|\\", " ", html.unescape(mend_entities(text)))
+
+
+def mend_entities(text: str) -> str:
+    """Return text in which an entity that lost its first sign, `` #39;``, has it again."""
+    return re.sub(r" #(\d+);", r"&#\1;", text)
 
 
 def read_images(entry: CorpusEntry) -> tuple[Splits, str]:

@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 
 from attnlab.corpora.fetch import CorpusEntry, describe_corpus, entry_here, read_files, read_table
 from attnlab.corpora.labelled import CLASSES, read_images, read_labels
+from attnlab.corpora.pairs import PAIR_READERS, SIDES, SentencePair
 from attnlab.errors import CorpusNotFoundError, IntegrityError, UnknownNameError
 
 SPLITS = ("train", "validation", "test")
@@ -82,19 +83,6 @@ class Document:
         return self.name.encode(), self.text.encode()
 
 
-@dataclass(frozen=True, slots=True)
-class SentencePair:
-    """One sentence in two languages."""
-
-    source: str
-    target: str
-
-    @property
-    def parts(self) -> tuple[bytes, ...]:
-        """What a fingerprint is taken of."""
-        return self.source.encode(), self.target.encode()
-
-
 @dataclass(frozen=True, kw_only=True, repr=False)
 class Corpus:
     """Three disjoint tuples of documents, each with ``parts``, bytes that say what it is.
@@ -146,8 +134,8 @@ class ParallelCorpus(Corpus):
     """Three disjoint tuples of sentence pairs.
 
     Args:
-        source_language: Two letters, for example ``de``.
-        target_language: Two letters.
+        source_language: Two letters, for example ``de``; or what a source is: ``command``.
+        target_language: The same of the targets.
     """
 
     what = "pairs"
@@ -411,7 +399,7 @@ def read_archive(entry: CorpusEntry) -> tuple[Splits, str]:
 
 
 def _languages(entry: CorpusEntry) -> Sequence[str]:
-    return entry.name.rpartition("/")[2].split("-")
+    return SIDES.get(entry.name.partition("/")[0]) or entry.name.rpartition("/")[2].split("-")
 
 
 def _lines(text: str) -> list[str]:
@@ -446,6 +434,7 @@ READERS: dict[str, Callable[[CorpusEntry], tuple[Splits, str]]] = {  # by the na
     "multi30k": read_parallel,
     "iwslt2017": read_archive,
     "ted_iwslt": read_parallel,
+    **PAIR_READERS,
     **dict.fromkeys(("sst2", "trec", "ag_news"), read_labels),
     "mnist": read_images,
 }
