@@ -204,9 +204,9 @@ def test_figures_of_the_documents_are_overwritten_on_request_only(capsys, tmp_pa
     (tmp_path / "figures").mkdir()
     assert main(["figure"]) == 0
     assert "loss-children\n" in capsys.readouterr().out
-    assert main(["figure", "replacing-price"]) == 0
+    assert main(["figure", "replacing-scratch"]) == 0
     assert not any((tmp_path / "figures").iterdir())
-    assert (tmp_path / "my-figures" / "replacing-price.svg").exists()
+    assert (tmp_path / "my-figures" / "replacing-scratch.svg").exists()
 
 
 def test_a_study_runs_and_then_has_nothing_left(capsys, here):
@@ -271,9 +271,9 @@ def test_nothing_is_downloaded_without_consent(capsys, tmp_path, monkeypatch):
 
 def test_a_figure_is_drawn_by_its_name(capsys, tmp_path):
     assert main(["figure", "--list"]) == 0
-    assert "replacing-price\n" in capsys.readouterr().out
-    assert main(["figure", "replacing-price", "--out", str(tmp_path)]) == 0
-    drawn = sorted(file.suffix for file in tmp_path.glob("replacing-price.*"))
+    assert "replacing-scratch\n" in capsys.readouterr().out
+    assert main(["figure", "replacing-scratch", "--out", str(tmp_path)]) == 0
+    drawn = sorted(file.suffix for file in tmp_path.glob("replacing-scratch.*"))
     assert drawn == [".json", ".png", ".svg"]
     assert main(["figure", "replacing-prize"]) == 1
-    assert "replacing-price" in capsys.readouterr().err
+    assert "replacing-scratch" in capsys.readouterr().err

@@ -2,7 +2,9 @@
 
 import json
 from functools import cache
+from pathlib import Path
 
+import jupytext
 import numpy as np
 import pandas as pd
 import pytest
@@ -12,14 +14,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from attnlab.chapters.replacing_attention import checks, live, pictures, records
-from attnlab.distillation import StudentSpec, build_students
+from attnlab.distillation import StudentSpec, build_students, capture
 from attnlab.errors import UnknownNameError
 from attnlab.sources import translation_source
 from attnlab.studies.arms import ARMS, WAYS
-from attnlab.studies.replaced_verdicts import AIM
 from attnlab.teach import CheckFailed
 from attnlab.training import collate_pairs
 
+ROOT = Path(__file__).parents[2]
 SOURCE = translation_source(n_prepositions=0)
 PAIRS = SOURCE.sample_pairs(12)
 NETS = {
@@ -31,7 +33,7 @@ WORTH = {"bleu": 40.0, "accuracy": 0.8, "exact_match": 0.25, "loss_nats": 0.75}
 WHOLE = {"bleu": 98.0, "accuracy": 0.99, "exact_match": 0.9, "loss_nats": 0.02}
 SCORES = pd.DataFrame({"label": ["a", "a", "b"], "accuracy": [0.5, 0.6, 0.9], "bleu": [10, 20, 80]})
 EMPTY = {"curve": {}, "seconds": 1.0, "command": "", "environment": {}, "finished_at": ""}
-LINEAR, QUERY = "linear attention L", "cross/per_query/l"
+QUERY = "cross/per_query/l"
 
 
 @cache
@@ -68,35 +70,10 @@ def controls():
     return pictures.controls(pd.DataFrame(rows[:3] + rows[4:]), teacher_bleu=95.0)
 
 
-def cross_points(*sets):
-    stages = (("teacher", False, 40), (LINEAR, False, 30), (LINEAR, True, 39))
-    rows = [(data, *stage) for data in sets for stage in stages]
-    points = pd.DataFrame(rows, columns=["data", "label", "is_tuned", "bleu"])
-    return pictures.forced_against_free(points.assign(look="linear_attention", accuracy=0.8))
-
-
 def ways():
     row = {"data": "few", "arm": "nets", "look": "alr", "fill": "none"}
     rows = [row | {"way": way, "bleu": b} for way, b in (("From scratch", 45), ("Distilled", 70))]
     return pictures.ways(pd.DataFrame(rows), teachers={"many": 99.0, "few": 90.0})
-
-
-def price(ms):
-    return pictures.price(
-        pd.DataFrame({
-            "label": ["teacher", "net", "net"], "look": ["attention", "alr", "alr"],
-            "bleu": [40.0, 30.0, 32.0], "n_weights": [1000, 5000, 5000], "ms": ms,
-        })
-    )  # fmt: skip
-
-
-def by_length():
-    rows = [(label, look, low, high, bleu) for label, look, short, long in (
-                ("teacher", "attention", 99, 80), ("net", "alr", 96, 40), ("net", "alr", 98, 44),
-                ("nets", "alr", 99, 42), ("other", None, 1, 1))
-            for low, high, bleu in ((0, 7, short), (8, 9, long))]  # fmt: skip
-    columns = ["label", "look", "shortest", "longest", "bleu"]
-    return pictures.by_length(pd.DataFrame(rows, columns=columns), longest_taught=7)
 
 
 class TestChapter(ChapterTests):
@@ -122,24 +99,10 @@ class TestChapter(ChapterTests):
             "Net. Of 3 pairs in which the edited position is later than the output, 3 move; the "
             "largest such change is 1.000",
         ),
-        "forced_against_free": (
-            lambda: cross_points("toy", "captions"),
-            f"captions: teacher 80.0%, BLEU 40.0; {LINEAR} 80.0%, BLEU 30.0; {LINEAR}, tuned 80.0%",
-        ),
         "ways": (
             ways, "many (attention 99.0): not recorded yet. few (attention 90.0): nets: from "
             "scratch 45.0, distilled 70.0.",
         ),
-        "price": (
-            lambda: price([2.0, 4.0, 4.0]),
-            "teacher: 1k weights, 2 ms, BLEU 40.0; net: 5k weights, 4 ms, BLEU 30.0 to 32.0.",
-        ),
-        "by_length": (
-            by_length, "of up to 7 words, as in training: 96.0 to 99.0; then on the longest (8 to "
-            "9 words): teacher 80.0; net 40.0 to 44.0; nets 42.0.",
-        ),
-        "replacing_cross": (pictures.replacing_cross, "seeds (attentionless/classroom/toy: 0, 1,"),
-        "replacing_price": (pictures.replacing_price, "on 978 of 1,000 test sentences)."),
         "replacing_scratch": (pictures.replacing_scratch, "Toy languages. BLEU by way of"),
     }  # fmt: skip
     PANELS = {  # noqa: RUF012
@@ -176,6 +139,57 @@ def test_leaks_are_found_with_any_padding(n_words, n_padding):
     x, earlier = torch.randn(n_words + n_padding, 3).double(), list(range(n_words - 1))
     for leak, found in (({}, []), ({"ahead": 1.0}, earlier), ({"next_word": 1.0}, earlier[-1:])):
         assert checks.find_leak(checks.site(n_words, **leak), x, n_words) == found
+
+
+# The released layout ------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def written_out():
+    """Return what the cells of the notebook define that write the released layout out."""
+    cells = jupytext.read(ROOT / "notebooks/src/09_replacing_attention.py", fmt="py:percent").cells
+    texts = [c.source for c in cells if "class ReleasedLayout" in c.source or "InUse(" in c.source]
+    first, second = texts
+    names = {"nn": torch.nn, "torch": torch, "find_leak": checks.find_leak}
+    exec(first, names)
+    exec(second[: second.index("written_out =")], names)
+    return names
+
+
+def test_the_released_layout_has_its_weights_and_leaks_at_every_width(written_out):
+    assert written_out["n_weights"] == 992_150
+    for n_slots, n_words in ((7, 1), (7, 4), (5, 5)):
+        net = written_out["ReleasedLayout"](n_slots, 3, 4).double()
+        x, m = torch.randn(n_slots, 3).double(), torch.randn(1, 2, 3).double()
+        padding = torch.arange(n_slots)[None] >= n_words
+        leak = checks.find_leak(
+            lambda z, net=net, m=m, p=padding: net(z[None], m, target_padding=p)[0].detach(),
+            x,
+            n_words,
+        )
+        assert leak == list(range(n_words - 1))
+
+
+def test_the_net_written_in_the_notebook_is_the_published_student(written_out, bench):
+    spec, batch = StudentSpec(site="cross", layout="paper", size="s"), collate_pairs(bench.test)
+    student = build_students(bench.teacher, spec=spec)["cross", 1].double()
+    given = capture(bench.teacher, batch, sites=["cross"], layers=[1])["cross", 1]
+    for weight in student.parameters():
+        torch.nn.init.normal_(weight)
+    net = written_out["poured"](student).double()
+    with torch.no_grad():
+        torch.testing.assert_close(
+            net(given.inputs, **given.context), student(*given[:1], **given.context)
+        )
+        student.sees_future = False  # as in use: what is later is zero
+        x, memory = given.inputs, {"source_padding": given.source_padding}
+        state, wanted = (
+            net.initial_state(given.memory, **memory),
+            student(x, given.memory, **memory),
+        )
+        for t in range(x.shape[1]):
+            y, state = net.step(x[:, t], state)
+            torch.testing.assert_close(y, wanted[:, t])
 
 
 # Swaps -------------------------------------------------------------------------------------------
@@ -314,9 +328,7 @@ def runs(tmp_path, monkeypatch):
 
 
 def test_all_rows_are_arms_of_the_study():
-    rows = {*records.SITE_ROWS, *records.CAPTION_ROWS, *records.TAUGHT, *records.PRICED}
-    rows |= {*records.LONGER, *(f"cross/{a}" for arms in records.CROSS.values() for a in arms)}
-    assert rows <= set(ARMS)
+    assert {*records.SITE_ROWS, *records.TAUGHT} <= set(ARMS)
     assert set(records.WAYS) == set(WAYS) - {"best_lr"}
     assert not any("mean" in variant for variant in records.NET_ROWS)
 
@@ -335,10 +347,8 @@ def test_kept_is_measured_from_the_best_control_of_the_site_and_seed(runs):
     assert found.loc[("cross/paper/l", 0), "kept"] == pytest.approx(0.5)
     assert found.loc[("cross/paper/l", 1)].isna().all()
     assert found.loc[("self/alr/m", 0)].fillna(0).tolist() == [0, 0.9]
-    words = records.ranges_markdown(
-        table, {"self/alr/m": "Both", "all/alr/m": "All"}, shares=("kept", "share")
-    )
-    assert "| Both | 4,100 | 80.0% | 81.0 | 0.90 |" in words
+    words = records.ranges_markdown(table, {"self/alr/m": "Both", "all/alr/m": "All"})
+    assert "| Both | 4,100 | 80.0% | 81.0 |" in words
     assert "eq. (9.2)" not in words  # no control, so no kept share
     assert "One seed; 500 of 500 test sentences" in words
     assert "Not recorded yet: All." in words.partition("<details>")[0]
@@ -357,78 +367,6 @@ def test_ranges_and_comparisons_go_seed_by_seed(runs):
     want = "BLEU +36.0 to +40.0, next token right -10.0 points."
     assert said == f"Cut against published, seed by seed (3): {want}"
     assert records.trained_on(table).endswith("against as it was: not recorded yet.")
-
-
-def test_both_stages_of_a_cross_arm_are_there(runs):
-    where = {"experiment": records.CAPTIONS}
-    for variant, bleu in (
-        ("teacher", 40),
-        ("cross/low_rank/l", 30),
-        ("cross/low_rank/l/tuned", 39),
-    ):
-        runs(variant, bleu=bleu, **where)
-    runs("cross/paper/l", bleu=60.0)
-    points = records.cross_points()
-    assert points["label"].tolist() == ["published net L", "teacher", LINEAR, LINEAR]
-    assert points["is_tuned"].tolist() == [False, False, False, True]
-    one = pictures.forced_against_free(points)
-    assert [ax.get_title() for ax in one.fig.axes] == list(records.TITLES.values())
-    named = [text.get_text() for text in one.fig.axes[1].texts if text.get_text()]
-    assert named == [f"{LINEAR}, tuned", "teacher"]
-
-
-def test_an_arm_has_the_time_of_its_kind_and_the_bleu_of_its_tuned_self(runs):
-    low = "cross/low_rank/l"
-    for variant, bleu in (("teacher", 40), (low, 30), (f"{low}/tuned", 38), ("self/alr/m", 36)):
-        runs(variant, bleu=bleu, experiment=records.CAPTIONS)
-    for variant, ms, other in (("teacher", 20, {}), ("teacher", 2, {"batch": 32}), (low, 7, {}),
-                               ("teacher", 9, {"threads": 2}), ("teacher", 1, {"device": "cuda"}),
-                               (low, 10, {})):  # fmt: skip
-        config = {"work": "greedy", "batch": 1, "threads": 1, "device": "cpu"} | other
-        runs(variant, experiment=f"{records.CLOCK}x", median_ms=ms, work_gflop=0.5, config=config)
-    table = records.price_points().set_index("label")
-    both, linear = "both self sites: ALR M", f"cross: {LINEAR}, tuned"
-    assert table["n_weights"].to_dict() == {"teacher": 1000, both: 5000, linear: 5000}
-    assert table["ms"].dropna().to_dict() == {"teacher": 20, linear: 10}
-    lines = records.price_markdown(table.reset_index()).splitlines()
-    assert "| teacher | 1k (1 x) | 0.5 (1 x) | 20 (1 x) | 2 (1 x) | 40.0 | 1.00 |" in lines
-    assert lines[-1].startswith(f"| {linear} | 5k (5 x) | 0.5 (1 x) | 10 (")
-    assert lines[-1].endswith("| 10 (0.5 x) | not recorded yet | 38.0 | 0.95 |")
-
-
-def test_price_shows_what_should_be_kept_and_goes_without_a_clock():
-    one = price([2.0, np.nan, np.nan])
-    assert "net: 5k weights, not recorded yet, BLEU 30.0 to 32.0" in one.words
-    assert [text.get_text() for text in one.fig.axes[1].texts] == ["95% of it", "teacher"]
-    assert one.ax.lines[1].get_ydata()[0] == pytest.approx(AIM * 40)
-
-
-@pytest.mark.parametrize(
-    ("value", "said"),
-    [(0.5, "0.5"), (999, "999"), (999.9, "1k"), (1234, "1.23k"), (999_999, "1M"), (3e9, "3G")],
-)
-def test_large_numbers_are_short(value, said):
-    assert records.short(value) == said
-
-
-def test_lengths_are_told_from_the_lessons_to_the_longest(runs):
-    for variant, seed, short, long in (
-        ("encoder_self/alr/m", 0, 95, 40), ("encoder_self/alr/m", 1, 96, 42),
-        ("encoder_self/alr/m", 1, 97, 44), ("teacher", 0, 99, 80), ("teacher", 1, 99, 70),
-        ("decoder_self/alr/m", 0, 99, 70), ("cross/mean", 0, 1, 1),
-    ):  # fmt: skip
-        lengths = {"shortest": [0, 8], "longest": [7, 9], "bleu": [short, long]}
-        details = {"by_length": lengths, "data": {"longest_train": 7}}
-        runs(variant, seed=seed, experiment=records.SHORT, details=details)
-    lengths, longest = records.length_points()
-    assert longest == 7
-    names = ["teacher", "encoder self: ALR M", "decoder self: ALR M"]
-    assert lengths["label"].unique().tolist() == names
-    one = pictures.by_length(lengths, longest_taught=longest)
-    assert [tick.get_text() for tick in one.ax.get_xticklabels()] == ["up to 7", "8 to 9"]
-    assert list(one.ax.lines[1].get_ydata()) == [96.0, 42.0]
-    said = records.what_length_costs(lengths)
-    assert said.endswith("ALR M -40.0 to -26.0; decoder self: ALR M -10.0.")
 
 
 def test_ways_are_told_for_many_and_few_pairs(runs):

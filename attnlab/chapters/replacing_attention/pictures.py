@@ -7,10 +7,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from numpy.typing import ArrayLike
 
 from attnlab.chapters.replacing_attention import records
@@ -19,21 +17,18 @@ from attnlab.show import (
     Picture,
     figure,
     matrix,
-    name_points,
     new_axes,
     picture,
     ranged,
-    variants,
 )
 from attnlab.show.style import NO_FAMILY
 from attnlab.studies.arms import CONTROL_NAMES
-from attnlab.studies.replaced_verdicts import AIM, NOT_RECORDED
+from attnlab.studies.replaced_verdicts import NOT_RECORDED
 
 SITES = {"encoder_self": "Encoder self", "decoder_self": "Decoder self", "cross": "Cross"}
 BLUE, GREEN, GREY = (LOOKS[name].colour for name in ("attention", "feedforward", "table"))
 WRITTEN = NO_FAMILY[0]  # a score, whatever stands in
 NUMBER_AT = 104  # right of the line of the teacher
-ARROW = {"arrowstyle": "-|>", "color": GREY, "lw": 1.1, "shrinkA": 4, "shrinkB": 4}
 DODGE = 0.2  # rows between two kinds of translators that learnt in the same way
 
 
@@ -208,55 +203,6 @@ def moved_outputs(changes: ArrayLike, *, words: Sequence[str], what: str):
 
 
 @picture
-def forced_against_free(points: pd.DataFrame):
-    """BLEU against next tokens right, one panel a set of sentences.
-
-    An arrow leads from a stand-in as it was taught to the same one, tuned on the translations.
-
-    Args:
-        points: Rows ``data``, ``label``, ``look``, ``is_tuned``, ``accuracy`` (0 to 1) and
-            ``bleu``; several rows with one label are seeds.
-    """
-    points = points.assign(
-        percent=100 * points["accuracy"],
-        name=points["label"].where(~points["is_tuned"], points["label"] + ", tuned"),
-    )
-    sets = dict(list(points.groupby("data", sort=False)))
-    axes = new_axes(size=(1.4 + 3.7 * len(sets), 3.8), columns=len(sets), squeeze=False)[0]
-    sentences = []
-    for ax, (data, part) in zip(axes, sets.items(), strict=True):
-        ends, colours = {}, {}
-        for _, rows in part.groupby("label", sort=False):
-            its = LOOKS[rows["look"].iloc[0]]
-            ax.plot(rows["percent"], rows["bleu"], linestyle="none", **its.points())
-            stages = {name: _middle(own) for name, own in rows.groupby("name", sort=False)}
-            if len(stages) == 2:
-                ax.annotate("", *reversed(stages.values()), arrowprops=ARROW)
-            last = list(stages)[-1]
-            ends[last], colours[last] = stages[last], its.colour
-        ax.margins(0.08)
-        name_points(ax, ends, colours=colours)
-        ax.set_title(data, fontsize=10)
-        ax.set_xlabel("Next token right, right past given (%)")
-        said = "; ".join(
-            f"{name} {ranged(rows['percent'], '%')}, BLEU {ranged(rows['bleu'])}"
-            for name, rows in part.groupby("name", sort=False)
-        )
-        sentences.append(f"{data}: {said}.")
-    axes[0].set_ylabel("BLEU, written freely")
-    return axes[0], (
-        "Next tokens right with the right past given, and BLEU written freely. "
-        f"{' '.join(sentences)} Arrows: tuned after the swap."
-    )
-
-
-def _middle(rows: pd.DataFrame) -> tuple[float, float]:
-    """Return the seed nearest to the mean BLEU."""
-    row = rows.iloc[(rows["bleu"] - rows["bleu"].mean()).abs().argmin()]
-    return float(row["percent"]), float(row["bleu"])
-
-
-@picture
 def ways(points: pd.DataFrame, *, teachers: Mapping[str, float]):
     """BLEU by the way in which a translator learnt, one panel a set of training sentences.
 
@@ -296,110 +242,7 @@ def ways(points: pd.DataFrame, *, teachers: Mapping[str, float]):
     )
 
 
-@picture
-def price(table: pd.DataFrame):
-    """BLEU against weights and against the time of a sentence, one point a seed.
-
-    The blue line is the teacher's BLEU, the dotted one what should be kept of it.
-
-    Args:
-        table: Rows ``label``, ``look``, ``bleu``, ``n_weights`` and ``ms`` (nan where it was not
-            measured); several rows with one label are seeds. The first label is the teacher.
-    """
-    axes = new_axes(size=(9.6, 3.8), columns=2, sharey=True)
-    means = table.groupby("label", sort=False)[["n_weights", "ms", "bleu"]].mean()
-    goal = means["bleu"].iloc[0]
-    colours = {row.label: LOOKS[row.look].colour for row in table.itertuples()}
-    axes[0].set_ylabel("BLEU, written freely")
-    prices = {
-        "n_weights": "Weights of the translator (log scale)",
-        "ms": "One sentence (ms, log scale)",
-    }
-    for ax, (column, words) in zip(axes, prices.items(), strict=True):
-        ax.axhline(goal, color=BLUE, lw=1.2)
-        ax.axhline(AIM * goal, color="black", linestyle="dotted", lw=1.2)
-        ax.annotate(f"{AIM:.0%} of it", (0.0, AIM * goal), (3, -3), va="top", size=9,
-                    xycoords=ax.get_yaxis_transform(), textcoords="offset points")  # fmt: skip
-        for look, part in table.groupby("look", sort=False):
-            ax.plot(part[column], part["bleu"], linestyle="none", **LOOKS[look].points())
-        ax.set_xscale("log")
-        ax.set_xlim(table[column].min() / 1.4, table[column].max() * 1.4)
-        ax.set_xlabel(words)
-        ax.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-        ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: records.short(value)))
-        ax.xaxis.set_minor_formatter(NullFormatter())
-    axes[0].margins(y=0.1)
-    for ax, column in zip(axes, prices, strict=True):  # once the shared axis is settled
-        known = means.dropna(subset=[column])
-        points = dict(zip(known.index, zip(known[column], known["bleu"], strict=True), strict=True))
-        name_points(ax, points, colours=colours)
-    parts = []
-    for row in means.itertuples():
-        time = NOT_RECORDED if np.isnan(row.ms) else f"{row.ms:.3g} ms"
-        bleus = ranged(table.loc[table["label"] == row.Index, "bleu"])
-        parts.append(f"{row.Index}: {records.short(row.n_weights)} weights, {time}, BLEU {bleus}")
-    return axes[0], (
-        "BLEU against the weights of a translator (left) and the time of a sentence (right); lines "
-        f"at the BLEU of the teacher, and {AIM:.0%} of it. In numbers: {'; '.join(parts)}."
-    )
-
-
-@picture
-def by_length(lengths: pd.DataFrame, *, longest_taught: int):
-    """BLEU by the length of the sentence; bands are the range over seeds.
-
-    Args:
-        lengths: Rows ``label``, ``look``, ``shortest``, ``longest`` (words of the reference) and
-            ``bleu``; several rows with one label and length are seeds. Without a look a row is
-            not drawn.
-        longest_taught: Words of the longest sentence in training.
-    """
-    ax, drawn = new_axes(size=(7.6, 3.8)), lengths.dropna(subset=["look"])
-    spans = sorted(set(zip(drawn["shortest"], drawn["longest"], strict=True)))
-    drawn = drawn.assign(place=drawn["shortest"].map([low for low, _ in spans].index))
-    families = drawn.groupby("look", sort=False)["label"].unique().items()
-    looks = {one.label: one for look, labels in families for one in variants(look, labels)}
-    ends = {}
-    for label, part in drawn.groupby("label", sort=False):
-        sns.lineplot(part, x="place", y="bleu", errorbar=("pi", 100), ax=ax, legend=False,
-                     err_kws={"alpha": 0.15, "lw": 0}, **looks[label].line())  # fmt: skip
-        means = part.groupby("place")["bleu"].mean()
-        ends[label] = means.index[-1], means.iloc[-1]
-    n_taught = sum(high <= longest_taught for _, high in spans)
-    ax.axvspan(n_taught - 0.5, len(spans) - 0.7, color="#EEEEEE", zorder=0, lw=0)
-    ax.text(n_taught - 0.45, 2, "longer than any sentence in training", size=9, va="bottom")
-    names = [f"{low} to {high}" if low else f"up to {high}" for low, high in spans]
-    ax.set_xticks(range(len(spans)), names)
-    ax.set(xlabel="Words of the sentence", ylabel="BLEU, written freely", ylim=(0, 103))
-    ax.set_xlim(-0.3, len(spans) - 0.7)
-    name_points(ax, ends, colours={label: one.colour for label, one in looks.items()})
-    taught = drawn.loc[drawn["longest"] <= longest_taught, "bleu"]
-    low, high = spans[-1]
-    said = "; ".join(
-        f"{label} {ranged(part['bleu'])}"
-        for label, part in drawn[drawn["shortest"] == low].groupby("label", sort=False)
-    )
-    return ax, (
-        f"BLEU on sentences of up to {longest_taught} words, as in training: {ranged(taught)}; "
-        f"then on the longest ({low:.0f} to {high:.0f} words): {said}."
-    )
-
-
 # Committed figures -------------------------------------------------------------------------------
-
-
-@figure("replacing-cross", records=(records.TOY, records.CAPTIONS))
-def replacing_cross() -> Picture:
-    """Next tokens right against BLEU at the cross site, on toy and captions."""
-    return _with_seeds(forced_against_free(records.cross_points()), records.TOY, records.CAPTIONS)
-
-
-@figure("replacing-price", records=(records.CAPTIONS, records.CLOCK))
-def replacing_price() -> Picture:
-    """BLEU on captions against weights and against the time of a sentence."""
-    one = price(records.price_points())
-    said = one.saying(f"{records.TITLES[records.CAPTIONS]}. {one.words}")
-    return _with_seeds(said, records.CAPTIONS)
 
 
 @figure("replacing-scratch", records=(records.TOY, records.SMALL))
@@ -407,15 +250,10 @@ def replacing_scratch() -> Picture:
     """BLEU by way of learning, with many and with few pairs of the toy languages."""
     points, teachers = records.ways_points()
     one = ways(points, teachers=teachers)
-    return _with_seeds(one.saying(f"Toy languages. {one.words}"), records.TOY, records.SMALL)
-
-
-def _with_seeds(one: Picture, *experiments: str) -> Picture:
-    """Say besides which seeds the points are, and on how many of the test sentences."""
-    tables = {name: records.recorded(name) for name in experiments}
     seeds = "; ".join(
         f"{name}: {', '.join(map(str, sorted(set(runs['seed']))))}, on "
         f"{records.n_scored_words(runs)} test sentences"
-        for name, runs in tables.items()
+        for name in (records.TOY, records.SMALL)
+        for runs in [records.recorded(name)]
     )
-    return one.saying(f"{one.words} Points are seeds ({seeds}).")
+    return one.saying(f"Toy languages. {one.words} Points are seeds ({seeds}).")
