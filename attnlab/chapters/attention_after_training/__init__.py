@@ -1,0 +1,1 @@
+"""Chapter 13: Attention replaced after training, by today's methods."""

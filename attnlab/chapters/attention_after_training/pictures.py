@@ -1,0 +1,289 @@
+"""Pictures of notebook 13: teacher, features, heads, ingredients, sites, switches."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from numpy.typing import ArrayLike
+
+from attnlab.chapters.attention_after_training import records
+from attnlab.show import LOOKS, figure, matrix, new_axes, picture, ranged
+from attnlab.show.style import NO_FAMILY
+from attnlab.studies.replaced_verdicts import AIM
+
+BLUE, GREY = LOOKS["attention"].colour, LOOKS["table"].colour
+SITES = {"encoder_self": "Encoder self", "decoder_self": "Decoder self", "cross": "Cross"}
+MAPS = {  # label, look
+    "hedgehog": ("softmax of both signs", "linear_attention"),
+    "softmax": ("softmax", "alr"),
+    "relu": ("ReLU", "she"),
+    "elu": ("elu + 1", "mean"),
+}
+STAND_INS = {"attention": "attention", "linear": "linear", "window + linear": "window"}
+PLACE = {f"{words.lower()}, layer {i + 1}": (site, i) for site, words in SITES.items()
+         for i in range(2)}  # fmt: skip
+HEAD_DIALS = {
+    "place": ("Place", PLACE, ("cross", 1), "Site and layer of the teacher"),
+    "head": ("Head", 1, 1, 4, "Of the four heads there"),
+}
+SWITCH_DIALS = {
+    site: (words, {n: v for n, v in STAND_INS.items() if site != "cross" or v != "window"},
+           "attention", "What looks things up there")
+    for site, words in SITES.items()
+}  # fmt: skip
+
+
+@picture
+def kernels(points: pd.DataFrame, *, where: str = ""):
+    """What each feature map makes of a pair of positions, against its score; the line is exp.
+
+    Args:
+        points: Rows ``name``, ``score`` and ``kernel``.
+        where: Which head it is.
+    """
+    axes = new_axes(size=(8.4, 2.6), columns=len(MAPS), sharey=True)
+    line = np.linspace(points["score"].min(), points["score"].max(), 50)
+    ranks = {}
+    for ax, (name, (label, its)) in zip(axes, MAPS.items(), strict=True):
+        own = points[points["name"] == name]
+        ax.plot(own["score"], own["kernel"].clip(lower=1e-3), ".", ms=3, color=LOOKS[its].colour)
+        ax.plot(line, np.exp(line), color="black", lw=1)
+        ax.set(title=label, xlabel="Score q k", yscale="log")
+        ranks[label] = own["score"].rank().corr(own["kernel"].rank())
+    axes[0].set_ylabel("Weight before the\nnormaliser (log scale)")
+    best = max(ranks, key=lambda label: ranks[label])
+    said = ", ".join(f"{label} {rank:.2f}" for label, rank in ranks.items())
+    return axes[0], (
+        f"{where}Points are pairs of query and key, the line is exp, what attention has. Of the "
+        f"maps before learning {best} keeps the order of scores best. Rank correlation: {said}."
+    )
+
+
+@picture
+def look_ups(weights: Mapping[str, ArrayLike], *, words: Sequence[str], asked: Sequence[str]):
+    """Weights of one head for one sentence, as attention and its stand-ins have them.
+
+    Args:
+        weights: By label, ``(time, memory_time)``; attention first.
+        words: What is looked at; ``asked``: what looks.
+    """
+    axes = new_axes(size=(1.2 + 2.3 * len(weights), 2.9), columns=len(weights), sharey=True)
+    whole, far = np.asarray(next(iter(weights.values()))), {}
+    for ax, (label, each) in zip(axes, weights.items(), strict=True):
+        matrix(each, label="Weight", x_label=label, y_label="", x_ticks=words, y_ticks=asked,
+               limit=1.0, ax=ax)  # fmt: skip
+        ax.tick_params(labelsize=7)
+        far[label] = float(np.abs(np.asarray(each) - whole).sum(-1).mean() / 2)
+    closest = min(list(far)[1:], key=lambda label: far[label])
+    said = ", ".join(f"{label} {share:.0%}" for label, share in list(far.items())[1:])
+    return axes[0], (
+        f"One head, one sentence: attention, then what stands in. {closest} is nearest to it. "
+        f"Share of the weight that lies elsewhere: {said}."
+    )
+
+
+@picture
+def entropies(heads: pd.DataFrame, *, quantity: str = "error"):
+    """How far each head's stand-in is from it, by how spread out the head looks.
+
+    Args:
+        heads: Rows ``name`` (of a feature map), ``site``, ``entropy`` and the quantity.
+    """
+    ax, ranks = new_axes(), {}
+    for name, own in heads.groupby("name", sort=False):
+        label, its = MAPS[str(name)]
+        ax.plot(own["entropy"], own[quantity], linestyle="none", label=label, **LOOKS[its].points())
+        ranks[label] = own["entropy"].rank().corr(own[quantity].rank())
+    ax.set(xlabel="Entropy of the head's weights (nats)", yscale="log",
+           ylabel="Squared error of its output\n(1 = the best constant)")  # fmt: skip
+    ax.legend()
+    means = heads.groupby("name", sort=False)[quantity].mean()
+    errors = ", ".join(f"{MAPS[str(name)][0]} {mean:.2f}" for name, mean in means.items())
+    said = ", ".join(f"{label} {rank:+.2f}" for label, rank in ranks.items())
+    return ax, (
+        f"{heads.groupby('name').size().max()} heads, each with its stand-in by feature map. "
+        f"Mean error: {errors}. Rank correlation of entropy and error: {said}."
+    )
+
+
+@picture
+def orders(table: pd.DataFrame, *, teacher: float):
+    """BLEU after the same number of steps, by the order of stages.
+
+    Args:
+        table: Rows ``label`` and ``bleu``; several rows with one label are seeds.
+        teacher: BLEU with attention.
+    """
+    labels = list(dict.fromkeys(table["label"]))
+    ax = new_axes(size=(6.4, 1.0 + 0.34 * len(labels)))
+    ax.plot(table["bleu"], table["label"].map(labels.index), linestyle="none",
+            **LOOKS["linear_attention"].points())  # fmt: skip
+    ax.axvline(teacher, color=BLUE, lw=1.4)
+    ax.set_yticks(range(len(labels)), labels)
+    ax.set(xlabel="BLEU, written freely", ylim=(len(labels) - 0.5, -0.5))
+    means = table.groupby("label", sort=False)["bleu"].mean()
+    said = ", ".join(f"{label} {ranged(own)}" for label, own in table.groupby("label")["bleu"])
+    return ax, (
+        f"Highest with {means.idxmax()}, {means.max():.1f}; the teacher (line) has {teacher:.1f}. "
+        f"BLEU: {said}."
+    )
+
+
+# Records ------------------------------------------------------------------------------------------
+
+
+def nothing(what: str, *, command: str = "attnlab study run replaced") -> tuple[Axes, str]:
+    """Return an empty picture that says how to fill it."""
+    ax = new_axes(size=(6.4, 1.2))
+    ax.set(xticks=[], yticks=[])
+    ax.text(0.5, 0.5, command, ha="center", va="center", family="monospace", fontsize=8)
+    return ax, f"{what}: not recorded yet. The command records it."
+
+
+@picture
+def passes(curve: pd.DataFrame):
+    """Validation loss of the teacher by pass over the training pairs.
+
+    Args:
+        curve: Rows ``seed``, ``pass`` and ``loss_nats``.
+    """
+    if curve.empty:
+        return nothing("Teacher of captions")
+    ax = new_axes()
+    for _, own in curve.groupby("seed"):
+        ax.plot(own["pass"], own["loss_nats"], color=BLUE, lw=1)
+    ax.set(xlabel="Passes over the training pairs", ylabel="Validation loss (nats per token)")
+    means = curve.groupby("pass")["loss_nats"].mean()
+    return ax, (
+        f"The loss is lowest after pass {means.idxmin():.0f} of {means.index.max():.0f}, "
+        f"{means.min():.3f} nats, each earlier token given. Seeds: {curve['seed'].nunique()}."
+    )
+
+
+@figure("stand-in-ablation", records=records.CAPTIONS)
+@picture
+def recorded_ablation():
+    """Share of BLEU that is kept, the recipe and rows that differ from it in one ingredient."""
+    return draw_ablation(records.spans(records.recorded()), records.planned_arms())
+
+
+def draw_ablation(spans: pd.DataFrame, planned: pd.DataFrame) -> tuple[Axes, str]:
+    """Draw ``spans`` of the recipe and of what differs from it in one ingredient."""
+    base, changed = records.ablation(planned)
+    rows = {base: "the whole recipe", **changed}
+    known = [variant for variant in rows if variant in spans.index]
+    if not known:
+        return nothing("What each ingredient is worth")
+    order = sorted(known, key=lambda v: (v != base, spans.loc[v, "share"]))
+    ax = new_axes(size=(7.2, 1.2 + 0.3 * len(order)))
+    for y, variant in enumerate(order):
+        row, colour = spans.loc[variant], BLUE if variant == base else NO_FAMILY[0]
+        ax.hlines(y, row["low"], row["high"], color=colour, lw=3, alpha=0.4)
+        ax.plot(row["share"], y, "o", color=colour)
+    ax.axvline(1.0, color=BLUE, lw=1)
+    ax.axvline(AIM, color="black", lw=1, linestyle="dotted")
+    ax.set_yticks(range(len(order)), [rows[variant] for variant in order])
+    ax.set(xlabel="BLEU over the teacher's", ylim=(len(order) - 0.5, -0.5))
+    said = "; ".join(f"{rows[v]} {spans.loc[v, 'share']:.1%}" for v in order)
+    fewest = int(spans.loc[order, "n_seeds"].min())
+    what = f"{rows[order[0]]} keeps {spans.loc[order[0], 'share']:.1%}" if base in known else ""
+    worst = next((v for v in order if v != base), None)
+    costs = f"Most is lost by this change: {rows[worst]}." if worst else ""
+    return ax, (
+        f"Attention replaced at {records.site_words(planned.loc[base, 'site'])}: {what}. {costs} "
+        f"{len(known)} of {len(rows)} rows recorded, {fewest} seeds or more each. Lines: all of "
+        f"it, and {AIM:.0%}. Kept: {said}."
+    )
+
+
+@picture
+def kept_layers(table: pd.DataFrame):
+    """Share of BLEU that is kept, by how many attention layers stay.
+
+    Args:
+        table: Rows ``keeps``, ``share``, ``low``, ``high``, ``n_seeds``.
+    """
+    if table.empty:
+        return nothing("Attention layers that stay")
+    table, ax = table.sort_values("keeps"), new_axes()
+    ax.fill_between(table["keeps"], table["low"], table["high"], color=BLUE, alpha=0.15)
+    ax.plot(table["keeps"], table["share"], **LOOKS["attention"].line())
+    ax.axhline(1.0, color="black", lw=0.8, linestyle="dotted")
+    ax.set(xlabel="Attention layers that stay", ylabel="BLEU over the teacher's")
+    said = ", ".join(f"{row.keeps:.0f}: {row.share:.1%}" for row in table.itertuples())
+    return ax, (
+        f"Kept with so many attention layers left: {said}. Seeds: {table['n_seeds'].min():.0f}."
+    )
+
+
+@figure("task-by-site", records="replaced/paper/")
+@picture
+def recorded_tasks():
+    """What replacing costs, task by task and site by site."""
+    return draw_tasks(records.tasks())
+
+
+def draw_tasks(table: pd.DataFrame) -> tuple[Any, str]:
+    """Draw the kept share of what a teacher has above a trivial answer, with scores written in.
+
+    Args:
+        table: Rows ``task`` (in words), ``site``, ``score``, ``teacher``, ``trivial``, ``n_seeds``.
+    """
+    if table.empty:
+        return nothing("Other tasks", command="attnlab study run replaced --corpus headlines")
+    kept = (table["score"] - table["trivial"]) / (table["teacher"] - table["trivial"])
+    grid = table.assign(kept=kept).pivot_table(index="task", columns="site", values="kept",
+                                               sort=False)  # fmt: skip
+    sites = [site for site in (*SITES, "all") if site in grid]
+    grid = grid[sites]
+    labels = [SITES.get(site, "All") for site in sites]
+    size = (3.6 + 1.0 * len(sites), 1.4 + 0.42 * len(grid))
+    one = matrix(grid.clip(lower=0), label="Kept share", x_label="Attention replaced at",
+                 y_label="", x_ticks=labels, y_ticks=list(grid.index), has_numbers=True, limit=1.0,
+                 ax=new_axes(size=size))  # fmt: skip
+    means = table.groupby("task", sort=False)[["trivial", "teacher"]].mean()
+    said = "; ".join(f"{t} {m.trivial:.1f}, {m.teacher:.1f}" for t, m in means.iterrows())
+    hardest = grid.stack().idxmin()
+    return one.ax, (
+        f"Attention pays most at {SITES.get(hardest[1], 'all sites').lower()} in {hardest[0]}: "
+        f"{grid.loc[hardest]:.0%} of what the teacher has above a trivial answer is kept. Tasks: "
+        f"{len(grid)}; seeds: {table['n_seeds'].min()} or more. Trivial and teacher: {said}."
+    )
+
+
+@picture
+def switches(*, here: Mapping[str, float], runs: pd.DataFrame, **put: str):
+    """BLEU with these switches: measured on the toy, and as recorded on captions.
+
+    Args:
+        here: ``bleu`` and ``teacher``, both measured.
+        runs: Of ``records.recorded``.
+        put: Stand-in by site.
+    """
+    own, whole = (
+        records.at_switches(runs, **each) for each in (put, dict.fromkeys(put, "attention"))
+    )
+    ax = new_axes(size=(6.0, 2.0))
+    ax.barh(0, here["bleu"], color=NO_FAMILY[0], height=0.5)
+    ax.plot([here["teacher"]], [0], "|", ms=26, mew=2, color=BLUE)
+    said = "captions: not recorded"
+    if len(own):
+        low, high = own["bleu_low"].mean(), own["bleu_high"].mean()
+        ax.barh(1, own["bleu"].mean(), color=NO_FAMILY[0], height=0.5)
+        ax.hlines(1, low, high, color="black", lw=1.5)
+        said = f"captions {own['bleu'].mean():.1f} ({low:.1f} to {high:.1f}), seeds {len(own)}"
+    if len(whole):
+        ax.plot([whole["bleu"].mean()], [1], "|", ms=26, mew=2, color=BLUE)
+        said += f", teacher {whole['bleu'].mean():.1f}"
+    ax.set_yticks([0, 1], ["Toy, measured", "Captions, recorded"])
+    ax.set(xlabel="BLEU (blue: attention everywhere)", xlim=(0, 103), ylim=(1.5, -0.5))
+    at = ", ".join(f"{SITES[s].lower()} {'window + linear' if n == 'window' else n}"
+                   for s, n in put.items())  # fmt: skip
+    return ax, (
+        f"In place: {at}. BLEU on the toy {here['bleu']:.1f} (teacher {here['teacher']:.1f}); "
+        f"{said}."
+    )
