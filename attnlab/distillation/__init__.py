@@ -47,13 +47,20 @@ from attnlab.distillation.surgery import (
     save_students,
     substitute,
 )
+from attnlab.distillation.tuning import (
+    CORRECTED,
+    TUNES,
+    add_corrections,
+    free_to_learn,
+    merge_corrections,
+)
 
 __all__ = [
-    "CONTROLS", "FIT", "KEEPS", "LRS", "METHODS", "REPLACES", "SITES", "SIZES", "STAND_INS",
-    "Activations", "DecoderStudent", "Fitted", "PaperCross", "ReplacedSite", "StandIn", "Student",
-    "StudentSpec", "Substitution", "build_controls", "build_student", "build_students", "capture",
-    "collect_activations", "collect_lessons", "cut_targets", "expected_student_weights",
-    "find_site", "fit_steps",
-    "fit_students", "length_ratio", "load_students", "measure_errors", "save_students",
-    "student_width", "substitute",
+    "CONTROLS", "CORRECTED", "FIT", "KEEPS", "LRS", "METHODS", "REPLACES", "SITES", "SIZES",
+    "STAND_INS", "TUNES", "Activations", "DecoderStudent", "Fitted", "PaperCross", "ReplacedSite",
+    "StandIn", "Student", "StudentSpec", "Substitution", "add_corrections", "build_controls",
+    "build_student", "build_students", "capture", "collect_activations", "collect_lessons",
+    "cut_targets", "expected_student_weights", "find_site", "fit_steps", "fit_students",
+    "free_to_learn", "length_ratio", "load_students", "measure_errors", "merge_corrections",
+    "save_students", "student_width", "substitute",
 ]  # fmt: skip

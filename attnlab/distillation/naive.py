@@ -100,7 +100,7 @@ def linear_naive(student: LinearStandIn, x: Tensor, memory: Tensor) -> Tensor:
         for i in range(n_seen):
             if i in near:
                 exponent = scores[near.index(i)] - torch.stack(scores).amax(0)
-                g = torch.sigmoid(student.near_gate[:, 0, 0])
+                g = torch.sigmoid(student.near_gate)
                 weight = (g * exponent.exp())[..., None]
             else:
                 weight = (query * _features(student, k[:, i], "key")).sum(-1, keepdim=True)
@@ -130,8 +130,8 @@ def table_naive(student: TableStandIn, x: Tensor) -> Tensor:
                 written = b[..., None] * (v[:, t] - (k[:, t, ..., None] * table).sum(-2))
             table = table + k[:, t, ..., None] * written[..., None, :]
             found[t] = found[t] + (q[:, t, ..., None] * table).sum(-2)
-    heads = student.scale[:, 0] * torch.stack(found, 1)  # (B, T, H, K)
-    return (heads + student.skip[:, 0] * v if student.spec.method == "ssd" else heads).flatten(2)
+    heads = student.scale[:, None] * torch.stack(found, 1)  # (B, T, H, K)
+    return (heads + student.skip[:, None] * v if student.spec.method == "ssd" else heads).flatten(2)
 
 
 def stand_in_naive(
@@ -170,7 +170,7 @@ def _features(student: LinearStandIn, z: Tensor, side: str) -> Tensor:
     weight = getattr(student, f"{side}_feature_weight")
     z = (z[..., None] * weight).sum(-2)
     if student.spec.feature_map == "relu":
-        z = z + getattr(student, f"{side}_feature_bias")[:, 0]
+        z = z + getattr(student, f"{side}_feature_bias").unflatten(0, (student.n_heads, -1))
     return FEATURE_MAPS[student.spec.feature_map](z)
 
 

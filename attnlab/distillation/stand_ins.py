@@ -179,17 +179,19 @@ class LinearStandIn(StandIn):
         eye = torch.eye(self.d_head).repeat(self.n_heads, 1, 1)  # (H, K, K)
         for side in ("query", "key"):
             setattr(self, f"{side}_feature_weight", nn.Parameter(eye.clone()))
-            zeros = nn.Parameter(torch.zeros(self.n_heads, 1, self.d_head))
+            zeros = nn.Parameter(torch.zeros(self.d_model))
             setattr(self, f"{side}_feature_bias", zeros if spec.feature_map == "relu" else None)
         if self.window:
-            start = torch.full((self.n_heads, 1, 1), math.log(NEAR_SHARE / (1 - NEAR_SHARE)))
+            start = torch.full((self.n_heads,), math.log(NEAR_SHARE / (1 - NEAR_SHARE)))
             self.near_gate = nn.Parameter(start)  # g is its sigmoid
 
     def features(self, z: Tensor, side: str) -> Tensor:
         """Return the features of queries or keys, ``(batch, heads, time, features)``."""
         z = z @ getattr(self, f"{side}_feature_weight")
         shift = getattr(self, f"{side}_feature_bias")
-        return self.feature_map(z if shift is None else z + shift)
+        if shift is not None:
+            z = z + shift.unflatten(0, (self.n_heads, 1, -1))
+        return self.feature_map(z)
 
     def find(self, x: Tensor, memory: Tensor, padding: Tensor | None) -> Tensor:
         """Return the heads: pair by pair if short, by tables if long."""
@@ -227,7 +229,7 @@ class LinearStandIn(StandIn):
         """Return g e^(s - c) at the near positions, zeros elsewhere."""
         scores = (products / math.sqrt(self.d_head)).masked_fill(~is_near, -torch.inf)
         top = scores.amax(-1, keepdim=True).clamp(min=torch.finfo(scores.dtype).min)
-        return self.near_gate.sigmoid() * (scores - top).exp()
+        return _a_head(self.near_gate.sigmoid()) * (scores - top).exp()
 
     def _before(self, query: Tensor, key: Tensor, v: Tensor) -> Tensor:
         """Return the sums over all positions at least ``window`` earlier, chunk by chunk."""
@@ -301,17 +303,18 @@ class TableStandIn(StandIn):
 
     def __init__(self, spec: StudentSpec, **sizes: Any) -> None:
         super().__init__(spec, **sizes)
+        self.is_ssd = spec.method == "ssd"
         n_tables = self.n_heads * (1 + self.is_two_sided)
         low, high = map(math.log, RATES)
         rates = torch.empty(n_tables).uniform_(low, high)
         self.gate = linear(self.d_model, n_tables)
-        if spec.method == "ssd":
+        if self.is_ssd:
             self.rate, first = nn.Parameter(rates), torch.ones(n_tables)
-            self.skip = nn.Parameter(torch.zeros(self.n_heads, 1, 1))
+            self.skip = nn.Parameter(torch.zeros(self.n_heads))
         else:
             self.strength, first = linear(self.d_model, n_tables), rates.exp()
         self.gate_bias = nn.Parameter(first + torch.log(-torch.expm1(-first)))  # softplus of it
-        self.scale = nn.Parameter(torch.full((self.n_heads, 1, 1), 1 / (1 + self.is_two_sided)))
+        self.scale = nn.Parameter(torch.full((self.n_heads,), 1 / (1 + self.is_two_sided)))
 
     def find(self, x: Tensor, memory: Tensor, padding: Tensor | None) -> Tensor:
         """Return the heads, all pairs of a short sentence at once."""
@@ -324,11 +327,13 @@ class TableStandIn(StandIn):
         """Return what is found of each value, of either sign."""
         reading = self._reading(x, padding)
         shares = pair_shares(reading)
-        if self.spec.method == "ssd":
+        if self.is_ssd:
             shares = shares * reading.beside[1].mT  # (B, n, 1, T)
-        shares = self.scale * self._both(shares, (2, 3))
-        if self.spec.method == "ssd":
-            return shares + self.skip * torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
+        shares = _a_head(self.scale) * self._both(shares, (2, 3))
+        if self.is_ssd:
+            return shares + _a_head(self.skip) * torch.eye(
+                x.shape[1], dtype=x.dtype, device=x.device
+            )
         return shares
 
     def initial_state(self, batch_size: int) -> tuple[Tensor]:  # type: ignore[override]
@@ -348,10 +353,10 @@ class TableStandIn(StandIn):
         beside, k = v, _keep(k, padding)  # a key of zeros writes nothing
         q, k, v = (torch.cat([z, z.flip(2)], 1) if self.is_two_sided else z for z in (q, k, v))
         amount = F.softplus(self._of_tables(self.gate(x) + self.gate_bias))  # (B, n, T, 1)
-        if self.spec.method == "gated_delta":
+        if not self.is_ssd:
             strength = torch.sigmoid(self._of_tables(self.strength(x)))
             return Reading(q, k, v, -amount, strength, beside=(beside,))
-        log_decay = -self.rate.exp()[:, None, None] * amount
+        log_decay = -_a_head(self.rate.exp()) * amount
         return Reading(q, k, amount * v, log_decay, beside=(beside, amount))
 
     def _of_tables(self, gates: Tensor) -> Tensor:
@@ -365,8 +370,8 @@ class TableStandIn(StandIn):
         return forwards + backwards[0].flip(axes) if backwards else forwards
 
     def _asked(self, found: Tensor, reading: Reading) -> Tensor:
-        found = self.scale * found
-        return found + self.skip * reading.beside[0] if self.spec.method == "ssd" else found
+        found = _a_head(self.scale) * found
+        return found + _a_head(self.skip) * reading.beside[0] if self.is_ssd else found
 
 
 STAND_IN_KINDS: dict[str, type[StandIn]] = {
@@ -387,6 +392,11 @@ def expected_stand_in_weights(spec: StudentSpec, *, d_model: int, n_heads: int) 
         "gated_delta": n * (2 * d + 1) + n_heads,
     }
     return 3 * d * d + more[spec.method]
+
+
+def _a_head(numbers: Tensor) -> Tensor:
+    """Return one number a head as ``(heads, 1, 1)``."""
+    return numbers[:, None, None]
 
 
 def _keep(features: Tensor, padding: Tensor | None) -> Tensor:

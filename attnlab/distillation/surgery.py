@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, Self, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from attnlab.config import is_number
 from attnlab.distillation.nets import Student
@@ -172,6 +173,11 @@ def save_students(
             raise AttnlabError(
                 f"What stands for ({site!r}, {layer}) is a {type(student).__name__}, which has "
                 "nothing to save: controls are built again with build_controls."
+            )
+        if any(map(parametrize.is_parametrized, student.modules())):
+            raise AttnlabError(
+                f"The student for ({site!r}, {layer}) has corrections beside its weights. Write "
+                "them into the weights with merge_corrections(model) first."
             )
         about = {"spec": student.spec.to_dict(), "sizes": student.sizes}
         built.append({"site": site, "layer": layer, **about})
