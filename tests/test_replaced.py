@@ -16,7 +16,7 @@ from attnlab.studies.arms import ARMS, Arm, arm_columns, arm_words, get_arm
 from attnlab.studies.engine import work_file
 from attnlab.studies.replaced import SMOKE, committed_files, committed_teacher, run_arm
 from attnlab.tasks import TranslationTask, prepare_pairs
-from attnlab.tasks.translation import SHORT
+from attnlab.tasks.pairs import SHORT
 from attnlab.training import evaluate_forced, load_translator
 from attnlab.training.scores import _score, unpack_counts
 

@@ -1,6 +1,12 @@
 """Real texts, sentence pairs and images: find, fetch, verify, read and encode them."""
 
-from attnlab.corpora.encode import SubwordVocabulary, Vocabulary, encode_corpus, encode_pairs
+from attnlab.corpora.encode import (
+    SubwordVocabulary,
+    Vocabulary,
+    WordVocabulary,
+    encode_corpus,
+    encode_pairs,
+)
 from attnlab.corpora.fetch import (
     data_folders,
     describe_corpus,
@@ -35,6 +41,7 @@ __all__ = [
     "SubwordVocabulary",
     "Tokenizer",
     "Vocabulary",
+    "WordVocabulary",
     "collapse_layout",
     "data_folders",
     "describe_corpus",

@@ -5,14 +5,14 @@ from __future__ import annotations
 import io
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from attnlab.config import EOS, N_SPECIAL, UNK
+from attnlab.config import EOS, N_SPECIAL, UNK, digest_of
 from attnlab.corpora.read import SPLITS, Corpus, Document, SentencePair
 from attnlab.corpora.tokenizers import Tokenizer
 from attnlab.errors import AttnlabError, FileError, shorten
@@ -135,6 +135,39 @@ class SubwordVocabulary:
         if token < N_SPECIAL:
             return UNKNOWN.encode() if token == UNK else b""
         return self.tokenizer.token_bytes(token - N_SPECIAL)
+
+
+class WordVocabulary:
+    """The words of some texts, cut at blanks: for languages of few words, where each is a symbol.
+
+    >>> vocabulary = WordVocabulary(["run left", "I_RUN"])
+    >>> vocabulary.vocab_size, vocabulary.encode("run run").tolist()
+    (7, [6, 6])
+    """
+
+    def __init__(self, texts: Iterable[str]) -> None:
+        """Take training texts; their words become ids from ``N_SPECIAL`` on, in their order."""
+        self.words = tuple(sorted({word for text in texts for word in text.split()}))
+        self._ids = {word: N_SPECIAL + i for i, word in enumerate(self.words)}
+        self.vocab_size = N_SPECIAL + len(self.words)
+        self.digest = digest_of({"words": self.words})
+
+    def encode(self, text: str) -> NDArray[np.int64]:
+        """Return the ids of a text, without ``BOS`` and ``EOS``; what is no word of it, ``UNK``."""
+        return np.array([self._ids.get(word, UNK) for word in text.split()], np.int64)
+
+    def decode(self, tokens: ArrayLike) -> str:
+        """Return the text up to ``EOS``; padding is left out, ``UNK`` shows as U+FFFD."""
+        ids = np.asarray(tokens, dtype=np.int64).ravel()
+        ends = np.flatnonzero(ids == EOS)
+        return " ".join(
+            filter(None, map(self._word, ids[: ends[0] if len(ends) else None].tolist()))
+        )
+
+    def _word(self, token: int) -> str:
+        if token < N_SPECIAL:
+            return UNKNOWN if token == UNK else ""
+        return self.words[token - N_SPECIAL]
 
 
 def encode_pairs(

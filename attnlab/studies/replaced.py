@@ -55,7 +55,7 @@ from attnlab.tasks import (
     list_pair_datasets,
     prepare_pairs,
 )
-from attnlab.tasks.translation import TOY, TOY_SHORT, TOY_SMALL
+from attnlab.tasks.pairs import TOY, TOY_SHORT, TOY_SMALL
 from attnlab.training import PairBatches, State, load_translator, steps_every
 
 STUDY = "attentionless"

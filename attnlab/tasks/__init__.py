@@ -13,13 +13,9 @@ from attnlab.tasks.language import (
     oracle_on_windows,
     prepare_dataset,
 )
+from attnlab.tasks.pairs import PairDataset, list_pair_datasets, prepare_pairs
 from attnlab.tasks.recall import RecallTask, recall_task
-from attnlab.tasks.translation import (
-    PairDataset,
-    TranslationTask,
-    list_pair_datasets,
-    prepare_pairs,
-)
+from attnlab.tasks.translation import TranslationTask
 
 __all__ = ["Dataset", "InContextTask", "LabelDataset", "LabelTask", "LanguageTask", "PairDataset",
            "RecallTask", "StreamTask", "Task", "TranslationTask", "list_datasets",

@@ -28,6 +28,7 @@ from attnlab.training.scores import (
     sentence_of,
     translate_all,
 )
+from attnlab.training.texts import TextScore, rouge_l_by_hand, score_texts, unpack_scores
 
 __all__ = [
     "Bleu",
@@ -38,6 +39,7 @@ __all__ = [
     "Score",
     "State",
     "StepLog",
+    "TextScore",
     "TranslationScore",
     "WindowBatches",
     "bleu",
@@ -55,11 +57,14 @@ __all__ = [
     "n_grams",
     "pad_inputs",
     "pad_sentences",
+    "rouge_l_by_hand",
     "save_model",
+    "score_texts",
     "sentence_of",
     "steps_dense_early",
     "steps_every",
     "train_model",
     "train_steps",
     "translate_all",
+    "unpack_scores",
 ]

@@ -329,7 +329,15 @@ class TranslationScore:
     by_length: tuple[LengthBleu, ...]
     exact_match: float  # share of sentences that are the reference, token by token
     hypotheses: tuple[str, ...]
+    references: tuple[str, ...]
     beam_size: int  # 1 is greedy
+
+    @property
+    def exact_texts(self) -> float:
+        """Share of sentences that read as the reference does, however they are cut into tokens."""
+        return float(
+            np.mean([a == b for a, b in zip(self.hypotheses, self.references, strict=True)])
+        )
 
 
 @torch.no_grad()
@@ -399,6 +407,7 @@ def evaluate_translation(
     n_resamples: int = 1000,
     max_tokens: int = MAX_TOKENS,
     length_edges: Sequence[int] = LENGTH_EDGES,
+    tokenize: str = "13a",
     **options: Any,
 ) -> TranslationScore:
     """Translate the sources freely and score the text, beside the teacher-forced numbers.
@@ -408,9 +417,14 @@ def evaluate_translation(
         vocabulary: Of the target; its ``decode`` writes hypotheses and references.
         n_resamples: Test sets drawn for the interval of BLEU.
         length_edges: Longest reference of each bucket of ``by_length`` but the last, in words.
+        tokenize: How BLEU cuts words, see ``bleu``.
         options: What ``Translator.translate`` takes besides.
+
+    A target that is longer than the translator can write is scored as written, and is left out
+    of the teacher-forced numbers.
     """
-    forced = evaluate_forced(translator, pairs, max_tokens=max_tokens)
+    fitting = [pair for pair in pairs if len(pair[1]) < translator.config.max_len]
+    forced = evaluate_forced(translator, fitting, max_tokens=max_tokens)
     sources, targets = [s for s, _ in pairs], [np.asarray(t, np.int64) for _, t in pairs]
     found = translate_all(
         translator, sources, beam_size=beam_size, max_tokens=max_tokens, **options
@@ -418,14 +432,14 @@ def evaluate_translation(
     hypotheses = [vocabulary.decode(tokens) for tokens in found]
     references = [vocabulary.decode(tokens) for tokens in targets]
     n_exact = sum(np.array_equal(a, b) for a, b in zip(found, targets, strict=True))
+    how = {"tokenize": tokenize, "n_resamples": n_resamples}
     return TranslationScore(
         forced=forced,
-        bleu=bleu(hypotheses, references, n_resamples=n_resamples),
-        by_length=tuple(
-            bleu_by_length(hypotheses, references, edges=length_edges, n_resamples=n_resamples)
-        ),
+        bleu=bleu(hypotheses, references, **how),
+        by_length=tuple(bleu_by_length(hypotheses, references, edges=length_edges, **how)),
         exact_match=n_exact / len(targets),
         hypotheses=tuple(hypotheses),
+        references=tuple(references),
         beam_size=beam_size,
     )
 
