@@ -556,7 +556,9 @@ assert 0 < gaps["attention"] < gaps["she"], "looking for earlier places pays"
 # %% [markdown]
 # Both beat the count of single symbols; attention comes nearer to the best reader. The gap is exact but
 # for the luck of 512 rows, since floor and model are judged on the same ones. The study `mixers` asks
-# all of them, at eight symbols:
+# all of them, at eight symbols. Here no convolution stands before the first layer, but SSD and the delta nets
+# carry a short one of their own (4 tokens; Hyena 3, and RWKV looks at the token before); the others have none.
+# Part of a distance between them may be that:
 
 # %% tags=["nbval-ignore-output"]
 show(pictures.recorded_in_context())

@@ -84,7 +84,7 @@ assert whole > 95
 from IPython.display import Markdown, display
 
 display(Markdown(records.teachers_markdown()))
-show(pictures.passes(records.passes()))
+show(pictures.passes(records.passes(records.teachers())))
 
 # %% [markdown]
 # A score without its $n$ of $N$ may leave the longest sentences out; here each row says how many it
@@ -395,7 +395,7 @@ for w in (0, 2, 4, 8):
 
 # %% tags=["widget", "nbval-ignore-output"]
 order_guess = predict_first(
-    "120 steps in all. Which order writes best on the toy?",
+    "60 steps in all. Which order writes best on the toy?",
     options=["3 alone", "2, then 3", "1, then 3", "1, 2, then 3"],
 )
 
@@ -426,13 +426,17 @@ def tune(students, n_steps, lr=3e-3):
 STAGES = {1: partial(learn, loss=weights), 2: partial(learn, loss=outputs), 3: tune}
 
 # %% tags=["nbval-ignore-output"]
-N_STEPS, rows = 120, []
+N_STEPS, rows = 60, []
 ORDERS = ((3,), (2,), (1,), (2, 3), (1, 3), (1, 2, 3))
 for order in ORDERS:
     students = stand_ins()
     for stage in order:
         STAGES[stage](students, n_steps=N_STEPS // len(order))
-    label = ", then ".join(", ".join(map(str, order)).rsplit(", ", 1)) if order[1:] else f"{order[0]} alone"
+    label = (
+        ", then ".join(", ".join(map(str, order)).rsplit(", ", 1))
+        if order[1:]
+        else f"{order[0]} alone"
+    )
     rows.append({"label": label, "bleu": toy.bleu_with(students)})
     if order == (2, 3):
         tuned = students
@@ -476,7 +480,8 @@ show(pictures.recorded_ablation())
 # short sentences that wins nothing; the question is from which length on.
 
 # %% tags=["nbval-ignore-output"]
-show(pictures.kept_layers(records.kept()))
+spans = records.spans(captions := records.recorded())
+show(pictures.kept(records.kept(spans)))
 
 # %% tags=["nbval-ignore-output"]
 show(pictures.prices(records.prices()))
@@ -536,7 +541,6 @@ for name, students in toy.stand_ins.items():
 # only in company? (On captions, a combination that was not trained says so.)
 
 # %% tags=["widget", "nbval-ignore-output"]
-captions = records.recorded()
 draw_switches = partial(live.draw_switches, toy, captions)
 presets = [
     {"cross": "linear"},
@@ -601,7 +605,7 @@ quiz = show_quiz("attention_after_training")
 # - You **explained** by entropy which heads ask for spiky features (picture in section 2).
 # - You **computed** a window and features under one normaliser; your loop is the package's layer, and with
 #   $w \ge T$ the teacher's attention.
-# - You **compared** orders of lessons at 120 steps each (picture in section 4).
+# - You **compared** orders of lessons at 60 steps each (picture in section 4).
 # - You **judged** ingredients, layers, tasks and sites from records (sections 4 to 6), as far as they are
 #   recorded.
 

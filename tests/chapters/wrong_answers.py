@@ -1354,6 +1354,77 @@ OTHER = {
         (lambda L, L0, best: (L0 - L) / (L0 - best) ** 2, NEUTRAL + "|times"),
     ],
 }
+
+
+def signs(x, W):
+    z = x @ W
+    return z.softmax(-1), (-z).softmax(-1)
+
+
+def crossed(a, b, *, least=1e-9):
+    return -(a * b.clamp(min=least).log())
+
+
+def near_far(q, k, v, phi_q, phi_k, w, g, *, near=None, above=None, below=None, swap=False):
+    rows = []
+    for t in range(len(q)):
+        first = max(0, t - w + 1) if near is None else near(t, w)
+        s = k[first : t + 1] @ q[t] / q.shape[1] ** 0.5
+        shares = phi_k[:first] @ phi_q[t]
+        own = g * (s - s.max()).exp() if len(s) else s
+        both = torch.cat([own, shares] if swap else [shares, own])
+        y = (both if above is None else above(both, first)) @ v[: t + 1]
+        rows.append(y / (both.sum() if below is None else below(both, first)))
+    return torch.stack(rows)
+
+
+AFTER = {
+    "check_features": [
+        (lambda x, W: signs(x, W)[0], "one sign only"),
+        (lambda x, W: signs(x, W)[1], NEUTRAL + "|shape|one sign"),
+        (lambda x, W: torch.cat(signs(x, W)[::-1], -1), "changed places"),
+        (lambda x, W: torch.cat([signs(x, W)[0], -signs(x, W)[0]], -1), "sign belongs inside"),
+        (lambda x, W: torch.cat([x @ W, -x @ W], -1).softmax(-1), "share one softmax"),
+        (lambda x, W: torch.cat([(x @ W).exp(), (-x @ W).exp()], -1), "not divided by their sum"),
+        (lambda x, W: torch.cat([x @ W, -x @ W], -1), "softmax is missing"),
+        (lambda x, W: torch.cat([(x @ W).softmax(0), (-x @ W).softmax(0)], -1), "runs over tokens"),
+        (lambda x, W: torch.cat([x.softmax(-1), (-x).softmax(-1)], -1), "W is not used|shape"),
+        (lambda x, W: torch.cat([signs(x, W)[0], 1 - signs(x, W)[0]], -1), "is not softmax"),
+        (lambda x, W: torch.cat(signs(x, W), 0), "shape"),
+        (lambda x, W: torch.cat(signs(x, W), -1) / 2, "0.5 times|twice|half"),
+    ],
+    "check_weights_loss": [
+        (lambda a, b: crossed(a, b).sum(), "added up|3 times|times"),
+        (lambda a, b: crossed(a, b).mean(), "over all entries"),
+        (lambda a, b: -crossed(a, b).sum(-1).mean(), "minus sign"),
+        (lambda a, b: crossed(b, a).sum(-1).mean(), "changed places"),
+        (lambda a, b: crossed(a, a).sum(-1).mean(), "teacher's entropy"),
+        (lambda a, b: (crossed(a, b) - crossed(a, a)).sum(-1).mean(), "took the teacher's entropy off"),
+        (lambda a, b: (a - b).square().sum(-1).mean(), "squared error"),
+        (lambda a, b: crossed(a, b).sum(-1).mean() / 0.6931471805599453, "in bits"),
+        (lambda a, b: crossed(a, b, least=0).sum(-1).mean(), "clamp"),
+        (lambda a, b: crossed(a, b).sum(-1), "shape|one number"),
+        (lambda a, b: crossed(torch.ones_like(a), b).sum(-1).mean(), NEUTRAL + "|weights are missing"),
+        (lambda a, b: crossed(a, b).sum(-1).max(), NEUTRAL),
+    ],
+    "check_window_and_rest": [
+        (lambda *given: near_far(*given, near=lambda t, w: max(0, t - w)), "one too long"),
+        (lambda *given: near_far(*given, near=lambda t, w: min(t + 1, max(0, t - w + 2))), "one short"),
+        (lambda *given: near_far(*given[:6], 1.0), "gate g is not used"),
+        (lambda *given: near_far(*given, below=lambda both, first: 1.0), "Nothing was divided"),
+        (lambda *given: near_far(*given, below=lambda both, first: both[first:].sum() if first < len(both) else 1.0),
+         "Only the window is in the denominator"),
+        (lambda *given: near_far(*given, swap=True), NEUTRAL),
+        (lambda q, k, v, phi_q, phi_k, w, g: near_far(q, k, v, phi_k, phi_q, w, g), NEUTRAL),
+        (lambda q, k, v, phi_q, phi_k, w, g: near_far(k, q, v, phi_q, phi_k, w, g), NEUTRAL),
+        (lambda q, k, v, phi_q, phi_k, w, g: near_far(q * q.shape[1] ** 0.5, k, v, phi_q, phi_k, w, g),
+         "root of the width"),
+        (lambda q, k, v, phi_q, phi_k, w, g: near_far(q, k, v, phi_q, phi_k, len(q), g), NEUTRAL),
+        (lambda q, k, v, phi_q, phi_k, w, g: near_far(q, k, v, phi_q, phi_k, 0, g), NEUTRAL),
+        (lambda *given: near_far(*given)[-1], "shape|last"),
+    ],
+}
+
 WRONG = {
     "start_here": START_HERE,
     "markov_framing": MARKOV,
@@ -1368,5 +1439,6 @@ WRONG = {
     "other_mixers": OTHER,
     "scaling_and_other_tasks": SCALING,
     "recall_and_state": RECALL,
+    "attention_after_training": AFTER,
     "what_we_found": FOUND,
 }

@@ -2,26 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from attnlab.distillation import SITES, Student, find_site, substitute
+from attnlab.chapters.attention_after_training import pictures
+from attnlab.distillation import SITES, Student, find_site, load_students, substitute
 from attnlab.distillation.capture import Captured
+from attnlab.errors import AttnlabError
 from attnlab.mixers.linear_attention import FEATURE_MAPS
 from attnlab.models import Translator
+from attnlab.paths import MODELS
+from attnlab.show import Picture
 from attnlab.show.words import read_words
-from attnlab.training import evaluate_translation, translate_all
+from attnlab.sources import TranslationSource
+from attnlab.tasks import prepare_pairs
+from attnlab.training import evaluate_translation, load_translator, translate_all
 from attnlab.training.batches import Pairs
 
 Key = tuple[str, int]  # a site and a layer, counted from 0
 USUAL = "the young tree behind a fish find a young bird"
 MAPS = {"hedgehog": "softmax of both signs", "softmax": "softmax", "relu": "ReLU", "elu": "elu + 1"}
 TINY = 1e-9
+CAPTIONS_VOCAB = 4000
 
 
 def places_of(model: Translator) -> list[Key]:
@@ -37,10 +45,19 @@ def weights_of(teacher: Translator, place: Key, lesson: Captured) -> Tensor:
     return site.attention_weights(lesson.inputs, lesson.memory, source_padding=padding)
 
 
-def student_weights(student: Any, place: Key, lesson: Captured) -> Tensor:
-    """Return a stand-in's mixing matrix, of the same shape; rows sum to one."""
+def both_weights(
+    teacher: Translator, student: Any, place: Key, lesson: Captured
+) -> tuple[Tensor, Tensor]:
+    """Return the weights of teacher and stand-in at all real positions.
+
+    Shapes:
+        Each ``(n_positions, heads, memory_time)``; rows sum to one.
+    """
     padding = None if place[0] == "decoder_self" else lesson.source_padding
-    return student.weights(lesson.inputs, lesson.memory, source_padding=padding)
+    found = student.weights(lesson.inputs, lesson.memory, source_padding=padding)
+    is_real = ~lesson.padding
+    whole = weights_of(teacher, place, lesson)
+    return whole.transpose(1, 2)[is_real], found.transpose(1, 2)[is_real]
 
 
 @torch.no_grad()
@@ -85,13 +102,8 @@ def unlike_heads(
     for place, student in students.items():
         lesson = lessons[place]
         is_real = ~lesson.padding
-        ours, theirs = (
-            a.transpose(1, 2)[is_real].clamp(min=TINY)  # (n, heads, memory_time)
-            for a in (
-                weights_of(teacher, place, lesson),
-                student_weights(student, place, lesson),
-            )
-        )
+        pair = both_weights(teacher, student, place, lesson)
+        ours, theirs = (a.clamp(min=TINY) for a in pair)
         found, wanted = (
             y[is_real].unflatten(-1, (ours.shape[1], -1))
             for y in (student(lesson.inputs, **lesson.context), lesson.targets)
@@ -104,6 +116,43 @@ def unlike_heads(
         own = pd.DataFrame({name: each.numpy() for name, each in columns.items()})
         rows.append(own.assign(site=place[0], layer=place[1], head=range(len(own))))
     return pd.concat(rows, ignore_index=True)
+
+
+def draw_kernels(
+    teacher: Translator, lessons: Mapping[Key, Captured], *, site: str, layer: int, head: int
+) -> Picture:
+    """Draw what feature maps make of the scores of one head; layer and head count from 1."""
+    place = (site, layer - 1)
+    points = kernel_points(teacher, place, lessons[place], head=head - 1)
+    where = f"{site.replace('_', ' ').capitalize()}, layer {layer}, head {head}. "
+    return pictures.kernels(points, where=where)
+
+
+@torch.no_grad()
+def draw_window(
+    teacher: Translator,
+    lessons: Mapping[Key, Captured],
+    build: Callable[..., Mapping[Key, Any]],
+    words: Mapping[str, Sequence[str]],
+    *,
+    site: str,
+    layer: int,
+    head: int,
+    window: int,
+) -> Picture:
+    """Draw one head of one sentence: attention, features alone, and with a window.
+
+    Args:
+        build: From ``window`` to stand-ins by place.
+        words: Of the sentence, by site.
+    """
+    place, weights = (site, layer - 1), {}
+    lesson = lessons[place]
+    for label, width in (("features alone", 0), (f"window {window} and features", window)):
+        student = build(window=width)[place]
+        both = both_weights(teacher, student, place, lesson)
+        weights["attention"], weights[label] = (a[:, head - 1].numpy() for a in both)
+    return pictures.look_ups(weights, words=words[site], asked=words[site])
 
 
 @dataclass
@@ -134,16 +183,20 @@ class Switches:
 
     def bleu(self, **switches: str) -> float:
         """Return BLEU with these switches; each setting is measured once."""
-        key = tuple(sorted(switches.items()))
+        key = tuple(sorted(item for item in switches.items() if item[1] != "attention"))
         if key not in self.scores:
-            with substitute(self.teacher, self.modules(**switches)):
-                how = {"vocabulary": self.vocabulary, "n_resamples": 1}
-                self.scores[key] = evaluate_translation(self.teacher, self.test, **how).bleu.score
+            self.scores[key] = self.bleu_with(self.modules(**switches))
         return self.scores[key]
+
+    def bleu_with(self, modules: Mapping[Key, nn.Module]) -> float:
+        """Return BLEU with these modules in place; the teacher is whole again afterwards."""
+        with substitute(self.teacher, modules):
+            how = {"vocabulary": self.vocabulary, "n_resamples": 1}
+            return evaluate_translation(self.teacher, self.test, **how).bleu.score
 
     def read(self, sentence: str) -> tuple[str, str]:
         """Return what of a typed sentence can be read, and what could not be."""
-        if not hasattr(self.vocabulary, "knows"):  # pieces spell any word
+        if not isinstance(self.vocabulary, TranslationSource):  # pieces spell any word
             return sentence.strip() or self.usual, ""
         most, find = self.vocabulary.max_source_len, self.vocabulary.knows
         words, unread = read_words(sentence, most=most, usual=self.usual, find=find)
@@ -152,29 +205,78 @@ class Switches:
     def translate(self, text: str, **switches: str) -> str:
         """Return a sentence as it is written with these switches."""
         longest = self.teacher.config.max_len - 1
-        tokens = self.vocabulary.encode(text)[:longest]
         with substitute(self.teacher, self.modules(**switches)):
+            tokens = self.vocabulary.encode(text)[:longest]
             (written,) = translate_all(self.teacher, [tokens], max_len=longest)
         return self.vocabulary.decode(written)
 
+
+def draw_switches(toy: Switches, runs: pd.DataFrame, **switches: str) -> Picture:
+    """Draw BLEU with these switches: measured on the toy, recorded on captions."""
+    here = {"bleu": toy.bleu(**switches), "teacher": toy.bleu()}
+    return pictures.switches(here=here, runs=runs, **switches)
+
+
+@dataclass
+class Playground:
+    """Translate a typed sentence with switches: in the toy, or what it does not know in captions.
+
+    Args:
+        captions: None where their weights or their vocabulary are not on this machine.
+    """
+
+    toy: Switches
+    captions: Switches | None = None
+
+    def reader(self, sentence: str) -> tuple[str, Switches]:
+        """Return which translator a sentence is for: the toy's, if it knows half of the words."""
+        words = sentence.split()
+        n_known = sum(self.toy.vocabulary.knows(word) is not None for word in words)
+        is_toy = self.captions is None or 2 * n_known >= len(words)
+        return ("the toy", self.toy) if is_toy else ("captions", cast(Switches, self.captions))
+
     def write(self, *, sentence: str, **switches: str) -> dict[str, str]:
         """Return the sentence as attention writes it, and with these switches, changes marked."""
-        text, _ = self.read(sentence)
-        whole, other = self.translate(text), self.translate(text, **switches)
-        return {"Read": text, "Attention everywhere": whole, "With these switches": other
-                + changes(other, whole)}  # fmt: skip
+        _, one = self.reader(sentence)
+        text, _ = one.read(sentence)
+        whole, other = one.translate(text), one.translate(text, **switches)
+        written = other + changes(other, whole)
+        return {"Read": text, "Attention everywhere": whole, "With these switches": written}
 
     def say(self, *, sentence: str, **switches: str) -> str:
-        """Say what is switched, and what of the sentence could not be read."""
-        put = ", ".join(f"{site.replace('_', ' ')}: {name}" for site, name in switches.items())
-        return f"{put}. ^ marks words that differ. {self.read(sentence)[1]}".strip()
+        """Say who translates, what is switched, and what could not be read."""
+        name, one = self.reader(sentence)
+        put = ", ".join(f"{pictures.SITES[s].lower()} {n}" for s, n in switches.items())
+        marks = "^ marks words that differ from attention's."
+        return f"Translator of {name}; {put}. {marks} {one.read(sentence)[1]}".strip()
 
 
 def changes(written: str, whole: str) -> str:
     """Return a second line with marks under the words that differ; nothing where none does."""
     ours, theirs = written.split(), whole.split()
-    theirs += [""] * (len(ours) - len(theirs))
-    line = " ".join(("^" if a != b else " ") * len(a) for a, b in zip(ours, theirs, strict=False))
     fewer = len(theirs) - len(ours)
-    line = line.rstrip() + (f"  ({fewer} fewer)" if fewer > 0 else "")
+    theirs += [""] * -fewer
+    marks = [("^" if a != b else " ") * len(a) for a, b in zip(ours, theirs, strict=False)]
+    line = " ".join(marks).rstrip() + (f"  ({fewer} fewer)" if fewer > 0 else "")
     return f"\n{line}" if line.strip() else ""
+
+
+def captions_here(folder: Path = MODELS / "captions") -> Switches | None:
+    """Return the translator of captions with its stand-ins; None where it cannot be had here.
+
+    Weights lie in ``folder``: ``teacher.safetensors`` and files of stand-ins. The vocabulary is
+    learnt from the captions, which never come with the workbook.
+    """
+    files = sorted(folder.glob("*.safetensors"))
+    try:
+        teacher, _ = load_translator(folder / "teacher.safetensors")
+        sizes = {"vocab_size": CAPTIONS_VOCAB, "max_len": teacher.config.max_len}
+        data = prepare_pairs("multi30k/de-en", **sizes, n_train_pairs=0)
+    except AttnlabError:
+        return None
+    found: dict[str, dict[Key, nn.Module]] = {"linear": {}, "window": {}}
+    for file in (file for file in files if file.stem != "teacher"):
+        for place, student in load_students(file)[0].items():
+            found["window" if student.spec.window else "linear"].setdefault(place, student)
+    usual = data.source_vocabulary.decode(data.test[0][0])
+    return Switches(teacher.eval(), found, data.vocabulary, data.test, usual=usual)

@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike
 from attnlab.chapters.attention_after_training import records
 from attnlab.show import LOOKS, figure, matrix, new_axes, picture, ranged
 from attnlab.show.style import NO_FAMILY
+from attnlab.studies.arms import PLACES
 from attnlab.studies.replaced_verdicts import AIM
 
 BLUE, GREY = LOOKS["attention"].colour, LOOKS["table"].colour
@@ -24,12 +25,17 @@ MAPS = {  # label, look
     "elu": ("elu + 1", "mean"),
 }
 STAND_INS = {"attention": "attention", "linear": "linear", "window + linear": "window"}
-PLACE = {f"{words.lower()}, layer {i + 1}": (site, i) for site, words in SITES.items()
-         for i in range(2)}  # fmt: skip
 HEAD_DIALS = {
-    "place": ("Place", PLACE, ("cross", 1), "Site and layer of the teacher"),
+    "site": ("Site", {words: site for site, words in SITES.items()}, "cross", "Of the teacher"),
+    "layer": ("Layer", [1, 2], 2, "Of the teacher's two"),
     "head": ("Head", 1, 1, 4, "Of the four heads there"),
 }
+WINDOW_DIALS = {
+    **HEAD_DIALS,
+    "site": ("Site", {SITES[site]: site for site in ("encoder_self", "decoder_self")},
+             "decoder_self", "Where a sentence reads itself"),
+    "window": ("Window w", 2, 0, 12, "Positions that softmax is kept for"),
+}  # fmt: skip
 SWITCH_DIALS = {
     site: (words, {n: v for n, v in STAND_INS.items() if site != "cross" or v != "window"},
            "attention", "What looks things up there")
@@ -146,21 +152,23 @@ def nothing(what: str, *, command: str = "attnlab study run replaced") -> tuple[
 
 @picture
 def passes(curve: pd.DataFrame):
-    """Validation loss of the teacher by pass over the training pairs.
+    """Validation loss of the teacher as it reads.
 
     Args:
-        curve: Rows ``seed``, ``pass`` and ``loss_nats``.
+        curve: Rows ``seed``, ``tokens_seen`` and ``loss_nats``.
     """
     if curve.empty:
         return nothing("Teacher of captions")
     ax = new_axes()
     for _, own in curve.groupby("seed"):
-        ax.plot(own["pass"], own["loss_nats"], color=BLUE, lw=1)
-    ax.set(xlabel="Passes over the training pairs", ylabel="Validation loss (nats per token)")
-    means = curve.groupby("pass")["loss_nats"].mean()
+        ax.plot(own["tokens_seen"] / 1e6, own["loss_nats"], color=BLUE, lw=1)
+    ax.set(xlabel="Target tokens read (millions)", ylabel="Validation loss (nats per token)")
+    ends = curve.groupby("seed").last()["loss_nats"]
+    lowest = curve.loc[curve["loss_nats"].idxmin()]
     return ax, (
-        f"The loss is lowest after pass {means.idxmin():.0f} of {means.index.max():.0f}, "
-        f"{means.min():.3f} nats, each earlier token given. Seeds: {curve['seed'].nunique()}."
+        f"The loss is lowest after {lowest['tokens_seen'] / 1e6:.0f} of "
+        f"{curve['tokens_seen'].max() / 1e6:.0f} million tokens, {lowest['loss_nats']:.3f} nats, "
+        f"each earlier token given. At the end: {ranged(ends, digits=3)}. Seeds: {len(ends)}."
     )
 
 
@@ -175,7 +183,7 @@ def draw_ablation(spans: pd.DataFrame, planned: pd.DataFrame) -> tuple[Axes, str
     """Draw ``spans`` of the recipe and of what differs from it in one ingredient."""
     base, changed = records.ablation(planned)
     rows = {base: "the whole recipe", **changed}
-    known = [variant for variant in rows if variant in spans.index]
+    known = [variant for variant in rows if variant and variant in spans.index]
     if not known:
         return nothing("What each ingredient is worth")
     order = sorted(known, key=lambda v: (v != base, spans.loc[v, "share"]))
@@ -194,30 +202,31 @@ def draw_ablation(spans: pd.DataFrame, planned: pd.DataFrame) -> tuple[Axes, str
     worst = next((v for v in order if v != base), None)
     costs = f"Most is lost by this change: {rows[worst]}." if worst else ""
     return ax, (
-        f"Attention replaced at {records.site_words(planned.loc[base, 'site'])}: {what}. {costs} "
+        f"Attention replaced at {PLACES[planned.loc[base, 'site']][1]}: {what}. {costs} "
         f"{len(known)} of {len(rows)} rows recorded, {fewest} seeds or more each. Lines: all of "
         f"it, and {AIM:.0%}. Kept: {said}."
     )
 
 
 @picture
-def kept_layers(table: pd.DataFrame):
-    """Share of BLEU that is kept, by how many attention layers stay.
+def kept(table: pd.DataFrame):
+    """Share of BLEU that is kept, by how much of attention stays.
 
     Args:
-        table: Rows ``keeps``, ``share``, ``low``, ``high``, ``n_seeds``.
+        table: By variant, rows ``keeps`` (empty: none), ``share``, ``low``, ``high``, ``n_seeds``.
     """
     if table.empty:
-        return nothing("Attention layers that stay")
-    table, ax = table.sort_values("keeps"), new_axes()
-    ax.fill_between(table["keeps"], table["low"], table["high"], color=BLUE, alpha=0.15)
-    ax.plot(table["keeps"], table["share"], **LOOKS["attention"].line())
+        return nothing("What is kept by the number of attention layers")
+    labels = [keeps or "none" for keeps in table["keeps"].astype(str)]
+    ax, x = new_axes(), range(len(labels))
+    ax.vlines(x, table["low"], table["high"], color=BLUE, lw=3, alpha=0.4)
+    ax.plot(x, table["share"], linestyle="none", **LOOKS["attention"].points())
     ax.axhline(1.0, color="black", lw=0.8, linestyle="dotted")
-    ax.set(xlabel="Attention layers that stay", ylabel="BLEU over the teacher's")
-    said = ", ".join(f"{row.keeps:.0f}: {row.share:.1%}" for row in table.itertuples())
-    return ax, (
-        f"Kept with so many attention layers left: {said}. Seeds: {table['n_seeds'].min():.0f}."
-    )
+    ax.set_xticks(x, labels)
+    ax.set(xlabel="Attention that stays (site, share of its layers)")
+    ax.set(ylabel="BLEU over the teacher's", xlim=(-0.5, len(labels) - 0.5))
+    shares = ", ".join(f"{n} {s:.1%}" for n, s in zip(labels, table["share"], strict=True))
+    return ax, f"Kept by what stays: {shares}. Seeds: {table['n_seeds'].min():.0f} or more."
 
 
 @figure("task-by-site", records="replaced/paper/")

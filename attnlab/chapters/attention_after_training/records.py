@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,44 +10,62 @@ import numpy as np
 import pandas as pd
 
 from attnlab.analysis.compare import latest_runs
-from attnlab.paths import RUNS
-from attnlab.records import load_runs
-from attnlab.studies.replaced import TEACHER, arm_columns
-from attnlab.studies.replaced_verdicts import COLUMNS, SENTENCES, fair_shares, share_over_seeds
+from attnlab.distillation import CONTROLS
+from attnlab.markdown import markdown_table
+from attnlab.paths import RUNS, record_places
+from attnlab.records import load_runs, read_records
+from attnlab.show import ranged
+from attnlab.studies import arms as rows
+from attnlab.studies.arms import TEACHER, arm_columns
+from attnlab.studies.replaced_verdicts import (
+    COLUMNS,
+    NOT_RECORDED,
+    SENTENCES,
+    fair_shares,
+    share_over_seeds,
+)
 from attnlab.training.scores import unpack_counts
 
 CAPTIONS = "replaced/paper/multi30k/de-en"
+TEACHERS = {"This notebook": CAPTIONS, "Notebook 09": "attentionless/paper/multi30k/de-en"}
 INGREDIENTS = {  # columns of an arm that a recipe is made of, in words
-    "method": "stand-in", "feature_map": "features", "window": "window",
-    "match": "what is matched", "inputs": "inputs while matching", "stages": "stages",
-    "signal": "tuned by", "tunes": "what is tuned",
+    "method": "stand-in", "feature_map": "features", "window": "window", "begins": "begins",
+    "match": "matched", "inputs": "inputs", "stages": "stages", "signal": "tuned by",
+    "tunes": "tuned",
 }  # fmt: skip
-OF_LINEAR = ("feature_map", "window")  # other stand-ins have none
+FOLLOWS = {  # what another choice leaves no choice of
+    "method": ("feature_map", "window"),
+    "begins": ("stages", "match", "inputs"),
+}
 FRAME = ("site", "keeps")  # what ablations have in common with their recipe
 RECIPE = {  # of a teacher, by where its record says it
-    "Width, heads": "{d_model}, {n_heads}", "Layers": "{n_encoder_layers} + {n_decoder_layers}",
-    "Dropout": "{dropout}", "Label smoothing": "{label_smoothing}",
+    "Width, heads": "{d_model}, {n_heads}",
+    "Layers": "{n_encoder_layers} + {n_decoder_layers}",
+    "Dropout, label smoothing": "{dropout}, {label_smoothing}",
     "Highest rate, after steps": "{lr}, {warmup_steps:,}",
-    "Pieces, shared": "{target_vocab_size:,}",
-    "Longest sentence (pieces)": "{max_len}", "Passes averaged": "{n_averaged}",
-}  # fmt: skip
-SCORES = ("rouge_l", "chrf", "exact_match", "bleu")  # of a task, the first that is recorded
+    "Pieces": "{target_vocab_size:,}",
+    "Longest sentence (pieces)": "{max_len}",
+    "Last passes averaged": "{n_averaged}",
+    "Steps": "{n_steps:,}",
+}
+TASKS = {  # data: words, and what is scored
+    "headlines": ("headline of a text", "rouge_l"),
+    "dialogue": ("reply", "rouge_l"),
+    "code": ("line of code", "exact_match"),
+    "scan/simple": ("SCAN, simple", "exact_match"),
+    "scan/length": ("SCAN, longer", "exact_match"),
+    "scan/jump": ("SCAN, a new verb", "exact_match"),
+    "cogs": ("COGS, alike", "exact_match"),
+    "cogs ": ("COGS, new structure", "gen_exact_match"),
+}
+TRIVIAL = ("lead", "copy", "frequent")  # answers that read nothing, or hardly
+METRICS = {"rouge_l": "ROUGE-L", "exact_match": "right (%)", "gen_exact_match": "right (%)"}
 
 
 def recorded(experiment: str = CAPTIONS, *, path: Path = RUNS, extra: tuple = ()) -> pd.DataFrame:
     """Return one row a run with the columns of its arm; where it was repeated, the last one."""
     columns = dict.fromkeys([*COLUMNS, "bleu_low", "bleu_high", "beam_bleu", *extra])
     return arm_columns(latest_runs(load_runs(experiment, path=path, columns=list(columns))))
-
-
-def recipe(*, path: Path = RUNS) -> dict[str, str]:
-    """Return the recipe of the recorded teacher in words; empty where none is recorded."""
-    rows = load_runs(CAPTIONS, path=path, columns=["variant", "seed"])
-    if TEACHER not in set(rows["variant"]):
-        return {}
-    whole = load_runs(CAPTIONS, path=path, variants=[TEACHER]).iloc[-1]
-    said = {n.rsplit(".", 1)[-1]: v for n, v in whole.items() if n.startswith("config.")}
-    return {words: form.format(**said) for words, form in RECIPE.items()}
 
 
 def spans(runs: pd.DataFrame) -> pd.DataFrame:
@@ -69,10 +88,18 @@ def spans(runs: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame.from_dict(rows, orient="index")
 
 
+def planned_arms() -> pd.DataFrame:
+    """Return the columns of the arms that the study plans, by variant."""
+    planned = getattr(rows, "ARMS_OF_TODAY", {})
+    return pd.DataFrame.from_dict({n: a.columns for n, a in planned.items()}, orient="index")
+
+
 def unlike(one: pd.Series, other: pd.Series) -> list[str]:
-    """Return the ingredients in which two arms differ."""
-    names = [n for n in INGREDIENTS if one[n] != other[n]]
-    return [n for n in names if n not in OF_LINEAR] if "method" in names else names
+    """Return the ingredients in which two arms differ; not what follows from another one."""
+    names = {n for n in INGREDIENTS if one[n] != other[n]}
+    for decides, follow in FOLLOWS.items():
+        names -= set(follow) if decides in names else set()
+    return [n for n in INGREDIENTS if n in names]
 
 
 def ablation(planned: pd.DataFrame) -> tuple[str, dict[str, str]]:
@@ -82,45 +109,134 @@ def ablation(planned: pd.DataFrame) -> tuple[str, dict[str, str]]:
         planned: Columns of arms, by variant.
 
     Returns:
-        The recipe's variant, and by variant words such as ``window: 0 for 8``; one ingredient
-        differs.
+        The recipe's variant; by variant words such as ``window 0 for 4``, one or two changes.
     """
-    found: dict[str, dict[str, str]] = {}
-    for variant, base in planned[planned["site"] != ""].iterrows():
-        like = planned[(planned[list(FRAME)] == base[list(FRAME)]).all(axis=1)]
-        changed = {name: unlike(base, row) for name, row in like.iterrows()}
-        found[str(variant)] = {
-            str(name): f"{INGREDIENTS[c[0]]}: {_word(like.loc[name, c[0]])} for {_word(base[c[0]])}"
-            for name, c in changed.items() if len(c) == 1
-        }  # fmt: skip
-    best = max(found, key=lambda name: len(found[name]), default="")
-    return best, found.get(best, {})
+    if planned.empty:
+        return "", {}
+    arms, found = planned[~planned["method"].isin([*CONTROLS])], {}
+    for variant, base in arms[arms["site"] != ""].iterrows():
+        like = arms[(arms[list(FRAME)] == base[list(FRAME)]).all(axis=1)]
+        found[variant] = {name: unlike(base, row) for name, row in like.iterrows()}
+    n_near = {name: sum(len(c) == 1 for c in rows.values()) for name, rows in found.items()}
+    if not n_near:
+        return "", {}
+    base = max(n_near, key=lambda name: n_near[name])
+    words = {
+        str(name): "; ".join(
+            f"{INGREDIENTS[c]} {_word(arms.loc[name, c])} for {_word(arms.loc[base, c])}"
+            for c in changed
+        )
+        for name, changed in found[base].items() if 1 <= len(changed) <= 2
+    }  # fmt: skip
+    return str(base), words
 
 
 def _word(value: Any) -> str:
     return str(value).replace("_", " ") or "none"
 
 
-def switched(row: Any) -> dict[str, str]:
-    """Return what an arm puts at each site: ``attention``, ``linear`` or ``window``."""
-    own = "window" if row["window"] else "linear"
-    if row["method"] not in ("linear", "low_rank"):
-        own = row["method"] if row["site"] else "attention"
-    at = {"self": ("encoder_self", "decoder_self"), "all": tuple(SWITCHED), "": ()}
-    put = dict.fromkeys(at.get(row["site"], (row["site"],)), own)
-    cross = "linear" if put.get("cross") == "window" else put.get("cross", "attention")
-    return {site: put.get(site, "attention") for site in SWITCHED} | {"cross": cross}
+def kept(found: pd.DataFrame) -> pd.DataFrame:
+    """Return of ``spans`` the recipe and the rows that differ in what ``keeps`` attention."""
+    planned = planned_arms()
+    if planned.empty or found.empty:
+        return found
+    base = planned.loc[ablation(planned)[0]]
+    same = planned.index[
+        [row["site"] == base["site"] and not unlike(base, row) for _, row in planned.iterrows()]
+    ]
+    return found.loc[[name for name in same if name in found.index]]
 
 
 SWITCHED = ("encoder_self", "decoder_self", "cross")
 
 
+def switched(row: Any) -> dict[str, str]:
+    """Return what an arm puts at each site: ``attention``, ``linear`` or ``window``."""
+    at = {"self": SWITCHED[:2], "all": SWITCHED, "": ()}.get(row["site"], (row["site"],))
+    own = row["method"] if row["method"] != "linear" else "window" if row["window"] else "linear"
+    put = {site: own if site in at else "attention" for site in SWITCHED}
+    return put | ({"cross": "linear"} if put["cross"] == "window" else {})
+
+
 def at_switches(runs: pd.DataFrame, **switches: str) -> pd.DataFrame:
     """Return the runs of the best arm (on validation) with these switches; perhaps no row."""
-    if runs.empty:
-        return runs
-    fits = runs[[switched(row) == switches and not row.get("keeps") for _, row in runs.iterrows()]]
-    if fits.empty:
-        return fits
-    best = fits.groupby("variant")["validation_bleu"].mean().fillna(0).idxmax()
-    return fits[fits["variant"] == best]
+    fits = [switched(row) == switches and row["keeps"] == "" for _, row in runs.iterrows()]
+    found = runs[np.array(fits, dtype=bool)]
+    if found.empty:
+        return found
+    best = found.groupby("variant")["validation_bleu"].mean().fillna(0).idxmax()
+    return found[found["variant"] == best]
+
+
+# Teachers and tasks -------------------------------------------------------------------------------
+
+
+def teachers(experiment: str = CAPTIONS, *, path: Path = RUNS) -> list[dict[str, Any]]:
+    """Return the records of the teachers of an experiment, one a seed; perhaps none."""
+    path = path / f"{experiment.partition('/')[0]}.jsonl" if path.is_dir() else path
+    if not any(each.exists() for each in record_places(path)):
+        return []
+    found = {
+        line["seed"]: line
+        for line in read_records(path)
+        if (line["experiment"], line["variant"]) == (experiment, TEACHER)
+    }
+    return list(found.values())
+
+
+def passes(lines: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    """Return the validation loss of teachers by ``tokens_seen``; perhaps no row."""
+    names = ["tokens_seen", "loss_nats"]
+    tables = [pd.DataFrame(line["curve"])[names].assign(seed=line["seed"]) for line in lines]
+    return pd.concat(tables) if tables else pd.DataFrame(columns=[*names, "seed"])
+
+
+def teachers_markdown(*, path: Path = RUNS) -> str:
+    """Return recipe and scores of this teacher beside that of notebook 09, as Markdown."""
+    rows = {}
+    for words, experiment in TEACHERS.items():
+        lines = teachers(experiment, path=path)
+        rows[words] = _described(lines) if lines else {}
+    labels = list(max(rows.values(), key=len))
+    cells = [[label, *(own.get(label, NOT_RECORDED) for own in rows.values())] for label in labels]
+    return markdown_table(["Captions, German to English", *rows], cells)
+
+
+def _described(lines: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    config, data = lines[-1]["config"], lines[-1]["details"]["data"]
+    said = {"n_averaged": 0, **config["model"], **config["train"], **data}
+    scores = {n: pd.Series([line["metrics"].get(n, np.nan) for line in lines])
+              for n in ("bleu", "beam_bleu")}  # fmt: skip
+    return {
+        **{label: form.format_map(said) for label, form in RECIPE.items()},
+        "BLEU, greedy": ranged(scores["bleu"]),
+        "BLEU, beam": ranged(scores["beam_bleu"]),
+        "Test sentences": f"{data['test']:,} of {data['test'] + data['test_too_long']:,}",
+        "Seeds": f"{len(lines)}",
+    }
+
+
+def tasks(*, path: Path = RUNS) -> pd.DataFrame:
+    """Return what is left of each task where attention is replaced; perhaps no row.
+
+    Returns:
+        Rows ``task`` and ``stand_in`` in words, ``site``, ``metric``, ``score`` out of 100 (mean
+        over seeds), ``low`` and ``high`` over seeds, ``teacher``, ``trivial``, ``n_seeds``.
+    """
+    rows = []
+    for name, (words, metric) in TASKS.items():
+        runs = recorded(f"replaced/paper/{name.strip()}", path=path, extra=(metric,))
+        runs = runs.assign(score=runs[metric].astype(float) * (100 if "match" in metric else 1))
+        own = runs.loc[runs["variant"] == TEACHER, "score"].mean()
+        if runs.empty or np.isnan(own):
+            continue
+        trivial = runs.loc[runs["kind"].isin(TRIVIAL), "score"].max()
+        real = runs[(runs["site"] != "") & ~runs["kind"].isin(TRIVIAL)]
+        for (site, kind), each in real.groupby(["site", "kind"], sort=False):
+            rows.append({
+                "task": words, "stand_in": _word(kind), "site": site, "metric": METRICS[metric],
+                "score": each["score"].mean(), "low": each["score"].min(),
+                "high": each["score"].max(), "teacher": own, "trivial": trivial,
+                "n_seeds": each["seed"].nunique(),
+            })  # fmt: skip
+    return pd.DataFrame(rows)
