@@ -25,13 +25,23 @@ PLANS = (
 )
 
 SCRIPT = f"""
-import sys
+import atexit, os, sys, time
 from itertools import islice
 from pathlib import Path
 from attnlab.cli import main
 from attnlab.studies import Folders, Plan, run_plan
 from attnlab.training import engine, parallel
 
+def require_no_thread_of_the_group():
+    for _ in range(100):
+        names = [path.read_text() for path in Path("/proc/self/task").glob("*/comm")]
+        if not any("gloo" in name for name in names):
+            return
+        time.sleep(0.05)
+    print("threads of the group outlive it:", names, file=sys.stderr, flush=True)
+    os._exit(1)
+
+atexit.register(require_no_thread_of_the_group)  # called last, after the group was left
 here = Path(sys.argv[1])
 assert main("{TRAIN} --out".split() + [str(here / "out")]) == 0
 assert parallel.n_processes() == 2

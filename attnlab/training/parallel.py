@@ -36,6 +36,11 @@ def join(device: str = "cpu") -> None:
         torch.cuda.set_device(here % n_cards)
         if n_cards >= int(os.environ.get("LOCAL_WORLD_SIZE", "1")):
             backend = "nccl"
+    # Its functions take the group as a default argument. Imported later, by the first optimiser,
+    # they would keep it and its threads to the end of Python, where a thread that still has a
+    # tensor to drop aborts the process.
+    from torch.distributed.nn import functional  # noqa: F401
+
     dist.init_process_group(backend)
     atexit.register(_leave)
 
