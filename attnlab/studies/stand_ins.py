@@ -8,6 +8,7 @@ from attnlab.studies.arms import TEACHER
 from attnlab.studies.engine import Job
 from attnlab.studies.replaced import SMOKE, Budget, teacher_jobs
 from attnlab.studies.study import Plan, Study, register_study
+from attnlab.studies.task_budgets import TASK_BUDGETS
 from attnlab.tasks import list_pair_datasets
 
 STUDY = "replaced"
@@ -20,6 +21,7 @@ BUDGETS = {
     ("smoke", None): replace(SMOKE, n_averaged=2, share_embeddings=True, beam_size=2),
     ("classroom", None): replace(CAPTIONS, n_passes=5, n_averaged=2),
     ("paper", None): CAPTIONS,
+    **TASK_BUDGETS,
 }
 
 

@@ -63,7 +63,8 @@ def score_texts(
     found = {
         "rouge_l": (rouge_l(hypotheses, references, at_blanks=at_blanks),
                     f"rouge-score, rougeL F, no stemmer, {cut}"),
-        "chrf": (chrf(hypotheses, references), f"sacreBLEU {CHRF_VERSION}, chrF2, mean of sentences"),
+        "chrf": (chrf(hypotheses, references),
+                 f"sacreBLEU {CHRF_VERSION}, chrF2, mean of sentences"),
         "exact_match": (exact_match(hypotheses, references), "equal strings"),
     }  # fmt: skip
     scores = {}
