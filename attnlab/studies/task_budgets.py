@@ -31,6 +31,10 @@ OF_TASKS = {
         ("cogs", "cogs/gen"), replace(SYMBOLS, max_len=64, max_tokens=2048, n_passes=24)
     ),
 }
+ARM_PASSES = {  # over the training pairs: of an arm, all stages together
+    "headlines": 5.0, "dialogue": 0.8, "code": 3.5, "scan/simple": 5.0, "scan/length": 5.0,
+    "scan/jump": 5.0, "cogs": 4.0, "cogs/gen": 4.0,
+}  # fmt: skip
 TASK_BUDGETS = {
     (scale, corpus): budget
     for scale in ("classroom", "paper")

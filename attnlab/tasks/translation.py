@@ -13,6 +13,7 @@ from attnlab.models import Translator
 from attnlab.tasks.base import Task
 from attnlab.tasks.pairs import PairDataset
 from attnlab.training import (
+    Bleu,
     PairBatches,
     TranslationScore,
     evaluate_forced,
@@ -109,12 +110,9 @@ def describe_texts(
 
 def describe_score(score: TranslationScore) -> tuple[dict[str, float], dict[str, Any]]:
     """Return a score as the metrics and details of a record: with what BLEU can be compared by."""
-    forced, bleu, buckets = score.forced, score.bleu, score.by_length
-    metrics = {
-        "test_loss_nats": forced.loss_nats, "test_accuracy": forced.accuracy,
-        "bleu": bleu.score, "bleu_low": bleu.low, "bleu_high": bleu.high,
-        "exact_match": score.exact_match,
-    }  # fmt: skip
+    forced, buckets = score.forced, score.by_length
+    metrics = {"test_loss_nats": forced.loss_nats, "test_accuracy": forced.accuracy}
+    found, facts = describe_bleu(score.bleu)
     by_length = {
         "shortest": [bucket.shortest for bucket in buckets],
         "longest": [bucket.longest for bucket in buckets],
@@ -123,9 +121,15 @@ def describe_score(score: TranslationScore) -> tuple[dict[str, float], dict[str,
         "bleu_high": [bucket.bleu.high for bucket in buckets],
         "n_sentences": [bucket.bleu.n_sentences for bucket in buckets],
     }
-    facts = {
+    details = {"by_length": by_length, "bleu": facts | {"beam_size": score.beam_size}}
+    return metrics | found | {"exact_match": score.exact_match}, details
+
+
+def describe_bleu(bleu: Bleu) -> tuple[dict[str, float], dict[str, Any]]:
+    """Return BLEU as the metrics of a record, and what another one can be compared by."""
+    metrics = {"bleu": bleu.score, "bleu_low": bleu.low, "bleu_high": bleu.high}
+    return metrics, {
         "signature": bleu.signature, "precisions": list(bleu.precisions),
         "brevity_penalty": bleu.brevity_penalty, "n_sentences": bleu.n_sentences,
-        "beam_size": score.beam_size, "sentences": bleu.sentences,
+        "sentences": bleu.sentences,
     }  # fmt: skip
-    return metrics, {"by_length": by_length, "bleu": facts}
