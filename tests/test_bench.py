@@ -18,7 +18,7 @@ from attnlab.mixers import build_mixer, list_mixers
 from attnlab.mixers.base import state_numbers
 from attnlab.mixers.convolution import list_methods
 from attnlab.records import RunRecord, load_runs
-from attnlab.studies import clock, growth
+from attnlab.studies import clock, growth, lengths
 from attnlab.studies.clock import PARTS, Entrant, Race, SpeedPlan, as_table, run_race
 
 PEAKS = Peaks(gemm_gflops=100.0, copy_gb_s=10.0, rfft_gflops=5.0, n_threads=1)
@@ -68,10 +68,11 @@ def test_rounds_are_interleaved_in_an_order_that_the_series_decides(smoke):
 
 
 @pytest.mark.parametrize(
-    "name", ["mixers", "training", "prefill", "generation", "streaming", "translation"]
+    "name",
+    ["mixers", "training", "prefill", "generation", "streaming", "translation", "lengths"],
 )
 def test_the_opponent_is_one_times_itself(smoke, name):
-    opponent = "teacher" if name == "translation" else "attention"
+    opponent = "teacher" if name in ("translation", "lengths") else "attention"
     for record in smoke[name]:
         low, ratio, high = (
             record.metrics[f"ratio_to_{opponent}{e}"] for e in ("_low", "", "_high")
@@ -118,6 +119,49 @@ def test_every_translator_says_its_weights_and_its_work(smoke):
     assert (table.groupby("variant")["work_gflop"].nunique() == 1).all()
     assert set(table["config.work"]) == {"forced", "greedy"}
     assert set(table.loc[table["config.work"] == "greedy", "config.batch"]) == {1, 3}
+
+
+def test_a_stand_ins_state_is_the_same_at_any_length_and_attentions_grows(smoke):
+    table = as_table(smoke["lengths"]).set_index(["variant", "config.time"])
+    kept = table["state_bytes"].groupby(level=[0, 1]).agg(["min", "max"])
+    assert (kept["min"] == kept["max"]).all()
+    budget, (short, long), _ = lengths.GRIDS["smoke"]
+    d, h, n_layers = budget.d_model, budget.n_heads, budget.n_layers
+    d_head = d // h
+    linear = h * 2 * d_head * (d_head + 1)
+    for time in (short, long):
+        of_self = {"linear": linear, "window": linear + 2 * d * min(time, 8),
+                   "ssd": d * d_head, "gated_delta": d * d_head}  # fmt: skip
+        assert kept["min"]["teacher", time] == 4 * n_layers * 4 * time * d
+        for name, n_numbers in of_self.items():
+            assert kept["min"][name, time] == 4 * n_layers * (n_numbers + linear)
+
+
+@pytest.mark.parametrize("variant", ["teacher", *lengths.KINDS])
+def test_long_sentences_are_written_as_the_teacher_forced_pass_reads_them(variant):
+    plan = SpeedPlan(part="lengths")
+    model = lengths.build_long_translator(plan, time=9)
+    clock.substitute(model, lengths.build_kind(variant, model))
+    source = 4 + plan.tokens(2, 9, vocab_size=7)
+    written = clock.write_greedily(model, source, n_tokens=9)
+    read = torch.cat([torch.full((2, 1), BOS), written[:, :-1]], 1)
+    with torch.no_grad():
+        logits = model(source, read)
+    logits[..., [PAD, BOS, EOS]] = -torch.inf
+    assert torch.equal(logits.argmax(-1), written)
+
+
+def test_prices_by_length_come_back_as_one_table(smoke, tmp_path):
+    for record in smoke["lengths"]:
+        record.append_to(clock.run_file(tmp_path))
+    table = lengths.length_table(scale="smoke", path=clock.run_file(tmp_path))
+    assert len(table) == len(smoke["lengths"]) == 5 * 2 * 3
+    teachers = table[table["variant"] == "teacher"]
+    assert (teachers["times"] == 1).all()
+    assert (table["ms_a_token"] * table["time"]).tolist() == pytest.approx(
+        table["median_ms"].tolist()
+    )
+    assert not len(lengths.length_table(scale="paper", path=clock.run_file(tmp_path)))
 
 
 def test_every_method_is_raced_by_name_beside_auto(smoke):

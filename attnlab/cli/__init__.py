@@ -624,7 +624,8 @@ def export(
 
 app.add_typer(study, name="study")
 PARTS = (
-    "mixers, methods, training, prefill, generation, streaming, growth, translation; default all"
+    "mixers, methods, training, prefill, generation, streaming, growth, translation, lengths; "
+    "default all"
 )
 OWN_FIGURES = "my-figures"
 CHECK = "exit with 1 where method=auto takes over 1.25 times the best method's time"
