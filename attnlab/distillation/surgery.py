@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from attnlab.config import is_number
+from attnlab.config import TranslatorConfig, is_number
 from attnlab.distillation.nets import Student
 from attnlab.distillation.sites import (
     SITES,
@@ -28,6 +28,7 @@ from attnlab.training.checkpoint import (
     build_as_saved,
     load_weights,
     read_tensors,
+    save_model,
     write_tensors,
 )
 
@@ -167,7 +168,65 @@ def save_students(
         dtype: What the file keeps; two bytes a weight with ``torch.bfloat16``.
         facts: Plain JSON that comes back with them.
     """
-    tensors, built = {}, []
+    tensors = {}
+    for (site, layer), student in by_place(students).items():
+        for name, weight in student.named_parameters():
+            tensors[f"{site}.{layer}.{name}"] = weight.to(dtype)
+    write_tensors(path, tensors, facts={"students": _descriptions(students), **facts})
+
+
+def save_replaced(
+    path: Path,
+    *,
+    model: Translator,
+    students: Replacements,
+    dtype: torch.dtype = torch.float32,
+    **facts: Any,
+) -> None:
+    """Write a translator with the students that stand in it to one file, for ``load_replaced``.
+
+    Args:
+        model: After ``substitute(model, students)``; what was trained with them is kept.
+        students, dtype, facts: As in ``save_students``.
+    """
+    save_model(path, model=model, dtype=dtype, students=_descriptions(students), **facts)
+
+
+def load_replaced(path: Path) -> tuple[Translator, dict[str, Any]]:
+    """Return a translator with its students in place, in float32, and the facts saved with it.
+
+    ``facts["students"]`` says what stands where; of a plain translator it is missing.
+
+    Raises:
+        CheckpointError: The file is missing, damaged, or holds no translator.
+    """
+    tensors, facts = read_tensors(path)
+    if not isinstance(facts.get("config"), dict):
+        raise CheckpointError(f"{path} holds no translator; see save_replaced.")
+
+    def build() -> Translator:
+        model = Translator(TranslatorConfig.from_dict(facts["config"]), generator=torch.Generator())
+        substitute(model, dict(_described(about) for about in facts.get("students", ())))
+        return model
+
+    model = build_as_saved(path, tensors, build)
+    load_weights(model, tensors, path)
+    return model.eval(), facts
+
+
+def students_in(model: Translator) -> dict[Key, nn.Module]:
+    """Return what stands in the place of a model's look-ups, by ``(site, layer)``."""
+    found = {
+        (site, layer): getattr(whole, site_name(site), None)
+        for site in SITES
+        for layer, whole in enumerate(layers_of(model, site=site))
+    }
+    return {k: site.student for k, site in found.items() if isinstance(site, ReplacedSite)}
+
+
+def _descriptions(students: Replacements) -> list[dict[str, Any]]:
+    """Return what a file says of students: where each stands, and how it is built."""
+    built = []
     for (site, layer), student in by_place(students).items():
         if not isinstance(student, Student):
             raise AttnlabError(
@@ -181,9 +240,14 @@ def save_students(
             )
         about = {"spec": student.spec.to_dict(), "sizes": student.sizes}
         built.append({"site": site, "layer": layer, **about})
-        for name, weight in student.named_parameters():
-            tensors[f"{site}.{layer}.{name}"] = weight.to(dtype)
-    write_tensors(path, tensors, facts={"students": built, **facts})
+    return built
+
+
+def _described(about: Mapping[str, Any]) -> tuple[Key, Student]:
+    """Return the place of a student that a file describes, and one like it, untrained."""
+    spec = StudentSpec(**about["spec"])
+    student = build_student(spec, **about["sizes"], generator=torch.Generator())
+    return (about["site"], about["layer"]), student
 
 
 def load_students(path: Path) -> tuple[dict[Key, Student], dict[str, Any]]:
@@ -204,8 +268,7 @@ def load_students(path: Path) -> tuple[dict[Key, Student], dict[str, Any]]:
             raise CheckpointError(f"{path} is damaged: there is no place {shorten((site, layer))}.")
 
         def build(about: dict[str, Any] = built) -> Student:
-            spec = StudentSpec(**about["spec"])
-            return build_student(spec, **about["sizes"], generator=torch.Generator())
+            return _described(about)[1]
 
         prefix = f"{site}.{layer}."
         own = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}

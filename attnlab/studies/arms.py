@@ -14,10 +14,11 @@ from typing import Any
 
 import pandas as pd
 
-from attnlab.distillation import CONTROLS, SITES, StudentSpec
+from attnlab.distillation import CONTROLS, SITES, STAND_INS, StudentSpec
 from attnlab.errors import AttnlabError, UnknownNameError
 
 TEACHER = "teacher"
+FEATURES, WINDOW = "hedgehog", 4  # of the first stand-ins
 SITE_NAMES = {"encoder_self": "Encoder self", "decoder_self": "Decoder self", "cross": "Cross"}
 PLACES = {  # site: its sites, and words for them
     "": ((), "nowhere"),
@@ -41,8 +42,16 @@ KINDS = {
     "per_query": "net per query",
     "low_rank": "linear attention",
     "extractor": "Extractor",
+    "linear": "linear attention",
+    "gated_delta": "gated delta net",
+    "ssd": "state space",
 }
-LOOK_OF = {"identity": "attention", "low_rank": "linear_attention", "extractor": "extractor"}
+LOOK_OF = {
+    "identity": "attention",
+    "low_rank": "linear_attention",
+    "extractor": "extractor",
+    **{"linear": "linear_attention", "gated_delta": "gated_delta", "ssd": "ssd"},
+}
 WAYS: dict[str, tuple[str, dict[str, Any]]] = {  # last word of a name: words, columns
     "": ("", {}),  # from the teacher's activations alone, all at one rate
     "tuned": ("tuned", {"tunes": "students"}),
@@ -55,6 +64,30 @@ WAYS: dict[str, tuple[str, dict[str, Any]]] = {  # last word of a name: words, c
                      {"begins": "scratch", "lr_factor": 0.25}),
     "best_lr": ("at its best rate", {"has_best_lr": True}),
 }  # fmt: skip
+STAGES = {1: "matrix", 2: "match", 3: "tune"}  # of a stand-in's learning, in this order
+KEPT = {  # layers that keep their attention: at which sites, and which share of them
+    "cross 1/4": ("cross", 0.25),
+    "cross 1/2": ("cross", 0.5),
+    "all 1/2": ("all", 0.5),
+}
+OTHERWISE = {  # how stand-ins may learn unlike the first of them: word of a name, words
+    ("stages", "3"): ("untaught", "tuned only"),
+    ("stages", "2"): ("untuned", "taught only"),
+    ("stages", "1-2-3"): ("matrix_first", "matrix first"),
+    ("match", "weights"): ("weights", "taught the weights"),
+    ("match", "matrix"): ("matrix", "taught the matrix"),
+    ("match", "both"): ("outputs_and_weights", "taught outputs and weights"),
+    ("inputs", "own"): ("own_inputs", "taught on its own inputs"),
+    ("signal", "references"): ("references", "tuned by references alone"),
+    ("signal", "teacher"): ("teacher_alone", "tuned by the teacher alone"),
+    ("tunes", "students"): ("students", "stand-ins tuned alone"),
+    ("tunes", "corrections"): ("corrections", "low-rank corrections tuned"),
+    ("tunes", "norms"): ("norms", "norms tuned alone"),
+    ("keeps", "cross 1/4"): ("keep_quarter_of_cross", "a quarter of cross kept"),
+    ("keeps", "cross 1/2"): ("keep_half_of_cross", "half of cross kept"),
+    ("keeps", "all 1/2"): ("keep_half", "half of all kept"),
+    ("begins", "scratch"): ("scratch", "from scratch"),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,11 +102,22 @@ class Arm:
             activations), ``untrained`` (new students in the teacher's body) or ``scratch`` (new
             students in a new body, trained as the teacher was).
         tunes: What goes on learning from the translations themselves after the swap:
-            ``nothing``, ``students`` or ``everything``.
+            ``nothing``, ``students`` or ``everything``; of stand-ins also ``corrections`` of low
+            rank to the maps of values and the last projections, or ``norms``.
         is_quiet: Whether a replaced sublayer adds nothing at first: its last projection is zero.
         n_times: Steps of a run from scratch, as a multiple of the teacher's.
         lr_factor: Rate of a run from scratch, as a multiple of the teacher's.
         has_best_lr: Whether the students' rate is the best of ``LRS`` on held-out sentences.
+        feature_map, window: Of linear attention, as ``StudentSpec`` takes them.
+        stages: Of ``STAGES``, those that a stand-in goes through, at equal total tokens: first to
+            match the matrix of attention, then what ``match`` says, then to translate. Empty in
+            the older study.
+        match: What is matched: ``outputs``, ``weights``, ``matrix``, or ``both`` of the first two.
+        inputs: What a stand-in reads meanwhile: the ``teacher``'s stream, or its ``own``, that
+            the stand-ins below it make.
+        signal: What a translation is tuned by: ``references``, the ``teacher``'s distribution, or
+            ``both``.
+        keeps: Of ``KEPT``, the share of attention that stays; empty: none.
     """
 
     site: str = ""
@@ -90,26 +134,63 @@ class Arm:
     n_times: int = 1
     lr_factor: float = 1.0
     has_best_lr: bool = False
+    feature_map: str = ""
+    window: int = 0
+    stages: str = ""
+    match: str = "outputs"
+    inputs: str = "teacher"
+    signal: str = "both"
+    keeps: str = ""
 
     def __post_init__(self) -> None:
-        """Refuse to train what has no weights."""
+        """Refuse to train what has no weights, and to tune what is not to be tuned."""
         if self.method in CONTROLS and self.begins == "scratch":
             raise AttnlabError(
                 f"{self.method!r} is a control: it has nothing to learn from scratch. Choose a "
                 "net, or begins='distilled'."
             )
+        if self.stages and ("3" in self.stages) != (self.tunes != "nothing"):
+            raise AttnlabError(
+                f"stages={self.stages!r} and tunes={self.tunes!r} disagree: stage 3 is the one "
+                "in which something is tuned."
+            )
 
     @property
     def parts(self) -> dict[str, StudentSpec | str]:
         """What stands at each site that is replaced: a student, or the name of a control."""
+        sites = PLACES[self.site][0]
         if self.method in CONTROLS:
-            return {self.site: self.method}
+            return dict.fromkeys(sites, self.method)
+        if self.method in STAND_INS:
+            return {site: self._stand_in(site) for site in sites}
         own = {name: getattr(self, name) for name in _OF_STUDENTS if getattr(self, name)}
         beside = {"size": "m"} if self.site == "all" else own  # of the site that differs
         return {
-            site: StudentSpec(site=site, **(own if site == "cross" else beside))
-            for site in PLACES[self.site][0]
+            site: StudentSpec(site=site, **(own if site == "cross" else beside)) for site in sites
         }
+
+    def _stand_in(self, site: str) -> StudentSpec:
+        """Return the stand-in at a site: one with a table has linear attention beside it."""
+        if self.method != "linear" and site != "cross":
+            return StudentSpec(site=site, method=self.method)
+        near = {"window": self.window} if site != "cross" else {}
+        return StudentSpec(site=site, method="linear", feature_map=self.feature_map, **near)
+
+    @property
+    def stage_numbers(self) -> tuple[int, ...]:
+        """The stages it goes through, as keys of ``STAGES``."""
+        return tuple(int(number) for number in filter(None, self.stages.split("-")))
+
+    @property
+    def _otherwise(self) -> list[tuple[str, str]]:
+        """What is unlike the first of the stand-ins in how it learns: words of name and text."""
+        if self.method in CONTROLS:
+            return [("tuned_all", WAYS["tuned_all"][0])]
+        is_net = self.method not in STAND_INS
+        found = [("in_turn", "taught, then everything tuned")] if is_net else []
+        skipped = "stages" if self.begins == "scratch" else ""
+        return found + [words for (name, value), words in OTHERWISE.items()
+                        if name != skipped and getattr(self, name) == value]  # fmt: skip
 
     @property
     def learning(self) -> dict[str, Any]:
@@ -120,6 +201,8 @@ class Arm:
     @property
     def way(self) -> str:
         """The word for how it learns."""
+        if self.stages:
+            return "/".join(word for word, _ in self._otherwise)
         return next(word for word, (_, columns) in WAYS.items() if columns == self.learning)
 
     @property
@@ -131,6 +214,11 @@ class Arm:
     def extra(self) -> str:
         """The word for what a net has besides."""
         skip = {"none": "", "identity": "skip", "linear": "linear_skip"}[self.skip]
+        if self.method == "linear":
+            features = self.feature_map * (self.feature_map != FEATURES)
+            near = f"window_{self.window}" if self.window else "no_window"
+            near *= self.site != "cross" and self.window != WINDOW and not features
+            return "/".join(filter(None, (features, near)))
         depth = f"depth_{self.depth}" if self.depth > 1 else ""
         return skip or depth or self.gate * "gate" or self.learned_head * "learned_head"
 
@@ -147,9 +235,21 @@ class Arm:
             return TEACHER
         if self.method == "identity" and self.tunes != "nothing":
             return "teacher, trained on as long as students are tuned"
+        if self.stages:
+            return ", ".join(filter(None, (self._what, *(words for _, words in self._otherwise))))
         kind = " ".join([KINDS.get(self.kind, self.kind.upper()), self.size.upper()]).rstrip()
         parts = (f"{PLACES[self.site][1]}: {kind}", self.extra.replace("_", " "), WAYS[self.way][0])
         return ", ".join(filter(None, parts))
+
+    @property
+    def _what(self) -> str:
+        """What stands where: ``all sites: linear attention (hedgehog, window 4)``."""
+        kind = " ".join([KINDS.get(self.kind, self.kind.upper()), self.size.upper()]).rstrip()
+        if self.method != "linear":
+            extra = self.extra.replace("_", " ")
+            return f"{PLACES[self.site][1]}: {kind}" + (f", {extra}" if extra else "")
+        near = f", window {self.window}" if self.window and self.site != "cross" else ""
+        return f"{PLACES[self.site][1]}: {kind} ({self.feature_map}{near})"
 
     @property
     def look(self) -> str:
@@ -161,7 +261,7 @@ class Arm:
     def has_cross_softmax(self) -> bool:
         """Whether the decoder still looks at the source through a softmax."""
         is_replaced = "cross" in PLACES[self.site][0] and self.method != "identity"
-        return self.learned_head or not is_replaced
+        return self.learned_head or not is_replaced or bool(self.keeps)
 
     @property
     def columns(self) -> dict[str, Any]:
@@ -235,12 +335,58 @@ def _arms() -> dict[str, Arm]:
 ARMS = _arms()
 
 
+def _arms_of_today() -> dict[str, Arm]:
+    """Return the rows of the later study by name; an early stop leaves whole comparisons."""
+    taught = partial(Arm, stages="2-3", tunes="everything")
+    first = taught(site="all", method="linear", feature_map=FEATURES, window=WINDOW)
+    a_site = partial(replace, first)
+    a_net = partial(taught, site="cross", layout="per_query", size="l")
+    rows = (
+        Arm(),
+        # controls, and what stands there
+        first,
+        taught(site="all", method="identity", stages="3"),
+        replace(first, window=0),
+        *(Arm(site="all", method=control) for control in ("mean", "uniform")),
+        taught(site="all", method="uniform", stages="3"),
+        replace(first, window=8),
+        replace(first, window=16),
+        *(replace(first, window=0, feature_map=name) for name in ("elu", "relu", "softmax")),
+        *(replace(first, window=0, method=name) for name in ("gated_delta", "ssd")),
+        # one ingredient less, or another
+        replace(first, stages="3"),
+        replace(first, stages="2", tunes="nothing"),
+        replace(first, stages="1-2-3"),
+        *(replace(first, signal=signal) for signal in ("references", "teacher")),
+        *(replace(first, tunes=part) for part in ("corrections", "norms", "students")),
+        *(replace(first, match=what) for what in ("weights", "matrix", "both")),
+        replace(first, inputs="own"),
+        replace(first, stages="3", tunes="corrections"),
+        # each site alone, and nets
+        *(a_site(site=site) for site in SITES),
+        *(taught(site=site, size="m") for site in SITES[:2]),
+        a_net(),
+        *(a_net(depth=depth) for depth in (2, 3)),
+        a_net(gate=True),
+        a_net(size="xl"),
+        # some attention stays
+        *(replace(first, keeps=share) for share in KEPT),
+        # without a teacher; as long as one learns
+        replace(first, begins="scratch", stages="3"),
+    )
+    return {arm.name: arm for arm in rows}
+
+
+ARMS_OF_TODAY = _arms_of_today()
+
+
 def get_arm(name: str) -> Arm:
-    """Return an arm by name."""
-    if name not in ARMS:
+    """Return an arm of either study by name."""
+    known = {**ARMS_OF_TODAY, **ARMS}
+    if name not in known:
         step = "See them with: attnlab study list."
-        raise UnknownNameError("arm of the study", name, ARMS, next_step=step)
-    return ARMS[name]
+        raise UnknownNameError("arm of the study", name, known, next_step=step)
+    return known[name]
 
 
 def arm_words(variant: str) -> str:

@@ -15,11 +15,14 @@ For a training without a study, a folder or a record, see ``attnlab.training.eng
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Generator, Mapping
+import time
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
 from torch import nn
 
 from attnlab.config import TrainConfig, digest_of
@@ -29,6 +32,9 @@ from attnlab.seeding import torch_generator
 from attnlab.tasks import Task
 from attnlab.training import State, save_model, train_model
 from attnlab.training.loop import products
+from attnlab.training.parallel import agree, is_first
+
+WAIT_S = 5.0  # between looks at what another process does
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,6 +106,37 @@ def work_file(job: Any, folders: Folders, kind: str) -> Path:
     """Return where a job keeps its ``checkpoint``, its trained ``model`` or its ``students``."""
     study = job.experiment.partition("/")[0]
     return folders.work_file(study, f"{job.digest}.{kind}.safetensors")
+
+
+def lock_of(job: Any, folders: Folders) -> FileLock:
+    """Return the lock that whoever runs a job holds meanwhile."""
+    study = job.experiment.partition("/")[0]
+    return FileLock(folders.work_file(study, f"{job.digest}.lock"))
+
+
+@contextmanager
+def held(lock: FileLock) -> Iterator[bool]:
+    """Try to take a lock, for all processes that train together; yield whether that worked."""
+    try:
+        if is_first():
+            with suppress(Timeout):
+                lock.acquire(timeout=0)
+        yield agree(lock.is_locked)
+    finally:
+        lock.release()
+
+
+def by_one(
+    job: Any, folders: Folders, path: Path, work: Callable[[], Iterator[Progress]]
+) -> Iterator[Progress]:
+    """Do some work that leaves a file, unless it is there; other processes wait for it."""
+    while not path.exists():
+        with held(lock_of(job, folders)) as is_ours:
+            if is_ours and not path.exists():
+                yield from work()
+        if not is_ours:
+            yield Progress(job=job.name, step=0, n_steps=1, message="another process does this")
+            time.sleep(WAIT_S)
 
 
 def grid(plan: Any, *, variants: Mapping[str, Any], train: TrainConfig, **how: Any) -> list[Job]:

@@ -42,13 +42,22 @@ from attnlab.studies.engine import (
     Folders,
     Job,
     Progress,
+    by_one,
     grid,
     run_job,
     train_job,
     training_metrics,
     work_file,
 )
-from attnlab.studies.study import Plan, Study, export_model, export_name, register_study, work_of
+from attnlab.studies.study import (
+    Plan,
+    Study,
+    export_model,
+    export_name,
+    finished_digests,
+    register_study,
+    work_of,
+)
 from attnlab.tasks import (
     PairDataset,
     TranslationTask,
@@ -57,6 +66,7 @@ from attnlab.tasks import (
 )
 from attnlab.tasks.pairs import TOY, TOY_SHORT, TOY_SMALL
 from attnlab.training import PairBatches, State, load_translator, steps_every
+from attnlab.training.parallel import is_first
 
 STUDY = "attentionless"
 Key = tuple[str, int]  # a site and a layer
@@ -291,15 +301,22 @@ def run_arm(job: ArmJob, folders: Folders) -> Generator[Progress, None, RunRecor
 def find_teacher(job: Job, folders: Folders) -> Generator[Progress, None, tuple[Translator, str]]:
     """Return a job's teacher and the precision of its weights: trained here, or committed.
 
-    One that is neither is trained.
+    One that is neither is trained, by one process: others wait for it.
     """
     path = work_file(job, folders, "model")
     if not path.exists():
         teacher = committed_teacher(job)
         if teacher is not None:
             return teacher, "bfloat16"
-        yield from run_job(job, folders)
+        yield from by_one(job, folders, path, lambda: _train_teacher(job, folders))
     return load_translator(path)[0], "float32"
+
+
+def _train_teacher(job: Job, folders: Folders) -> Iterator[Progress]:
+    """Train and record a teacher that an arm lacks."""
+    record, study = (yield from run_job(job, folders)), job.experiment.partition("/")[0]
+    if is_first() and job.digest not in finished_digests(study, folders):
+        record.append_to(folders.run_file(study))
 
 
 def _swap(arm: Arm, body: Translator, modules: Mapping[Key, nn.Module]) -> None:

@@ -11,14 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock, Timeout
 
 from attnlab.config import TranslatorConfig, digest_of, is_number
 from attnlab.corpora import load_tokenizer
 from attnlab.errors import AttnlabError, DivergenceError, UnknownNameError, shorten
 from attnlab.paths import read_whole, record_places, write_whole
 from attnlab.records import RunRecord, commit, read_records
-from attnlab.studies.engine import Folders, Progress, run_job, work_file
+from attnlab.studies.engine import Folders, Progress, held, lock_of, run_job, work_file
 from attnlab.training import load_model, load_translator, save_model
 from attnlab.training.parallel import agree, is_first
 
@@ -163,19 +162,12 @@ def run_plan(
 @contextmanager
 def _claimed(study: Study, job: Any, folders: Folders) -> Iterator[str]:
     """Keep other processes from a job; yield why it is not to be run here, or nothing."""
-    lock, why_not = FileLock(folders.work_file(study.name, f"{job.digest}.lock")), ""
-    try:
-        if is_first():
-            lock.acquire(timeout=0)
-            if job.digest in finished_digests(study.name, folders):
-                why_not = "recorded before"
-                work_file(job, folders, "checkpoint").unlink(missing_ok=True)  # if killed just then
-    except Timeout:
-        why_not = "another process has it"
-    try:
+    with held(lock_of(job, folders)) as is_ours:
+        why_not = "" if is_ours else "another process has it"
+        if is_first() and is_ours and job.digest in finished_digests(study.name, folders):
+            why_not = "recorded before"
+            work_file(job, folders, "checkpoint").unlink(missing_ok=True)  # if killed just then
         yield agree(why_not)
-    finally:
-        lock.release()
 
 
 def jobs_of(plan: Plan) -> Sequence[Any]:
