@@ -244,6 +244,7 @@ class TranslatorConfig(_Record):
     tie_embeddings: bool = True  # target table and output layer share their weights
     attention_bias: bool = False  # whether the four projections of a site add one
     share_embeddings: bool = False  # whether the source reads the target's table, too
+    attention_dropout: float | None = None  # of attention's weights; None: as all else
 
     def __post_init__(self) -> None:
         """Refuse sizes no translator can have, and say what to use instead."""
@@ -265,11 +266,18 @@ class TranslatorConfig(_Record):
             )
         self._check_choices(norm=NORMS, position=POSITIONS)
         self._check_share("dropout")
+        if self.attention_dropout is not None:
+            if not is_number(self.attention_dropout, float):
+                raise AttnlabError(
+                    f"attention_dropout={shorten(self.attention_dropout)} must be a number, or "
+                    "None for that of all else."
+                )
+            self._check_share("attention_dropout")
         require_even_heads(self.d_model, self.n_heads)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON types; whether tables are shared only where they are."""
-        return self._unless_usual("share_embeddings")
+        """Return plain JSON types; the last two only where they are not the default."""
+        return self._unless_usual("share_embeddings", "attention_dropout")
 
 
 def require_even_heads(d_model: int, n_heads: int) -> None:

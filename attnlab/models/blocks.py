@@ -224,7 +224,9 @@ class DecoderLayer(_TranslatorLayer):
 
 def _site_sizes(config: TranslatorConfig) -> dict[str, Any]:
     sizes = {"d_model": config.d_model, "n_heads": config.n_heads}
-    return {**sizes, "dropout": config.dropout, "bias": config.attention_bias}
+    own = config.attention_dropout
+    dropout = config.dropout if own is None else own
+    return {**sizes, "dropout": dropout, "bias": config.attention_bias}
 
 
 def embedding(vocab_size: int, d_model: int) -> nn.Embedding:

@@ -87,6 +87,8 @@ class Budget:
     lr: float
     warmup_steps: int
     dropout: float = 0.0
+    attention_dropout: float | None = None
+    schedule: str = "inverse_sqrt"
     label_smoothing: float = 0.0
     n_steps: int = 0
     n_passes: float = 0.0
@@ -187,7 +189,8 @@ def teacher_jobs(plan: Plan, budget: Budget) -> list[Job]:
     sizes = {"vocab_size": budget.vocab_size, "n_train_pairs": budget.n_train_pairs}
     data = prepare_pairs(plan.corpus, max_len=budget.max_len, **sizes)
     a_pass = PairBatches(data.train, max_tokens=budget.max_tokens, seed=0).n_batches
-    same = ("d_model", "n_heads", "d_ff", "dropout", "max_len", "share_embeddings")
+    same = ("d_model", "n_heads", "d_ff", "dropout", "attention_dropout", "max_len",
+            "share_embeddings")  # fmt: skip
     model = TranslatorConfig(
         source_vocab_size=data.source_vocabulary.vocab_size,
         target_vocab_size=data.vocabulary.vocab_size,
@@ -198,7 +201,7 @@ def teacher_jobs(plan: Plan, budget: Budget) -> list[Job]:
     train = TrainConfig(
         n_steps=budget.n_steps or round(budget.n_passes * a_pass),
         lr=budget.lr,
-        schedule="inverse_sqrt",
+        schedule=budget.schedule,
         warmup_steps=budget.warmup_steps,
         label_smoothing=budget.label_smoothing,
         n_averaged=budget.n_averaged,

@@ -84,8 +84,8 @@ class StandInBudget(Budget):
 
 CAPTIONS = StandInBudget(  # a small system for little text, see papers of multi-modal translation
     d_model=128, n_heads=4, n_layers=4, d_ff=256, max_len=50, max_tokens=2048, lr=5e-3,
-    warmup_steps=2000, dropout=0.3, label_smoothing=0.1, n_passes=40, vocab_size=4000,
-    n_averaged=10, share_embeddings=True, precision="fp32_onednn", beam_size=5,
+    warmup_steps=1000, schedule="cosine", dropout=0.2, attention_dropout=0.0,
+    label_smoothing=0.1, n_passes=40, vocab_size=4000, n_averaged=5, share_embeddings=True, precision="fp32_onednn", beam_size=5,
 )  # fmt: skip
 BUDGETS = {
     ("smoke", None): StandInBudget(
@@ -357,8 +357,9 @@ def _set_dropout(body: Translator, dropout: float) -> None:
     for module in body.modules():
         if isinstance(module, nn.Dropout):
             module.p = dropout
-        elif isinstance(getattr(module, "dropout", None), float):
-            module.dropout = dropout  # of attention weights
+        elif body.config.attention_dropout is None and hasattr(module, "dropout"):
+            if isinstance(module.dropout, float):  # of attention weights
+                module.dropout = dropout
 
 
 def _keep(

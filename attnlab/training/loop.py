@@ -187,7 +187,8 @@ def _dropout_stream(model: LanguageModel | Translator, seed: int, step: int) -> 
     """Make dropout a function of seed and step, so that a resumed run drops the same."""
     config = getattr(model, "config", None)
     options = getattr(config, "mixer_options", {})
-    if not getattr(config, "dropout", 0) and not options.get("dropout"):
+    shares = (getattr(config, name, 0) for name in ("dropout", "attention_dropout"))
+    if not any(shares) and not options.get("dropout"):
         yield
         return
     devices = [model.device] if model.device.type == "cuda" else []
