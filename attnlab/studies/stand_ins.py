@@ -85,7 +85,8 @@ class StandInBudget(Budget):
 CAPTIONS = StandInBudget(  # a small system for little text, see papers of multi-modal translation
     d_model=128, n_heads=4, n_layers=4, d_ff=256, max_len=50, max_tokens=2048, lr=5e-3,
     warmup_steps=1000, schedule="cosine", dropout=0.2, attention_dropout=0.0,
-    label_smoothing=0.1, n_passes=40, vocab_size=4000, n_averaged=5, share_embeddings=True, precision="fp32_onednn", beam_size=5,
+    label_smoothing=0.1, n_passes=40, vocab_size=4000, n_averaged=5,
+    share_embeddings=True, precision="fp32_onednn", beam_size=5,
 )  # fmt: skip
 BUDGETS = {
     ("smoke", None): StandInBudget(
@@ -357,9 +358,9 @@ def _set_dropout(body: Translator, dropout: float) -> None:
     for module in body.modules():
         if isinstance(module, nn.Dropout):
             module.p = dropout
-        elif body.config.attention_dropout is None and hasattr(module, "dropout"):
-            if isinstance(module.dropout, float):  # of attention weights
-                module.dropout = dropout
+        elif isinstance(getattr(module, "dropout", None), float):  # of attention weights
+            own = body.config.attention_dropout
+            module.dropout = dropout if own is None else own
 
 
 def _keep(
