@@ -36,6 +36,10 @@ WINDOW_DIALS = {
              "decoder_self", "Where a sentence reads itself"),
     "window": ("Window w", 2, 0, 12, "Positions that softmax is kept for"),
 }  # fmt: skip
+STATE_DIALS = {
+    "d_head": ("Width of a head", [8, 32, 64], 32, "Features are twice as many"),
+    "window": ("Window w", 4, 0, 64, 4, "Positions that softmax is kept for"),
+}
 SWITCH_DIALS = {
     site: (words, {n: v for n, v in STAND_INS.items() if site != "cross" or v != "window"},
            "attention", "What looks things up there")
@@ -99,6 +103,8 @@ def entropies(heads: pd.DataFrame, *, quantity: str = "error"):
     Args:
         heads: Rows ``name`` (of a feature map), ``site``, ``entropy`` and the quantity.
     """
+    if heads.empty:
+        return nothing("Entropy and error of heads")
     ax, ranks = new_axes(), {}
     for name, own in heads.groupby("name", sort=False):
         label, its = MAPS[str(name)]
@@ -136,6 +142,26 @@ def orders(table: pd.DataFrame, *, teacher: float):
     return ax, (
         f"Highest with {means.idxmax()}, {means.max():.1f}; the teacher (line) has {teacher:.1f}. "
         f"BLEU: {said}."
+    )
+
+
+@picture
+def kept_numbers(*, d_head: int, window: int, longest: int = 200):
+    """Numbers that one head keeps of a sentence, as attention and as table and window."""
+    T, ax = np.arange(1, longest + 1), new_axes()
+    attention = 2 * d_head * T
+    table = 2 * d_head * (d_head + 1) + 2 * d_head * np.minimum(T, window)
+    for numbers, name, label in ((attention, "attention", "attention"),
+                                 (table, "linear_attention", "features and window")):  # fmt: skip
+        line = {**LOOKS[name].line(), "label": label, "marker": "None"}
+        ax.plot(T, numbers, **line)
+    ax.set(xlabel="Tokens read", ylabel="Numbers kept by a head", ylim=(0, None))
+    ax.legend()
+    fewer = np.flatnonzero(table < attention)
+    since = f"from {T[fewer[0]]} tokens on" if len(fewer) else f"not up to {longest} tokens"
+    return ax, (
+        f"Heads of width {d_head}, features of both signs, window {window}: the table is smaller "
+        f"{since}."
     )
 
 
@@ -240,13 +266,16 @@ def draw_tasks(table: pd.DataFrame) -> tuple[Any, str]:
     """Draw the kept share of what a teacher has above a trivial answer, with scores written in.
 
     Args:
-        table: Rows ``task`` (in words), ``site``, ``score``, ``teacher``, ``trivial``, ``n_seeds``.
+        table: As ``records.tasks`` returns it.
     """
     if table.empty:
         return nothing("Other tasks", command="attnlab study run replaced --corpus headlines")
-    kept = (table["score"] - table["trivial"]) / (table["teacher"] - table["trivial"])
-    grid = table.assign(kept=kept).pivot_table(index="task", columns="site", values="kept",
-                                               sort=False)  # fmt: skip
+    floor = table["trivial"].fillna(0)
+    table = table.assign(
+        kept=(table["score"] - floor) / (table["teacher"] - floor),
+        row=table["task"] + " (" + table["stand_in"] + ")",
+    )
+    grid = table.pivot_table(index="row", columns="site", values="kept", sort=False)
     sites = [site for site in (*SITES, "all") if site in grid]
     grid = grid[sites]
     labels = [SITES.get(site, "All") for site in sites]
@@ -254,13 +283,13 @@ def draw_tasks(table: pd.DataFrame) -> tuple[Any, str]:
     one = matrix(grid.clip(lower=0), label="Kept share", x_label="Attention replaced at",
                  y_label="", x_ticks=labels, y_ticks=list(grid.index), has_numbers=True, limit=1.0,
                  ax=new_axes(size=size))  # fmt: skip
-    means = table.groupby("task", sort=False)[["trivial", "teacher"]].mean()
+    means = table.assign(trivial=floor).groupby("task", sort=False)[["trivial", "teacher"]].mean()
     said = "; ".join(f"{t} {m.trivial:.1f}, {m.teacher:.1f}" for t, m in means.iterrows())
     hardest = grid.stack().idxmin()
     return one.ax, (
         f"Attention pays most at {SITES.get(hardest[1], 'all sites').lower()} in {hardest[0]}: "
         f"{grid.loc[hardest]:.0%} of what the teacher has above a trivial answer is kept. Tasks: "
-        f"{len(grid)}; seeds: {table['n_seeds'].min()} or more. Trivial and teacher: {said}."
+        f"{len(means)}; seeds: {table['n_seeds'].min()} or more. Trivial and teacher: {said}."
     )
 
 
