@@ -278,11 +278,11 @@ def draw_tasks(table: pd.DataFrame) -> tuple[Any, str]:
     grid = table.pivot_table(index="row", columns="site", values="kept", sort=False)
     sites = [site for site in (*SITES, "all") if site in grid]
     grid = grid[sites]
-    labels = [SITES.get(site, "All") for site in sites]
-    size = (3.6 + 1.0 * len(sites), 1.4 + 0.42 * len(grid))
+    size = (3.6 + 1.1 * len(sites), 1.4 + 0.42 * len(grid))
     one = matrix(grid.clip(lower=0), label="Kept share", x_label="Attention replaced at",
-                 y_label="", x_ticks=labels, y_ticks=list(grid.index), has_numbers=True, limit=1.0,
-                 ax=new_axes(size=size))  # fmt: skip
+                 y_label="", has_numbers=True, limit=1.0, ax=new_axes(size=size))  # fmt: skip
+    one.ax.set_xticks(np.arange(len(sites)) + 0.5, [SITES.get(site, "All") for site in sites])
+    one.ax.set_yticks(np.arange(len(grid)) + 0.5, list(grid.index))
     means = table.assign(trivial=floor).groupby("task", sort=False)[["trivial", "teacher"]].mean()
     said = "; ".join(f"{t} {m.trivial:.1f}, {m.teacher:.1f}" for t, m in means.iterrows())
     hardest = grid.stack().idxmin()
