@@ -493,18 +493,19 @@ show(pictures.recorded_ablation())
 spans = records.spans(captions := records.recorded())
 show(pictures.kept(records.kept(spans)))
 
-# %% [markdown]
-# **Play, then answer:** a head of width 32 with a window of 4. From which length on does it keep fewer numbers than
-# attention? And what does the window cost?
+# %% tags=["nbval-ignore-output"]
+from attnlab.studies.lengths import length_table
 
-# %% tags=["widget", "nbval-ignore-output"]
-explore(pictures.kept_numbers, presets=[{}, {"d_head": 64}], **pictures.STATE_DIALS)
+show(pictures.by_length(length_table()))
 
 # %% [markdown]
+# **Check yourself.** A head has width $d_h = 32$, features of both signs ($R = 2 d_h$) and a window of 4. How many numbers
+# does it keep after $T$ tokens, and from which $T$ on fewer than attention?
+#
 # <details><summary>Answer</summary>
 #
-# Attention keeps $2 d_h T$ numbers, the table $R\,(d_h + 1)$ with $R = 2 d_h$, the window $2 d_h w$ more: fewer
-# from about $d_h + 1 + w$ tokens on. A window moves that by its own length.
+# Attention keeps $2 d_h T$ numbers, the table $R\,(d_h + 1) = 2112$, the window $2 d_h w = 256$ more: fewer from 38
+# tokens on. A window moves that by its own length.
 #
 # </details>
 #

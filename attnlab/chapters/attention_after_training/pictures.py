@@ -36,9 +36,12 @@ WINDOW_DIALS = {
              "decoder_self", "Where a sentence reads itself"),
     "window": ("Window w", 2, 0, 12, "Positions that softmax is kept for"),
 }  # fmt: skip
-STATE_DIALS = {
-    "d_head": ("Width of a head", [8, 32, 64], 32, "Features are twice as many"),
-    "window": ("Window w", 4, 0, 64, 4, "Positions that softmax is kept for"),
+KINDS = {  # of stand-ins by length: label, look
+    "teacher": ("attention", "attention"),
+    "linear": ("linear everywhere", "linear_attention"),
+    "window": ("window, linear at cross", "alr"),
+    "ssd": ("SSD, linear at cross", "she"),
+    "gated_delta": ("gated delta, linear at cross", "mean"),
 }
 SWITCH_DIALS = {
     site: (words, {n: v for n, v in STAND_INS.items() if site != "cross" or v != "window"},
@@ -145,26 +148,6 @@ def orders(table: pd.DataFrame, *, teacher: float):
     )
 
 
-@picture
-def kept_numbers(*, d_head: int, window: int, longest: int = 200):
-    """Numbers that one head keeps of a sentence, as attention and as table and window."""
-    T, ax = np.arange(1, longest + 1), new_axes()
-    attention = 2 * d_head * T
-    table = 2 * d_head * (d_head + 1) + 2 * d_head * np.minimum(T, window)
-    for numbers, name, label in ((attention, "attention", "attention"),
-                                 (table, "linear_attention", "features and window")):  # fmt: skip
-        line = {**LOOKS[name].line(), "label": label, "marker": "None"}
-        ax.plot(T, numbers, **line)
-    ax.set(xlabel="Tokens read", ylabel="Numbers kept by a head", ylim=(0, None))
-    ax.legend()
-    fewer = np.flatnonzero(table < attention)
-    since = f"from {T[fewer[0]]} tokens on" if len(fewer) else f"not up to {longest} tokens"
-    return ax, (
-        f"Heads of width {d_head}, features of both signs, window {window}: the table is smaller "
-        f"{since}."
-    )
-
-
 # Records ------------------------------------------------------------------------------------------
 
 
@@ -253,6 +236,36 @@ def kept(table: pd.DataFrame):
     ax.set(ylabel="BLEU over the teacher's", xlim=(-0.5, len(labels) - 0.5))
     shares = ", ".join(f"{n} {s:.1%}" for n, s in zip(labels, table["share"], strict=True))
     return ax, f"Kept by what stays: {shares}. Seeds: {table['n_seeds'].min():.0f} or more."
+
+
+@picture
+def by_length(table: pd.DataFrame):
+    """Time over attention's, and the decoder's memory, by the length of a sentence.
+
+    Args:
+        table: As ``length_table`` of ``attnlab.studies.lengths`` returns it.
+    """
+    if table.empty:
+        return nothing("Time and memory by length", command="attnlab bench lengths --record")
+    largest = table["batch"].max()
+    written = table[(table["work"] == "greedy") & (table["batch"] == largest)]
+    axes, longest, said = new_axes(size=(8.4, 3.2), columns=2), written["time"].max(), []
+    for kind, own in written.groupby("variant", sort=False):
+        label, its = KINDS[str(kind)]
+        for ax, column in zip(axes, ("times", "state_kib"), strict=True):
+            ax.plot(own["time"], own[column], **{**LOOKS[its].line(), "label": label})
+        end = own[own["time"] == longest].iloc[0]
+        said += [f"{label} {end['times']:.2f} times, {end['state_kib']:.0f} KiB"]
+    axes[0].axhline(1, color=BLUE, lw=0.8)
+    axes[0].set(xlabel="Words on each side", ylabel="Time over attention's", ylim=(0, None))
+    axes[1].set(xlabel="Words on each side", ylabel="Decoder keeps (KiB, log scale)", yscale="log")
+    axes[1].legend(fontsize=8)
+    rows = written[(written["time"] == longest) & (written["variant"] != "teacher")]
+    n_faster = int((rows["times_high"] < 1).sum())
+    return axes[0], (
+        f"At {longest} words {n_faster} of {len(rows)} stand-ins write faster than attention, "
+        f"interval included, {largest} sentences at once, one CPU thread. There: {'; '.join(said)}."
+    )
 
 
 @figure("task-by-site", records="replaced/paper/")

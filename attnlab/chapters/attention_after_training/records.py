@@ -23,6 +23,7 @@ from attnlab.studies.replaced_verdicts import (
     share_over_seeds,
 )
 from attnlab.studies.study import export_name
+from attnlab.studies.trivial import BASELINES
 from attnlab.training.scores import unpack_counts
 
 CAPTIONS = "replaced/paper/multi30k/de-en"
@@ -57,7 +58,6 @@ TASKS = {  # data: words, and what is scored
     "cogs": ("COGS, alike", "exact_match"),
     "cogs ": ("COGS, new structure", "gen_exact_match"),
 }
-BASELINES = {f"baseline/{name}" for name in ("lead", "copy", "frequent", "nearest")}
 METRICS = {"rouge_l": "ROUGE-L", "exact_match": "right (%)", "gen_exact_match": "right (%)"}
 
 
