@@ -74,11 +74,11 @@ print(f"toy teacher: BLEU {whole:.1f} on 200 sentences that nobody learnt from")
 assert whole > 95
 
 # %% [markdown]
-# What makes a small translator of captions strong? Little text is learnt by heart soon, so most of the recipe
-# works against that: much dropout, smoothed labels, few pieces, one table for both languages and the
-# output. Then patience: many passes at a high rate that falls, and the mean of the last weights. Below is
-# what was recorded, beside the teacher of notebook 09. *Beam* is a search that keeps several beginnings
-# (notebook 07).
+# What makes a small translator of captions strong? Little text is learnt by heart soon, so most of a published
+# recipe works against that: much dropout, smoothed labels, few pieces, one table for both languages and the
+# output. Then patience: many passes at a high rate that falls, and the mean of the last weights. Whether it
+# worked here, the table says: what was recorded, beside the teacher of notebook 09. *Beam* is a search that
+# keeps several beginnings (notebook 07).
 
 # %% tags=["nbval-ignore-output"]
 from IPython.display import Markdown, display
@@ -375,13 +375,12 @@ for w in (0, 2, 4, 8):
 #
 # Not loud at all: features of many far words add up to more than $g$ times the window, so the near words
 # nearly vanish. In our run an untaught window is *worse* than none, and a small one is still behind after 40 steps.
-# The balance of the two parts has to be learnt, through $g$ and through $W$; only a window over the whole sentence
-# needs no lesson.
+# Only a window over the whole sentence needs no lesson.
 #
 # </details>
 #
-# **Doubt.** These sentences are short: a window of 8 holds most of them, and features alone do well here. Where it pays
-# must be read from captions (section 4).
+# **Doubt.** These sentences are short, and features alone do well here. Where a window pays must be read from
+# captions (section 4).
 #
 # **Takeaway.** One normaliser joins an exact window with features for the rest, at a cost that grows with the
 # length alone; how loud each part is must be taught.

@@ -1,6 +1,8 @@
 """Notebook 13: heads and their stand-ins, what records are drawn as, switches that go back."""
 
+import copy
 from functools import cache
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -10,11 +12,12 @@ from chapter_tests import ChapterTests
 from small_teacher import teacher_for
 
 from attnlab.chapters.attention_after_training import checks, live, pictures, records
-from attnlab.distillation import SITES, StudentSpec, build_students, capture
+from attnlab.distillation import SITES, StudentSpec, build_students, capture, substitute
+from attnlab.distillation.surgery import save_replaced
 from attnlab.show import picture
 from attnlab.sources import translation_source
 from attnlab.studies.arms import TEACHER, arm_columns
-from attnlab.training import collate_pairs
+from attnlab.training import collate_pairs, save_model, translate_all
 
 SOURCE = translation_source()
 PAIRS = SOURCE.sample_pairs(4)
@@ -226,6 +229,28 @@ def test_the_playground_reads_what_it_knows_and_marks_what_differs():
 
 def test_captions_that_are_not_here_are_none(tmp_path):
     assert live.captions_here(tmp_path) is None
+
+
+def test_captions_are_translated_by_the_translator_that_was_trained_with_these_switches(
+    tmp_path, monkeypatch
+):
+    facts, teacher = {"experiment": records.CAPTIONS}, copy.deepcopy(toy().teacher)
+    (tmp_path / "here").mkdir()
+    save_model(tmp_path / "here" / "teacher.safetensors", model=teacher, **facts)
+    students = stand_ins(teacher, window=4)
+    substitute(teacher, students)
+    file = tmp_path / "here" / "all-linear.safetensors"
+    save_replaced(file, model=teacher, students=students, variant=BASE, **facts)
+    monkeypatch.setattr(live, "prepare_pairs", lambda *_, **__: SimpleNamespace(vocabulary=SOURCE))
+    here = live.captions_here(tmp_path)
+    put = {"encoder_self": "window", "decoder_self": "window", "cross": "linear"}
+    assert here.translate(live.USUAL) == toy().translate(live.USUAL)
+    (written,) = translate_all(teacher, [SOURCE.encode(live.USUAL)], max_len=23)
+    assert here.translate(live.USUAL, **put) == SOURCE.decode(written)
+    assert "no translator with these switches" in here.translate("a", cross="linear")
+    play = live.Playground(toy(), captions=lambda: here)
+    assert play.say(sentence="ein Hund", **put).startswith("Translator of captions; encoder self")
+    assert play.say(sentence=live.USUAL, **put).startswith("Translator of the toy;")
 
 
 # Exercises
