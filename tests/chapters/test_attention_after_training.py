@@ -113,9 +113,10 @@ class TestChapter(ChapterTests):
         ),
         "by_length/none": (lambda: pictures.by_length(LENGTHS[:0]), "not recorded yet"),
         "passes": (
-            lambda: pictures.passes(
-                pd.DataFrame({"tokens_seen": [1e6, 2e6], "loss_nats": [3, 2.5], "seed": 0})
-            ),
+            lambda: pictures.passes(records.passes([
+                {"seed": seed, "curve": {"tokens_seen": [1e6, 2e6], "loss_nats": [3, 2.5 + seed]}}
+                for seed in (0, 1)
+            ])),
             "lowest after 2 of 2 million tokens, 2.500 nats",
         ),
         "passes/none": (lambda: pictures.passes(records.passes([])), "not recorded yet"),

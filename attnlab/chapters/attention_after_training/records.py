@@ -232,7 +232,9 @@ def passes(lines: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     """Return the validation loss of teachers by ``tokens_seen``; perhaps no row."""
     names = ["tokens_seen", "loss_nats"]
     tables = [pd.DataFrame(line["curve"])[names].assign(seed=line["seed"]) for line in lines]
-    return pd.concat(tables) if tables else pd.DataFrame(columns=[*names, "seed"])
+    if not tables:
+        return pd.DataFrame(columns=[*names, "seed"])
+    return pd.concat(tables, ignore_index=True)
 
 
 def teachers_markdown(*, path: Path = RUNS) -> str:
