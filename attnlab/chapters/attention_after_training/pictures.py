@@ -337,4 +337,9 @@ def switches(*, here: Mapping[str, float], runs: pd.DataFrame, **put: str):
     return ax, (
         f"In place: {at}. BLEU on the toy {here['bleu']:.1f} (teacher {here['teacher']:.1f}); "
         f"{said}."
+        + (
+            f" Of captions' arms the best on validation: {own['words'].iloc[0]}."
+            if len(own)
+            else ""
+        )
     )
