@@ -24,7 +24,7 @@
 # **Minutes:** 60. **Prerequisites:** notebook 01, section 3 (the floor); notebook 03, section 3.
 #
 # Previous: [11 Recall and state](11_recall_and_state.ipynb). Next:
-# [14 What we found](14_what_we_found.ipynb).
+# [13 Attention after training](13_attention_after_training.ipynb).
 
 # %% [markdown]
 # **Learning goals.** After this notebook you can
@@ -500,4 +500,4 @@ show_notation(["time", "d_model", "context_len", "lr"])
 #   others, [arXiv:2010.11929](https://arxiv.org/abs/2010.11929).
 #
 # Previous: [11 Recall and state](11_recall_and_state.ipynb). Next:
-# [14 What we found](14_what_we_found.ipynb).
+# [13 Attention after training](13_attention_after_training.ipynb).

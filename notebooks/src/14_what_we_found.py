@@ -22,7 +22,7 @@
 #
 # **Minutes:** 55. **Prerequisites:** none to read it; notebooks 03 to 09 say how each number was made.
 #
-# Previous: [12 Scaling and other tasks](12_scaling_and_other_tasks.ipynb). From the start:
+# Previous: [13 Attention after training](13_attention_after_training.ipynb). From the start:
 # [00 Start here](00_start_here.ipynb).
 
 # %% [markdown]

@@ -102,11 +102,11 @@ check_weights_loss = Exercise(
         loss_of(kind="no minus"): "The minus sign is missing.",
         loss_of(kind="square"): "That is the squared error of the matrix, which hardly sees small weights.",
         loss_of(kind="likeliest"): "Only the place that the teacher likes best counts here; all count, each by its weight.",
+        lambda a, b: -(a * b.log()).sum(-1).mean(): "Where the student's weight is 0, so is the teacher's, but 0 times minus infinity is no number: clamp before the logarithm.",
         loss_of(over="sum"): "Rows are added up; take their mean.",
         loss_of(over="all"): "The mean runs over all entries: sum over a row, then take the mean over rows.",
         loss_of(base=0.6931471805599453): "That is in bits; the natural logarithm gives nats.",
     },
-    breaks={"four rows, nothing from the future": "Where the student's weight is 0, so is the teacher's: clamp before the logarithm."},
 )  # fmt: skip
 
 

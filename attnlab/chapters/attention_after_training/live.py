@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from attnlab.chapters.attention_after_training import pictures
-from attnlab.distillation import SITES, Student, find_site, load_students, substitute
+from attnlab.chapters.attention_after_training import pictures, records
+from attnlab.distillation import SITES, Student, find_site, substitute
 from attnlab.distillation.capture import Captured
+from attnlab.distillation.surgery import load_replaced
 from attnlab.errors import AttnlabError
 from attnlab.mixers.linear_attention import FEATURE_MAPS
 from attnlab.models import Translator
@@ -22,7 +24,7 @@ from attnlab.show import Picture
 from attnlab.show.words import read_words
 from attnlab.sources import TranslationSource
 from attnlab.tasks import prepare_pairs
-from attnlab.training import evaluate_translation, load_translator, translate_all
+from attnlab.training import evaluate_translation, translate_all
 from attnlab.training.batches import Pairs
 
 Key = tuple[str, int]  # a site and a layer, counted from 0
@@ -161,16 +163,14 @@ class Switches:
 
     Args:
         stand_ins: Modules by name, then by ``(site, layer)``; ``attention`` needs none.
-        vocabulary: Of both languages; the toy's is its source.
+        vocabulary: The toy languages.
         test: Pairs that BLEU is measured on.
-        usual: Translated where nothing was typed.
     """
 
     teacher: Translator
     stand_ins: Mapping[str, Mapping[Key, nn.Module]]
-    vocabulary: Any
+    vocabulary: TranslationSource
     test: Pairs
-    usual: str = USUAL
     scores: dict[tuple[tuple[str, str], ...], float] = field(default_factory=dict)
 
     def modules(self, **switches: str) -> dict[Key, nn.Module]:
@@ -196,10 +196,8 @@ class Switches:
 
     def read(self, sentence: str) -> tuple[str, str]:
         """Return what of a typed sentence can be read, and what could not be."""
-        if not isinstance(self.vocabulary, TranslationSource):  # pieces spell any word
-            return sentence.strip() or self.usual, ""
         most, find = self.vocabulary.max_source_len, self.vocabulary.knows
-        words, unread = read_words(sentence, most=most, usual=self.usual, find=find)
+        words, unread = read_words(sentence, most=most, usual=USUAL, find=find)
         return " ".join(words), unread
 
     def translate(self, text: str, **switches: str) -> str:
@@ -217,23 +215,71 @@ def draw_switches(toy: Switches, runs: pd.DataFrame, **switches: str) -> Picture
     return pictures.switches(here=here, runs=runs, **switches)
 
 
+@dataclass(frozen=True)
+class Captions:
+    """Translators of captions as they were trained, by what stands at their sites."""
+
+    models: Mapping[tuple[str, ...], Translator]  # by stand-ins at ``records.SWITCHED``
+    vocabulary: Any
+
+    def read(self, sentence: str) -> tuple[str, str]:
+        """Return a sentence; its pieces spell any word."""
+        return sentence, ""
+
+    def translate(self, text: str, **switches: str) -> str:
+        """Return a sentence as it is written with these switches, if they were trained."""
+        model = self.models.get(tuple(switches.get(site, "attention") for site in SITES))
+        if model is None:
+            return "(no translator with these switches came with the workbook)"
+        longest = model.config.max_len - 1
+        (written,) = translate_all(model, [self.vocabulary.encode(text)[:longest]], max_len=longest)
+        return self.vocabulary.decode(written)
+
+
+@cache
+def captions_here(folder: Path = MODELS) -> Captions | None:
+    """Return the translators of captions; None where weights or vocabulary are not here.
+
+    Weights lie in a folder with a teacher of the study; the vocabulary is learnt from the
+    captions, which never come with the workbook.
+    """
+    for place in sorted(each for each in folder.iterdir() if each.is_dir()):
+        try:
+            found = [load_replaced(file) for file in sorted(place.glob("*.safetensors"))
+                     if file.stem == records.TEACHER or records.is_planned(file.stem)]  # fmt: skip
+            own = [one for one in found if one[1].get("experiment") == records.CAPTIONS]
+            if not own:
+                continue
+            sizes = own[0][0].config
+            data = prepare_pairs("multi30k/de-en", vocab_size=CAPTIONS_VOCAB,
+                                 max_len=sizes.max_len, n_train_pairs=0)  # fmt: skip
+        except AttnlabError:
+            continue
+        models = {}
+        for model, facts in own:
+            put = records.switched(records.arm_of(facts.get("variant", records.TEACHER)))
+            models[tuple(put[site] for site in SITES)] = model
+        return Captions(models, data.vocabulary)
+    return None
+
+
 @dataclass
 class Playground:
     """Translate a typed sentence with switches: in the toy, or what it does not know in captions.
 
     Args:
-        captions: None where their weights or their vocabulary are not on this machine.
+        captions: Gives their translators, or None; asked when a sentence is not the toy's.
     """
 
     toy: Switches
-    captions: Switches | None = None
+    captions: Callable[[], Captions | None] = captions_here
 
-    def reader(self, sentence: str) -> tuple[str, Switches]:
+    def reader(self, sentence: str) -> tuple[str, Any]:
         """Return which translator a sentence is for: the toy's, if it knows half of the words."""
         words = sentence.split()
         n_known = sum(self.toy.vocabulary.knows(word) is not None for word in words)
-        is_toy = self.captions is None or 2 * n_known >= len(words)
-        return ("the toy", self.toy) if is_toy else ("captions", cast(Switches, self.captions))
+        other = None if 2 * n_known >= len(words) else self.captions()
+        return ("the toy", self.toy) if other is None else ("captions", other)
 
     def write(self, *, sentence: str, **switches: str) -> dict[str, str]:
         """Return the sentence as attention writes it, and with these switches, changes marked."""
@@ -259,24 +305,3 @@ def changes(written: str, whole: str) -> str:
     marks = [("^" if a != b else " ") * len(a) for a, b in zip(ours, theirs, strict=False)]
     line = " ".join(marks).rstrip() + (f"  ({fewer} fewer)" if fewer > 0 else "")
     return f"\n{line}" if line.strip() else ""
-
-
-def captions_here(folder: Path = MODELS / "captions") -> Switches | None:
-    """Return the translator of captions with its stand-ins; None where it cannot be had here.
-
-    Weights lie in ``folder``: ``teacher.safetensors`` and files of stand-ins. The vocabulary is
-    learnt from the captions, which never come with the workbook.
-    """
-    files = sorted(folder.glob("*.safetensors"))
-    try:
-        teacher, _ = load_translator(folder / "teacher.safetensors")
-        sizes = {"vocab_size": CAPTIONS_VOCAB, "max_len": teacher.config.max_len}
-        data = prepare_pairs("multi30k/de-en", **sizes, n_train_pairs=0)
-    except AttnlabError:
-        return None
-    found: dict[str, dict[Key, nn.Module]] = {"linear": {}, "window": {}}
-    for file in (file for file in files if file.stem != "teacher"):
-        for place, student in load_students(file)[0].items():
-            found["window" if student.spec.window else "linear"].setdefault(place, student)
-    usual = data.source_vocabulary.decode(data.test[0][0])
-    return Switches(teacher.eval(), found, data.vocabulary, data.test, usual=usual)

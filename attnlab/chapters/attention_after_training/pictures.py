@@ -36,6 +36,13 @@ WINDOW_DIALS = {
              "decoder_self", "Where a sentence reads itself"),
     "window": ("Window w", 2, 0, 12, "Positions that softmax is kept for"),
 }  # fmt: skip
+KINDS = {  # of stand-ins by length: label, look
+    "teacher": ("attention", "attention"),
+    "linear": ("linear everywhere", "linear_attention"),
+    "window": ("window, linear at cross", "alr"),
+    "ssd": ("SSD, linear at cross", "she"),
+    "gated_delta": ("gated delta, linear at cross", "mean"),
+}
 SWITCH_DIALS = {
     site: (words, {n: v for n, v in STAND_INS.items() if site != "cross" or v != "window"},
            "attention", "What looks things up there")
@@ -99,6 +106,8 @@ def entropies(heads: pd.DataFrame, *, quantity: str = "error"):
     Args:
         heads: Rows ``name`` (of a feature map), ``site``, ``entropy`` and the quantity.
     """
+    if heads.empty:
+        return nothing("Entropy and error of heads")
     ax, ranks = new_axes(), {}
     for name, own in heads.groupby("name", sort=False):
         label, its = MAPS[str(name)]
@@ -229,6 +238,36 @@ def kept(table: pd.DataFrame):
     return ax, f"Kept by what stays: {shares}. Seeds: {table['n_seeds'].min():.0f} or more."
 
 
+@picture
+def by_length(table: pd.DataFrame):
+    """Time over attention's, and the decoder's memory, by the length of a sentence.
+
+    Args:
+        table: As ``length_table`` of ``attnlab.studies.lengths`` returns it.
+    """
+    if table.empty:
+        return nothing("Time and memory by length", command="attnlab bench lengths --record")
+    largest = table["batch"].max()
+    written = table[(table["work"] == "greedy") & (table["batch"] == largest)]
+    axes, longest, said = new_axes(size=(8.4, 3.2), columns=2), written["time"].max(), []
+    for kind, own in written.groupby("variant", sort=False):
+        label, its = KINDS[str(kind)]
+        for ax, column in zip(axes, ("times", "state_kib"), strict=True):
+            ax.plot(own["time"], own[column], **{**LOOKS[its].line(), "label": label})
+        end = own[own["time"] == longest].iloc[0]
+        said += [f"{label} {end['times']:.2f} times, {end['state_kib']:.0f} KiB"]
+    axes[0].axhline(1, color=BLUE, lw=0.8)
+    axes[0].set(xlabel="Words on each side", ylabel="Time over attention's", ylim=(0, None))
+    axes[1].set(xlabel="Words on each side", ylabel="Decoder keeps (KiB, log scale)", yscale="log")
+    axes[1].legend(fontsize=8)
+    rows = written[(written["time"] == longest) & (written["variant"] != "teacher")]
+    n_faster = int((rows["times_high"] < 1).sum())
+    return axes[0], (
+        f"At {longest} words {n_faster} of {len(rows)} stand-ins write faster than attention, "
+        f"interval included, {largest} sentences at once, one CPU thread. There: {'; '.join(said)}."
+    )
+
+
 @figure("task-by-site", records="replaced/paper/")
 @picture
 def recorded_tasks():
@@ -240,27 +279,30 @@ def draw_tasks(table: pd.DataFrame) -> tuple[Any, str]:
     """Draw the kept share of what a teacher has above a trivial answer, with scores written in.
 
     Args:
-        table: Rows ``task`` (in words), ``site``, ``score``, ``teacher``, ``trivial``, ``n_seeds``.
+        table: As ``records.tasks`` returns it.
     """
     if table.empty:
         return nothing("Other tasks", command="attnlab study run replaced --corpus headlines")
-    kept = (table["score"] - table["trivial"]) / (table["teacher"] - table["trivial"])
-    grid = table.assign(kept=kept).pivot_table(index="task", columns="site", values="kept",
-                                               sort=False)  # fmt: skip
+    floor = table["trivial"].fillna(0)
+    table = table.assign(
+        kept=(table["score"] - floor) / (table["teacher"] - floor),
+        row=table["task"] + " (" + table["stand_in"] + ")",
+    )
+    grid = table.pivot_table(index="row", columns="site", values="kept", sort=False)
     sites = [site for site in (*SITES, "all") if site in grid]
     grid = grid[sites]
-    labels = [SITES.get(site, "All") for site in sites]
-    size = (3.6 + 1.0 * len(sites), 1.4 + 0.42 * len(grid))
+    size = (3.6 + 1.1 * len(sites), 1.4 + 0.42 * len(grid))
     one = matrix(grid.clip(lower=0), label="Kept share", x_label="Attention replaced at",
-                 y_label="", x_ticks=labels, y_ticks=list(grid.index), has_numbers=True, limit=1.0,
-                 ax=new_axes(size=size))  # fmt: skip
-    means = table.groupby("task", sort=False)[["trivial", "teacher"]].mean()
+                 y_label="", has_numbers=True, limit=1.0, ax=new_axes(size=size))  # fmt: skip
+    one.ax.set_xticks(np.arange(len(sites)) + 0.5, [SITES.get(site, "All") for site in sites])
+    one.ax.set_yticks(np.arange(len(grid)) + 0.5, list(grid.index))
+    means = table.assign(trivial=floor).groupby("task", sort=False)[["trivial", "teacher"]].mean()
     said = "; ".join(f"{t} {m.trivial:.1f}, {m.teacher:.1f}" for t, m in means.iterrows())
     hardest = grid.stack().idxmin()
     return one.ax, (
         f"Attention pays most at {SITES.get(hardest[1], 'all sites').lower()} in {hardest[0]}: "
         f"{grid.loc[hardest]:.0%} of what the teacher has above a trivial answer is kept. Tasks: "
-        f"{len(grid)}; seeds: {table['n_seeds'].min()} or more. Trivial and teacher: {said}."
+        f"{len(means)}; seeds: {table['n_seeds'].min()} or more. Trivial and teacher: {said}."
     )
 
 
@@ -295,4 +337,9 @@ def switches(*, here: Mapping[str, float], runs: pd.DataFrame, **put: str):
     return ax, (
         f"In place: {at}. BLEU on the toy {here['bleu']:.1f} (teacher {here['teacher']:.1f}); "
         f"{said}."
+        + (
+            f" Of captions' arms the best on validation: {own['words'].iloc[0]}."
+            if len(own)
+            else ""
+        )
     )

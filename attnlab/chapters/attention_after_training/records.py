@@ -9,14 +9,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from attnlab.analysis.compare import latest_runs
 from attnlab.distillation import CONTROLS
 from attnlab.markdown import markdown_table
 from attnlab.paths import RUNS, record_places
 from attnlab.records import load_runs, read_records
 from attnlab.show import ranged
-from attnlab.studies import arms as rows
-from attnlab.studies.arms import TEACHER, arm_columns
+from attnlab.studies.arms import ARMS_OF_TODAY, PLACES, TEACHER, arm_columns, get_arm
 from attnlab.studies.replaced_verdicts import (
     COLUMNS,
     NOT_RECORDED,
@@ -24,6 +22,8 @@ from attnlab.studies.replaced_verdicts import (
     fair_shares,
     share_over_seeds,
 )
+from attnlab.studies.study import export_name
+from attnlab.studies.trivial import BASELINES
 from attnlab.training.scores import unpack_counts
 
 CAPTIONS = "replaced/paper/multi30k/de-en"
@@ -58,14 +58,34 @@ TASKS = {  # data: words, and what is scored
     "cogs": ("COGS, alike", "exact_match"),
     "cogs ": ("COGS, new structure", "gen_exact_match"),
 }
-TRIVIAL = ("lead", "copy", "frequent")  # answers that read nothing, or hardly
 METRICS = {"rouge_l": "ROUGE-L", "exact_match": "right (%)", "gen_exact_match": "right (%)"}
 
 
-def recorded(experiment: str = CAPTIONS, *, path: Path = RUNS, extra: tuple = ()) -> pd.DataFrame:
-    """Return one row a run with the columns of its arm; where it was repeated, the last one."""
-    columns = dict.fromkeys([*COLUMNS, "bleu_low", "bleu_high", "beam_bleu", *extra])
-    return arm_columns(latest_runs(load_runs(experiment, path=path, columns=list(columns))))
+def recorded(
+    experiment: str = CAPTIONS, *, path: Path = RUNS, metrics: Sequence[str] = ()
+) -> pd.DataFrame:
+    """Return one row a run of an arm, with its columns; where it was repeated, the last one.
+
+    Args:
+        experiment: With a slash at its end, all below it.
+        metrics: Further columns.
+    """
+    runs = _newest(experiment, path, metrics)
+    return arm_columns(runs[~runs["variant"].isin(BASELINES)])
+
+
+def _newest(experiment: str, path: Path, metrics: Sequence[str]) -> pd.DataFrame:
+    columns = [*dict.fromkeys([*COLUMNS, "bleu_low", "bleu_high", *metrics])]
+    if (file := _file(path)) is None:
+        return pd.DataFrame(columns=columns)
+    runs = load_runs(experiment, path=file, columns=columns)
+    return runs.drop_duplicates(["experiment", "variant", "seed"], keep="last", ignore_index=True)
+
+
+def _file(path: Path, study: str = "replaced") -> Path | None:
+    """Return the records of a study in a folder, or the file that was given, if it is there."""
+    path = path / f"{study}.jsonl" if path.is_dir() else path
+    return path if any(each.exists() for each in record_places(path)) else None
 
 
 def spans(runs: pd.DataFrame) -> pd.DataFrame:
@@ -90,8 +110,17 @@ def spans(runs: pd.DataFrame) -> pd.DataFrame:
 
 def planned_arms() -> pd.DataFrame:
     """Return the columns of the arms that the study plans, by variant."""
-    planned = getattr(rows, "ARMS_OF_TODAY", {})
-    return pd.DataFrame.from_dict({n: a.columns for n, a in planned.items()}, orient="index")
+    return pd.DataFrame.from_dict({n: a.columns for n, a in ARMS_OF_TODAY.items()}, orient="index")
+
+
+def arm_of(variant: str) -> dict[str, Any]:
+    """Return the columns of an arm."""
+    return get_arm(variant).columns
+
+
+def is_planned(stem: str) -> bool:
+    """Say whether a file of weights is called as the study calls that of an arm."""
+    return f"{stem}.safetensors" in {export_name(variant) for variant in ARMS_OF_TODAY}
 
 
 def unlike(one: pd.Series, other: pd.Series) -> list[str]:
@@ -111,8 +140,6 @@ def ablation(planned: pd.DataFrame) -> tuple[str, dict[str, str]]:
     Returns:
         The recipe's variant; by variant words such as ``window 0 for 4``, one or two changes.
     """
-    if planned.empty:
-        return "", {}
     arms, found = planned[~planned["method"].isin([*CONTROLS])], {}
     for variant, base in arms[arms["site"] != ""].iterrows():
         like = arms[(arms[list(FRAME)] == base[list(FRAME)]).all(axis=1)]
@@ -138,13 +165,30 @@ def _word(value: Any) -> str:
 def kept(found: pd.DataFrame) -> pd.DataFrame:
     """Return of ``spans`` the recipe and the rows that differ in what ``keeps`` attention."""
     planned = planned_arms()
-    if planned.empty or found.empty:
-        return found
     base = planned.loc[ablation(planned)[0]]
     same = planned.index[
         [row["site"] == base["site"] and not unlike(base, row) for _, row in planned.iterrows()]
     ]
     return found.loc[[name for name in same if name in found.index]]
+
+
+def heads(*, path: Path = RUNS) -> pd.DataFrame:
+    """Return entropy and error of heads on captions, by feature map (``name``), without a window.
+
+    Returns:
+        Rows as ``live.unlike_heads`` has them, of taught stand-ins before tuning; perhaps none.
+    """
+    planned = planned_arms()
+    base = planned.loc[ablation(planned)[0]]
+    own = [n for n, row in planned.iterrows() if row["window"] == 0 and row["site"] == base["site"]
+           and set(unlike(base, row)) <= {"window", "feature_map"}]  # fmt: skip
+    rows = [
+        {**head, "name": arm_of(line["variant"])["feature_map"], "seed": line["seed"]}
+        for line in lines_of(CAPTIONS, path=path)
+        if line["variant"] in own
+        for head in line["details"].get("heads", ())
+    ]
+    return pd.DataFrame(rows).rename(columns={"entropy_nats": "entropy", "relative_error": "error"})
 
 
 SWITCHED = ("encoder_self", "decoder_self", "cross")
@@ -171,24 +215,26 @@ def at_switches(runs: pd.DataFrame, **switches: str) -> pd.DataFrame:
 # Teachers and tasks -------------------------------------------------------------------------------
 
 
+def lines_of(experiment: str, *, path: Path = RUNS) -> list[dict[str, Any]]:
+    """Return the records of an experiment, of each arm and seed the last; perhaps none."""
+    if (file := _file(path, experiment.partition("/")[0])) is None:
+        return []
+    lines = [line for line in read_records(file) if line["experiment"] == experiment]
+    return list({(line["variant"], line["seed"]): line for line in lines}.values())
+
+
 def teachers(experiment: str = CAPTIONS, *, path: Path = RUNS) -> list[dict[str, Any]]:
     """Return the records of the teachers of an experiment, one a seed; perhaps none."""
-    path = path / f"{experiment.partition('/')[0]}.jsonl" if path.is_dir() else path
-    if not any(each.exists() for each in record_places(path)):
-        return []
-    found = {
-        line["seed"]: line
-        for line in read_records(path)
-        if (line["experiment"], line["variant"]) == (experiment, TEACHER)
-    }
-    return list(found.values())
+    return [line for line in lines_of(experiment, path=path) if line["variant"] == TEACHER]
 
 
 def passes(lines: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     """Return the validation loss of teachers by ``tokens_seen``; perhaps no row."""
     names = ["tokens_seen", "loss_nats"]
     tables = [pd.DataFrame(line["curve"])[names].assign(seed=line["seed"]) for line in lines]
-    return pd.concat(tables) if tables else pd.DataFrame(columns=[*names, "seed"])
+    if not tables:
+        return pd.DataFrame(columns=[*names, "seed"])
+    return pd.concat(tables, ignore_index=True)
 
 
 def teachers_markdown(*, path: Path = RUNS) -> str:
@@ -223,15 +269,16 @@ def tasks(*, path: Path = RUNS) -> pd.DataFrame:
         Rows ``task`` and ``stand_in`` in words, ``site``, ``metric``, ``score`` out of 100 (mean
         over seeds), ``low`` and ``high`` over seeds, ``teacher``, ``trivial``, ``n_seeds``.
     """
-    rows = []
+    rows, known = [], _newest("replaced/paper/", path, tuple(METRICS))
     for name, (words, metric) in TASKS.items():
-        runs = recorded(f"replaced/paper/{name.strip()}", path=path, extra=(metric,))
+        runs = known[known["experiment"] == f"replaced/paper/{name.strip()}"]
         runs = runs.assign(score=runs[metric].astype(float) * (100 if "match" in metric else 1))
         own = runs.loc[runs["variant"] == TEACHER, "score"].mean()
         if runs.empty or np.isnan(own):
             continue
-        trivial = runs.loc[runs["kind"].isin(TRIVIAL), "score"].max()
-        real = runs[(runs["site"] != "") & ~runs["kind"].isin(TRIVIAL)]
+        trivial = runs.loc[runs["variant"].isin(BASELINES), "score"].max()
+        runs = arm_columns(runs[~runs["variant"].isin(BASELINES)])
+        real = runs[(runs["site"] != "") & (runs["method"] != "identity")]
         for (site, kind), each in real.groupby(["site", "kind"], sort=False):
             rows.append({
                 "task": words, "stand_in": _word(kind), "site": site, "metric": METRICS[metric],
@@ -240,3 +287,42 @@ def tasks(*, path: Path = RUNS) -> pd.DataFrame:
                 "n_seeds": each["seed"].nunique(),
             })  # fmt: skip
     return pd.DataFrame(rows)
+
+
+def tasks_markdown(table: pd.DataFrame) -> str:
+    """Return ``tasks`` as Markdown: scores, with the range over seeds."""
+    if table.empty:
+        return f"Other tasks: {NOT_RECORDED}."
+    rows = [
+        [
+            row.task, row.metric, ranged(pd.Series([row.trivial])), f"{row.teacher:.1f}",
+            f"{PLACES[row.site][1]}: {row.stand_in}",
+            f"{row.score:.1f} ({row.low:.1f} to {row.high:.1f})", row.n_seeds,
+        ]
+        for row in table.itertuples()
+    ]  # fmt: skip
+    head = "task, score, trivial answer, teacher, attention replaced at, with it (seeds), seeds"
+    return markdown_table(head.split(", "), rows)
+
+
+def conclusions(found: pd.DataFrame) -> list[str]:
+    """Say in sentences what the recipe keeps, what is missed most, and what is not recorded.
+
+    Args:
+        found: Of ``spans``.
+    """
+    base, changed = ablation(planned_arms())
+    n_all = len(ARMS_OF_TODAY) - 1
+    said = [f"Rows recorded on captions: {len(found)} of {n_all}, besides the teacher."]
+    if base not in found.index:
+        return [*said, f"The recipe: {NOT_RECORDED}."]
+    row = found.loc[base]
+    said += [
+        f"The recipe ({row['words']}) keeps {row['share']:.1%} of its teacher's BLEU "
+        f"({row['low']:.1%} to {row['high']:.1%}), seeds: {row['n_seeds']:.0f}."
+    ]
+    apart = [v for v in changed if v in found.index and found.loc[v, "high"] < row["low"]]
+    names = "; ".join(changed[v] for v in sorted(apart, key=lambda v: found.loc[v, "share"]))
+    said += [f"Changes whose interval lies below the recipe's: {names or 'none'}."]
+    best = found["share"].idxmax()
+    return [*said, f"Most is kept by {found.loc[best, 'words']}, {found.loc[best, 'share']:.1%}."]

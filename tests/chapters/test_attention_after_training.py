@@ -1,0 +1,273 @@
+"""Notebook 13: heads and their stand-ins, what records are drawn as, switches that go back."""
+
+import copy
+from functools import cache
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from chapter_tests import ChapterTests
+from small_teacher import teacher_for
+
+from attnlab.chapters.attention_after_training import checks, live, pictures, records
+from attnlab.distillation import SITES, StudentSpec, build_students, capture, substitute
+from attnlab.distillation.surgery import save_replaced
+from attnlab.show import picture
+from attnlab.sources import translation_source
+from attnlab.studies.arms import TEACHER, arm_columns
+from attnlab.training import collate_pairs, save_model, translate_all
+
+SOURCE = translation_source()
+PAIRS = SOURCE.sample_pairs(4)
+
+
+def stand_ins(teacher, **how):
+    found = {}
+    for site in SITES:
+        own = {n: v for n, v in how.items() if n != "window" or site != "cross"}
+        found |= build_students(teacher, spec=StudentSpec(site=site, method="linear", **own))
+    return found
+
+
+@cache
+def toy():
+    sizes = {"source_vocab_size": SOURCE.vocab_size, "target_vocab_size": SOURCE.vocab_size}
+    teacher = teacher_for(**sizes, max_len=24, d_model=16, n_heads=4, n_encoder_layers=2)
+    built = {"linear": stand_ins(teacher), "window": stand_ins(teacher, window=2)}
+    return live.Switches(teacher, built, SOURCE, PAIRS)
+
+
+@cache
+def lessons():
+    return capture(toy().teacher, collate_pairs(PAIRS))
+
+
+def points():
+    return live.kernel_points(toy().teacher, ("cross", 1), lessons()["cross", 1], head=0)
+
+
+def heads():
+    students = toy().stand_ins["linear"]
+    found = live.unlike_heads(toy().teacher, students, lessons())
+    return pd.concat([found.assign(name=name) for name in ("hedgehog", "elu")])
+
+
+def runs(*rows, **more):
+    """Return runs of arms by variant, seed and BLEU, with the columns that pictures read."""
+    table = pd.DataFrame(rows, columns=["variant", "seed", "bleu"])
+    missing = dict.fromkeys(records.COLUMNS, np.nan)
+    table = table.assign(**{n: v for n, v in missing.items() if n not in table}, **more)
+    table = table.assign(bleu_low=table["bleu"] - 1, bleu_high=table["bleu"] + 1)
+    return arm_columns(table)
+
+
+BASE, CHANGED = records.ablation(records.planned_arms())
+RUNS = runs((TEACHER, 0, 40.0), (BASE, 0, 39.0), ("all/linear/no_window", 0, 36.0))
+TASKS = pd.DataFrame(
+    [("a headline", "cross", 12.0), ("a headline", "all", 11.0), ("a reply", "cross", 19.0)],
+    columns=["task", "site", "score"],
+).assign(teacher=20.0, trivial=10.0, n_seeds=3, stand_in="linear", metric="ROUGE-L")
+
+
+LENGTHS = pd.DataFrame(
+    [(kind, "greedy", 32, time, times, 0.9 * times, 1.1 * times, kib)
+     for kind, time, times, kib in (("teacher", 50, 1.0, 100), ("teacher", 100, 1.0, 200),
+                                    ("linear", 50, 1.2, 60), ("linear", 100, 0.8, 60))],
+    columns=["variant", "work", "batch", "time", "times", "times_low", "times_high", "state_kib"],
+)  # fmt: skip
+
+
+def switched(**put):
+    every = dict.fromkeys(pictures.SITES, "attention") | put
+    return live.draw_switches(toy(), RUNS, **every)
+
+
+def window(**dials):
+    read = PAIRS[0][0]
+    words = [f"word {n}" for n in range(len(read))]
+    places = {"encoder_self": words, "decoder_self": ["<bos>", *words]}
+    one = capture(toy().teacher, collate_pairs([(read, read)]))
+    build = lambda window: stand_ins(toy().teacher, window=window)  # noqa: E731
+    return live.draw_window(toy().teacher, one, build, places, **dials)
+
+
+class TestChapter(ChapterTests):
+    SLUG = "attention_after_training"
+    PICTURES = {  # noqa: RUF012
+        "kernels": (lambda: pictures.kernels(points()), "keeps the order of scores best"),
+        "look_ups": (
+            lambda: window(site="encoder_self", layer=1, head=1, window=30),
+            "window 30 and features is nearest to it. Share of the weight that lies elsewhere",
+        ),
+        "entropies": (lambda: pictures.entropies(heads()), "heads, each with its stand-in"),
+        "orders": (
+            lambda: pictures.orders(
+                pd.DataFrame({"label": ["3 alone", "2, then 3"], "bleu": [50.0, 60.0]}), teacher=99
+            ),
+            "Highest with 2, then 3, 60.0; the teacher (line) has 99.0.",
+        ),
+        "by_length": (
+            lambda: pictures.by_length(LENGTHS), "At 100 words 1 of 1 stand-ins write faster",
+        ),
+        "by_length/none": (lambda: pictures.by_length(LENGTHS[:0]), "not recorded yet"),
+        "passes": (
+            lambda: pictures.passes(records.passes([
+                {"seed": seed, "curve": {"tokens_seen": [1e6, 2e6], "loss_nats": [3, 2.5 + seed]}}
+                for seed in (0, 1)
+            ])),
+            "lowest after 2 of 2 million tokens, 2.500 nats",
+        ),
+        "passes/none": (lambda: pictures.passes(records.passes([])), "not recorded yet"),
+        "recorded_ablation": (pictures.recorded_ablation, "recorded"),
+        "recorded_tasks": (pictures.recorded_tasks, "e"),
+        "kept": (
+            lambda: pictures.kept(records.kept(records.spans(RUNS))), "Kept by what stays: none 97",
+        ),
+        "kept/none": (lambda: pictures.kept(pd.DataFrame()), "not recorded yet"),
+        "switches": (lambda: switched(), "teacher 40.0"),
+        "switches/window": (
+            lambda: switched(encoder_self="window", decoder_self="window", cross="linear"),
+            "captions 39.0 (38.0 to 40.0), seeds 1, teacher 40.0",
+        ),
+        "switches/none": (lambda: switched(cross="linear"), "captions: not recorded"),
+    }  # fmt: skip
+    PANELS = {  # noqa: RUF012
+        "kernels": lambda: (
+            lambda **at: live.draw_kernels(toy().teacher, lessons(), **at), pictures.HEAD_DIALS
+        ),
+        "window": lambda: (window, pictures.WINDOW_DIALS),
+        "switches": lambda: (lambda **put: switched(**put), pictures.SWITCH_DIALS),
+    }  # fmt: skip
+
+
+# Heads
+
+
+def test_a_stand_in_with_a_window_over_all_has_the_head_it_stands_for():
+    students = stand_ins(toy().teacher, window=30)
+    own = {place: one for place, one in students.items() if place[0] != "cross"}
+    found = live.unlike_heads(toy().teacher, own, lessons())
+    assert len(found) == 4 * len(own)
+    assert found["divergence"].abs().max() < 1e-5
+    assert found["error"].max() < 1e-8
+    assert found["entropy"].min() > 0
+
+
+def test_kernels_are_those_of_the_pairs_that_a_query_may_see():
+    table = points()
+    lesson = lessons()["cross", 1]
+    n_pairs = ((~lesson.padding).sum(1) * (~lesson.source_padding).sum(1)).sum()
+    assert (table.groupby("name").size() == int(n_pairs)).all()
+    means = table.groupby("name")["kernel"].mean()
+    expected = np.exp(table[table["name"] == "elu"]["score"]).mean()
+    assert means.to_numpy() == pytest.approx(expected, rel=1e-4)
+
+
+# Ablation
+
+
+def test_rows_of_the_ablation_differ_from_the_recipe_in_what_their_words_say():
+    planned = records.planned_arms()
+    assert len(CHANGED) > 10
+    for variant, words in CHANGED.items():
+        changed = records.unlike(planned.loc[BASE], planned.loc[variant])
+        assert len(changed) == len(words.split("; "))
+        for name in changed:
+            assert records.INGREDIENTS[name] in words
+        assert planned.loc[variant, "site"] == planned.loc[BASE, "site"]
+
+
+def test_the_ablation_counts_what_is_not_recorded_and_names_the_dearest_change():
+    one = picture(pictures.draw_ablation)(records.spans(RUNS), records.planned_arms())
+    assert f"2 of {1 + len(CHANGED)} rows recorded" in one.words
+    assert "Most is lost by this change: window 0 for 4." in one.words
+    assert "the whole recipe keeps 97.5%" in one.words
+    nothing = picture(pictures.draw_ablation)(records.spans(RUNS[:1]), records.planned_arms())
+    assert "not recorded yet" in nothing.words
+
+
+def test_tasks_are_drawn_by_what_is_kept_above_a_trivial_answer():
+    one = picture(pictures.draw_tasks)(TASKS)
+    assert "pays most at all sites in a headline (linear): 10% of what" in one.words
+    assert "Tasks: 2; seeds: 3 or more" in one.words
+    assert "not recorded yet" in picture(pictures.draw_tasks)(TASKS[:0]).words
+
+
+# Switches
+
+
+def test_an_arm_is_found_by_what_it_puts_at_each_site():
+    assert records.at_switches(RUNS, **dict.fromkeys(SITES, "attention"))["bleu"].tolist() == [40.0]
+    linear = records.at_switches(RUNS, **dict.fromkeys(SITES, "linear"))
+    assert linear["variant"].tolist() == ["all/linear/no_window"]
+    assert records.at_switches(RUNS[:0], **dict.fromkeys(SITES, "linear")).empty
+
+
+def test_switches_go_back_and_change_what_is_written_only_while_they_are_on():
+    one = toy()
+    before = [w.clone() for w in one.teacher.parameters()]
+    whole = one.translate(live.USUAL)
+    one.bleu(cross="linear")
+    assert one.translate(live.USUAL) == whole
+    assert all(torch.equal(a, b) for a, b in zip(before, one.teacher.parameters(), strict=True))
+    assert one.bleu(cross="attention") == one.bleu()
+
+
+def test_the_playground_reads_what_it_knows_and_marks_what_differs():
+    play = live.Playground(toy())
+    put = dict.fromkeys(SITES, "attention")
+    texts = play.write(sentence="the dog see xyzzy", **put)
+    assert texts["Read"] == "the dog see"
+    assert texts["With these switches"] == texts["Attention everywhere"]
+    said = play.say(sentence="the dog see xyzzy", **put)
+    assert "Translator of the toy; encoder self attention" in said
+    assert "xyzzy" in said
+    assert live.changes("a b", "a c d") == "\n  ^  (1 fewer)"
+    assert live.changes("a b", "a b") == ""
+
+
+def test_captions_that_are_not_here_are_none(tmp_path):
+    assert live.captions_here(tmp_path) is None
+
+
+def test_captions_are_translated_by_the_translator_that_was_trained_with_these_switches(
+    tmp_path, monkeypatch
+):
+    facts, teacher = {"experiment": records.CAPTIONS}, copy.deepcopy(toy().teacher)
+    (tmp_path / "here").mkdir()
+    save_model(tmp_path / "here" / "teacher.safetensors", model=teacher, **facts)
+    students = stand_ins(teacher, window=4)
+    substitute(teacher, students)
+    file = tmp_path / "here" / "all-linear.safetensors"
+    save_replaced(file, model=teacher, students=students, variant=BASE, **facts)
+    monkeypatch.setattr(live, "prepare_pairs", lambda *_, **__: SimpleNamespace(vocabulary=SOURCE))
+    here = live.captions_here(tmp_path)
+    put = {"encoder_self": "window", "decoder_self": "window", "cross": "linear"}
+    assert here.translate(live.USUAL) == toy().translate(live.USUAL)
+    (written,) = translate_all(teacher, [SOURCE.encode(live.USUAL)], max_len=23)
+    assert here.translate(live.USUAL, **put) == SOURCE.decode(written)
+    assert "no translator with these switches" in here.translate("a", cross="linear")
+    play = live.Playground(toy(), captions=lambda: here)
+    assert play.say(sentence="ein Hund", **put).startswith("Translator of captions; encoder self")
+    assert play.say(sentence=live.USUAL, **put).startswith("Translator of the toy;")
+
+
+# Exercises
+
+
+def test_the_right_answers_are_those_of_the_library():
+    teacher = toy().teacher
+    student = stand_ins(teacher, window=3)["decoder_self", 0]
+    x = torch.randn(1, 7, teacher.config.d_model)
+    q, k, v = (student.in_heads(name, x)[0, 1] for name in ("query", "key", "value"))
+    phi = [student.features(z[None, None].expand(1, 4, -1, -1), s)[0, 1]
+           for z, s in ((q, "query"), (k, "key"))]  # fmt: skip
+    right = checks.check_window_and_rest.right
+    found = right(q, k, v, *phi, 3, student.near_gate.sigmoid().flatten()[1])
+    width = q.shape[1]
+    expected = student(x)[0, :, width : 2 * width]
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    W = student.query_feature_weight[1]
+    torch.testing.assert_close(checks.check_features.right(q, W), phi[0])
