@@ -176,7 +176,9 @@ def plant_texts(folder, experiment, variant, seed, values):
 
 def test_a_task_that_is_no_translation_is_judged_and_the_others_are_said_to_be_missing(tmp_path):
     own = np.linspace(20.0, 80.0, 50)
-    for seed, variant in itertools.product(range(3), ("teacher", "all/identity", "all/ssd")):
+    for seed, variant in itertools.product(
+        range(3), ("teacher", "all/identity/tuned_all", "all/ssd")
+    ):
         values = own if variant != "all/ssd" else 0.99 * own
         plant_texts(tmp_path, "replaced/paper/headlines", variant, seed, values)
         plant_bleu(tmp_path, "attentionless/classroom/toy", variant, seed, 0.8)
@@ -198,7 +200,7 @@ def test_claims_on_captions_say_what_the_later_study_lacks(tmp_path):
     assert lines["verdict"].tolist() == ["holds here"] + ["not recorded yet"] * (len(lines) - 1)
     assert sum(lines["claim"].str.startswith("a net can replace encoder")) == 2
     for seed, variant in itertools.product(
-        range(3), ("teacher", "all/identity", "all/linear/no_window")
+        range(3), ("teacher", "all/identity/tuned_all", "all/linear/no_window")
     ):
         plant_bleu(tmp_path, later, variant, seed, 0.8)
     lines = ledger(path=tmp_path, ids=["R10"]).set_index("claim")
@@ -235,11 +237,36 @@ def test_the_weights_of_stand_ins_are_said_by_study(tmp_path):
     assert lines["verdict"].iloc[:2].tolist() == ["not recorded yet", "holds here"]
 
 
+def test_the_price_of_todays_stand_ins_is_said_by_length(tmp_path):
+    for (time, ratio, kib), variant in itertools.product(
+        ((50, 1.2, 9), (100, 1.0, 9), (200, 0.8, 9)), ("teacher", "linear", "ssd")
+    ):
+        is_own = variant == "teacher"
+        worth = 1.0 if is_own else ratio + 0.3 * (variant == "ssd")
+        ends = {
+            f"ratio_to_teacher{e}": worth + d for e, d in (("", 0), ("_low", -0.1), ("_high", 0.1))
+        }
+        metrics = {"median_ms": 1.0, "state_bytes": 1024 * (time / 10 if is_own else kib), **ends}
+        config = {"work": "greedy", "batch": 1, "time": time}
+        plant(tmp_path, f"speed/paper/lengths/t{time}", variant, 0, metrics, config=config)
+    lines = ledger(path=tmp_path, ids=["R8"])
+    own = lines[lines["claim"].str.startswith(("linear attention is", "linear attention keeps"))]
+    assert own["verdict"].tolist() == ["fails here", "holds here"] * 2
+    assert own["number"].tolist()[:2] == [
+        "1.2 (1.1 to 1.3) times as long", "0.8 (0.7 to 0.9) times as long"]  # fmt: skip
+    assert "200 tokens, the fastest: linear" in own["quantity"].iloc[1]
+
+
 def test_the_longest_sentences_are_those_of_each_study(tmp_path):
     lengths = {"shortest": [0, 30], "longest": [29, 99]}
     for seed, (variant, bleu) in itertools.product(
         range(3),
-        (("teacher", 40.0), ("all/identity", 40.0), ("all/linear", 30.0), ("all/ssd", 1.0)),
+        (
+            ("teacher", 40.0),
+            ("all/identity/tuned_all", 40.0),
+            ("all/linear", 30.0),
+            ("all/ssd", 1.0),
+        ),
     ):
         counts = plant_bleu(tmp_path, replaced_verdicts.CAPTIONS, variant, seed, 0.8)
         counts["by_length"] = {**lengths, "bleu": [bleu, bleu - seed / 10]}

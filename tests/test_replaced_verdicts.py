@@ -141,14 +141,14 @@ def test_a_claim_is_judged_by_the_whole_interval_of_three_seeds(rights, verdict)
     row = judged(**{ENCODER: same(*rights)}).loc[PLAIN]
     assert (row["verdict"], row["n_seeds"]) == (verdict, len(rights))
     assert row["share_low"] <= row["share"] <= row["share_high"]
-    assert (row["chosen_on"], row["how"]) == ("the only arm", "distilled only")
+    assert row["chosen_on"] == "the only arm"
 
 
 def test_what_was_tuned_is_held_against_the_teacher_trained_on():
     rows = judged(**{ENCODER: same(0.8, 0.8, 0.8), f"{BOTH}/tuned": same(0.8, 0.8, 0.8)})
     tuned = rows.loc[CLAIMS[2].says]
     assert (tuned["verdict"], tuned["baseline"]) == (FAILS, "teacher, trained on as long")
-    assert tuned["how"] == "distilled, then tuned"
+    assert tuned["variant"] == f"{BOTH}/tuned"
     assert rows.loc[PLAIN, ["verdict", "baseline"]].tolist() == [HOLDS, "teacher as it was"]
 
 
@@ -207,7 +207,7 @@ def spoken_for(variant):
      (f"{CROSS}/scratch", []), ("all/low_rank/l/scratch", []),
      ("all/per_query/l/scratch", [7]), ("all/per_query/l/scratch_long", []),
      ("all/linear", [11]), ("all/linear/no_window", [10]), ("all/ssd", [10]), ("all/uniform", []),
-     ("all/identity", []), ("all/linear/keep_half", [12]), ("all/linear/scratch", [13]),
+     ("all/identity/tuned_all", []), ("all/linear/keep_half", [12]), ("all/linear/scratch", [13]),
      ("encoder_self/linear", [8]), ("decoder_self/linear", [9]), ("cross/linear", [5])],
 )  # fmt: skip
 def test_nets_speak_for_nets(variant, claims):
@@ -221,7 +221,9 @@ NO_SOFTMAX = "stand-ins without any softmax can replace all attention at once"
 
 
 def later(teacher=0.8, longer=0.8, **arms):
-    runs = recorded(**{"teacher": same(*[teacher] * 3), "all/identity": same(*[longer] * 3)} | arms)
+    runs = recorded(
+        **{"teacher": same(*[teacher] * 3), "all/identity/tuned_all": same(*[longer] * 3)} | arms
+    )
     return judge_replacements(runs, rule=rule_of(CAPTIONS)).set_index("says")
 
 
@@ -235,7 +237,7 @@ def test_the_later_study_asks_for_more_on_average_and_the_same_of_the_interval(r
     assert row["verdict"] == verdict
     if verdict == FAILS:  # the older rule is content
         assert 0.95 < row["share_low"] <= row["share"] < 0.97
-        whole = dict.fromkeys(("teacher", "all/identity"), same(*[0.8] * 3))
+        whole = dict.fromkeys(("teacher", "all/identity/tuned_all"), same(*[0.8] * 3))
         runs = recorded(**whole, **{LINEAR: same(*rights)})
         assert judge_replacements(runs).iloc[0]["verdict"] == HOLDS
 
@@ -256,7 +258,9 @@ def test_stand_ins_are_held_against_the_teacher_trained_on_and_those_from_scratc
         "teacher as it was",
         HOLDS,
     ]
-    assert later(**arms, **{"all/identity": ([], [])}).loc[NO_SOFTMAX, "verdict"] == UNFAIR
+    assert (
+        later(**arms, **{"all/identity/tuned_all": ([], [])}).loc[NO_SOFTMAX, "verdict"] == UNFAIR
+    )
 
 
 def planted(monkeypatch, runs):
@@ -273,7 +277,7 @@ def planted(monkeypatch, runs):
 def test_older_captions_are_silent_on_what_the_later_study_decides(monkeypatch):
     plain = {"teacher": same(*[0.8] * 3), ENCODER: same(*[0.8] * 3)}
     old = recorded(**plain, **{CROSS: same(*[0.7] * 3)})
-    later_runs = {**plain, "all/identity": same(*[0.8] * 3)}
+    later_runs = {**plain, "all/identity/tuned_all": same(*[0.8] * 3)}
     for rights, kept in ((same(*[0.8] * 3), False), (same(0.8), True)):
         new = recorded(**later_runs | {"encoder_self/linear": same(0.8), ENCODER: rights})
         planted(monkeypatch, {OLD_CAPTIONS: old, CAPTIONS: new})
@@ -299,7 +303,7 @@ def test_other_tasks_are_judged_by_their_own_score_text_by_text(monkeypatch, dat
     worse = np.where(random.random(400) < 0.2, 0, own)  # wrong in a fifth of the texts, too
     for variant, values in (
         ("teacher", own),
-        ("all/identity", own),
+        ("all/identity/tuned_all", own),
         (LINEAR, own),
         (WINDOW, worse),
     ):

@@ -125,7 +125,7 @@ def test_stand_ins_are_a_table_of_what_is_recorded_and_without_records_there_is_
         {"variant": variant, "seed": seed, "bleu": 40.0 + seed, "validation_bleu": 40.0,
          "details.bleu.sentences": pack_counts(counts), "details.bleu.n_sentences": 990,
          "details.data.test_too_long": 10}
-        for variant in ("all/linear", "all/linear/untaught", "all/identity", "teacher")
+        for variant in ("all/linear", "all/linear/untaught", "all/identity/tuned_all", "teacher")
         for seed in (0, 1)
     ]  # fmt: skip
     runs = pd.DataFrame(rows).reindex(columns=rule_of(CAPTIONS).columns)

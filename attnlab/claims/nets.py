@@ -41,6 +41,7 @@ from attnlab.models import Translator
 from attnlab.records import load_details
 from attnlab.seeding import torch_generator
 from attnlab.studies.arms import TEACHER, arm_columns, arm_words
+from attnlab.studies.lengths import length_table
 from attnlab.studies.replaced_verdicts import (
     CAPTIONS,
     CLAIMS,
@@ -235,6 +236,7 @@ def _price(records: Records) -> Iterator[Evidence]:
             yield time_line(dict(best), "teacher", claim="a stand-in is faster than the attention "
                             "it replaces", quantity=f"batch {batch:.0f}, the fastest: "
                             f"{arm_words(best['variant'])}")  # fmt: skip
+    yield from _by_length(records)
     student = build_student(StudentSpec(width=3), max_len=4, d_model=2, n_heads=1)
     n, verdict = student.sizes["max_len"], FAILS
     try:
@@ -243,6 +245,31 @@ def _price(records: Records) -> Iterator[Evidence]:
         verdict = HOLDS
     number = f"{n} tokens pass, {n + 1} are refused"
     yield Evidence(verdict, number, claim="a net has a longest sentence", quantity="by trying")
+
+
+def _by_length(records: Records) -> Iterator[Evidence]:
+    """Yield what today's stand-ins cost at the trained length, and at the longest that is timed."""
+    table, place = length_table(path=records.path), "speed/paper/lengths/"
+    faster, smaller = (f"linear attention {does} than attention, at all sites"
+                       for does in ("is faster", "keeps less of a sentence"))  # fmt: skip
+    if table.empty:
+        yield from (Evidence(NOT_RECORDED, claim=says, record="") for says in (faster, smaller))
+        return
+    table = table[table["time"].isin([table["time"].min(), table["time"].max()])]
+    for (work, batch, time), part in table.groupby(["work", "batch", "time"]):
+        own = part[part["variant"] != TEACHER]
+        best = own.loc[own["times"].idxmin()]
+        value, low, high = map(float, best[["times", "times_low", "times_high"]])
+        verdict = HOLDS if high < 1 else FAILS if low > 1 else UNDECIDED
+        where = f"{work}, batch {batch:.0f}, {time:.0f} tokens, the fastest: {best['variant']}"
+        yield Evidence(verdict, record=place, claim=faster, quantity=where,
+                       **measured(value, low, high, "{:.2g}", "times as long"))  # fmt: skip
+    for time, part in table.groupby("time"):
+        kept = part.groupby("variant")["state_kib"].max()
+        r = float(kept.drop(TEACHER).min() / kept[TEACHER])
+        yield Evidence(HOLDS if r < 1 else FAILS, record=place, claim=smaller,
+                       quantity=f"decoder's state after {time:.0f} tokens, the smallest",
+                       **measured(r, r, r, "{:.2g}", "times as much"))  # fmt: skip
 
 
 @evidence_for("R11")

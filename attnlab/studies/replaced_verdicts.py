@@ -340,7 +340,7 @@ def _judge(claim: ReplacementClaim, arms: pd.DataFrame, rule: Rule) -> dict[str,
     }
     return {
         "claim": claim.claim, "says": claim.says, "paper": claim.paper, "quantity": rule.quantity,
-        "baseline": one["baseline"], "arm": one["words"], "how": how_it_learnt(one),
+        "baseline": one["baseline"], "arm": one["words"],
         "verdict": reasons[0] if reasons else verdict, "share": share, "share_low": low,
         "share_high": high, "n_seeds": n_seeds, "teacher_score": teacher,
         "experiment": one["experiment"], "variant": one["variant"], "chosen_on": chosen_on,
@@ -372,14 +372,6 @@ def _resampled(score: str, counts: str) -> np.ndarray:
     return resampled_means(unpack_scores(counts), **how)
 
 
-def how_it_learnt(arm: pd.Series) -> str:
-    """Say how an arm learnt, from its columns: ``distilled only``, ``distilled, then tuned``."""
-    if arm["begins"] == "scratch":
-        return "from scratch"
-    begun = "distilled" if arm["begins"] == "distilled" else "not taught"
-    return f"{begun}, then tuned" if arm["tunes"] != "nothing" else f"{begun} only"
-
-
 def replacement_verdicts(*, path: Path = RUNS) -> pd.DataFrame:
     """Judge the claims on every set of translations of ``JUDGED_ON``, from the records.
 
@@ -390,8 +382,8 @@ def replacement_verdicts(*, path: Path = RUNS) -> pd.DataFrame:
 
     Returns:
         One row a claim and set, claim by claim: ``claim`` (its number), ``says``, ``paper`` (what
-        the paper says to it), ``data``, ``quantity``, ``baseline``, ``arm`` and ``how`` it learnt
-        in words; ``verdict``, or why there is none; ``share`` of the baseline's score, mean over
+        the paper says to it), ``data``, ``quantity``, ``baseline``, ``arm`` in
+        words; ``verdict``, or why there is none; ``share`` of the baseline's score, mean over
         seeds, with ``share_low`` and ``share_high`` (nan where the records hold no counts of
         sentences); ``n_seeds``; ``n_sentences`` scored of ``n_all`` in the test split (the rest
         is too long for the model); ``teacher_score``; ``experiment``, ``variant``; ``chosen_on``:

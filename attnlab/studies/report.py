@@ -202,8 +202,8 @@ def stand_in_table(*, path: Path = RUNS) -> str:
     head = ["on captions, German to English", f"greedy BLEU, {scored}", "kept (%)", "seeds"]
     return (
         f"{markdown_table(head, rows)}\n\nKept: the share of the BLEU of a teacher that was "
-        "trained on as long (of controls that learnt nothing: as it was), with its 95 % interval over "
-        f"seeds and sentences; BLEU with its range over seeds (`{CAPTIONS}`)."
+        "trained on as long (of controls that learnt nothing: as it was), with its 95 % interval "
+        f"over seeds and sentences; BLEU with its range over seeds (`{CAPTIONS}`)."
     )
 
 
