@@ -11,15 +11,17 @@ import pandas as pd
 import pytest
 
 from attnlab import claims
-from attnlab.claims import VERDICTS, Evidence, digest, ledger, ledger_markdown, read_words
+from attnlab.claims import VERDICTS, Evidence, digest, ledger, ledger_markdown, nets, read_words
 from attnlab.claims import evidence as found
 from attnlab.cli import main
 from attnlab.errors import UnknownNameError
 from attnlab.paths import RUNS
 from attnlab.records import RunRecord, load_runs
 from attnlab.seeding import numpy_generator
+from attnlab.studies import replaced_verdicts
 from attnlab.studies.replaced_verdicts import CLAIMS
 from attnlab.training.scores import pack_counts
+from attnlab.training.texts import pack_scores
 
 ROOT = Path(__file__).parents[1]
 IDS = [*(f"E{n}" for n in range(1, 15)), *(f"R{n}" for n in range(1, 13)), "T1"]
@@ -158,19 +160,127 @@ def plant_bleu(folder, experiment, variant, seed, share):
     bleu = {"n_sentences": 60, "signature": "some", "beam_size": 1, "sentences": sentences}
     metrics = {"bleu": 100 * share, "validation_bleu": 100 * share}
     plant(folder, experiment, variant, seed, metrics, details={"bleu": bleu})
+    return {"bleu": bleu}
 
 
-def test_another_task_counts_as_one_and_a_translation_does_not(tmp_path):
-    for experiment in ("attentionless/classroom/toy", "attentionless/classroom/summaries"):
-        for seed, (variant, share) in itertools.product(
-            range(3), (("teacher", 0.8), ("encoder_self/alr/m", 0.79))
-        ):
-            plant_bleu(tmp_path, experiment, variant, seed, share)
-        is_other = experiment.endswith("summaries")
-        assert verdicts(tmp_path, "R11") == ["holds here" if is_other else "not recorded yet"]
-        line = ledger(path=tmp_path, ids=["R5"]).iloc[0]
-        assert (line["verdict"], line["seeds"]) == ("holds here", 3)
-        assert 95 < line["low"] < line["value"] < line["high"]
+TASKS = [words for words, _ in replaced_verdicts.OTHER_TASKS.values()]
+
+
+def plant_texts(folder, experiment, variant, seed, values):
+    """Plant a run whose texts have these scores out of 100, by ROUGE-L."""
+    bleu = {"n_sentences": len(values), "signature": "some", "beam_size": 1}
+    texts = {"rouge_l": {"by": "rouge", "texts": pack_scores(values)}}
+    metrics = {"bleu": 50.0, "validation_bleu": 50.0, "rouge_l": values.mean()}
+    plant(folder, experiment, variant, seed, metrics, details={"bleu": bleu, "texts": texts})
+
+
+def test_a_task_that_is_no_translation_is_judged_and_the_others_are_said_to_be_missing(tmp_path):
+    own = np.linspace(20.0, 80.0, 50)
+    for seed, variant in itertools.product(
+        range(3), ("teacher", "all/identity/tuned_all", "all/ssd")
+    ):
+        values = own if variant != "all/ssd" else 0.99 * own
+        plant_texts(tmp_path, "replaced/paper/headlines", variant, seed, values)
+        plant_bleu(tmp_path, "attentionless/classroom/toy", variant, seed, 0.8)
+    lines = ledger(path=tmp_path, ids=["R11"])
+    assert lines["verdict"].tolist() == ["holds here", *["not recorded yet"] * (len(TASKS) - 1)]
+    line = lines.iloc[0]
+    assert line["number"].startswith("99.0 (")
+    assert line["number"].endswith("% of ROUGE-L")
+    assert "50 of 50 sentences" in line["budget"]
+    assert all(words in said for words, said in zip(TASKS[1:], lines["claim"][1:], strict=True))
+
+
+def test_claims_on_captions_say_what_the_later_study_lacks(tmp_path):
+    older, later = "attentionless/paper/multi30k/de-en", replaced_verdicts.CAPTIONS
+    for seed, variant in itertools.product(range(3), ("teacher", "encoder_self/alr/m")):
+        plant_bleu(tmp_path, older, variant, seed, 0.8)
+    lines = ledger(path=tmp_path, ids=["R5"])
+    assert lines["record"].tolist() == [older] + [""] * (len(lines) - 1)
+    assert lines["verdict"].tolist() == ["holds here"] + ["not recorded yet"] * (len(lines) - 1)
+    assert sum(lines["claim"].str.startswith("a net can replace encoder")) == 2
+    for seed, variant in itertools.product(
+        range(3), ("teacher", "all/identity/tuned_all", "all/linear/no_window")
+    ):
+        plant_bleu(tmp_path, later, variant, seed, 0.8)
+    lines = ledger(path=tmp_path, ids=["R10"]).set_index("claim")
+    line = lines.loc[
+        "stand-ins without any softmax can replace all attention at once (the paper: open)"
+    ]
+    assert (line["verdict"], line["record"], line["seeds"]) == ("holds here", later, 3)
+    assert "60 of 60 sentences" in line["budget"]
+
+
+def test_a_teacher_is_held_against_what_a_good_one_has(tmp_path):
+    says = "a teacher of 38 BLEU on captions, greedy"
+    goal = lambda: ledger(path=tmp_path, ids=["R1"]).set_index("claim").loc[says]  # noqa: E731
+    assert goal()["verdict"] == "not recorded yet"
+    details = {"bleu": {"n_sentences": 60, "signature": "some"}}
+    config = {"model": {"n_encoder_layers": 4}}
+    for seed, verdict in enumerate(("one run", "two runs", "holds here")):
+        metrics = {"bleu": 38.5, "bleu_low": 37.0, "bleu_high": 40.0}
+        plant(tmp_path, replaced_verdicts.CAPTIONS, "teacher", seed, metrics, config=config,
+              details=details)  # fmt: skip
+        assert goal()["verdict"] == verdict
+    assert goal()["number"] == "38.5 (37.0 to 40.0) BLEU"
+
+
+def test_the_weights_of_stand_ins_are_said_by_study(tmp_path):
+    weights = {"n_stand_in_weights": 110, "n_replaced_weights": 100}
+    for variant, more in (("all/linear", 0), ("all/ssd", -20), ("cross/per_query/l", 900)):
+        n = weights | {"n_stand_in_weights": 110 + more}
+        plant(tmp_path, replaced_verdicts.CAPTIONS, variant, 0, n)
+    lines = ledger(path=tmp_path, ids=["R8"]).set_index("quantity")
+    own = lines[lines["claim"].str.startswith("linear attention has more weights")].iloc[0]
+    assert own["verdict"] == "not distinguishable at this budget"
+    assert own["number"] == "1 (0.9 to 1.1) times"
+    assert lines["verdict"].iloc[:2].tolist() == ["not recorded yet", "holds here"]
+
+
+def test_the_price_of_todays_stand_ins_is_said_by_length(tmp_path):
+    for (time, ratio, kib), variant in itertools.product(
+        ((50, 1.2, 9), (100, 1.0, 9), (200, 0.8, 9)), ("teacher", "linear", "ssd")
+    ):
+        is_own = variant == "teacher"
+        worth = 1.0 if is_own else ratio + 0.3 * (variant == "ssd")
+        ends = {
+            f"ratio_to_teacher{e}": worth + d for e, d in (("", 0), ("_low", -0.1), ("_high", 0.1))
+        }
+        metrics = {"median_ms": 1.0, "state_bytes": 1024 * (time / 10 if is_own else kib), **ends}
+        config = {"work": "greedy", "batch": 1, "time": time}
+        plant(tmp_path, f"speed/paper/lengths/t{time}", variant, 0, metrics, config=config)
+    lines = ledger(path=tmp_path, ids=["R8"])
+    own = lines[lines["claim"].str.startswith(("linear attention is", "linear attention keeps"))]
+    assert own["verdict"].tolist() == ["fails here", "holds here"] * 2
+    assert own["number"].tolist()[:2] == [
+        "1.2 (1.1 to 1.3) times as long", "0.8 (0.7 to 0.9) times as long"]  # fmt: skip
+    assert "200 tokens, the fastest: linear" in own["quantity"].iloc[1]
+
+
+def test_the_longest_sentences_are_those_of_each_study(tmp_path):
+    lengths = {"shortest": [0, 30], "longest": [29, 99]}
+    for seed, (variant, bleu) in itertools.product(
+        range(3),
+        (
+            ("teacher", 40.0),
+            ("all/identity/tuned_all", 40.0),
+            ("all/linear", 30.0),
+            ("all/ssd", 1.0),
+        ),
+    ):
+        counts = plant_bleu(tmp_path, replaced_verdicts.CAPTIONS, variant, seed, 0.8)
+        counts["by_length"] = {**lengths, "bleu": [bleu, bleu - seed / 10]}
+        plant(tmp_path, replaced_verdicts.CAPTIONS, variant, seed,
+              {"bleu": bleu, "validation_bleu": bleu}, details=counts)  # fmt: skip
+    lines = ledger(path=tmp_path, ids=["R12"])
+    own = lines[lines["record"] == replaced_verdicts.CAPTIONS].iloc[0]
+    assert (
+        own["claim"]
+        == "all sites: linear attention (hedgehog, window 4): it falls below its teacher"
+    )
+    assert own["verdict"] == "not distinguishable at this budget" or own["low"] < own["high"] <= 0
+    assert "captions: BLEU on sentences of 30 words or more" in own["quantity"]
+    assert "short ones to learn from" in lines.loc[lines["record"] == "", "quantity"].iloc[0]
 
 
 def test_three_texts_that_agree_answer_for_other_texts(tmp_path):
@@ -280,8 +390,8 @@ def strings_outside_formats(node):
 
 
 def test_no_digit_of_a_number_is_typed():
-    tree, written = ast.parse(Path(found.__file__).read_text("utf-8")), []
-    for node in ast.walk(tree):
+    trees, written = [ast.parse(Path(m.__file__).read_text("utf-8")) for m in (found, nets)], []
+    for node in (node for tree in trees for node in ast.walk(tree)):
         if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "Evidence":
             parts = [*node.args[1:2], *(k.value for k in node.keywords if k.arg == "number")]
         elif isinstance(node, ast.Assign | ast.AugAssign):
@@ -310,11 +420,9 @@ def test_a_digest_counts_verdicts_and_a_table_says_nothing_twice(lines):
 
 
 def test_a_number_shows_its_interval_where_it_has_one():
-    told = found._measured(1.0, 0.5, 1.5, "{:.1f}", "nats")
+    told = found.measured(1.0, 0.5, 1.5, "{:.1f}", "nats")
     assert told["number"] == "1.0 (0.5 to 1.5) nats"
-    assert (
-        found._measured(1.0, float("nan"), float("nan"), "{:.1f}", "nats")["number"] == "1.0 nats"
-    )
+    assert found.measured(1.0, float("nan"), float("nan"), "{:.1f}", "nats")["number"] == "1.0 nats"
 
 
 def test_an_unknown_claim_suggests_the_nearest():

@@ -48,20 +48,21 @@ MEDIAN, NINE_OF_TEN = (7, 12), 40  # lines of a function
 # languages in context (sources), texts and images with a class (corpora, models, training), studies
 # of all mixers, of labels, growth and scaling with their fits (studies, analysis, claims), pairs
 # that are no translations (corpora, tasks) and scores of single texts (training), a switch at each
-# site of two translators and what the records of stand-ins say (chapters).
+# site of two translators and what the records of stand-ins say (chapters), verdicts
+# from two studies of replaced attention and from tasks with scores of their own (studies, claims).
 CEILINGS = {
     "corpora": 1_900,
     "ground": 1_120,
     "training": 1_850,
     "mixers": 5_270,
-    "claims": 770,
+    "claims": 890,
     "analysis": 2_760,
     "cli": 700,
     "chapters": 11_200,
     "distillation": 2_160,
     "show": 2_370,
     "sources": 2_970,
-    "studies": 4_170,
+    "studies": 4_400,
     "teach": 1_000,
     "models": 1_430,
     "chapters/attention": 680,
@@ -74,7 +75,7 @@ CEILINGS = {
     "chapters/markov_framing": 630,
     "chapters/other_mixers": 650,
     "chapters/recall_and_state": 670,
-    "chapters/replacing_attention": 1_280,
+    "chapters/replacing_attention": 970,
     "chapters/scaling_and_other_tasks": 690,
     "chapters/translation_teacher": 950,
     "mixer Attention": 175,

@@ -1,4 +1,7 @@
-"""What stands behind each claim: computed here and there, or read from records."""
+"""What stands behind each claim: computed here and there, or read from records.
+
+Here are those of the Extractor (arXiv:2308.07661); ``nets`` has those of the other paper.
+"""
 
 from __future__ import annotations
 
@@ -17,35 +20,19 @@ from attnlab.analysis import compare
 from attnlab.analysis.compare import FAILS, HOLDS, ORDERING, UNDECIDED, Claim, too_few
 from attnlab.analysis.critical_path import trace_step
 from attnlab.analysis.theory import expected_mixer_weights
-from attnlab.config import TranslatorConfig
-from attnlab.distillation import (
-    CONTROLS,
-    METHODS,
-    SITES,
-    SIZES,
-    StudentSpec,
-    build_student,
-    build_students,
-    capture,
-    expected_student_weights,
-    substitute,
-)
 from attnlab.errors import AttnlabError
 from attnlab.mixers import build_mixer, naive
 from attnlab.mixers.base import TokenMixer
-from attnlab.models import Translator
 from attnlab.records import load_details, load_runs
 from attnlab.seeding import torch_generator
 from attnlab.show import look
 from attnlab.sources import fit_table, variable_length_chain
 from attnlab.studies import fair, labels, replaced_verdicts, scaling
-from attnlab.studies.arms import ARMS, TEACHER, arm_columns, arm_words
 from attnlab.studies.families import GENERATED as GENERATED_ROWS
 from attnlab.studies.growth import growth_powers
 from attnlab.studies.mixers import EXTRACTORS, VARIANTS
 from attnlab.studies.report import CLOCK, clock_points, time_power
 from attnlab.teach import read_quiz
-from attnlab.training import collate_pairs
 
 EXACT, BUILT = "exact", "built"  # a definition that is so by computation; a system that stands
 NOT_RECORDED, COMPUTED = too_few(0), "computed here"
@@ -55,9 +42,6 @@ NAN, NAMES = float("nan"), pd.Series(dtype=str)
 PAIRS = Path(__file__).with_name("pairs.tsv")  # comparisons of two variants, by claim
 
 ABLATION = "extractor-ablation/classroom/tales"
-TOY = "attentionless/classroom/toy"
-PUBLISHED = TranslatorConfig(source_vocab_size=13, target_vocab_size=11)
-TALKS = ("fr-en", "en-fr", "de-en", "en-de")  # the study's pairs of languages
 OURS = ("adaptive_she", "rotary_attention", "alibi_attention")  # no rivals of the Extractor
 N_TEXTS = N_SIZES = 3  # that an answer needs
 GENERATED = "mixers/"  # whose tasks are made up, so that attention wins: no understanding of text
@@ -101,8 +85,13 @@ class Records:
 
     @cached_property
     def replacements(self) -> pd.DataFrame:
-        """The verdicts on what the second paper claims."""
+        """The verdicts on what the second paper claims, of translations."""
         return replaced_verdicts.replacement_verdicts(path=self.path)
+
+    @cached_property
+    def other_tasks(self) -> pd.DataFrame:
+        """The same of what is no translation."""
+        return replaced_verdicts.task_verdicts(path=self.path)
 
     def runs(self, experiment: str) -> pd.DataFrame:
         """Return the runs of an experiment, or of all below a name that ends with a slash."""
@@ -120,18 +109,20 @@ class Records:
 EVIDENCE: dict[str, Callable[[Records], Iterable[Evidence]]] = {}
 
 
-def _of(claim: str) -> Callable[[Any], Any]:
+def evidence_for(claim: str) -> Callable[[Any], Any]:
+    """Name the function that yields the lines of a claim."""
     return lambda find: EVIDENCE.setdefault(claim, find)
 
 
-def _measured(value: float, low: float, high: float, form: str, unit: str) -> dict[str, Any]:
+def measured(value: float, low: float, high: float, form: str, unit: str) -> dict[str, Any]:
+    """Return the fields of a number with its interval, if it has one."""
     said = form.format(value)
     if not (math.isnan(low) or low == high):
         said += f" ({form.format(low)} to {form.format(high)})"
     return {"number": f"{said} {unit}", "value": value, "low": low, "high": high, "unit": unit}
 
 
-def _paired(
+def paired(
     runs: pd.DataFrame, claims: Sequence[Claim], metric: str, form: str, unit: str, **told: str
 ) -> Iterator[Evidence]:
     """Yield a line a claim; with a minus before the metric more is better, and told is the gain."""
@@ -140,15 +131,15 @@ def _paired(
         judged = runs.assign(judged=sign * runs[name])
         for row in compare.judge_claims(judged, claims=claims, metric="judged").to_dict("records"):
             ends = sorted((sign * row["low"], sign * row["high"]))
-            number = _measured(sign * row["mean"], *ends, form, unit)
+            number = measured(sign * row["mean"], *ends, form, unit)
             yield Evidence(row["verdict"], seeds=row["n_pairs"], claim=row["says"],
-                           **{"budget": _budget(runs), **told}, **number)  # fmt: skip
+                           **{"budget": budget_of(runs), **told}, **number)  # fmt: skip
 
 
-def _budget(runs: pd.DataFrame) -> str:
+def budget_of(runs: pd.DataFrame) -> str:
     """Say what was read: pairs of sentences, items or tokens, or else how many steps there were."""
     study = runs.get("experiment", NAMES).iloc[:1].str.split("/").str[0].tolist()
-    is_pairs, is_items = study == ["attentionless"], study == ["labels"]
+    is_pairs, is_items = study[0:1] in (["attentionless"], ["replaced"]), study == ["labels"]
     for column, form, size in (("details.data.train", "{:,.0f} pairs", int(is_pairs)),
                                ("tokens_seen", "{:,.0f} items read", int(is_items)),
                                ("tokens_seen", "{:.2g} M tokens read", 1e6),
@@ -158,7 +149,7 @@ def _budget(runs: pd.DataFrame) -> str:
     return ""
 
 
-def _compared(claim: str, records: Records) -> Iterator[Evidence]:
+def compared(claim: str, records: Records) -> Iterator[Evidence]:
     """Yield the comparisons of ``PAIRS`` that belong to a claim."""
     with PAIRS.open(encoding="utf-8", newline="") as file:
         rows = [row for row in csv.DictReader(file, delimiter="\t") if row["id"] == claim]
@@ -166,13 +157,13 @@ def _compared(claim: str, records: Records) -> Iterator[Evidence]:
         says = Claim(says=row["says"], variant=row["variant"], baseline=row["baseline"])
         told = {"record": row["experiment"], "quantity": row["quantity"]}
         runs = records.runs(row["experiment"])
-        yield from _paired(runs, [says], row["metric"], row["form"], row["unit"], **told)
+        yield from paired(runs, [says], row["metric"], row["form"], row["unit"], **told)
 
 
 # The Extractor (arXiv:2308.07661)
 
 
-@_of("E1")
+@evidence_for("E1")
 def _chain(_: Records) -> Iterator[Evidence]:
     source, n_tokens = variable_length_chain("one_long_branch"), 40_000
     h, longest = source.entropy_rate_nats, max(map(len, source.contexts))
@@ -186,7 +177,7 @@ def _chain(_: Records) -> Iterator[Evidence]:
     yield Evidence(EXACT if is_floor else FAILS, number, budget=f"{n_tokens:,} tokens counted")
 
 
-@_of("E2")
+@evidence_for("E2")
 def _table(_: Records) -> Iterator[Evidence]:
     P = np.array([[0.7, 0.2, 0.1], [0.1, 0.6, 0.3], [0.25, 0.25, 0.5]])
     keys, values = np.eye(len(P)), np.log(P)
@@ -195,7 +186,7 @@ def _table(_: Records) -> Iterator[Evidence]:
     yield Evidence(BUILT if worst < 1e-12 else FAILS, f"at most {worst:.0e} nats, {len(P)} states")
 
 
-@_of("E3")
+@evidence_for("E3")
 def _forms(_: Records) -> Iterator[Evidence]:
     dice, worst = torch_generator(0, "ledger"), 0.0
     x = torch.randn(2, 7, 6, generator=dice, dtype=torch.float64)
@@ -211,7 +202,7 @@ def _forms(_: Records) -> Iterator[Evidence]:
     yield Evidence(EXACT if worst < 1e-9 else FAILS, number)
 
 
-@_of("E4")
+@evidence_for("E4")
 def _members(records: Records) -> Iterator[Evidence]:
     runs = records.runs("language-model/")
     if len(runs):
@@ -221,10 +212,10 @@ def _members(records: Records) -> Iterator[Evidence]:
         n, n_all = same["variant"].nunique(), len(EXTRACTORS)
         seeds, place = same["seed"].nunique(), ", ".join(same["experiment"].unique())
         verdict = BUILT if n == n_all else NOT_RECORDED
-        yield Evidence(verdict, f"{n} of {n_all} members", seeds, _budget(same), place)
+        yield Evidence(verdict, f"{n} of {n_all} members", seeds, budget_of(same), place)
 
 
-@_of("E5")
+@evidence_for("E5")
 def _weights(_: Records) -> Iterator[Evidence]:
     d, length, names = 128, 128, ("attention", *EXTRACTORS)
     sizes = {"d_model": d, "context_len": length}
@@ -235,7 +226,7 @@ def _weights(_: Records) -> Iterator[Evidence]:
     yield Evidence(EXACT if n == closed else FAILS, number, budget=f"d = {d}, l = {length}")
 
 
-@_of("E6")
+@evidence_for("E6")
 def _paths(_: Records) -> Iterator[Evidence]:
     sizes = {"d_model": 128, "context_len": 128}
     she = trace_step(build_mixer("she", **sizes))
@@ -248,19 +239,19 @@ def _paths(_: Records) -> Iterator[Evidence]:
         yield Evidence(HOLDS if is_named and a < b else FAILS, number, **told)
 
 
-@_of("E7")
+@evidence_for("E7")
 def _order(records: Records) -> Iterator[Evidence]:
     judged = fair.ground_verdicts(path=records.path)
     for says in judged["says"].unique():
         for row in judged[judged["says"] == says].to_dict("records"):
-            number = _measured(row["mean"], row["low"], row["high"], "{:+.3f}", "nats")
-            read = _budget(records.runs(row["experiment"]))
+            number = measured(row["mean"], row["low"], row["high"], "{:+.3f}", "nats")
+            read = budget_of(records.runs(row["experiment"]))
             yield Evidence(row["verdict"], seeds=row["n_pairs"], record=row["experiment"],
                            budget=f"{read}, passes: {row['passes']:g}", claim=says,
                            quantity=f"{row['quantity']}; {row['ground']}", **number)  # fmt: skip
 
 
-@_of("E8")
+@evidence_for("E8")
 def _times(records: Records) -> Iterator[Evidence]:
     runs = records.runs("speed/paper/")
     devices = sorted(runs["config.device"].unique()) if len(runs) else ()
@@ -269,18 +260,19 @@ def _times(records: Records) -> Iterator[Evidence]:
             points = clock_points(runs, device=device, **sizes)
             for point in points[points["variant"] == mixer].to_dict("records"):
                 says, where = f"{VARIANTS[mixer]} is faster than attention", f"{work}, {device}"
-                yield _time(point, "attention", claim=says, quantity=where)
+                yield time_line(point, "attention", claim=says, quantity=where)
 
 
-def _time(point: dict[str, Any], than: str, **told: str) -> Evidence:
+def time_line(point: dict[str, Any], than: str, **told: str) -> Evidence:
+    """Return a time over another one as a line: less, more, or not to be told apart."""
     value, low, high = (point[f"ratio_to_{than}{end}"] for end in ("", "_low", "_high"))
-    number = _measured(value, low, high, "{:.2g}", "times as long")
+    number = measured(value, low, high, "{:.2g}", "times as long")
     budget = f"{point['config.repeats']:.0f} rounds, d = {point['config.d_model']:.0f}"
     verdict = HOLDS if high < 1 else FAILS if low > 1 else UNDECIDED
     return Evidence(verdict, budget=budget, record=point["experiment"], **told, **number)
 
 
-@_of("E10")
+@evidence_for("E10")
 def _failure_signs(records: Records) -> Iterator[Evidence]:
     places = load_details(ABLATION, "by_position", path=records.path, is_needed=False)
     if len(places):
@@ -288,20 +280,20 @@ def _failure_signs(records: Records) -> Iterator[Evidence]:
         late = late.groupby(["variant", "seed"], as_index=False)["loss_nats"].mean()
         says = "without the adjustment SHE is worse late in a text"
         claim = Claim(says=says, variant="she", baseline="she/extraction_only")
-        told = {"record": ABLATION, "budget": _budget(records.runs(ABLATION))}
-        yield from _paired(late, [claim], "loss_nats", "{:+.3f}", "nats", **told)
+        told = {"record": ABLATION, "budget": budget_of(records.runs(ABLATION))}
+        yield from paired(late, [claim], "loss_nats", "{:+.3f}", "nats", **told)
     opposite = {HOLDS: FAILS, FAILS: HOLDS, UNDECIDED: UNDECIDED}
     for line in [line for line in _times(records) if "SHE is" in line.claim][:1]:
         yield line._replace(verdict=opposite[line.verdict], claim="SHE gains no time in training")
 
 
-@_of("E11")
+@evidence_for("E11")
 def _other_mixers(records: Records) -> Iterator[Evidence]:
     known = {"attention", *EXTRACTORS, "mean", "identity"}
     for name, runs in records.each("language-model/"):
         others = runs.loc[~runs["config.model.mixer"].isin(known), "variant"].unique()
         claims = [Claim(says=f"SHE beats {o}", variant="she", baseline=o) for o in others]
-        yield from _paired(runs, claims, "test_loss_nats", "{:+.3f}", "nats", record=name)
+        yield from paired(runs, claims, "test_loss_nats", "{:+.3f}", "nats", record=name)
     for name, runs in _family_runs(records):
         says = {"hyena": "SHE beats Hyena", "spade": "SHE beats SPADE"}
         rest = runs[(runs["seed"] == 0) & ~runs["variant"].isin({*known, *says, *OURS})]
@@ -310,7 +302,7 @@ def _other_mixers(records: Records) -> Iterator[Evidence]:
             says[best] = f"SHE beats the best other mixer, {best}"
         claims = [Claim(says=said, variant="she", baseline=o) for o, said in says.items()]
         told = {"record": name, "quantity": "held-out loss, equal weights, each one's best rate"}
-        yield from _paired(runs, claims, "test_loss_nats", "{:+.3f}", "nats", **told)
+        yield from paired(runs, claims, "test_loss_nats", "{:+.3f}", "nats", **told)
 
 
 def _family_runs(records: Records) -> Iterator[tuple[str, pd.DataFrame]]:
@@ -320,7 +312,7 @@ def _family_runs(records: Records) -> Iterator[tuple[str, pd.DataFrame]]:
         yield from ((str(name), part) for name, part in runs.groupby("experiment", sort=False))
 
 
-@_of("E12")
+@evidence_for("E12")
 def _other_tasks(records: Records) -> Iterator[Evidence]:
     for name in dict.fromkeys(records.everything.get("experiment", ())):
         runs = records.runs(name)
@@ -336,11 +328,11 @@ def _other_tasks(records: Records) -> Iterator[Evidence]:
             says = f"{VARIANTS[mixer]}{' two-sided' * bool(side)} reaches attention's accuracy"
             ends = (100 * row[end] for end in ("mean", "low", "high"))
             yield Evidence(row["verdict"], seeds=row["n_pairs"], claim=says, record=name,
-                           budget=_budget(runs),
-                           **_measured(*ends, "{:+.1f}", "points"))  # fmt: skip
+                           budget=budget_of(runs),
+                           **measured(*ends, "{:+.1f}", "points"))  # fmt: skip
 
 
-@_of("E13")
+@evidence_for("E13")
 def _scaling(records: Records) -> Iterator[Evidence]:
     runs = records.runs("speed/paper/mixers/")
     for mixer in EXTRACTORS if len(runs) else ():
@@ -389,12 +381,12 @@ def _floors(experiment: str, runs: pd.DataFrame) -> Iterator[Evidence]:
         seeds, (low, high) = own["seed"].nunique(), free.intervals["E"]
         powers = (f"{n}^-{getattr(fit, p):.2f} ({fit.intervals[p][0]:.2f} to "
                   f"{fit.intervals[p][1]:.2f})" for n, p in (("N", "a"), ("D", "b")))  # fmt: skip
-        found = _measured(free.E - fit.E, low - fit.E, high - fit.E, "{:+.3f}", "nats off")
+        found = measured(free.E - fit.E, low - fit.E, high - fit.E, "{:+.3f}", "nats off")
         found["number"] = f"{', '.join(powers)}; constant {found['number']}"
         claim = Claim(says="a constant that is fitted finds the floor", variant=str(name),
                       baseline="", relation="close")  # fmt: skip
         verdict = claim.verdict(n_pairs=seeds, low=found["low"], high=found["high"])
-        yield Evidence(verdict, seeds=seeds, budget=_budget(runs), record=experiment,
+        yield Evidence(verdict, seeds=seeds, budget=budget_of(runs), record=experiment,
                        claim=claim.says,
                        quantity=f"{look(str(name)).label} on {corpus}, residual {fit.rms:.0%}",
                        **found)  # fmt: skip
@@ -417,14 +409,14 @@ def _loss_by_size(runs: pd.DataFrame) -> Evidence:
     return Evidence(verdict, number, seeds, record=place, **told)
 
 
-@_of("E14")
+@evidence_for("E14")
 def _texts(records: Records) -> Iterator[Evidence]:
     found: dict[str, Evidence] = {}
     for name, runs in (*records.each("language-model/"), *_family_runs(records)):
         scale, text, *swept = name.split("/")[1:]
         if text in GENERATED_ROWS:
             continue
-        for line in _paired(runs, ORDERING[:1], "test_loss_nats", "{}", "nats", record=name):
+        for line in paired(runs, ORDERING[:1], "test_loss_nats", "{}", "nats", record=name):
             if text != "tales" and scale != "smoke" and not swept:
                 found[text] = max(found.get(text, line), line, key=lambda each: each.seeds)
     if found:
@@ -437,168 +429,7 @@ def _texts(records: Records) -> Iterator[Evidence]:
                        ", ".join(line.record for line in told))  # fmt: skip
 
 
-# Shallow nets (arXiv:2311.10642)
-
-
-def _translator(**sizes: int) -> tuple[Translator, Any]:
-    """Return an untrained translator of the published shape, and a batch for it."""
-    config = TranslatorConfig(**{**PUBLISHED.to_dict(), **sizes})
-    teacher = Translator(config, generator=torch_generator(0, "init")).eval()
-    return teacher, collate_pairs([([5, 6, 7], [5, 6]), ([8, 9], [7, 8, 9])])
-
-
-@_of("R1")
-def _teachers(records: Records) -> Iterator[Evidence]:
-    layers, names, lines = "config.model.n_encoder_layers", [], []
-    for name, runs in records.each("attentionless/"):
-        own = runs[runs["variant"] == TEACHER]
-        if own.empty:
-            continue
-        if own[layers].iloc[0] == PUBLISHED.n_encoder_layers and "iwslt" in name:
-            names.append(name)
-        ends = own["bleu"].mean(), own["bleu_low"].min(), own["bleu_high"].max()
-        n, how = int(own[layers].iloc[0]), own["details.bleu.signature"].iloc[-1]
-        lines.append(Evidence(
-            BUILT, seeds=own["seed"].nunique(), budget=f"{n} + {n} layers, {_budget(runs)}",
-            claim=f"a teacher of {replaced_verdicts.JUDGED_ON.get(name, name)}", record=name,
-            quantity=f"greedy BLEU, {how.replace('|', ' ')}",
-            **_measured(*map(float, ends), "{:.1f}", "BLEU")))  # fmt: skip
-    n = len({pair for pair in TALKS for name in names if name.endswith(pair)})
-    says = "a teacher of the published size for each pair of languages"
-    yield Evidence(BUILT if n == len(TALKS) else NOT_RECORDED, f"{n} of {len(TALKS)} pairs",
-                   claim=says, record=", ".join(names))  # fmt: skip
-    yield from lines
-
-
-@_of("R2")
-def _lessons(records: Records) -> Iterator[Evidence]:
-    teacher, batch = _translator()
-    n, n_sites = len(capture(teacher, batch)), 3 * PUBLISHED.n_encoder_layers
-    number, place = f"{n} of {n_sites} sites", COMPUTED
-    kept = records.runs("speed/paper/distillation/")
-    if "bytes_per_sentence" in kept:
-        kept = kept.dropna(subset=["bytes_per_sentence"])
-        on_disk, place = kept["bytes_per_sentence"].max() / 1e3, kept["experiment"].iloc[-1]
-        live = kept.loc[kept["variant"] == "live", "bytes_per_sentence"].max()
-        number += f"; {on_disk:.0f} kB a sentence and site on disk, {live:.0f} live"
-    yield Evidence(BUILT if n == n_sites else FAILS, number, record=place)
-
-
-@_of("R3")
-def _cuts(records: Records) -> Iterator[Evidence]:
-    (teacher, batch), n_moved, is_back = (
-        _translator(n_encoder_layers=2, n_decoder_layers=2),
-        0,
-        True,
-    )
-    with torch.no_grad():
-        before = teacher(*batch)
-        for method in METHODS:
-            spec = StudentSpec(method=method, width=4)
-            with substitute(teacher, build_students(teacher, spec=spec)):
-                n_moved += not torch.equal(teacher(*batch), before)
-            is_back &= torch.equal(teacher(*batch), before)
-    runs = records.runs("attentionless/")
-    known = runs[runs["variant"].isin(list(ARMS))] if len(runs) else pd.DataFrame({"variant": []})
-    n = len(set(arm_columns(known)["method"]) & set(METHODS))
-    said = (
-        f"{n_moved} of {len(METHODS)} swapped, undone to {'the same' if is_back else 'other'} bits"
-    )
-    is_whole = is_back and n_moved == n == len(METHODS)
-    verdict = BUILT if is_whole else NOT_RECORDED
-    yield Evidence(verdict, f"{said}; {n} recorded", record="attentionless/")
-
-
-@_of("R4")
-def _sizes(_: Records) -> Iterator[Evidence]:
-    kinds = [*({"method": m, "site": SITES[0]} for m in METHODS),
-             *({"method": "alr", "site": site} for site in SITES[1:])]  # fmt: skip
-    shape = {name: getattr(PUBLISHED, name) for name in ("max_len", "d_model", "n_heads")}
-    counts = []
-    for kind, size in ((kind, size) for kind in kinds for size in SIZES):
-        with torch.device("meta"):  # no memory for weights nobody looks at
-            n = build_student(StudentSpec(**kind, size=size), **shape).n_weights
-        counts.append((n, n == expected_student_weights(**kind, size=size, **shape)))
-    (first, *_, last), n_equal = counts[: len(SIZES)], sum(is_equal for _, is_equal in counts)
-    said = f"ALR {first[0] / 1e6:.2f} M to {last[0] / 1e6:.1f} M weights"
-    number = f"{n_equal} of {len(counts)} counts equal the formula; {said}"
-    yield Evidence(EXACT if n_equal == len(counts) else FAILS, number, budget=f"{shape}"[1:-1])
-
-
-def _shares(claim: str, records: Records) -> Iterator[Evidence]:
-    judged = records.replacements
-    judged = judged[judged["claim"] == claim] if len(judged) else judged
-    for row in judged.to_dict("records"):
-        share = [100 * row[name] for name in ("share", "share_low", "share_high")]
-        learnt = f"{row['arm']}, chosen on {row['chosen_on']}, against the {row['baseline']}"
-        learnt += f"; {row['doubt']}" * bool(row["doubt"])
-        scored = f"{row['n_sentences']:,} of {row['n_all']:,} sentences"
-        budget = f"{_budget(records.runs(row['experiment']))}; {scored}"
-        yield Evidence(row["verdict"], seeds=row["n_seeds"], record=row["experiment"],
-                       budget=budget, claim=f"{row['says']} (the paper: {row['paper']})",
-                       quantity=f"{row['data']}: {learnt}",
-                       **_measured(*share, "{:.1f}", "% of BLEU"))  # fmt: skip
-
-
-@_of("R8")
-def _price(records: Records) -> Iterator[Evidence]:
-    runs = records.runs("attentionless/")
-    if "n_stand_in_weights" in runs:
-        nets = arm_columns(runs[runs["variant"].isin(list(ARMS))])
-        nets = nets.query(f"method not in {CONTROLS} and kind != 'low_rank'")
-        r = nets["n_stand_in_weights"] / nets["n_replaced_weights"]
-        yield Evidence(HOLDS if r.min() > 1 else FAILS, record="attentionless/",
-                       claim="a net has more weights than the attention it replaces",
-                       quantity="median over arms, with the range",
-                       **_measured(r.median(), r.min(), r.max(), "{:.3g}", "times"))  # fmt: skip
-    clock = records.runs("speed/paper/translation/")
-    if "ratio_to_teacher" in clock:
-        clock = clock[(clock["variant"] != TEACHER) & (clock["config.work"] == "greedy")]
-        for batch, part in clock.groupby("config.batch"):
-            best = part.loc[part["ratio_to_teacher"].idxmin()]
-            yield _time(dict(best), "teacher", claim="a stand-in is faster than the attention it "
-                        "replaces", quantity=f"batch {batch:.0f}, the fastest: "
-                        f"{arm_words(best['variant'])}")  # fmt: skip
-    student = build_student(StudentSpec(width=3), max_len=4, d_model=2, n_heads=1)
-    n, verdict = student.sizes["max_len"], FAILS
-    try:
-        student(torch.zeros(1, n + 1, 2))
-    except AttnlabError:
-        verdict = HOLDS
-    number = f"{n} tokens pass, {n + 1} are refused"
-    yield Evidence(verdict, number, claim="a net has a longest sentence", quantity="by trying")
-
-
-@_of("R11")
-def _other_translations(records: Records) -> Iterator[Evidence]:
-    known = ("toy", "multi30k", "ted_iwslt", "iwslt")
-    for name, _ in records.each("attentionless/"):
-        if not name.split("/")[2].startswith(known):
-            runs = load_runs(name, path=records.path, columns=replaced_verdicts.COLUMNS)
-            for row in replaced_verdicts.judge_replacements(runs).to_dict("records"):
-                said = f"{row['arm']}: {100 * row['share']:.1f} % of the score"
-                yield Evidence(row["verdict"], said, row["n_seeds"], claim=row["says"],
-                               record=name)  # fmt: skip
-
-
-@_of("R12")
-def _lengths(records: Records) -> Iterator[Evidence]:
-    short = f"{TOY}_short"
-    table = load_details(short, "by_length", path=records.path, is_needed=False)
-    if len(table):
-        longest = table[table["shortest"] == table["shortest"].max()]
-        claims = [
-            Claim(says=f"{arm_words(arm)}: it falls below its teacher", variant=arm,
-                  baseline=TEACHER)
-            for arm in longest["variant"].unique() if arm != TEACHER
-        ]  # fmt: skip
-        words = f"BLEU on sentences of {longest['shortest'].max()} words or more"
-        told = {"record": short, "quantity": words, "budget": _budget(records.runs(short))}
-        yield from _paired(longest, claims, "bleu", "{:+.1f}", "BLEU", **told)
-    yield from _compared("R12", records)
-
-
-@_of("T1")
+@evidence_for("T1")
 def _questions(_: Records) -> Iterator[Evidence]:
     asked = read_quiz("what_we_found")
     n = sum(sum(option.is_right for option in question.options) == 1 for question in asked)
@@ -609,6 +440,5 @@ def _questions(_: Records) -> Iterator[Evidence]:
 
 def find_evidence(claim: str, records: Records) -> list[Evidence]:
     """Return the lines of a claim; one that says *not recorded yet* where there is nothing."""
-    own = EVIDENCE.get(claim, lambda _: ())(records)
-    shared = () if claim in EVIDENCE else (*_shares(claim, records), *_compared(claim, records))
-    return [*own, *shared] or [Evidence(NOT_RECORDED, record="")]
+    find = EVIDENCE.get(claim, lambda records: compared(claim, records))
+    return [*find(records)] or [Evidence(NOT_RECORDED, record="")]

@@ -1,15 +1,17 @@
-"""Verdicts on what the second paper claims, by one rule, from the records of ``attentionless``.
+"""Verdicts on what the second paper claims, by one rule, from the records of both its studies.
 
-The rule. To replace is to keep ``AIM`` of a baseline's BLEU on the test split. The baseline of
-what was tuned after the swap is the teacher, trained on for as many steps; of all else the teacher
-as it was. Of many arms the one speaks that keeps most BLEU on the *validation* split. The 95 %
-interval is over seeds and sentences. A teacher below ``WEAK`` BLEU decides nothing, nor do fewer
+The rule. To replace is to keep ``AIM`` of a baseline's score on the test split, with the whole
+95 % interval; in the later study also ``SHARE`` of it on average, of a teacher of ``STRONG`` BLEU.
+The baseline of what was tuned after the swap is the teacher, trained on for as many steps; of all
+else the teacher as it was. Of many arms the one speaks that keeps most on the *validation* split.
+The interval is over seeds and sentences. A teacher below ``WEAK`` decides nothing, nor do fewer
 than ``MIN_SEEDS`` seeds, another baseline, or an arm that was chosen on the test split.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from math import sqrt
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,17 +30,17 @@ from attnlab.analysis.compare import (
 )
 from attnlab.distillation import CONTROLS
 from attnlab.errors import AttnlabError
-from attnlab.markdown import markdown_table
 from attnlab.paths import RUNS
 from attnlab.records import load_runs
 from attnlab.seeding import numpy_generator
 from attnlab.studies.arms import TEACHER, arm_columns
 from attnlab.training.scores import resampled_bleu, unpack_counts
+from attnlab.training.texts import resampled_means, unpack_scores
 
-AIM = 0.95  # of the baseline's BLEU: what counts as replaced
-WEAK = 20  # BLEU; a weaker teacher has little that could be lost
-TRAINED_ON = "encoder_self/identity/tuned_all"  # the teacher, for as many steps as arms are tuned
-BASELINES = {TEACHER: "teacher as it was", TRAINED_ON: "teacher, trained on as long"}
+OLDER, LATER = "attentionless", "replaced"  # the two studies
+AIM, SHARE = 0.95, 0.97  # of the baseline's score: what the whole interval keeps, and the mean
+WEAK, STRONG = 20, 38  # out of 100: below, a teacher decides nothing; that of captions aims higher
+BASELINES = {False: "teacher as it was", True: "teacher, trained on as long"}
 
 NOT_RECORDED = "not recorded yet"
 TOO_WEAK = "teacher too weak to decide"
@@ -46,20 +48,78 @@ UNFAIR = "no fair baseline recorded"
 ON_TEST = "chosen on test: no verdict"
 NO_COUNTS = "no interval recorded"
 NO_VERDICTS = (TOO_WEAK, UNFAIR, ON_TEST, NO_COUNTS)  # why there is none, besides too few seeds
-QUANTITY = "BLEU, written freely, over the baseline's"
 
-JUDGED_ON = {  # experiment: words for its pairs
-    "attentionless/classroom/toy": "toy languages",
-    "attentionless/classroom/toy_small": "toy languages, few pairs",
-    "attentionless/paper/multi30k/de-en": "captions",
-    "attentionless/classroom/ted_iwslt/fr-en": "TED talks",
+CAPTIONS, OLD_CAPTIONS = f"{LATER}/paper/multi30k/de-en", f"{OLDER}/paper/multi30k/de-en"
+JUDGED_ON = {  # translations that are judged: experiment, and words for its pairs
+    f"{OLDER}/classroom/toy": "toy languages",
+    f"{OLDER}/classroom/toy_small": "toy languages, few pairs",
+    CAPTIONS: "captions",
+    f"{LATER}/paper/multi30k/en-de": "captions, English to German",
+    f"{LATER}/paper/multi30k/fr-en": "captions, French to English",
+    f"{LATER}/paper/multi30k/en-fr": "captions, English to French",
+    OLD_CAPTIONS: "captions, older teacher",
+    f"{OLDER}/classroom/ted_iwslt/fr-en": "TED talks",
+    f"{LATER}/paper/ted_iwslt/de-en": "TED talks, German to English",
 }
+OTHER_TASKS = {  # what is no translation: data, words, and the score that is judged
+    "headlines": ("headlines", "rouge_l"),
+    "dialogue": ("replies in a dialogue", "rouge_l"),
+    "code": ("lines of code", "exact_match"),
+    "scan/simple": ("SCAN, simple", "exact_match"),
+    "scan/length": ("SCAN, longer", "exact_match"),
+    "scan/jump": ("SCAN, a new verb", "exact_match"),
+    "cogs": ("COGS", "exact_match"),
+}
+SCORE_NAMES = {"bleu": "BLEU", "rouge_l": "ROUGE-L", "exact_match": "exact match"}
 SENTENCES = "details.bleu.sentences"
 COLUMNS = (
     "experiment", "variant", "seed", "bleu", "validation_bleu", SENTENCES,
-    "details.bleu.n_sentences", "details.bleu.beam_size", "details.bleu.signature",
-    "details.data.test_too_long",
+    "details.bleu.n_sentences", "details.data.test_too_long",
 )  # fmt: skip
+
+
+class Rule(NamedTuple):
+    """What an arm has to keep, of what, and of how good a teacher."""
+
+    score: str = "bleu"  # that is judged: a metric of the records
+    share: float = AIM  # of the baseline's score, mean over seeds; AIM by the whole interval
+    least: float = WEAK  # score of the teacher, out of 100
+
+    @property
+    def quantity(self) -> str:
+        """What is measured, in words."""
+        return f"{SCORE_NAMES[self.score]}, written freely, over the baseline's"
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """What is read of the records."""
+        if self.score == "bleu":
+            return COLUMNS
+        chosen_by = ("validation_exact_match",) if self.score == "exact_match" else ()
+        return (*COLUMNS, self.score, *chosen_by, f"details.texts.{self.score}.texts")
+
+    def scored(self, runs: pd.DataFrame) -> pd.DataFrame:
+        """Return runs with ``score`` and ``validation`` out of 100, and packed ``counts``."""
+        by, counts, out_of = "validation_bleu", f"details.texts.{self.score}.texts", 1
+        if self.score == "exact_match":
+            by, out_of = "validation_exact_match", 100
+        if self.score == "bleu":
+            counts = SENTENCES
+        found = {"score": out_of * runs[self.score].astype(float),
+                 "validation": out_of * runs[by].astype(float)}  # fmt: skip
+        return runs.assign(**found, counts=runs[counts])
+
+
+TRANSLATED = Rule()
+
+
+def rule_of(experiment: str) -> Rule:
+    """Return the rule for the records of an experiment: ``study/scale/data``."""
+    study, _, data = experiment.split("/", 2)
+    if study != LATER:
+        return TRANSLATED
+    _, score = OTHER_TASKS.get(data, ("", "bleu"))
+    return Rule(score=score, share=SHARE, least=STRONG if data.startswith("multi30k") else WEAK)
 
 
 class ReplacementClaim(NamedTuple):
@@ -72,11 +132,13 @@ class ReplacementClaim(NamedTuple):
 
 
 NET = (
-    "not learned_head and n_times == 1 and kind in ('alr', 'alrr', 'aslr', 'elr', 'paper', "
-    "'truncated', 'prefix', 'per_query')"
+    "not learned_head and n_times == 1 and keeps == '' and kind in ('alr', 'alrr', 'aslr', 'elr', "
+    "'paper', 'truncated', 'prefix', 'per_query')"
 )
 TAUGHT, SCRATCH = f"{NET} and begins != 'scratch'", f"{NET} and begins == 'scratch'"
-LEARNS = f"method not in {CONTROLS}"  # that a control fails says nothing of others
+LEARNS = f"method not in {CONTROLS} and begins != 'scratch'"  # of controls nothing follows
+LINEAR = "method in ('linear', 'ssd', 'gated_delta')"  # features or a table at every site
+NO_SOFTMAX = f"{LEARNS} and not has_cross_softmax and keeps == ''"
 CLAIMS = tuple(  # arXiv:2311.10642; what is longer trained than its baseline speaks for none
     ReplacementClaim(*claim)
     for claim in (
@@ -89,11 +151,23 @@ CLAIMS = tuple(  # arXiv:2311.10642; what is longer trained than its baseline sp
         ("R6", "a net can replace cross-attention", "no", f"{TAUGHT} and site == 'cross'"),
         ("R6", "nets can replace all attention at once", "no", f"{TAUGHT} and site == 'all'"),
         ("R10", "a stand-in without a softmax can replace cross-attention", "open",
-         f"begins != 'scratch' and site == 'cross' and not has_cross_softmax and {LEARNS}"),
+         f"{NO_SOFTMAX} and site == 'cross'"),
         ("R9", "a net trained from scratch can replace encoder self-attention", "no",
          f"{SCRATCH} and site == 'encoder_self'"),
         ("R9", "nets trained from scratch can replace all attention", "no",
          f"{SCRATCH} and site == 'all'"),
+        ("R5", "linear attention can replace encoder self-attention", "open",
+         f"{LEARNS} and {LINEAR} and site == 'encoder_self'"),
+        ("R5", "linear attention can replace decoder self-attention", "open",
+         f"{LEARNS} and {LINEAR} and site == 'decoder_self'"),
+        ("R10", "stand-ins without any softmax can replace all attention at once", "open",
+         f"{NO_SOFTMAX} and site == 'all' and window == 0"),
+        ("R10", "stand-ins with a window of softmax can replace all attention at once", "open",
+         f"{NO_SOFTMAX} and site == 'all' and window > 0"),
+        ("R10", "stand-ins can replace all but some layers of attention", "open",
+         f"{LEARNS} and keeps != ''"),
+        ("R9", "linear attention trained from scratch can replace all attention", "no",
+         f"begins == 'scratch' and {LINEAR} and n_times == 1 and site == 'all'"),
     )
 )  # fmt: skip
 
@@ -123,13 +197,31 @@ def share_over_seeds(
     Source:
         Koehn 2004, section 5, for pairs; Davison and Hinkley 1997, section 3.8, for two steps.
     """
-    counts, how = [*own, *baseline], {"n_resamples": n_resamples, "seed": seed}
-    if any(not np.array_equal(each[:, -1], counts[0][:, -1]) for each in counts):
+    own, baseline = list(own), list(baseline)
+    how = {"n_resamples": n_resamples, "seed": seed}
+    _require_same([each[:, -1] for each in (*own, *baseline)])
+    ours, others = ([resampled_bleu(c, **how) for c in part] for part in (own, baseline))
+    return share_of_resampled(ours, others, seed=seed)
+
+
+def _require_same(lengths: Sequence[np.ndarray]) -> None:
+    """Refuse systems whose references have other lengths."""
+    if any(not np.array_equal(each, lengths[0]) for each in lengths):
         raise AttnlabError("Shares compare systems on the same test sentences; these differ.")
-    ours, others = (np.array([resampled_bleu(c, **how) for c in part]) for part in (own, baseline))
+
+
+def share_of_resampled(
+    own: Sequence[np.ndarray], baseline: Sequence[np.ndarray], *, seed: int = 0
+) -> tuple[float, float, float]:
+    """Return what ``share_over_seeds`` does, from scores on all sentences and on resampled sets.
+
+    Shapes:
+        own, baseline: one ``(1 + n_resamples,)`` a seed, all sentences first.
+    """
+    ours, others = np.array(own), np.array(baseline)
     if others.min() <= 0:
         raise AttnlabError("The baseline scores 0 BLEU: nothing can be a share of that.")
-    (n_seeds, _), shares = ours.shape, ours / others  # (S, 1 + n_resamples), all sentences first
+    (n_seeds, n_resamples), shares = ours[:, 1:].shape, ours / others
     means = drawn = shares[:, 1:].mean(0)
     if n_seeds > 1:
         random = numpy_generator(seed, "bootstrap/seeds")
@@ -140,33 +232,39 @@ def share_over_seeds(
     return float(shares[:, 0].mean()), float(low), float(high)
 
 
-def fair_shares(runs: pd.DataFrame) -> pd.DataFrame:
+def fair_shares(runs: pd.DataFrame, *, rule: Rule = TRANSLATED) -> pd.DataFrame:
     """Return the arms of an experiment with what each keeps of its baseline, seed by seed.
 
     Args:
-        runs: Rows with ``COLUMNS``, teachers among them; a repeated run counts once, the last.
+        runs: Rows with the columns of the rule, teachers among them; a repeated run counts once,
+            the last.
 
     Returns:
-        The runs and the columns of their arms, with ``baseline`` (a variant), ``is_fair`` (False
-        where the teacher, trained on, is wanted and not recorded: then ``baseline`` is the teacher
-        as it was), ``share`` and ``validation_share`` of BLEU, ``teacher_bleu``. A seed without
-        a teacher is left out.
+        The runs and the columns of their arms, with ``baseline`` (in words), ``is_fair`` (False
+        where the teacher, trained on, is wanted and not recorded: then it is the teacher as it
+        was), ``share`` and ``validation_share`` of the score, ``teacher_score``, and of the
+        baseline all that ends in ``_of_baseline``. A seed without a teacher is left out.
     """
-    runs = latest_runs(runs)
-    arms = arm_columns(runs[~runs["variant"].isin([*BASELINES])])
-    wanted = np.where(arms["tunes"] == "nothing", TEACHER, TRAINED_ON)
-    recorded = set(zip(runs["variant"], runs["seed"], strict=True))
-    is_fair = [pair in recorded for pair in zip(wanted, arms["seed"], strict=True)]
-    arms = arms.assign(baseline=np.where(is_fair, wanted, TEACHER), is_fair=is_fair)
-    measured = ["bleu", "validation_bleu", SENTENCES]
-    own = runs.rename(columns={"variant": "baseline"})[["baseline", "seed", *measured]]
-    arms = arms.merge(own, on=["baseline", "seed"], suffixes=("", "_of_baseline"))
-    teacher = runs[runs["variant"] == TEACHER].set_index("seed")["bleu"]
+    runs = rule.scored(arm_columns(latest_runs(runs)))
+    is_longer = runs["method"].eq("identity") & runs["tunes"].ne("nothing")
+    is_teacher = runs["variant"].eq(TEACHER)
+    own = runs[is_longer | is_teacher].assign(is_longer=is_longer)
+    own = own.drop_duplicates(["is_longer", "seed"])
+    arms = runs[~(is_longer | is_teacher)]
+    wants_longer = arms["tunes"].ne("nothing") & arms["begins"].ne("scratch")
+    recorded = set(zip(own["is_longer"], own["seed"], strict=True))
+    is_fair = np.array([pair in recorded for pair in zip(wants_longer, arms["seed"], strict=True)])
+    arms = arms.assign(is_longer=wants_longer & is_fair, is_fair=is_fair.astype(bool))
+    measured = ["score", "validation", "counts", SENTENCES]
+    own, teacher = own[["is_longer", "seed", *measured]], own[~own["is_longer"]]
+    arms = arms.merge(own, on=["is_longer", "seed"], suffixes=("", "_of_baseline"))
     shares = {
-        name: (arms[bleu] / arms[f"{bleu}_of_baseline"].replace(0, np.nan)).astype(float)
-        for name, bleu in (("share", "bleu"), ("validation_share", "validation_bleu"))
+        name: (arms[score] / arms[f"{score}_of_baseline"].replace(0, np.nan)).astype(float)
+        for name, score in (("share", "score"), ("validation_share", "validation"))
     }
-    return arms.assign(teacher_bleu=arms["seed"].map(teacher), **shares)
+    scores = arms["seed"].map(teacher.set_index("seed")["score"])
+    words = arms["is_longer"].map(BASELINES)
+    return arms.assign(teacher_score=scores, baseline=words, **shares)
 
 
 def choose_arm(arms: pd.DataFrame) -> tuple[pd.DataFrame, str, int]:
@@ -190,7 +288,7 @@ def choose_arm(arms: pd.DataFrame) -> tuple[pd.DataFrame, str, int]:
     return left[left["variant"] == best], split, left["variant"].nunique()
 
 
-def judge_replacements(runs: pd.DataFrame) -> pd.DataFrame:
+def judge_replacements(runs: pd.DataFrame, *, rule: Rule = TRANSLATED) -> pd.DataFrame:
     """Judge each of ``CLAIMS`` by the rule of this module, on one set of pairs.
 
     Args:
@@ -199,9 +297,9 @@ def judge_replacements(runs: pd.DataFrame) -> pd.DataFrame:
     Returns:
         One row a claim, as ``replacement_verdicts`` has them; without an arm it is left out.
     """
-    arms = fair_shares(runs)
+    arms = fair_shares(runs, rule=rule)
     spoken = [(claim, arms.query(claim.arms)) for claim in CLAIMS]
-    rows = [_judge(claim, some) for claim, some in spoken if len(some)]
+    rows = [_judge(claim, some, rule) for claim, some in spoken if len(some)]
     n_sentences, n_all = n_scored(runs) if rows else (0, 0)
     return pd.DataFrame(rows).assign(n_sentences=n_sentences, n_all=n_all)
 
@@ -218,104 +316,110 @@ def n_scored(runs: pd.DataFrame) -> tuple[int, int]:
     return n_sentences, n_sentences + (0 if pd.isna(too_long) else int(too_long))
 
 
-def _judge(claim: ReplacementClaim, arms: pd.DataFrame) -> dict[str, Any]:
+def _judge(claim: ReplacementClaim, arms: pd.DataFrame, rule: Rule) -> dict[str, Any]:
     best, chosen_on, n_compared = choose_arm(arms)
     one, n_seeds, n_left_out = best.iloc[0], len(best), arms["variant"].nunique() - n_compared
-    teacher_bleu, is_fair = float(best["teacher_bleu"].mean()), bool(best["is_fair"].all())
+    teacher, is_fair = float(best["teacher_score"].mean()), bool(best["is_fair"].all())
     share, low, high = float(best["share"].mean()), np.nan, np.nan
-    pairs = best[[SENTENCES, f"{SENTENCES}_of_baseline"]]
-    if teacher_bleu >= WEAK and pairs.notna().all(axis=None):
-        counts = ([unpack_counts(text) for text in pairs[name]] for name in pairs)
-        share, low, high = share_over_seeds(*counts)
+    if teacher >= rule.least:
+        share, low, high = span_of(best, rule=rule)
     no_verdict = {
-        TOO_WEAK: teacher_bleu < WEAK,
+        TOO_WEAK: teacher < rule.least,
         UNFAIR: not is_fair,
         too_few(n_seeds): n_seeds < MIN_SEEDS,
         ON_TEST: chosen_on == "test",
         NO_COUNTS: np.isnan(low),
     }
     reasons = [reason for reason, is_true in no_verdict.items() if is_true]
-    verdict = HOLDS if low >= AIM else FAILS if high < AIM else UNDECIDED
+    keeps = low >= AIM and share >= rule.share
+    verdict = HOLDS if keeps else FAILS if high < rule.share else UNDECIDED
     lacking = set(arms.loc[arms["variant"] == one["variant"], "seed"]) - set(best["seed"])
     doubts = {
         f"no fair baseline for seed {', '.join(map(str, sorted(lacking)))}": lacking,
         f"arms left out, with fewer seeds or scores: {n_left_out}": n_left_out,
     }
     return {
-        "claim": claim.claim, "says": claim.says, "paper": claim.paper, "quantity": QUANTITY,
-        "baseline": BASELINES[one["baseline"]], "arm": one["words"], "how": how_it_learnt(one),
+        "claim": claim.claim, "says": claim.says, "paper": claim.paper, "quantity": rule.quantity,
+        "baseline": one["baseline"], "arm": one["words"],
         "verdict": reasons[0] if reasons else verdict, "share": share, "share_low": low,
-        "share_high": high, "n_seeds": n_seeds, "teacher_bleu": teacher_bleu,
-        "experiment": one["experiment"], "chosen_on": chosen_on,
+        "share_high": high, "n_seeds": n_seeds, "teacher_score": teacher,
+        "experiment": one["experiment"], "variant": one["variant"], "chosen_on": chosen_on,
         "doubt": "; ".join(reasons[1:] + [doubt for doubt, is_there in doubts.items() if is_there]),
-        "signature": one["details.bleu.signature"], "beam_size": one["details.bleu.beam_size"],
     }  # fmt: skip
 
 
-def how_it_learnt(arm: pd.Series) -> str:
-    """Say how an arm learnt, from its columns: ``distilled only``, ``distilled, then tuned``."""
-    if arm["begins"] == "scratch":
-        return "from scratch"
-    begun = "distilled" if arm["begins"] == "distilled" else "not taught"
-    return f"{begun}, then tuned" if arm["tunes"] != "nothing" else f"{begun} only"
+def span_of(arm: pd.DataFrame, *, rule: Rule = TRANSLATED) -> tuple[float, float, float]:
+    """Return what an arm keeps, mean over its seeds, and its 95 % interval, nan without counts.
+
+    Args:
+        arm: Rows of ``fair_shares``, one a seed.
+    """
+    pairs = arm[["counts", "counts_of_baseline"]]
+    if not pairs.notna().all(axis=None):
+        return float(arm["share"].mean()), np.nan, np.nan
+    if rule.score == "bleu":
+        _require_same([unpack_counts(text)[:, -1] for text in pairs.to_numpy().flat])
+    own, baseline = ([_resampled(rule.score, text) for text in pairs[name]] for name in pairs)
+    return share_of_resampled(own, baseline)
+
+
+@lru_cache(maxsize=256)
+def _resampled(score: str, counts: str) -> np.ndarray:
+    """Return a score on all sentences, then on 1000 resampled test sets, from packed counts."""
+    how = {"n_resamples": 1000, "seed": 0}
+    if score == "bleu":
+        return resampled_bleu(unpack_counts(counts), **how)
+    return resampled_means(unpack_scores(counts), **how)
 
 
 def replacement_verdicts(*, path: Path = RUNS) -> pd.DataFrame:
-    """Judge the claims on every set of pairs of ``JUDGED_ON``, from the records.
+    """Judge the claims on every set of translations of ``JUDGED_ON``, from the records.
+
+    What the later study decides on captions, the older one does not say once more.
 
     Args:
         path: A run file, or a folder of them.
 
     Returns:
         One row a claim and set, claim by claim: ``claim`` (its number), ``says``, ``paper`` (what
-        the paper says to it), ``data``, ``quantity``, ``baseline``, ``arm`` and ``how`` it learnt
-        in words; ``verdict``, or why there is none; ``share`` of the baseline's BLEU, mean over
+        the paper says to it), ``data``, ``quantity``, ``baseline``, ``arm`` in
+        words; ``verdict``, or why there is none; ``share`` of the baseline's score, mean over
         seeds, with ``share_low`` and ``share_high`` (nan where the records hold no counts of
         sentences); ``n_seeds``; ``n_sentences`` scored of ``n_all`` in the test split (the rest
-        is too long for the model); ``teacher_bleu``; ``experiment``; ``chosen_on``: validation,
-        test or the only arm; ``doubt``; ``signature`` of BLEU; ``beam_size`` (nan: not recorded).
+        is too long for the model); ``teacher_score``; ``experiment``, ``variant``; ``chosen_on``:
+        validation, test or the only arm; ``doubt``.
     """
+    table = _judged(JUDGED_ON, path)
+    if table.empty:
+        return table
+    is_decided = table["verdict"].isin([HOLDS, FAILS, UNDECIDED])
+    decided = table.loc[is_decided & (table["experiment"] == CAPTIONS), "says"]
+    return table[~((table["experiment"] == OLD_CAPTIONS) & table["says"].isin(decided))]
+
+
+def task_verdicts(*, path: Path = RUNS) -> pd.DataFrame:
+    """Judge the claims on the tasks of ``OTHER_TASKS`` that are recorded, smoke left out.
+
+    Returns:
+        As ``replacement_verdicts``.
+    """
+    names = load_runs(path=path, columns=["experiment"])["experiment"].dropna().unique()
+    found = {}
+    for data, (words, _) in OTHER_TASKS.items():
+        here = [f"{LATER}/{scale}/{data}" for scale in ("paper", "classroom")]
+        found |= {name: words for name in here if name in names}
+    return _judged(found, path)
+
+
+def _judged(experiments: dict[str, str], path: Path) -> pd.DataFrame:
     tables = []
-    for experiment, data in JUDGED_ON.items():
-        rows = judge_replacements(load_runs(experiment, path=path, columns=COLUMNS))
+    for experiment, data in experiments.items():
+        rule = rule_of(experiment)
+        runs = load_runs(experiment, path=path, columns=rule.columns)
+        rows = judge_replacements(runs, rule=rule)
         tables += [rows.assign(data=data)] if len(rows) else []
     if not tables:
         return pd.DataFrame(columns=["says"])
     order = [claim.says for claim in CLAIMS]
     table = pd.concat(tables, ignore_index=True)
     return table.sort_values("says", key=lambda s: s.map(order.index), kind="stable")
-
-
-def claims_table(verdicts: pd.DataFrame) -> str:
-    """Return verdicts as Markdown: one row a claim and set of pairs, how it was scored below.
-
-    Args:
-        verdicts: From ``replacement_verdicts``.
-    """
-    if verdicts.empty:
-        return f"The claims: {NOT_RECORDED}."
-    rows = [_cells(row) for row in verdicts.itertuples()]
-    head = "claim (the paper), pairs, arm, chosen on, baseline, kept, seeds, sentences, verdict"
-    signatures = " and ".join(f"`{name}`" for name in sorted(set(verdicts["signature"])))
-    beams = verdicts["beam_size"].dropna()
-    sizes = ", ".join(f"{size:.0f}" for size in sorted(set(beams)))
-    return f"{markdown_table(head.split(', '), rows)}\n\n" + (
-        f"Kept: the mean share of the baseline's BLEU, with its 95 % interval over seeds and "
-        f"sentences; {AIM:.0%} counts as replaced. A teacher below {WEAK} BLEU, fewer than "
-        f"{MIN_SEEDS} seeds, another baseline or a choice made on the test split give no verdict. "
-        f"BLEU: {signatures}. Beam: {sizes or NOT_RECORDED} (1 is greedy; {len(beams)} of "
-        f"{len(verdicts)} rows record it)."
-    )
-
-
-def _cells(row: Any) -> list[str]:
-    low, high = (f"{100 * end:.1f}" for end in (row.share_low, row.share_high))
-    interval = "" if np.isnan(row.share_low) else f" ({low} to {high})"
-    weak = f" ({row.teacher_bleu:.1f} BLEU)" if row.verdict == TOO_WEAK else ""
-    doubt = f"; {row.doubt}" if row.doubt else ""
-    only = f", {row.how}" if row.how.endswith("only") else ""  # else its own words say it
-    return [
-        f"{row.says} ({row.paper})", row.data, f"{row.arm}{only}", row.chosen_on, row.baseline,
-        f"{100 * row.share:.1f} %{interval}", str(row.n_seeds),
-        f"{row.n_sentences:,} of {row.n_all:,}", f"**{row.verdict}**{weak}{doubt}",
-    ]  # fmt: skip

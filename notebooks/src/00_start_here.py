@@ -260,7 +260,7 @@ print(f"a table of {z.numel():,} scores, 150 steps: {loss:.1f} nats per token; "
 # | [06 Fast Extractors](06_fast_extractors.ipynb) | one equation, many programs; streaming; the clock | 70 |
 # | [07 Translation: a teacher](07_translation_teacher.ipynb) | an encoder-decoder site by site; alignments; BLEU | 80 |
 # | [08 Distillation](08_distillation.ipynb) | nets that learn what attention does; sizes; prefix sums | 80 |
-# | [09 Replacing attention](09_replacing_attention.ipynb) | swap layers with undo; controls; a leak found; captions, price, from scratch | 90 |
+# | [09 Replacing attention](09_replacing_attention.ipynb) | swap layers with undo; controls; a leak found and run; from scratch | 82 |
 # | [10 Other mixers](10_other_mixers.ipynb) | one frame, every mixer in five lines; prices; the map | 80 |
 # | [11 Recall and state](11_recall_and_state.ipynb) | what a state holds; who recalls; a language in every row | 78 |
 # | [12 Scaling and other tasks](12_scaling_and_other_tasks.ipynb) | power laws with a known floor; length; sentences; images | 60 |

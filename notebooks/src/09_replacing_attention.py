@@ -622,8 +622,8 @@ assert abs(released_score.accuracy - open_eyes.accuracy) < 0.002
 assert abs(released_score.bleu - open_eyes.bleu) < 1
 
 # %% [markdown]
-# Every output moves with every later word. Teacher-forced and in use part by as much as the future is missing: most
-# at the first word, not at all at the last. So the two scores part as well. (Sizes, text and teacher of the study
+# Every output moves with every later word. Teacher-forced and in use part where the future is missing: most at
+# the first word, not at all at the last. So the two scores part as well. (Sizes, text and teacher of the study
 # differ from ours; the layout does not.)
 #
 # **Takeaway.** Edit the last target word: if an earlier output moves, every teacher-forced number of that
@@ -909,9 +909,9 @@ for name in (records.TOY, records.SMALL):
 #
 # The leak is not the toy's and not ours: the released layout has it.
 #
-# A toy can show *why* a net fails. What a stand-in is worth on real sentences, with a good teacher, and what it costs, is the
-# subject of notebook 13; every claim by one rule stands in
-# [notebook 14, section 4](14_what_we_found.ipynb).
+# A toy can show *why* a net fails. What a stand-in is worth on real sentences, with a good teacher, and what
+# it costs, is the subject of [notebook 13](13_attention_after_training.ipynb); every claim by one rule stands in
+# [notebook 14](14_what_we_found.ipynb), section 4.
 #
 # **Takeaway.** "Cannot be replaced" was measured with a net that is trained on one input and used on
 # another. The honest statement is narrower: *this net, taught this way, could not*.
