@@ -7,7 +7,6 @@ import ast
 import statistics
 import sys
 from collections import Counter
-from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
@@ -54,7 +53,7 @@ CEILINGS = {
     "mixers": 5_270,
     "claims": 770,
     "analysis": 2_760,
-    "cli": 700,
+    "cli": 745,
     "chapters": 10_250,
     "distillation": 2_160,
     "show": 2_370,
@@ -88,11 +87,12 @@ def count_lines(path: Path) -> int:
     return len(path.read_text("utf-8").splitlines())
 
 
-def classes_and_functions() -> Iterator[ast.AST]:
-    for path in sorted((ROOT / "attnlab").rglob("*.py")):
-        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
-            if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-                yield node
+@cache
+def classes_and_functions() -> tuple[ast.AST, ...]:
+    paths = sorted((ROOT / "attnlab").rglob("*.py"))
+    nodes = (node for path in paths for node in ast.walk(ast.parse(path.read_text("utf-8"))))
+    kinds = ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+    return tuple(node for node in nodes if isinstance(node, kinds))
 
 
 def length(node) -> int:
