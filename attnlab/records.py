@@ -16,7 +16,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import cache
+from functools import cache, lru_cache
 from importlib.metadata import PackageNotFoundError, distribution
 from itertools import chain
 from pathlib import Path
@@ -204,6 +204,12 @@ def read_records(
         AttnlabError: A line that is not a record; the message has file and line number.
         FileError: A file that cannot be read.
     """
+    for line, _ in _lines(path, on_damage=on_damage):
+        yield _record(line)
+
+
+def _lines(path: Path | None, *, on_damage: str | None = None) -> Iterator[tuple[bytes, str]]:
+    """Yield every line that is a record, and of which experiment; see ``read_records``."""
     if on_damage is None:
         on_damage = os.environ.get(DAMAGE_VARIABLE) or "stop"
     if not isinstance(on_damage, str) or on_damage not in ON_DAMAGE:
@@ -217,7 +223,7 @@ def read_records(
             if not line.strip():
                 continue
             try:
-                record = _record(line)
+                experiment = _checked(line)
             except (ValueError, KeyError, TypeError, RecursionError, OverflowError) as error:
                 if on_damage == "skip":
                     n_skipped += 1
@@ -227,13 +233,20 @@ def read_records(
                     f"appended to; restore it with git checkout, or set {DAMAGE_VARIABLE}=skip to "
                     "go on without such lines."
                 ) from error
-            yield record
+            yield line, experiment
         if n_skipped:
             LOGGER.warning("%s: %d lines are no run records, left out.", file, n_skipped)
 
 
 def _record(line: bytes) -> dict[str, Any]:
-    """Return the record of a line without its checksum, or say what is wrong with it."""
+    """Return the record of a line that was checked, without its checksum."""
+    record = json.loads(line.decode())
+    return record if record.pop(CHECKSUM, None) else _plainly_named(record)
+
+
+@lru_cache(maxsize=20_000)  # every picture reads the files again
+def _checked(line: bytes) -> str:
+    """Return the experiment of a line that is a record, or say what is wrong with it."""
     record = json.loads(line.decode())
     if not isinstance(record, dict):
         raise TypeError(f"it is {shorten(record)}")
@@ -252,11 +265,9 @@ def _record(line: bytes) -> dict[str, Any]:
     columns = record["curve"].values()
     if not all(isinstance(column, list) for column in columns) or len(set(map(len, columns))) > 1:
         raise ValueError("the columns of its curve are no lists of one length")
-    if CHECKSUM not in record:
-        return _plainly_named(record)
-    if record.pop(CHECKSUM) != _checksum(record):
+    if CHECKSUM in record and record[CHECKSUM] != _checksum(record):
         raise ValueError("it was changed after it was written: its checksum is another")
-    return record
+    return record["experiment"]
 
 
 def _plainly_named(record: dict[str, Any]) -> dict[str, Any]:
@@ -375,15 +386,15 @@ def _tables(parts: Iterator[tuple[Mapping[str, Any], Any]] | list) -> pd.DataFra
 def _select(
     experiment: str | None, path: Path | None, *, is_needed: bool = True
 ) -> list[dict[str, Any]]:
-    records = list(read_records(path))
+    lines = list(_lines(path))
     if experiment is None:
-        return records
+        return [_record(line) for line, _ in lines]
     if not isinstance(experiment, str):
         raise TypeError(f"the name of an experiment is a str, not {type(experiment).__name__}")
     pattern = re.compile(re.escape(experiment) + ("" if experiment.endswith("/") else "$"))
-    chosen = [record for record in records if pattern.match(record["experiment"])]
+    chosen = [_record(line) for line, name in lines if pattern.match(name)]
     if is_needed and not chosen:
-        known = {record["experiment"] for record in records}
+        known = {name for _, name in lines}
         step = "Run it with: attnlab study run NAME --scale SCALE."
         if any(name.startswith(f"{experiment}/") for name in known):
             step = f"For everything below it, ask for {experiment + '/'!r}."

@@ -38,8 +38,8 @@ SKIP_REASONS = {
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the browser, which takes longest, while another worker does the rest."""
-    items.sort(key=lambda item: item.path.name != "test_browser.py")
+    """Begin with the browser and the notebooks: with small files last, workers end together."""
+    items.sort(key=lambda item: (item.path.name != "test_browser.py", item.path.suffix != ".ipynb"))
 
 
 hypothesis.settings.register_profile(

@@ -93,5 +93,5 @@ def small_data(n_items=40, *, classes=("odd", "even")):
     sizes = {"n_classes": len(classes), "context_len": 8, "vocab_size": 12}
     return classification.LabelDataset(
         name="parity", classes=classes, inputs=inputs, labels=names, sizes=sizes,
-        controls={"linear_accuracy": 0.5}, facts={"name": "parity"},
+        control=lambda: {"linear_accuracy": 0.5}, facts={"name": "parity"},
     )  # fmt: skip

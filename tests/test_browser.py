@@ -1,4 +1,4 @@
-"""A real browser runs every notebook in JupyterLab, drags every slider and presses every button."""
+"""A real browser runs the panels of every notebook, drags every slider, presses every button."""
 
 import os
 import re
@@ -8,12 +8,13 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import jupytext
 import nbformat
 import pytest
+from widget_cells import needed
 
 ROOT = Path(__file__).resolve().parents[1]
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
@@ -55,6 +56,7 @@ def server(chromium, tmp_path_factory) -> Iterator[tuple[str, str, Path]]:
         shutil.copy(notebook, room / f"stored_{notebook.name}")
     for source in (ROOT / "notebooks" / "src").glob("[0-9]*.py"):
         notebook = jupytext.read(source, fmt="py:percent")
+        notebook.cells = list(needed(notebook.cells))
         notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3"}
         nbformat.write(notebook, room / f"{source.stem}.ipynb")
     for name in ("data", "figures"):  # notebooks find their records beside their folder
@@ -105,13 +107,14 @@ def wait_for(port: int, process: subprocess.Popen, log: Path) -> None:
 
 @pytest.fixture(scope="module")
 def browser(chromium):
+    """One browser for all pages, which reads the programs of JupyterLab once."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as play:
         running = play.chromium.launch(
             executable_path=chromium, args=[f"--{word}" for word in QUIET]
         )
-        yield running
+        yield running.new_context(viewport=WIDE)
         running.close()
 
 
@@ -130,7 +133,7 @@ def run_notebook(server, browser):
     def run(name: str, *, runs: bool = True):
         if not (room / name).exists():
             pytest.skip(f"no notebook: {name} is not written yet")
-        page = browser.new_page(viewport=WIDE)
+        page = browser.new_page()
         pages.append(page)
         page.set_default_timeout(WAIT_MS)
         listen(page)
@@ -179,20 +182,22 @@ PLACES = """() => Array.from(document.querySelectorAll('[data-target] .attnlab-p
         selects: Array.from(panel.querySelectorAll('select')).map((one) => box(one).width),
     };
 })"""
+# What tells one picture from another: the end of a PNG depends on all that is before it.
+SOURCE = "((image) => `${image.src.length} ${image.src.slice(-200)}`)"
 # Of one panel: what it says, what it shows, whether it is at work.
-LOOK = """(panel) => {
+LOOK = f"""(panel) => {{
     const text = (selector) => Array.from(panel.querySelectorAll(selector), (e) => e.textContent);
     const images = panel.querySelectorAll('.attnlab-picture img');
-    return {
+    return {{
         words: [...text('.attnlab-status'), ...text('.attnlab-text pre')].join(' / '),
         alt: Array.from(images, (image) => image.alt).join(' / '),
-        source: Array.from(images, (image) => image.src).join(' '),
+        source: Array.from(images, {SOURCE}).join(' '),
         busy: panel.querySelectorAll('.attnlab-busy').length,
         alerts: text('[role=alert]'),
         readouts: text('.widget-readout'),
         height: panel.getBoundingClientRect().height,
-    };
-}"""
+    }};
+}}"""
 WIDGET_CELLS = f"""() => {{ {NOTEBOOK}
     const view = 'application/vnd.jupyter.widget-view+json';
     const shows = (c) => c.type === 'code' && outputs(c).some((o) => o.data?.[view]);
@@ -235,10 +240,16 @@ def look(panel) -> dict:
     return panel.evaluate(LOOK)
 
 
-def settle(panel, *, quiet_s: float) -> dict:
-    """Return what a panel shows once it has not been at work, nor changed, for so long."""
+def settle(panel, *, quiet_s: float, said: Collection[str] | None = None) -> dict:
+    """Return what a panel shows once it has not been at work, nor changed, for so long.
+
+    Args:
+        said: Words it had before: at rest with others it need not be waited for.
+    """
     before, quiet_since, deadline = look(panel), time.monotonic(), time.monotonic() + 60
     while time.monotonic() - quiet_since < quiet_s:
+        if said is not None and before["words"] not in said and not before["busy"]:
+            return before
         assert time.monotonic() < deadline, "the panel does not come to rest"
         time.sleep(0.05)
         seen = look(panel)
@@ -251,7 +262,7 @@ def sees_changes(panel, changes: Iterator[None]) -> bool:
     """Make the changes; say whether the words, or else the sharp pictures, become others."""
     words, sources = {look(panel)["words"]}, set()
     for _ in changes:
-        words.add(settle(panel, quiet_s=SOON_S)["words"])
+        words.add(settle(panel, quiet_s=SOON_S, said=words)["words"])
         if len(words) == 1:
             sources.add(settle(panel, quiet_s=SHARP_S)["source"])
     return len(words) > 1 or len(sources) > 1
@@ -314,9 +325,12 @@ def press_all(buttons) -> Iterator[None]:
         yield
 
 
-def drive_controls(page, panel, problems: list[str]) -> None:
-    """Drag each slider, choose each option, type; note what changes nothing."""
-    height = settle(panel, quiet_s=SOON_S)["height"]
+def drive_controls(page, panel, problems: list[str], *, height: float) -> dict:
+    """Drag each slider, choose each option, type; note what changes nothing.
+
+    Args:
+        height: Of the panel at rest before.
+    """
     waits_for_a_button = panel.locator("button", has_text=PRESSED).count() > 0
     for handle in panel.locator("[role=slider]").all():
         name, values = handle.get_attribute("aria-label"), set()
@@ -339,9 +353,10 @@ def drive_controls(page, panel, problems: list[str]) -> None:
     seen = settle(panel, quiet_s=SOON_S)
     if abs(seen["height"] - height) > 1:
         problems.append(f"its height jumped from {height} to {seen['height']}")
+    return seen
 
 
-def press_run_and_stop(page, panel, problems: list[str]) -> None:
+def press_run_and_stop(page, panel, problems: list[str]) -> dict:
     """Start the work of a board and stop it; Stop must be heard soon."""
     run, stop = (panel.get_by_role("button", name=name, exact=True) for name in ("Run", "Stop"))
     run.click()
@@ -353,12 +368,13 @@ def press_run_and_stop(page, panel, problems: list[str]) -> None:
     page.wait_for_function("(b) => !b.disabled", arg=run.element_handle(), polling=20)
     if (waited := time.monotonic() - asked) > HEARD_S:
         problems.append(f"Stop was heard after {waited:.1f} s")
-    words = settle(panel, quiet_s=SOON_S)["words"]
-    if not words.startswith(("Stopped after", "Done after")):
-        problems.append(f"after Stop it says {words!r}")
+    seen = settle(panel, quiet_s=SOON_S)
+    if not seen["words"].startswith(("Stopped after", "Done after")):
+        problems.append(f"after Stop it says {seen['words']!r}")
+    return seen
 
 
-def put_in_and_undo(panel, problems: list[str]) -> None:
+def put_in_and_undo(panel, problems: list[str]) -> dict:
     """Swap what stands somewhere, and take it back."""
     put_in, undo = (panel.get_by_role("button", name=name) for name in ("Put in", "Undo"))
     whole = settle(panel, quiet_s=SOON_S)["words"]
@@ -369,13 +385,14 @@ def put_in_and_undo(panel, problems: list[str]) -> None:
         problems.append("putting zeros in changes nothing")
     undo.click()
     panel.page.wait_for_function("(b) => b.disabled", arg=undo.element_handle(), polling=50)
-    if settle(panel, quiet_s=SOON_S)["words"] != whole:
-        problems.append("Undo does not take a swap back")
-
-
-def check_looks(panel, problems: list[str]) -> None:
-    """Check that what a panel shows is finite, without an error, and told by its words."""
     seen = settle(panel, quiet_s=SOON_S)
+    if seen["words"] != whole:
+        problems.append("Undo does not take a swap back")
+    return seen
+
+
+def check_looks(seen: dict, problems: list[str]) -> None:
+    """Check that what a panel shows at rest is finite, without an error, and told by its words."""
     problems += [f"it says {text!r}" for text in seen["alerts"]]
     problems += [f"a read-out says {n!r}" for n in seen["readouts"] if not FINITE.match(n)]
     if "nan" in seen["words"].lower().split():
@@ -393,13 +410,14 @@ def drive_cell(page) -> list[str]:
     check_places(page, beside=False)
     page.set_viewport_size(WIDE)
     for panel in page.locator("[data-target] .attnlab-panel").all():
-        check_looks(panel, problems)
-        drive_controls(page, panel, problems)
+        seen = settle(panel, quiet_s=SOON_S)
+        check_looks(seen, problems)
+        seen = drive_controls(page, panel, problems, height=seen["height"])
         if panel.get_by_role("button", name="Stop", exact=True).count():
-            press_run_and_stop(page, panel, problems)
+            seen = press_run_and_stop(page, panel, problems)
         if panel.get_by_role("button", name="Put in").count():
-            put_in_and_undo(panel, problems)
-        check_looks(panel, problems)
+            seen = put_in_and_undo(panel, problems)
+        check_looks(seen, problems)
     for option in page.locator("[data-target] .attnlab-option").all():
         option.click()
     for reason in page.locator(
@@ -410,6 +428,16 @@ def drive_cell(page) -> list[str]:
         choice.click()
         page.locator("[data-target] [role=status]", has_text="You guessed").first.wait_for()
     return problems
+
+
+def test_a_panel_keeps_the_cells_that_it_stands_on():
+    texts = ("from x import train, explore, draw", "model = 1", "train(model)", "other = 2")
+    texts += ("draw(other)", "other = 3", "seen = {}", "seen['a'] = other")
+    cells = [nbformat.v4.new_code_cell(text) for text in (*texts, "explore(draw, model, seen)")]
+    cells[-1].metadata["tags"] = ["widget"]
+    cells.append(nbformat.v4.new_code_cell("print(model)"))
+    kept = [cells.index(cell) for cell in needed(cells)]
+    assert kept == [0, 1, 2, 5, 6, 7, 8]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -481,7 +509,8 @@ def test_a_key_press_is_soon_followed_by_a_new_picture(run_notebook):
         before, pressed = settle(panel, quiet_s=SHARP_S), time.monotonic()
         page.keyboard.press(key)
         page.wait_for_function(
-            "([panel, source]) => panel.querySelector('.attnlab-picture img').src !== source",
+            "([panel, source]) =>"
+            f" {SOURCE}(panel.querySelector('.attnlab-picture img')) !== source",
             arg=[panel.element_handle(), before["source"]],
             polling=10,
         )

@@ -185,7 +185,7 @@ def test_impossible_threads_are_wrong_usage(command, threads, capsys):
 
 
 def test_a_long_training_says_how_long_and_how_to_shorten_it(capsys):
-    from attnlab.cli import _time_needed
+    from attnlab.cli.training import _time_needed
 
     assert main(["train", *TINY]) == 0
     assert "on this machine" in capsys.readouterr().err

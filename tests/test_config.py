@@ -48,6 +48,7 @@ def test_every_field_moves_the_digest():
         (lambda: TrainConfig(lr=float("nan")), "lr=nan"),
         (lambda: TrainConfig(warmup_steps=-1), "warmup_steps=-1"),
         (lambda: TrainConfig(seed=-1), "seed=-1 cannot be negative"),
+        (lambda: TrainConfig(n_averaged=-1), "n_averaged=-1 cannot be negative"),
         (lambda: TrainConfig(precision="fp8"), "is not one of fp32, fp32_onednn"),
         (lambda: ModelConfig.from_dict({"width": 3}), "has no field 'width'"),
     ],

@@ -9,6 +9,7 @@ import sys
 import tarfile
 from collections import Counter
 from dataclasses import replace
+from functools import lru_cache
 
 import numpy as np
 import platformdirs
@@ -379,11 +380,14 @@ def test_the_official_archive_is_read_without_its_tags(store, monkeypatch):
 # the real files, where they are
 
 
+read_once = lru_cache(maxsize=1)(load_corpus)  # the books are asked for one test after another
+
+
 @pytest.fixture
 def real(corpus_folder):
     def load(name):
         corpus_folder(describe_corpus(name).folder)
-        return load_corpus(name)
+        return read_once(name)
 
     return load
 

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -28,6 +29,7 @@ from attnlab.training import (
     engine,
     evaluate_documents,
     evaluate_forced,
+    evaluate_translation,
     steps_dense_early,
     steps_every,
     train_model,
@@ -98,8 +100,8 @@ def test_the_seed_of_a_job_decides_the_start_and_the_order(
 
 CHANGES = {"n_steps": 5, "batch_size": 3, "lr": 0.04, "schedule": "inverse_sqrt",
            "warmup_steps": 1, "min_lr_fraction": 0.5, "weight_decay": 0.5, "beta_1": 0.5,
-           "beta_2": 0.5, "max_grad_norm": 0.1, "accumulation_steps": 2, "precision": "bf16",
-           "seed": 1}  # fmt: skip
+           "beta_2": 0.5, "max_grad_norm": 0.1, "accumulation_steps": 2, "n_averaged": 2,
+           "precision": "bf16", "seed": 1}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", CHANGES)
@@ -156,6 +158,19 @@ def test_a_translator_is_judged_on_the_split_that_each_number_names(pairs):
     assert metrics["test_loss_nats"] == nats["test"]
     assert metrics["test_accuracy"] == evaluate_forced(model, task.data.test).accuracy
     assert sum(details["by_length"]["n_sentences"]) == len(task.data.test)
+
+
+def test_a_test_is_scored_once_more_by_beam_where_a_task_has_one(pairs):
+    task, model = pairs
+    metrics, details = replace(task, beam_size=3).score(model)
+    vocabulary = task.data.vocabulary
+    by_beam = evaluate_translation(model, task.data.test, vocabulary=vocabulary, beam_size=3)
+    greedy, facts = task.score(model)
+    beam = {name: metrics.pop(f"beam_{name}") for name in ("bleu", "bleu_low", "bleu_high")}
+    assert beam == {"bleu": by_beam.bleu.score, "bleu_low": by_beam.bleu.low,
+                    "bleu_high": by_beam.bleu.high}  # fmt: skip
+    assert (details.pop("beam")["beam_size"], details["bleu"]["beam_size"]) == (3, 1)
+    assert (metrics, details) == (greedy, facts)
 
 
 def test_a_translator_learns_with_the_smoothing_of_its_plan(pairs):
@@ -250,6 +265,47 @@ def test_a_training_goes_on_from_its_checkpoint_to_the_same_bits(
     monkeypatch.setattr(engine.torch, "get_num_threads", lambda: 7)
     with pytest.raises(AttnlabError, match=r"begun with --threads 1, and this process has 7"):
         next(train_model(TASK, begin(), plan, checkpoint=path))
+
+
+# The mean of the weights at the last points
+
+
+@pytest.mark.parametrize("n_averaged", [1, 2, 3])
+def test_a_model_ends_with_the_mean_of_its_weights_at_the_last_points(n_averaged):
+    plain, weights = begin(), {}
+    for usual in train_model(TASK, plain, PLAN, points=POINTS):
+        weights[usual.step] = flat(plain)
+    model, state = trained(replace(PLAN, n_averaged=n_averaged))
+    mean = torch.stack([weights[step] for step in (2, 4, 6)[-n_averaged:]]).mean(0)
+    torch.testing.assert_close(flat(model), mean, rtol=0, atol=1e-6)
+    before, last = state.curve["loss_nats"][:-1], state.curve["loss_nats"][-1]
+    assert before == usual.curve["loss_nats"][:-1]
+    assert last == TASK.validate(model)["loss_nats"]
+
+
+@pytest.mark.parametrize("cut", [3, 4, 5, 6])
+def test_a_mean_of_weights_goes_on_from_a_checkpoint_to_the_same_bits(cut, tmp_path, monkeypatch):
+    monkeypatch.setattr(engine, "CHECKPOINT_EVERY_S", -1)
+    plan = replace(PLAN, n_averaged=2)
+    how = {"points": POINTS, "checkpoint": tmp_path / "c.safetensors"}
+    whole, state = trained(plan)
+    begun = train_model(TASK, begin(), plan, **how)
+    for _ in range(cut):
+        next(begun)
+    with suppress(StopIteration):  # the checkpoint is written when control comes back
+        next(begun)
+    begun.close()
+    model, rest = begin(seed=9), State()
+    list(train_model(TASK, model, plan, state=rest, **how))
+    assert torch.equal(flat(model), flat(whole))
+    assert rest.curve == state.curve
+
+
+@pytest.mark.parametrize("points", [{6}, {2, 4}, {0, 6}])
+def test_a_mean_of_weights_at_points_that_there_are_not_is_refused(points):
+    message = f"n_averaged=2 takes the weights at the last points .* there are {len(points)} "
+    with pytest.raises(AttnlabError, match=message):
+        next(train_model(TASK, begin(), replace(PLAN, n_averaged=2), points=points))
 
 
 @pytest.mark.parametrize("n_steps", [1, 2, 8, 930])

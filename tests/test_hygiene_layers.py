@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -33,6 +34,7 @@ NO_TORCH = ("show", "teach", "sources", "corpora")
 NO_TORCH += ("errors", "paths", *LAYERS["records"])
 
 
+@cache
 def imports(path: Path, source: str) -> set[str]:
     """Return the full names of all modules that a file imports, wherever in the file."""
     package = path.with_suffix("").parts[:-1]
@@ -65,6 +67,7 @@ def arrows_up(path: Path, source: str) -> list[str]:
     return found
 
 
+@cache
 def package_files() -> dict[Path, str]:
     """Return the text of every file of the package."""
     paths = sorted((ROOT / "attnlab").rglob("*.py"))

@@ -1,12 +1,13 @@
 """The names of jobs: committed records, teachers and students are found by them."""
 
 from collections import defaultdict
+from types import SimpleNamespace
 
 import pytest
 
 from attnlab.config import digest_of
 from attnlab.records import read_records
-from attnlab.studies import Plan, get_study
+from attnlab.studies import Plan, get_study, labels
 
 PINNED = {  # study, scale and data: what the digests of all its jobs, seeds 0 and 1, come to
     "language-model/smoke/tales": "26bf48bbef21",
@@ -42,9 +43,31 @@ def test_no_job_has_lost_its_name(experiment, corpus_folder):
     assert digest_of({"jobs": digests(experiment, seeds=(0, 1))}) == PINNED[experiment]
 
 
-def test_every_committed_record_is_of_a_job_that_can_be_asked_for_again():
+def recorded_sizes(records):
+    """Return by corpus the sizes of labelled sets that models were recorded with."""
+    found = {}
+    for record in records:
+        study, _, corpus = record["experiment"].split("/", 2)
+        if study == "labels":
+            model = record["config"]["model"]
+            names = ("n_classes", "context_len", "n_inputs" if model["n_inputs"] else "vocab_size")
+            found[corpus] = {name: model[name] for name in names}
+    return found
+
+
+def test_questions_have_the_sizes_that_are_recorded(corpus_folder):
+    corpus_folder("trec")
+    data = labels.label_data("trec", **labels.BUDGETS["classroom", "trec"].data)
+    assert data.sizes == recorded_sizes(read_records())["trec"]
+
+
+def test_every_committed_record_is_of_a_job_that_can_be_asked_for_again(monkeypatch):
     recorded = defaultdict(lambda: defaultdict(set))  # by experiment and variant
-    for record in read_records():
+    sizes = recorded_sizes(records := list(read_records()))  # texts and images are slow to read
+    monkeypatch.setattr(
+        labels, "label_data", lambda corpus, **_: SimpleNamespace(sizes=sizes[corpus])
+    )
+    for record in records:
         corpus = record["experiment"].split("/", 2)[-1].removesuffix("/swept")
         if not record["experiment"].startswith("speed/") and corpus not in (*FOLDERS, "children"):
             job = (record["config"]["job"], record["seed"])

@@ -151,6 +151,17 @@ def test_records_without_a_checksum_are_read_as_they_are(file):
     assert [each["seed"] for each in read_records(file)] == [0, 1]
 
 
+def test_a_line_is_checked_once_and_yields_a_new_record_each_time(file, monkeypatch):
+    record("other").append_to(file)
+    first = list(read_records(file))
+    first[0]["metrics"].clear()
+    monkeypatch.setattr("attnlab.records._checksum", lambda _: "of something else")
+    assert [each["metrics"] for each in read_records(file)] == [{"test_loss_nats": 1.5}] * 2
+    file.write_bytes(file.read_bytes().replace(b"1.5", b"1.6", 1))
+    with pytest.raises(AttnlabError, match=r"line 1 is not .*changed after it was"):
+        list(read_records(file))
+
+
 def test_a_line_after_one_that_was_cut_short_is_whole(file):
     file.write_bytes(file.read_bytes() + b'{"half":')
     record(seed=1).append_to(file)

@@ -17,6 +17,8 @@ from attnlab.models import Translator
 from attnlab.models.search import beam_search, greedy_search, select_rows
 from attnlab.training import (
     collate_pairs,
+    load_translator,
+    save_model,
     sentence_of,
     translate_all,
 )
@@ -406,6 +408,7 @@ def test_one_word_and_unknown_words_are_translated():
         ({"max_len": 0}, "max_len=0"),
         ({"norm": "both"}, "norm='both'"),
         ({"dropout": 1.0}, "dropout=1.0 is not a probability below 1"),
+        ({"share_embeddings": True}, "one vocabulary for both languages; these have 13 and 11"),
     ],
 )
 def test_a_translator_that_cannot_be_built_is_explained(change, message):
@@ -418,6 +421,30 @@ def test_the_head_shares_the_target_table_if_asked(is_tied):
     model = translator_for(tie_embeddings=is_tied)
     assert (model.head.weight is model.target_embedding.weight) == is_tied
     assert ("head.weight" in dict(model.named_parameters())) == (not is_tied)
+
+
+def test_both_languages_share_one_table_if_asked(tmp_path):
+    apart = translator_for(source_vocab_size=11)
+    model = translator_for(source_vocab_size=11, share_embeddings=True)
+    table, row = model.target_embedding.weight, torch.tensor([[5, 7, 9]])
+    assert model.source_embedding.weight is model.head.weight is table
+    n_apart, n_shared = (sum(w.numel() for w in each.parameters()) for each in (apart, model))
+    assert n_apart - n_shared == table.numel()
+    model.encode(row).square().sum().backward()
+    assert table.grad.abs().sum(1).nonzero().flatten().tolist() == [5, 7, 9]
+    save_model(tmp_path / "model.safetensors", model=model)
+    loaded, _ = load_translator(tmp_path / "model.safetensors")
+    assert loaded.config == model.config
+    assert loaded.source_embedding.weight is loaded.target_embedding.weight
+    assert torch.equal(loaded(row, row), model.eval()(row, row))
+
+
+def test_a_table_of_its_own_for_each_language_leaves_the_digest_alone():
+    apart, shared = (TranslatorConfig(**TRANSLATOR | {"source_vocab_size": 11,
+                     "share_embeddings": is_shared}) for is_shared in (False, True))  # fmt: skip
+    assert "share_embeddings" not in apart.to_dict()
+    assert shared.digest != apart.digest
+    assert TranslatorConfig.from_dict(shared.to_dict()) == shared
 
 
 def test_equal_seeds_make_equal_models():

@@ -21,6 +21,8 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
+import pandas as pd
+
 from attnlab.analysis.theory import (
     expected_language_model_multiplications,
     expected_language_model_weights,
@@ -77,11 +79,13 @@ BUDGETS = {  # by scale and corpus; None: every other one
 def jobs(plan: Plan) -> list[Job]:
     """Return the jobs of a plan, seed by seed: an early stop leaves whole comparisons."""
     names, made = plan.variants or list_mixers(), []
+    runs = load_runs(plan.name, columns=JUDGED) if any(plan.seeds) else pd.DataFrame()
     for seed in plan.seeds:
         for point in plan.points:
             match = point.get("match", "weights")
             for name in names:
-                rates = [best_rate(plan, name, match=match)] if seed else RATES[plan.scale]
+                rates = RATES[plan.scale]
+                rates = [best_rate(plan, name, runs=runs, match=match)] if seed else rates
                 made += [_job(plan, seed, name, match=match, lr=lr) for lr in rates]
     return made
 
@@ -165,15 +169,16 @@ def matched(name: str, base: ModelConfig, *, match: str = "weights") -> ModelCon
     return model
 
 
-def best_rate(plan: Plan, name: str, *, match: str = "weights") -> float:
+RATE = "config.train.lr"
+JUDGED = ("variant", "seed", "validation_loss_nats", RATE, "config.match")
+
+
+def best_rate(plan: Plan, name: str, *, runs: pd.DataFrame, match: str = "weights") -> float:
     """Return the recorded learning rate of seed 0 with the lowest validation loss.
 
     Raises:
         AttnlabError: Seed 0 is not recorded.
     """
-    rate = "config.train.lr"
-    columns = ["variant", "seed", "validation_loss_nats", rate, "config.match"]
-    runs = load_runs(plan.name, columns=columns)
     runs = runs[(runs["variant"] == name) & (runs["seed"] == 0) & (runs["config.match"] == match)]
     if runs.empty:
         raise AttnlabError(
@@ -181,7 +186,7 @@ def best_rate(plan: Plan, name: str, *, match: str = "weights") -> float:
             f"{name!r}. Run it first: attnlab study run {plan.study} --scale {plan.scale} "
             f"--corpus {plan.corpus} --seeds 0."
         )
-    return float(runs.loc[runs["validation_loss_nats"].idxmin(), rate])
+    return float(runs.loc[runs["validation_loss_nats"].idxmin(), RATE])
 
 
 def get_match(word: str) -> str:

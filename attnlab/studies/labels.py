@@ -92,12 +92,14 @@ BUDGETS = {  # by scale and corpus; None: every other one
 def jobs(plan: Plan) -> list[Job]:
     """Return the jobs of a plan, seed by seed: an early stop leaves whole comparisons."""
     sizes, made = plan.choose(BUDGETS), []
+    columns = ["variant", "seed", *TIES, RATE]
+    runs = load_runs(plan.name, columns=columns) if any(plan.seeds) else pd.DataFrame()
     for seed in plan.seeds:
         for point in plan.points:
             for name in plan.variants or VARIANTS:
                 asked = [point["lr"]] if "lr" in point else sizes.rates
                 is_later = seed > 0 and "lr" not in point
-                rates = [best_rate(plan, name)] if is_later else asked
+                rates = [best_rate(plan, name, runs=runs)] if is_later else asked
                 made += [_job(plan, sizes, seed, name, lr) for lr in rates]
     return made
 
@@ -133,13 +135,12 @@ def label_task(job: Job) -> LabelTask:
     return LabelTask(data=label_data(**job.task))
 
 
-def best_rate(plan: Plan, variant: str) -> float:
+def best_rate(plan: Plan, variant: str, *, runs: pd.DataFrame) -> float:
     """Return the recorded learning rate of seed 0 with the highest validation accuracy.
 
     Raises:
         AttnlabError: Seed 0 is not recorded.
     """
-    runs = load_runs(plan.name, columns=["variant", "seed", *TIES, RATE])
     runs = at_best_rate(runs[runs["variant"] == variant])
     if runs.empty:
         raise AttnlabError(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -31,7 +32,7 @@ class LabelDataset:
     Args:
         sizes: What a ``ClassifierConfig`` takes: ``n_classes``, ``context_len``, and
             ``vocab_size`` or ``n_inputs``.
-        controls: Test accuracy of the commonest class, and of a linear model.
+        control: Returns test accuracies of the commonest class and of a linear model.
         facts: What a record should say about the data.
     """
 
@@ -40,8 +41,13 @@ class LabelDataset:
     inputs: Mapping[str, Sequence[np.ndarray]]
     labels: Mapping[str, NDArray[np.int64]]
     sizes: Mapping[str, int]
-    controls: Mapping[str, float] = field(default_factory=dict)
+    control: Callable[[], Mapping[str, float]] = dict
     facts: dict[str, Any] = field(default_factory=dict)
+
+    @cached_property
+    def controls(self) -> Mapping[str, float]:
+        """What ``control`` returns: a linear model is fitted when one asks, and once."""
+        return self.control()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -80,7 +80,8 @@ def prepare_images(name: str) -> LabelDataset:
         inputs[split] = (greys / 255 - np.float32(MEAN)) / np.float32(DEVIATION)
         labels[split] = np.array([item.label for item in items])
     _, time, width = inputs["train"].shape
-    control = linear_control(
+    control = partial(
+        linear_control,
         {split: torch.from_numpy(part.reshape(len(part), -1)) for split, part in inputs.items()},
         labels, n_features=time * width, n_classes=len(corpus.classes), penalties=PENALTIES,
     )  # fmt: skip
@@ -90,7 +91,7 @@ def prepare_images(name: str) -> LabelDataset:
         inputs=inputs,
         labels=labels,
         sizes={"n_classes": len(corpus.classes), "context_len": time, "n_inputs": width},
-        controls=control,
+        control=control,
         facts={
             "name": name,
             "fingerprint": corpus.fingerprint,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import numpy as np
 
@@ -48,7 +48,7 @@ def prepare_labels(name: str, *, vocab_size: int, max_len: int) -> LabelDataset:
             "context_len": max_len,
             "vocab_size": vocabulary.vocab_size,
         },
-        controls=linear_control(bags, labels, **how),
+        control=partial(linear_control, bags, labels, **how),
         facts={
             "name": name,
             "fingerprint": corpus.fingerprint,

@@ -119,16 +119,7 @@ def train_model(
     if checkpoint is not None and checkpoint.exists():
         facts = load_checkpoint(checkpoint, model=whole, optimizer=optimizer)
         vars(state).update(_same_machine(facts, model, checkpoint))
-        if not 0 <= state.step <= train.n_steps:
-            raise CheckpointError(
-                f"{checkpoint} stands at step {state.step} of {train.n_steps}. Delete it and run "
-                "again."
-            )
-    if agree(state.step) != state.step:
-        raise AttnlabError(
-            f"This process would go on after step {state.step}, the first one after another: "
-            f"they see different checkpoints. Let all of them see {checkpoint}, or delete it."
-        )
+    _require_start(state, train, checkpoint)
     if 0 in points and not state.step:
         state.add_point(task.validate(model))
         yield state
@@ -146,9 +137,7 @@ def train_model(
         state.note(log)
         state.seconds = time.perf_counter() - started
         if average is not None and log.step in averaged:
-            _average(model, average, n_seen=averaged.index(log.step) + 1)
-            if log.step == averaged[-1]:
-                model.load_state_dict(average.state_dict())
+            _average(model, average, n_seen=averaged.index(log.step) + 1, n_all=len(averaged))
         if log.step in points:
             found = task.validate(model)
             state.add_point(found)
@@ -160,6 +149,19 @@ def train_model(
             facts = {**asdict(state), **_machine(model)}
             save_checkpoint(checkpoint, model=whole, optimizer=optimizer, facts=facts)
             saved = time.perf_counter()
+
+
+def _require_start(state: State, train: TrainConfig, checkpoint: Path | None) -> None:
+    """Raise unless the training, and every process, can go on from where it stands."""
+    if not 0 <= state.step <= train.n_steps:
+        raise CheckpointError(
+            f"{checkpoint} stands at step {state.step} of {train.n_steps}. Delete it and run again."
+        )
+    if agree(state.step) != state.step:
+        raise AttnlabError(
+            f"This process would go on after step {state.step}, the first one after another: "
+            f"they see different checkpoints. Let all of them see {checkpoint}, or delete it."
+        )
 
 
 def _average_of(
@@ -178,10 +180,12 @@ def _average_of(
 
 
 @torch.no_grad()
-def _average(model: nn.Module, average: nn.Module, *, n_seen: int) -> None:
-    """Take the weights into a running mean, as the ``n_seen``-th."""
+def _average(model: nn.Module, average: nn.Module, *, n_seen: int, n_all: int) -> None:
+    """Take the weights into a running mean, as the ``n_seen``-th; after the last, take its own."""
     for kept, weight in zip(average.parameters(), model.parameters(), strict=True):
         kept.lerp_(weight, 1 / n_seen)
+    if n_seen == n_all:
+        model.load_state_dict(average.state_dict())
 
 
 def _keep_better(
