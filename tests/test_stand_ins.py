@@ -51,6 +51,7 @@ WINDOWS = [
         ("decoder_self", 1, "elu"), ("decoder_self", 3, "hedgehog"),
     )
 ]  # fmt: skip
+WINDOWS += [dataclasses.replace(spec, window_scale="shared") for spec in WINDOWS[1:4:2]]
 MAPS = [StudentSpec(site="cross", method="linear", feature_map=name) for name in FEATURES[1:]]
 TABLES = [StudentSpec(site=site, method=method) for site in SITES[:2] for method in STAND_INS[1:]]
 EVERY = [*LINEAR, *WINDOWS, *MAPS, *TABLES]
@@ -77,10 +78,13 @@ def masks_of(spec, own, source):
 
 
 @pytest.mark.parametrize("site", SITES[:2])
-@pytest.mark.parametrize("feature_map", FEATURES)
-def test_a_window_that_reaches_everywhere_is_the_teachers_attention(site, feature_map):
+@pytest.mark.parametrize(
+    ("feature_map", "scale"), [*((name, "own") for name in FEATURES), ("elu", "shared")]
+)
+def test_a_window_that_reaches_everywhere_is_the_teachers_attention(site, feature_map, scale):
     model = teacher_for(torch.float64, attention_bias=True)
-    spec = StudentSpec(site=site, method="linear", window=9, feature_map=feature_map)
+    how = {"feature_map": feature_map, "window_scale": scale}
+    spec = StudentSpec(site=site, method="linear", window=9, **how)
     lessons = capture(model, some_batches()[0], sites=[site])
     for (_, layer), student in build_students(model, spec=spec).items():
         lesson = lessons[site, layer]
@@ -148,12 +152,21 @@ def test_features_are_what_their_names_say():
     assert student.features(z, "query").flatten().tolist() == [0.0, 2.25]
 
 
-def test_the_exact_part_begins_with_a_tenth_of_its_share():
-    spec = StudentSpec(site="decoder_self", method="linear", window=1, feature_map="elu")
-    student = build_student(spec, **SIZES_HERE)
-    x = torch.zeros(1, 2, 6)  # all features are one, so one old position has d_head shares
-    shares = student.weights(x)[0, 0]
-    torch.testing.assert_close(shares, torch.tensor([[1.0, 0.0], [2 / 2.1, 0.1 / 2.1]]))
+@pytest.mark.parametrize("score", [0.0, 2.0, -3.0, -200.0, 200.0])
+@pytest.mark.parametrize("scale", ["own", "shared"])
+def test_near_positions_count_a_tenth_at_first_and_on_their_scale(scale, score):
+    spec = StudentSpec(
+        site="decoder_self", method="linear", window=1, feature_map="softmax", window_scale=scale
+    )
+    student = build_student(spec, max_len=3, d_model=1, n_heads=1).double()
+    with torch.no_grad():  # one feature, which is one; the score is that of the query's own key
+        for name in ("query", "key"):
+            getattr(student, name).weight.fill_(1.0)
+        student.key.weight.fill_(score)
+    shares = student.weights(torch.ones(1, 3, 1).double())[0, 0]
+    near = 0.1 * torch.tensor(0.0 if scale == "own" else score).double().exp()
+    torch.testing.assert_close(shares[2, 2], near / (near + 2), rtol=1e-9, atol=1e-30)
+    assert shares[0, 0] == 1
 
 
 @pytest.mark.parametrize("spec", [spec for spec in EVERY if spec.method == "linear"], ids=label)
@@ -397,6 +410,7 @@ def test_there_is_nothing_to_begin_with_where_a_net_stands():
         ({"method": "ssd", "window": 2}, "window=2 does not apply to encoder_self-ssd"),
         ({"method": "linear", "window": -1}, "window=-1 must be a whole number, 0 or more"),
         ({"method": "linear", "window": 1.5}, "window=1.5 must be"),
+        ({"method": "linear", "window_scale": "shared"}, "window_scale='shared' does not apply"),
         ({"method": "linear", "size": "l"}, "size='l' does not apply"),
         ({"method": "linear", "width": 3}, "width=3 does not apply"),
         ({"method": "gated_delta", "feature_map": "elu"}, "feature_map='elu' does not apply"),

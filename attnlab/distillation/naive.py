@@ -99,9 +99,10 @@ def linear_naive(student: LinearStandIn, x: Tensor, memory: Tensor) -> Tensor:
         query = _features(student, q[:, t], "query")
         for i in range(n_seen):
             if i in near:
-                exponent = scores[near.index(i)] - torch.stack(scores).amax(0)
-                g = torch.sigmoid(student.near_gate)
-                weight = (g * exponent.exp())[..., None]
+                exponent = scores[near.index(i)]
+                if student.spec.window_scale == "own":
+                    exponent = exponent - torch.stack(scores).amax(0)
+                weight = (torch.sigmoid(student.near_gate) * exponent.exp())[..., None]
             else:
                 weight = (query * _features(student, k[:, i], "key")).sum(-1, keepdim=True)
             found, share = found + weight * v[:, i], share + weight

@@ -21,6 +21,7 @@ SIZES = ("xs", "s", "m", "l", "xl")
 LAYOUTS = ("paper", "truncated", "prefix", "per_query", "low_rank", "extractor")
 SKIPS = ("none", "identity", "linear")
 FEATURES = ("hedgehog", "elu", "relu", "softmax")
+SCALES = ("own", "shared")  # of what is near
 
 Key = tuple[str, int]  # a site and a layer
 
@@ -69,6 +70,8 @@ class StudentSpec:
             ``attnlab.distillation.stand_ins``.
         window: Of ``linear`` where a sentence reads itself: how many positions the softmax stays
             exact for; the newest in the decoder, those nearer than this in the encoder. 0: none.
+        window_scale: ``own``: the best of the near positions always has the same weight, as
+            published; ``shared``: near and far ones are weighed on one scale.
 
     Raises:
         AttnlabError: A choice that does not exist or does not apply.
@@ -85,6 +88,7 @@ class StudentSpec:
     skip: str = "none"
     feature_map: str = "hedgehog"
     window: int = 0
+    window_scale: str = "own"
 
     def __post_init__(self) -> None:
         """Refuse what does not exist, and name what does."""
@@ -137,6 +141,7 @@ class StudentSpec:
             "skip": not self.replaces_heads,
             "feature_map": is_linear,
             "window": is_linear and not is_cross,
+            "window_scale": is_linear and self.window > 0,
         }
 
     @property
@@ -155,7 +160,8 @@ class StudentSpec:
         parts = [self.site, self.method]
         if self.is_stand_in:
             parts += [self.feature_map] if self.method == "linear" else []
-            return "-".join([*parts, *([f"window{self.window}"] if self.window else [])])
+            parts += [f"window{self.window}"] if self.window else []
+            return "-".join([*parts, *(["shared"] if self.window_scale != "own" else [])])
         parts += [self.layout] if self.site == "cross" else []
         parts += [self.size if self.width is None else f"width{self.width}"]
         parts += [f"depth{self.depth}"] if self.depth > 1 else []
@@ -164,14 +170,15 @@ class StudentSpec:
         return "-".join(parts)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON types, the arguments it is built with; the last two where used."""
-        usual = {name: getattr(type(self), name) for name in ("feature_map", "window")}
+        """Return plain JSON types, the arguments it is built with; the last three where used."""
+        names = ("feature_map", "window", "window_scale")
+        usual = {name: getattr(type(self), name) for name in names}
         return {n: v for n, v in asdict(self).items() if n not in usual or v != usual[n]}
 
 
 _CHOICES = {
     "site": SITES, "method": (*METHODS, *STAND_INS), "size": SIZES, "layout": LAYOUTS,
-    "skip": SKIPS, "feature_map": FEATURES,
+    "skip": SKIPS, "feature_map": FEATURES, "window_scale": SCALES,
 }  # fmt: skip
 _NEXT_STEP = "See attnlab.distillation.StudentSpec for what each means."
 

@@ -14,6 +14,10 @@ at cross-attention none. Where w reaches everywhere this is the teacher's attent
 linear attention. :math:`\phi` reads z W with a learnt W for the queries and one for the keys of
 each head, at first the unit matrix; g is learnt, one number a head, at first 0.1.
 
+So the best near position counts g, whether it fits or not. With ``window_scale="shared"`` each
+near one counts :math:`g\, e^{s_{ti}}` beside :math:`\phi(q_t) \phi(k_j)^\top` of the far ones,
+which then stands for the same exponential: both are multiplied by :math:`e^{-c_t}`, and c cancels.
+
 ``ssd`` and ``gated_delta``: a table a head that fades, and in the second is corrected. In the
 encoder one table is written forwards, one backwards, and both are asked.
 
@@ -38,6 +42,7 @@ from attnlab.errors import AttnlabError
 from attnlab.mixers.delta import unit
 from attnlab.mixers.linear_attention import FEATURE_MAPS, shared_out
 from attnlab.mixers.matrix_state import (
+    SAFE,
     Reading,
     at_least_single,
     in_heads,
@@ -206,7 +211,9 @@ class LinearStandIn(StandIn):
             found = self._before(query, key, v)
             if self.is_two_sided:
                 found = found + self._before(query.flip(2), key.flip(2), v.flip(2)).flip(2)
-            found = found + self._near(q, k, v, padding) if self.window else found
+            if self.window:
+                near, fade = self._near(q, k, v, padding)
+                found = _faded(found, fade) + near
         return shared_out(found[..., :-1], found[..., -1:])
 
     def mixing(self, x: Tensor, memory: Tensor, padding: Tensor | None) -> Tensor:
@@ -222,22 +229,29 @@ class LinearStandIn(StandIn):
                 is_near = (lag >= 0) & (lag < self.window)
                 if padding is not None:
                     is_near = is_near & ~padding[:, None, None]
-                shares = shares + self._exact(q @ k.mT, is_near)
+                near, fade = self._exact(q @ k.mT, is_near)
+                shares = _faded(shares, fade) + near
         return shared_out(shares, shares.sum(-1, keepdim=True))
 
-    def _exact(self, products: Tensor, is_near: Tensor) -> Tensor:
-        """Return g e^(s - c) at the near positions, zeros elsewhere."""
+    def _exact(self, products: Tensor, is_near: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return g e^(s - c), zeros where it is not near, and e^-c for the far if that scales."""
         scores = (products / math.sqrt(self.d_head)).masked_fill(~is_near, -torch.inf)
-        top = scores.amax(-1, keepdim=True).clamp(min=torch.finfo(scores.dtype).min)
-        return _a_head(self.near_gate.sigmoid()) * (scores - top).exp()
+        top = scores.amax(-1, keepdim=True)
+        is_shared = self.spec.window_scale == "shared"
+        # a shared c cancels; with a bound the far ones stay in float32 where nothing near fits
+        top = top.detach().clamp(min=-SAFE) if is_shared else _finite(top)
+        near = _a_head(self.near_gate.sigmoid()) * (scores - top).exp()
+        return near, (-top).exp() if is_shared else None
 
     def _before(self, query: Tensor, key: Tensor, v: Tensor) -> Tensor:
         """Return the sums over all positions at least ``window`` earlier, chunk by chunk."""
         key, v = (F.pad(z, (0, 0, self.window, -self.window)) for z in (key, v))
         return scan(Reading(query, key, v), chunk=CHUNK, keep=False)[0]
 
-    def _near(self, q: Tensor, k: Tensor, v: Tensor, padding: Tensor | None) -> Tensor:
-        """Return the sums over the near positions alone, ``(batch, heads, time, d_head + 1)``."""
+    def _near(
+        self, q: Tensor, k: Tensor, v: Tensor, padding: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return sums over the near positions, ``(batch, heads, time, d_head + 1)``, and e^-c."""
         ahead = self.window - 1 if self.is_two_sided else 0
         real = q.new_ones(1, 1, q.shape[2], 1)
         real = real if padding is None else (~padding[:, None, :, None]).to(q.dtype)
@@ -245,8 +259,8 @@ class LinearStandIn(StandIn):
             F.pad(z, (0, 0, self.window - 1, ahead)).unfold(2, self.window + ahead, 1)
             for z in (k, v, real)
         )  # (B, H, T, K, near)
-        shares = self._exact((q[..., None, :] @ k)[..., 0, :], real[..., 0, :] > 0)
-        return (v @ shares[..., None])[..., 0]
+        shares, fade = self._exact((q[..., None, :] @ k)[..., 0, :], real[..., 0, :] > 0)
+        return (v @ shares[..., None])[..., 0], fade
 
     def initial_state(self, memory: Any, *, source_padding: Tensor | None = None) -> LinearState:
         """Return the table of the source; or empty ones, given a batch size."""
@@ -267,8 +281,8 @@ class LinearStandIn(StandIn):
         found = self.features(q, "query") @ state.table
         if state.keys is not None and state.values is not None:
             products = q @ state.keys.mT
-            near = self._exact(products, torch.ones_like(products, dtype=torch.bool))
-            found = found + near @ _with_ones(state.values)
+            near, fade = self._exact(products, torch.ones_like(products, dtype=torch.bool))
+            found = _faded(found, fade) + near @ _with_ones(state.values)
         return shared_out(found[..., :-1], found[..., -1:]).flatten(1), state
 
     def _written(self, x_t: Tensor, state: LinearState) -> LinearState:
@@ -397,6 +411,16 @@ def expected_stand_in_weights(spec: StudentSpec, *, d_model: int, n_heads: int) 
 def _a_head(numbers: Tensor) -> Tensor:
     """Return one number a head as ``(heads, 1, 1)``."""
     return numbers[:, None, None]
+
+
+def _faded(far: Tensor, fade: Tensor | None) -> Tensor:
+    """Return what is far on the scale of what is near."""
+    return far if fade is None else far * fade
+
+
+def _finite(top: Tensor) -> Tensor:
+    """Return a number for the largest of none, too."""
+    return top.clamp(min=torch.finfo(top.dtype).min)
 
 
 def _keep(features: Tensor, padding: Tensor | None) -> Tensor:
