@@ -171,8 +171,12 @@ def test_tuning_by_references_is_training_and_the_teacher_has_nothing_to_teach_i
 def test_dropout_is_set_wherever_something_is_dropped_but_where_attention_has_its_own():
     model = teacher_for(dropout=0.4)
     set_dropout(model, 0.2)
-    shares = {m.p if isinstance(m, nn.Dropout) else m.dropout for m in model.modules()
-              if isinstance(m, nn.Dropout) or isinstance(getattr(m, "dropout", None), float)}  # fmt: skip
+    shares = {
+        getattr(module, name)
+        for module in model.modules()
+        for name in ("p", "dropout")
+        if isinstance(getattr(module, name, None), float)
+    }
     assert shares == {0.2} == {model.config.dropout}
     model = teacher_for(dropout=0.4, attention_dropout=0.0)
     set_dropout(model, 0.2)
