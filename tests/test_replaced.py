@@ -52,7 +52,7 @@ def done(tmp_path_factory):
 @pytest.fixture(scope="module")
 def runs(done):
     """The records of ``done`` by variant."""
-    return load_runs(path=done.run_file(STUDY)).set_index("variant")
+    return load_runs(path=done.run_file(STUDY)).query("seed == 0").set_index("variant")
 
 
 def teacher_of(folders):

@@ -12,7 +12,7 @@ from attnlab.studies import Folders, Plan, export_models, get_study, replaced, r
 from attnlab.studies.arms import ARMS, ARMS_OF_TODAY, TEACHER, arm_columns, get_arm
 from attnlab.studies.engine import run_job, work_file
 from attnlab.studies.stages import stage_lengths
-from attnlab.tasks import prepare_pairs, translation
+from attnlab.tasks import pairs, prepare_pairs
 from attnlab.training import engine
 from attnlab.training.checkpoint import read_tensors
 
@@ -49,7 +49,7 @@ def recorded(folders):
 def _few_sentences():
     """Hold out as few pairs as tell anything, for speed."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(translation, "N_HELD_OUT", 30)
+        patch.setattr(pairs, "N_HELD_OUT", 30)
         prepare_pairs.cache_clear()
         yield
     prepare_pairs.cache_clear()
@@ -152,7 +152,7 @@ def test_what_an_arm_wrote_is_loaded_with_its_stand_ins_in_place(done, tmp_path)
     model, facts = load_replaced(work_file(jobs(FIRST)[0], done, "model"))
     assert set(students_in(model)) == {(site, 0) for site in SITES}
     assert facts["variant"] == FIRST
-    _, details = stand_ins.translation_task(jobs(FIRST)[0]).score(model)
+    _, details = replaced.translation_task(jobs(FIRST)[0]).score(model)
     assert details["bleu"]["sentences"] == recorded(done)[FIRST]["details"]["bleu"]["sentences"]
     (path,) = export_models(plan, to=tmp_path, folders=done)
     exported, facts = load_replaced(path)

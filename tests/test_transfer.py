@@ -19,6 +19,7 @@ from attnlab.distillation.transfer import (
     head_table,
     relative_errors,
 )
+from attnlab.distillation.tuning import set_dropout
 from attnlab.errors import AttnlabError, UnknownNameError
 from attnlab.models.loss import linear_cross_entropy, linear_distillation
 from attnlab.training import PairBatches, collate_pairs, train_model
@@ -165,6 +166,22 @@ def test_tuning_by_references_is_training_and_the_teacher_has_nothing_to_teach_i
     assert [float(found[1]) for found in losses.values()] == pytest.approx([plain, plain])
     assert float(losses["teacher"][0].detach()) == pytest.approx(0, abs=1e-6)
     assert float(losses["both"][0].detach()) == pytest.approx(plain / 2, rel=1e-4)
+
+
+def test_dropout_is_set_wherever_something_is_dropped_but_where_attention_has_its_own():
+    model = teacher_for(dropout=0.4)
+    set_dropout(model, 0.2)
+    shares = {
+        getattr(module, name)
+        for module in model.modules()
+        for name in ("p", "dropout")
+        if isinstance(getattr(module, name, None), float)
+    }
+    assert shares == {0.2} == {model.config.dropout}
+    model = teacher_for(dropout=0.4, attention_dropout=0.0)
+    set_dropout(model, 0.2)
+    assert model.encoder[0].self_attention.dropout == 0.0
+    assert model.encoder[0].dropout.p == 0.2
 
 
 # Heads, and what to replace first

@@ -14,6 +14,7 @@ Source:
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +25,7 @@ from attnlab.distillation.nets import Student
 from attnlab.distillation.stand_ins import MAPS
 from attnlab.distillation.surgery import ReplacedSite
 from attnlab.errors import AttnlabError, UnknownNameError, shorten
+from attnlab.models import Translator
 from attnlab.seeding import torch_generator
 
 CORRECTED = (*MAPS, "out")
@@ -130,6 +132,20 @@ def free_to_learn(model: nn.Module, what: str) -> tuple[str, ...]:
     for weight in model.parameters():
         weight.requires_grad_(id(weight) in free)
     return tuple(name for name, weight in model.named_parameters() if id(weight) in free)
+
+
+def set_dropout(model: Translator, dropout: float) -> None:
+    """Let a translator drop this share in training wherever it drops anything.
+
+    Attention that is left keeps a share of its own, where its configuration gives it one.
+    """
+    model.config = replace(model.config, dropout=dropout)
+    own = model.config.attention_dropout
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = dropout
+        elif isinstance(getattr(module, "dropout", None), float):  # of attention weights
+            module.dropout = dropout if own is None else own
 
 
 def _maps(model: nn.Module, maps: Sequence[str]) -> Iterator[tuple[str, nn.Linear]]:

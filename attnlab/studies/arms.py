@@ -363,9 +363,10 @@ def _arms_of_today() -> dict[str, Arm]:
         replace(first, inputs="own"),
         replace(first, stages="3", tunes="corrections"),
         # each site alone, and nets
-        *(a_site(site=site) for site in SITES),
+        *(a_site(site=site) for site in (*SITES, "self")),
         *(taught(site=site, size="m") for site in SITES[:2]),
         a_net(),
+        a_net(site="all"),
         *(a_net(depth=depth) for depth in (2, 3)),
         a_net(gate=True),
         a_net(size="xl"),

@@ -38,7 +38,12 @@ from attnlab.distillation.transfer import (
     head_table,
     relative_errors,
 )
-from attnlab.distillation.tuning import add_corrections, free_to_learn, merge_corrections
+from attnlab.distillation.tuning import (
+    add_corrections,
+    free_to_learn,
+    merge_corrections,
+    set_dropout,
+)
 from attnlab.models import Translator
 from attnlab.records import RunRecord, environment
 from attnlab.seeding import torch_generator
@@ -78,7 +83,7 @@ class StandInBudget(Budget):
 
     n_arm_steps: int = 0
     n_arm_passes: float = 6.0
-    match_lr: float = 1e-3
+    match_lr: float = 3e-3
     tune_lr: float = 1e-3
     tune_dropout: float = 0.1
 
@@ -341,7 +346,7 @@ def _tune(
     if arm.begins == "scratch":
         body.requires_grad_(True)
         return (yield from train_job(job, task, body, folders))
-    _set_dropout(body, job.dropout)
+    set_dropout(body, job.dropout)
     if arm.tunes == "corrections":
         add_corrections(body, RANK, ("value", "out"), seed=job.train.seed)
     free_to_learn(body, arm.tunes)
@@ -354,17 +359,6 @@ def _tune(
     if arm.tunes == "corrections":
         merge_corrections(body)
     return state
-
-
-def _set_dropout(body: Translator, dropout: float) -> None:
-    """Let a translator drop this share in training, wherever it drops anything."""
-    body.config = replace(body.config, dropout=dropout)
-    for module in body.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = dropout
-        elif isinstance(getattr(module, "dropout", None), float):  # of attention weights
-            own = body.config.attention_dropout
-            module.dropout = dropout if own is None else own
 
 
 def _keep(
