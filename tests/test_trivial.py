@@ -4,13 +4,16 @@ import labelled_sets
 import pytest
 from test_corpora_pairs import scan
 
-from attnlab.corpora import WordVocabulary
+from attnlab.corpora import WordVocabulary, list_corpora
 from attnlab.errors import UnknownNameError
 from attnlab.studies.engine import Folders
 from attnlab.studies.replaced import SMOKE, teacher_jobs
+from attnlab.studies.stand_ins import BUDGETS
 from attnlab.studies.study import Plan
+from attnlab.studies.task_budgets import ARM_PASSES, TASK_BUDGETS
 from attnlab.studies.trivial import BASELINES, baseline_jobs, run_baseline
 from attnlab.tasks import PairDataset, prepare_pairs
+from attnlab.tasks.pairs import WRITTEN
 from attnlab.tasks.trivial import TRIVIAL, score_trivial
 from attnlab.training import unpack_scores
 
@@ -51,6 +54,17 @@ def test_they_are_judged_as_models_are():
     assert "tok:none" in details["bleu"]["signature"]
     with pytest.raises(UnknownNameError, match=r"'laed'.*Did you mean 'lead'"):
         score_trivial("laed", data)
+
+
+@pytest.mark.parametrize("scale", ["classroom", "paper"])
+def test_every_corpus_that_is_no_translation_has_a_small_teacher_and_arms_shorter_than_it(scale):
+    names = {name for name in list_corpora(kind="pairs") if name.partition("/")[0] in WRITTEN}
+    assert {name for of, name in TASK_BUDGETS if of == scale} == names == ARM_PASSES.keys()
+    for name in names:
+        budget = Plan(study="replaced", scale=scale, corpus=name).choose(BUDGETS)
+        assert (budget.d_model, budget.n_layers, budget.n_steps) == (64, 2, 0)
+        assert 4 * ARM_PASSES[name] <= budget.n_passes
+        assert budget.n_averaged < budget.n_passes
 
 
 def finished(run):
