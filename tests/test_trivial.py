@@ -1,17 +1,19 @@
 """Answers that need no training, on texts a person can check."""
 
 import labelled_sets
+import pandas as pd
 import pytest
 from test_corpora_pairs import scan
 
 from attnlab.corpora import WordVocabulary, list_corpora
 from attnlab.errors import UnknownNameError
+from attnlab.studies.arms import BASELINES, arm_columns, arm_words
 from attnlab.studies.engine import Folders
 from attnlab.studies.replaced import SMOKE, teacher_jobs
-from attnlab.studies.stand_ins import BUDGETS
+from attnlab.studies.stand_ins import BUDGETS, study_jobs
 from attnlab.studies.study import Plan
 from attnlab.studies.task_budgets import ARM_PASSES, TASK_BUDGETS
-from attnlab.studies.trivial import BASELINES, baseline_jobs, run_baseline
+from attnlab.studies.trivial import baseline_jobs, run_baseline
 from attnlab.tasks import PairDataset, prepare_pairs
 from attnlab.tasks.pairs import WRITTEN
 from attnlab.tasks.trivial import TRIVIAL, score_trivial
@@ -86,8 +88,21 @@ def test_a_baseline_is_a_row_beside_the_teacher_whose_data_it_answers(monkeypatc
     assert [job.variant for job in jobs] == ["baseline/frequent", "baseline/copy"]
     assert [job.variant for job in baseline_jobs(teacher)] == list(BASELINES)
     assert len({job.digest for job in (teacher, *jobs)}) == 3
+    plan = Plan(study="replaced", corpus="scan/simple", seeds=(3, 4),
+                variants=("teacher", "baseline/copy"))  # fmt: skip
+    asked = [(job.variant, job.train.seed) for job in study_jobs(plan)]
+    assert asked == [("teacher", 3), ("baseline/copy", 3), ("teacher", 4)]
     record = finished(run_baseline(jobs[0], Folders(runs=tmp_path, work=tmp_path)))
     assert (record.variant, record.experiment) == ("baseline/frequent", teacher.experiment)
     assert record.metrics["exact_match"] == pytest.approx(2 / 25)
     assert record.details["data"]["test"] == 25
     prepare_pairs.cache_clear()
+
+
+def test_columns_and_words_of_a_baseline_stand_beside_those_of_arms():
+    assert [variant.partition("/")[2] for variant in BASELINES] == [*TRIVIAL]
+    runs = arm_columns(pd.DataFrame({"variant": ["teacher", "baseline/lead"]}))
+    assert runs["kind"].tolist()[1] == "lead"
+    assert runs["site"].tolist() == ["", ""]
+    assert runs["words"].tolist() == ["teacher", arm_words("baseline/lead")]
+    assert not runs["has_cross_softmax"].tolist()[1]

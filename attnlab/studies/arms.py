@@ -380,6 +380,14 @@ def _arms_of_today() -> dict[str, Arm]:
 ARMS_OF_TODAY = _arms_of_today()
 
 
+BASELINES = {  # rows that need no training, see ``attnlab.tasks.trivial``: words
+    "baseline/lead": "the first words of the source",
+    "baseline/copy": "the source as it stands",
+    "baseline/frequent": "the commonest target",
+    "baseline/nearest": "the target of the nearest source",
+}
+
+
 def get_arm(name: str) -> Arm:
     """Return an arm of either study by name."""
     known = {**ARMS_OF_TODAY, **ARMS}
@@ -391,7 +399,7 @@ def get_arm(name: str) -> Arm:
 
 def arm_words(variant: str) -> str:
     """Return an arm's name in words: ``self/alr/m/tuned`` is ``both self sites: ALR M, tuned``."""
-    return get_arm(variant).words
+    return BASELINES.get(variant) or get_arm(variant).words
 
 
 def arm_columns(runs: pd.DataFrame) -> pd.DataFrame:
@@ -402,8 +410,17 @@ def arm_columns(runs: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         What ``Arm`` takes, and ``kind``, ``extra``, ``way``, ``words``, ``look`` and
-        ``has_cross_softmax``.
+        ``has_cross_softmax``. What needs no training stands at no site, as the teacher does; its
+        ``kind`` is the trivial answer.
     """
-    rows = [get_arm(variant).columns for variant in runs["variant"]]
+    rows = [_columns_of(variant) for variant in runs["variant"]]
     table = pd.DataFrame(rows, index=runs.index, columns=list(Arm().columns))
     return runs.assign(**dict(table.items()))
+
+
+def _columns_of(variant: str) -> dict[str, Any]:
+    if variant not in BASELINES:
+        return get_arm(variant).columns
+    kind = variant.partition("/")[2]
+    own = {"method": kind, "kind": kind, "words": arm_words(variant), "look": "table"}
+    return Arm().columns | own | {"has_cross_softmax": False}

@@ -42,7 +42,7 @@ from attnlab.distillation.tuning import add_corrections, free_to_learn, merge_co
 from attnlab.models import Translator
 from attnlab.records import RunRecord, environment
 from attnlab.seeding import torch_generator
-from attnlab.studies.arms import ARMS_OF_TODAY, KEPT, PLACES, TEACHER, Arm, get_arm
+from attnlab.studies.arms import ARMS_OF_TODAY, BASELINES, KEPT, PLACES, TEACHER, Arm, get_arm
 from attnlab.studies.engine import (
     Folders,
     Job,
@@ -56,12 +56,13 @@ from attnlab.studies.replaced import SMOKE, Budget, count_replaced, find_teacher
 from attnlab.studies.stages import Stage, learn_stage, stage_lengths, stage_points
 from attnlab.studies.study import Plan, Study, export_model, export_name, register_study, work_of
 from attnlab.studies.task_budgets import ARM_PASSES, TASK_BUDGETS
+from attnlab.studies.trivial import baseline_jobs, run_baseline
 from attnlab.tasks import TranslationTask, list_pair_datasets
 from attnlab.tasks.translation import N_CURVE_PAIRS
 from attnlab.training import State, evaluate_forced
 from attnlab.training.loop import products
 
-STUDY = "replaced"
+STUDY, VARIANTS = "replaced", (*ARMS_OF_TODAY, *BASELINES)
 RANK = 8  # of corrections
 
 
@@ -165,10 +166,13 @@ class StandInJob(Job):
 
 def study_jobs(plan: Plan) -> list[Job]:
     """Return the jobs of a plan, teacher first, then its arms, seed by seed."""
-    wanted, budget, jobs = plan.variants or ARMS_OF_TODAY, plan.choose(BUDGETS), []
+    wanted, budget, jobs = plan.variants or VARIANTS, plan.choose(BUDGETS), []
     for teacher in teacher_jobs(plan, budget):
         jobs += [teacher] if TEACHER in wanted else []
-        jobs += [_arm_job(name, teacher, budget) for name in wanted if name != TEACHER]
+        if teacher.train.seed == plan.seeds[0]:
+            jobs += baseline_jobs(teacher, variants=tuple(wanted))
+        jobs += [_arm_job(name, teacher, budget) for name in wanted if name in ARMS_OF_TODAY
+                 if name != TEACHER]  # fmt: skip
     return jobs
 
 
@@ -385,17 +389,22 @@ def export_job(job: Job, folders: Folders, to: Path) -> Iterator[Path]:
     yield path
 
 
+def run_row(job: Job, folders: Folders) -> Generator[Progress, None, RunRecord]:
+    """Run a job of the study: an arm, what needs no training, or a teacher."""
+    if isinstance(job, StandInJob):
+        return run_arm(job, folders)
+    return (run_baseline if job.variant in BASELINES else run_job)(job, folders)
+
+
 register_study(
     Study(
         name=STUDY,
         summary="a strong teacher, and stand-ins for its attention, site by site",
-        variants=tuple(ARMS_OF_TODAY),
+        variants=VARIANTS,
         corpora=list_pair_datasets(),
         jobs=study_jobs,
-        needs=("validation_bleu",),
-        run=lambda job, folders: (run_arm if isinstance(job, StandInJob) else run_job)(
-            job, folders
-        ),
+        needs=("bleu",),
+        run=run_row,
         export=export_job,
     )
 )

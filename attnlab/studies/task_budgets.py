@@ -15,7 +15,6 @@ PROSE = Budget(
     d_model=64, n_heads=4, n_layers=2, d_ff=128, max_len=64, max_tokens=2048, lr=4e-3,
     warmup_steps=400, dropout=0.2, label_smoothing=0.1, n_passes=25, vocab_size=2000,
     n_averaged=5, share_embeddings=True, precision="fp32_onednn",
-    n_fit_steps=300, n_tuning_steps=300, n_lessons=8000,
 )  # fmt: skip
 SYMBOLS = replace(  # few words, which all occur often: nothing to smooth
     PROSE, max_len=50, max_tokens=1024, lr=2e-3, dropout=0.1, label_smoothing=0.0, n_passes=30,

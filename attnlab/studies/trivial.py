@@ -7,10 +7,9 @@ from collections.abc import Generator
 from dataclasses import replace
 
 from attnlab.records import RunRecord, environment
+from attnlab.studies.arms import BASELINES
 from attnlab.studies.engine import Folders, Job, Progress
-from attnlab.tasks.trivial import TRIVIAL, score_trivial
-
-BASELINES = {f"baseline/{name}": name for name in TRIVIAL}  # variants
+from attnlab.tasks.trivial import score_trivial
 
 
 def baseline_jobs(teacher: Job, *, variants: tuple[str, ...] = tuple(BASELINES)) -> list[Job]:
@@ -23,7 +22,7 @@ def baseline_jobs(teacher: Job, *, variants: tuple[str, ...] = tuple(BASELINES))
 
 def run_baseline(job: Job, folders: Folders) -> Generator[Progress, None, RunRecord]:
     """Answer the test as a baseline does; return the record."""
-    name, started = BASELINES[job.variant], time.perf_counter()
+    name, started = job.variant.partition("/")[2], time.perf_counter()
     yield Progress(job=job.name, step=0, n_steps=1, message="answers without training")
     data = job.make_task(job).data
     metrics, details = score_trivial(name, data)
