@@ -301,31 +301,26 @@ def test_other_tasks_are_judged_by_their_own_score_text_by_text(monkeypatch, dat
     full = 100 if metric == "rouge_l" else 1
     own = full * (random.random(400) < 0.6)
     worse = np.where(random.random(400) < 0.2, 0, own)  # wrong in a fifth of the texts, too
-    for variant, values in (
-        ("teacher", own),
-        ("all/identity/tuned_all", own),
-        (LINEAR, own),
-        (WINDOW, worse),
-    ):
+    for variant, values in (("teacher", own), ("all/identity/tuned_all", own), (LINEAR, own),
+                            (WINDOW, worse), ("baseline/lead", 0.1 * own)):  # fmt: skip
         frame = recorded(**{variant: same(*[0.8] * 3)})
         parts.append(frame.assign(**texts_of([values] * 3, metric=metric, validation=[50.0] * 3)))
-    experiment = f"replaced/paper/{data}"
-    planted(
-        monkeypatch,
-        {
-            experiment: pd.concat(parts, ignore_index=True),
-            f"replaced/smoke/{data}": pd.concat(parts, ignore_index=True),
-        },
-    )
+    runs, experiment = pd.concat(parts, ignore_index=True), f"replaced/paper/{data}"
+    planted(monkeypatch, {experiment: runs, f"replaced/smoke/{data}": runs})
     rows = task_verdicts().set_index("says")
     assert set(rows["experiment"]) == {experiment}
     assert set(rows["data"]) == {OTHER_TASKS[data][0]}
     assert rows.loc[NO_SOFTMAX, "verdict"] == HOLDS
+    assert "an answer without training 6." in rows.loc[NO_SOFTMAX, "doubt"]
     worst = rows.loc[CLAIMS[11].says]
     assert worst["verdict"] == FAILS
     assert worst["share_low"] < worst["share"] == pytest.approx(worse.sum() / own.sum(), abs=0.01)
     assert worst["quantity"].startswith(("ROUGE-L", "exact match"))
     assert rows["teacher_score"].iloc[0] == pytest.approx(100 * own.mean() / full)
+    better = runs["variant"] == "baseline/lead"
+    runs.loc[better, metric] = own.mean() + 0.01
+    planted(monkeypatch, {experiment: runs})
+    assert set(task_verdicts()["verdict"]) == {TOO_WEAK}
 
 
 def test_what_an_arm_keeps_is_that_of_shares_over_seeds():

@@ -54,6 +54,7 @@ from attnlab.studies.replaced_verdicts import (
     STRONG,
     n_scored,
 )
+from attnlab.studies.trivial import BASELINES as TRIVIAL
 from attnlab.training import collate_pairs
 
 TOY = f"{OLDER}/classroom/toy"
@@ -158,7 +159,7 @@ def _arms_of(records: Records, study: str) -> pd.DataFrame:
     """Return the runs of a study with the columns of their arms, teachers left out."""
     runs = records.runs(f"{study}/")
     runs = runs if len(runs) else pd.DataFrame({"variant": []})
-    return arm_columns(runs[runs["variant"] != TEACHER])
+    return arm_columns(runs[~runs["variant"].isin([TEACHER, *TRIVIAL])])
 
 
 @evidence_for("R4")

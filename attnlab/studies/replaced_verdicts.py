@@ -34,6 +34,7 @@ from attnlab.paths import RUNS
 from attnlab.records import load_runs
 from attnlab.seeding import numpy_generator
 from attnlab.studies.arms import TEACHER, arm_columns
+from attnlab.studies.trivial import BASELINES as TRIVIAL
 from attnlab.training.scores import resampled_bleu, unpack_counts
 from attnlab.training.texts import resampled_means, unpack_scores
 
@@ -242,10 +243,14 @@ def fair_shares(runs: pd.DataFrame, *, rule: Rule = TRANSLATED) -> pd.DataFrame:
     Returns:
         The runs and the columns of their arms, with ``baseline`` (in words), ``is_fair`` (False
         where the teacher, trained on, is wanted and not recorded: then it is the teacher as it
-        was), ``share`` and ``validation_share`` of the score, ``teacher_score``, and of the
+        was), ``share`` and ``validation_share`` of the score, ``teacher_score``,
+        ``trivial_score`` (of the best answer without training; nan: none recorded), and of the
         baseline all that ends in ``_of_baseline``. A seed without a teacher is left out.
     """
-    runs = rule.scored(arm_columns(latest_runs(runs)))
+    runs = latest_runs(runs)
+    is_trivial = runs["variant"].isin(TRIVIAL)
+    trivial = rule.scored(runs[is_trivial])["score"].max()
+    runs = rule.scored(arm_columns(runs[~is_trivial]))
     is_longer = runs["method"].eq("identity") & runs["tunes"].ne("nothing")
     is_teacher = runs["variant"].eq(TEACHER)
     own = runs[is_longer | is_teacher].assign(is_longer=is_longer)
@@ -264,7 +269,7 @@ def fair_shares(runs: pd.DataFrame, *, rule: Rule = TRANSLATED) -> pd.DataFrame:
     }
     scores = arms["seed"].map(teacher.set_index("seed")["score"])
     words = arms["is_longer"].map(BASELINES)
-    return arms.assign(teacher_score=scores, baseline=words, **shares)
+    return arms.assign(teacher_score=scores, trivial_score=trivial, baseline=words, **shares)
 
 
 def choose_arm(arms: pd.DataFrame) -> tuple[pd.DataFrame, str, int]:
@@ -320,11 +325,13 @@ def _judge(claim: ReplacementClaim, arms: pd.DataFrame, rule: Rule) -> dict[str,
     best, chosen_on, n_compared = choose_arm(arms)
     one, n_seeds, n_left_out = best.iloc[0], len(best), arms["variant"].nunique() - n_compared
     teacher, is_fair = float(best["teacher_score"].mean()), bool(best["is_fair"].all())
+    trivial, least = float(one["trivial_score"]), rule.least
+    least = max(least, trivial) if trivial == trivial else least  # nan: not recorded
     share, low, high = float(best["share"].mean()), np.nan, np.nan
-    if teacher >= rule.least:
+    if teacher >= least:
         share, low, high = span_of(best, rule=rule)
     no_verdict = {
-        TOO_WEAK: teacher < rule.least,
+        TOO_WEAK: teacher < least,
         UNFAIR: not is_fair,
         too_few(n_seeds): n_seeds < MIN_SEEDS,
         ON_TEST: chosen_on == "test",
@@ -337,6 +344,7 @@ def _judge(claim: ReplacementClaim, arms: pd.DataFrame, rule: Rule) -> dict[str,
     doubts = {
         f"no fair baseline for seed {', '.join(map(str, sorted(lacking)))}": lacking,
         f"arms left out, with fewer seeds or scores: {n_left_out}": n_left_out,
+        f"the teacher has {teacher:.1f}, an answer without training {trivial:.1f}": trivial >= 0,
     }
     return {
         "claim": claim.claim, "says": claim.says, "paper": claim.paper, "quantity": rule.quantity,

@@ -29,6 +29,7 @@ from attnlab.studies.replaced_verdicts import (
     rule_of,
     span_of,
 )
+from attnlab.studies.trivial import BASELINES as TRIVIAL
 
 TEMPLATE = Path(__file__).with_name("report.md")
 BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
@@ -191,6 +192,7 @@ def stand_in_table(*, path: Path = RUNS) -> str:
     if runs.empty:
         return ""
     order = {name: place for place, name in enumerate(ARMS_OF_TODAY)}
+    runs = runs[~runs["variant"].isin(TRIVIAL)]
     whole = arm_columns(latest_runs(runs)).query("variant == 'teacher' or method == 'identity'")
     parts = [*whole.groupby("variant"), *fair_shares(runs).query(RECIPE).groupby("variant")]
     rows = []
