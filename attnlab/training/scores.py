@@ -8,6 +8,7 @@ import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -290,10 +291,17 @@ def resampled_bleu(counts: np.ndarray, *, n_resamples: int, seed: int) -> np.nda
     Shapes:
         counts: ``(n_sentences, 10)``; returns ``(1 + n_resamples,)``.
     """
-    random = numpy_generator(seed, "bootstrap")
-    n, chances = len(counts), np.full(len(counts), 1 / len(counts))
-    drawn = random.multinomial(n, chances, size=n_resamples) @ counts  # (n_resamples, 10)
+    drawn = times_drawn(len(counts), n_resamples=n_resamples, seed=seed) @ counts
     return np.array([_score(row.tolist()) for row in (counts.sum(0), *drawn)])
+
+
+@lru_cache(maxsize=2)  # systems are compared on the same test sets
+def times_drawn(n: int, *, n_resamples: int, seed: int) -> np.ndarray:
+    """Return how often each of n sentences is in each test set: ``(n_resamples, n)``."""
+    random = numpy_generator(seed, "bootstrap")
+    times = random.multinomial(n, np.full(n, 1 / n), size=n_resamples)
+    times.setflags(write=False)
+    return times
 
 
 def _score(counts: list[int]) -> float:

@@ -13,7 +13,7 @@ from sacrebleu import __version__ as CHRF_VERSION
 from sacrebleu.metrics.chrf import CHRF
 
 from attnlab.errors import AttnlabError
-from attnlab.seeding import numpy_generator
+from attnlab.training.scores import times_drawn
 
 STEPS = 100  # in which a percentage is kept: hundredths
 
@@ -136,8 +136,8 @@ def resampled_means(
     The sets are those that ``resampled_bleu`` draws: equally many texts are drawn alike, so the
     difference of two systems has an interval of its own.
     """
-    n, random = len(values), numpy_generator(seed, "bootstrap")
-    drawn = random.multinomial(n, np.full(n, 1 / n), size=n_resamples) @ values / n
+    n = len(values)
+    drawn = times_drawn(n, n_resamples=n_resamples, seed=seed) @ values / n
     return np.concatenate([[values.mean()], drawn])
 
 
