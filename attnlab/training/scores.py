@@ -176,7 +176,7 @@ def bleu(
         Papineni et al. 2002; arXiv:1804.08771 for the signature; Koehn 2004 for the interval.
     """
     _require_pairs(hypotheses, references)
-    metric = BLEU(tokenize=tokenize)
+    metric = BLEU(tokenize=tokenize, force=tokenize == "none")  # cut at blanks on purpose
     score = metric.corpus_score(list(hypotheses), [list(references)])
     counts = _sentence_counts(hypotheses, references, tokenize)
     low, high = np.percentile(
