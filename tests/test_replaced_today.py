@@ -12,7 +12,7 @@ from attnlab.studies import Folders, Plan, export_models, get_study, replaced, r
 from attnlab.studies.arms import ARMS, ARMS_OF_TODAY, TEACHER, arm_columns, get_arm
 from attnlab.studies.engine import run_job, work_file
 from attnlab.studies.stages import stage_lengths
-from attnlab.tasks import prepare_pairs, translation
+from attnlab.tasks import pairs, prepare_pairs
 from attnlab.training import engine
 from attnlab.training.checkpoint import read_tensors
 
@@ -49,7 +49,7 @@ def recorded(folders):
 def _few_sentences():
     """Hold out as few pairs as tell anything, for speed."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(translation, "N_HELD_OUT", 30)
+        patch.setattr(pairs, "N_HELD_OUT", 30)
         prepare_pairs.cache_clear()
         yield
     prepare_pairs.cache_clear()

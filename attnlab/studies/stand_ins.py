@@ -165,8 +165,11 @@ class StandInJob(Job):
 
 
 def study_jobs(plan: Plan) -> list[Job]:
-    """Return the jobs of a plan, teacher first, then its arms, seed by seed."""
-    wanted, budget, jobs = plan.variants or VARIANTS, plan.choose(BUDGETS), []
+    """Return the jobs of a plan, teacher first, then its arms, seed by seed.
+
+    What needs no training comes where it is asked for by name, once for all seeds.
+    """
+    wanted, budget, jobs = plan.variants or ARMS_OF_TODAY, plan.choose(BUDGETS), []
     for teacher in teacher_jobs(plan, budget):
         jobs += [teacher] if TEACHER in wanted else []
         if teacher.train.seed == plan.seeds[0]:
