@@ -152,7 +152,7 @@ def test_features_are_what_their_names_say():
     assert student.features(z, "query").flatten().tolist() == [0.0, 2.25]
 
 
-@pytest.mark.parametrize("score", [0.0, 2.0, -3.0, -200.0, 200.0])
+@pytest.mark.parametrize("score", [0.0, 2.0, -3.0, -40.0, 200.0])
 @pytest.mark.parametrize("scale", ["own", "shared"])
 def test_near_positions_count_a_tenth_at_first_and_on_their_scale(scale, score):
     spec = StudentSpec(
@@ -165,8 +165,8 @@ def test_near_positions_count_a_tenth_at_first_and_on_their_scale(scale, score):
         student.key.weight.fill_(score)
     shares = student.weights(torch.ones(1, 3, 1).double())[0, 0]
     near = 0.1 * torch.tensor(0.0 if scale == "own" else score).double().exp()
-    torch.testing.assert_close(shares[2, 2], near / (near + 2), rtol=1e-9, atol=1e-30)
-    assert shares[0, 0] == 1
+    torch.testing.assert_close(shares[2, 2], near / (near + 2), rtol=1e-6, atol=0)
+    torch.testing.assert_close(shares[0, 0].item(), 1.0)
 
 
 @pytest.mark.parametrize("spec", [spec for spec in EVERY if spec.method == "linear"], ids=label)

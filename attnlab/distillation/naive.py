@@ -18,7 +18,7 @@ from attnlab.distillation.nets import EPS, SLOPE, SlotNet, Student, mask_out
 from attnlab.distillation.stand_ins import LinearStandIn, StandIn, TableStandIn
 from attnlab.distillation.students import DecoderStudent, EncoderStudent
 from attnlab.mixers.linear_attention import FEATURE_MAPS
-from attnlab.mixers.matrix_state import EPSILON, TINY
+from attnlab.mixers.matrix_state import EPSILON
 
 
 def encoder_naive(
@@ -106,7 +106,7 @@ def linear_naive(student: LinearStandIn, x: Tensor, memory: Tensor) -> Tensor:
             else:
                 weight = (query * _features(student, k[:, i], "key")).sum(-1, keepdim=True)
             found, share = found + weight * v[:, i], share + weight
-        columns.append((found / share.clamp(min=TINY)).flatten(1))
+        columns.append((found / share.clamp(min=torch.finfo(x.dtype).tiny)).flatten(1))
     return torch.stack(columns, 1)
 
 
