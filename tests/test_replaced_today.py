@@ -59,7 +59,7 @@ def _few_sentences():
 def done(tmp_path_factory):
     """Folders in which every row was run at the smallest scale."""
     folders = places(tmp_path_factory.mktemp("replaced"), "done")
-    run(folders)
+    run(folders, *ARMS_OF_TODAY)
     return folders
 
 
@@ -97,7 +97,9 @@ def test_stages_take_as_many_steps_in_all_whatever_they_are():
     assert stage_lengths((1, 2, 3), n_steps=600) == {1: 50, 2: 50, 3: 500}
     assert stage_lengths((2,), n_steps=7) == {2: 7}
     assert stage_lengths((3,), n_steps=7) == {3: 7}
-    learning = [job for job in jobs() if isinstance(job, stand_ins.StandInJob) and job.lengths]
+    learning = [
+        job for job in jobs(*ARMS_OF_TODAY) if isinstance(job, stand_ins.StandInJob) and job.lengths
+    ]
     assert {sum(job.lengths.values()) for job in learning} == {12}
     assert all(n >= 1 for job in learning for n in job.lengths.values())
 
@@ -109,7 +111,7 @@ def test_arms_that_differ_after_the_swap_share_what_was_taught_before_it():
     assert taught(FIRST) == taught("all/linear/references") == taught("all/linear/norms")
     others = ("untuned", "weights", "own_inputs", "window_8", "matrix_first")
     assert all(taught(FIRST) != taught(f"all/linear/{name}") for name in others)
-    assert len({job.digest for job in jobs()}) == len(ARMS_OF_TODAY)
+    assert len({job.digest for job in jobs(*ARMS_OF_TODAY)}) == len(ARMS_OF_TODAY)
 
 
 # Records
