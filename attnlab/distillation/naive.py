@@ -106,7 +106,9 @@ def linear_naive(student: LinearStandIn, x: Tensor, memory: Tensor) -> Tensor:
             else:
                 weight = (query * _features(student, k[:, i], "key")).sum(-1, keepdim=True)
             found, share = found + weight * v[:, i], share + weight
-        columns.append((found / share.clamp(min=torch.finfo(x.dtype).tiny)).flatten(1))
+        is_found = share > 0
+        heads = torch.where(is_found, found / torch.where(is_found, share, 1.0), 0.0)
+        columns.append(heads.flatten(1))
     return torch.stack(columns, 1)
 
 

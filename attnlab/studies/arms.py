@@ -108,7 +108,7 @@ class Arm:
         n_times: Steps of a run from scratch, as a multiple of the teacher's.
         lr_factor: Rate of a run from scratch, as a multiple of the teacher's.
         has_best_lr: Whether the students' rate is the best of ``LRS`` on held-out sentences.
-        feature_map, window: Of linear attention, as ``StudentSpec`` takes them.
+        feature_map, window, window_scale: Of linear attention, as ``StudentSpec`` takes them.
         stages: Of ``STAGES``, those that a stand-in goes through, at equal total tokens: first to
             match the matrix of attention, then what ``match`` says, then to translate. Empty in
             the older study.
@@ -136,6 +136,7 @@ class Arm:
     has_best_lr: bool = False
     feature_map: str = ""
     window: int = 0
+    window_scale: str = "own"
     stages: str = ""
     match: str = "outputs"
     inputs: str = "teacher"
@@ -173,7 +174,8 @@ class Arm:
         """Return the stand-in at a site: one with a table has linear attention beside it."""
         if self.method != "linear" and site != "cross":
             return StudentSpec(site=site, method=self.method)
-        near = {"window": self.window} if site != "cross" else {}
+        near = {"window": self.window, "window_scale": self.window_scale}
+        near = near if site != "cross" else {}
         return StudentSpec(site=site, method="linear", feature_map=self.feature_map, **near)
 
     @property
@@ -218,7 +220,8 @@ class Arm:
             features = self.feature_map * (self.feature_map != FEATURES)
             near = f"window_{self.window}" if self.window else "no_window"
             near *= self.site != "cross" and self.window != WINDOW and not features
-            return "/".join(filter(None, (features, near)))
+            scale = "shared_scale" * (self.window_scale == "shared")
+            return "/".join(filter(None, (features, near, scale)))
         depth = f"depth_{self.depth}" if self.depth > 1 else ""
         return skip or depth or self.gate * "gate" or self.learned_head * "learned_head"
 
@@ -249,6 +252,7 @@ class Arm:
             extra = self.extra.replace("_", " ")
             return f"{PLACES[self.site][1]}: {kind}" + (f", {extra}" if extra else "")
         near = f", window {self.window}" if self.window and self.site != "cross" else ""
+        near += " on the scale of features" * (self.window_scale == "shared")
         return f"{PLACES[self.site][1]}: {kind} ({self.feature_map}{near})"
 
     @property
@@ -351,6 +355,7 @@ def _arms_of_today() -> dict[str, Arm]:
         taught(site="all", method="uniform", stages="3"),
         replace(first, window=8),
         replace(first, window=16),
+        replace(first, window_scale="shared"),
         *(replace(first, window=0, feature_map=name) for name in ("elu", "relu", "softmax")),
         *(replace(first, window=0, method=name) for name in ("gated_delta", "ssd")),
         # one ingredient less, or another
