@@ -89,7 +89,7 @@ class StandInBudget(Budget):
 
 
 CAPTIONS = StandInBudget(  # a small system for little text, see papers of multi-modal translation
-    d_model=128, n_heads=4, n_layers=4, d_ff=256, max_len=50, max_tokens=2048, lr=5e-3,
+    d_model=128, n_heads=4, n_layers=4, d_ff=512, max_len=50, max_tokens=2048, lr=5e-3,
     warmup_steps=1000, schedule="cosine", dropout=0.2, attention_dropout=0.0,
     label_smoothing=0.1, n_passes=40, vocab_size=4000, n_averaged=5,
     share_embeddings=True, precision="fp32_onednn", beam_size=5,
