@@ -39,7 +39,12 @@ SKIP_REASONS = {
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the browser and the notebooks: with small files last, workers end together."""
-    items.sort(key=lambda item: (item.path.name != "test_browser.py", item.path.suffix != ".ipynb"))
+    items.sort(
+        key=lambda item: (
+            not item.path.name.startswith("test_browser"),
+            item.path.suffix != ".ipynb",
+        )
+    )
 
 
 hypothesis.settings.register_profile(

@@ -311,7 +311,8 @@ def test_other_tasks_are_judged_by_their_own_score_text_by_text(monkeypatch, dat
     assert set(rows["experiment"]) == {experiment}
     assert set(rows["data"]) == {OTHER_TASKS[data][0]}
     assert rows.loc[NO_SOFTMAX, "verdict"] == HOLDS
-    assert "an answer without training 6." in rows.loc[NO_SOFTMAX, "doubt"]
+    trivial = f"an answer without training {10 * own.mean() / full:.1f}"
+    assert trivial in rows.loc[NO_SOFTMAX, "doubt"]
     worst = rows.loc[CLAIMS[11].says]
     assert worst["verdict"] == FAILS
     assert worst["share_low"] < worst["share"] == pytest.approx(worse.sum() / own.sum(), abs=0.01)

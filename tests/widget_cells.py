@@ -41,16 +41,18 @@ def names(source: str) -> Names:
 
 
 def needed(cells: list[Any]) -> Iterator[Any]:
-    """Yield text, cells that show a panel, and the code that those stand on, in their order."""
+    """Yield text, cells that show a panel or answer one, and the code that those stand on."""
     code = {id(cell): names(cell.source) for cell in cells if cell.cell_type == "code"}
     fixed = set().union(*(each.defined for each in code.values()))
+    panels = [cell for cell in cells if "widget" in cell.metadata.get("tags", ())]
+    answered = set().union(*(code[id(cell)].bound for cell in panels))  # the verdict comes later
     kept, wanted = set(), set()
     for cell in reversed(cells):
         if id(cell) not in code:
             continue
         read, bound, touched, defined = code[id(cell)]
         shows = {"widget", "setup"} & set(cell.metadata.get("tags", ()))
-        if shows or wanted & (touched - fixed | defined):
+        if shows or answered & touched or wanted & (touched - fixed | defined):
             kept.add(id(cell))
             wanted = wanted - (bound - read) | read
     yield from (cell for cell in cells if id(cell) not in code or id(cell) in kept)

@@ -265,13 +265,12 @@ print(f"Counting {counted['best_order']:.0f}-grams on the same text (Kneser-Ney)
 # ## 4  The second paper: nets in place of attention   *(7 min)*
 #
 # To *replace* means to keep 95 % of a baseline's score by the whole interval; in the later study, of a strong
-# teacher, also 97 % on average. The baseline is the teacher as it was, or, where the arm was tuned after the
-# swap, the teacher trained on for as long. The interval is over seeds and sentences. The arm is the one that
-# keeps most on the *validation* sentences. A teacher below 20 decides nothing, on captions of the later study
-# one below 38 BLEU.
+# teacher, also 97 % on average. The baseline is the teacher, or, where the arm was tuned after the swap, the
+# teacher trained on for as long. The interval is over seeds and sentences; the arm is the best on
+# *validation*. A teacher below 20 decides nothing, on captions of the later study one below 38 BLEU.
 #
-# Older captions (a teacher of 35 BLEU, no validation scores) stand here as long as the later study has not
-# decided the same sentence. What it has not recorded is said to be missing.
+# Older captions (a teacher of 35 BLEU, no validation scores) stand here until the later study decides the
+# same sentence. What it has not recorded is said to be missing.
 
 # %% tags=["nbval-ignore-output"]
 second = lines[lines["id"].str.startswith("R")]
