@@ -252,7 +252,8 @@ def test_no_output_depends_on_a_later_position(spec, time, place, seed):
     edited[:, place + 1 :] = some(2, time - place - 1, 6, seed=seed + 2)
     before, after = call(student, x, memory), call(student, edited, memory)
     torch.testing.assert_close(before[:, : place + 1], after[:, : place + 1], rtol=0, atol=1e-12)
-    assert not torch.allclose(before[:, place + 1 :], after[:, place + 1 :])
+    if spec.feature_map != "relu":  # may have no feature in common with a word, before and after
+        assert not torch.allclose(before[:, place + 1 :], after[:, place + 1 :])
 
 
 @pytest.mark.parametrize("spec", [s for s in EVERY if s.site == "encoder_self"], ids=label)
