@@ -452,3 +452,16 @@ def test_equal_seeds_make_equal_models():
     assert torch.equal(one.head.weight, same.head.weight)
     assert not torch.equal(one.head.weight, other.head.weight)
     assert TranslatorConfig.from_dict(one.config.to_dict()) == one.config
+
+
+def test_attention_may_drop_another_share_than_the_rest():
+    config = TranslatorConfig(dropout=0.2, attention_dropout=0.0)
+    assert TranslatorConfig.from_dict(config.to_dict()) == config
+    assert "attention_dropout" not in TranslatorConfig(dropout=0.2).to_dict()
+    for given, wanted in ((config, 0.0), (TranslatorConfig(dropout=0.2), 0.2)):
+        layer = Translator(given).decoder[0]
+        assert (layer.cross_attention.dropout, layer.dropout.p) == (wanted, 0.2)
+    with pytest.raises(AttnlabError, match=r"attention_dropout=1\.0"):
+        TranslatorConfig(attention_dropout=1.0)
+    with pytest.raises(AttnlabError, match="attention_dropout"):
+        TranslatorConfig(attention_dropout="a")
