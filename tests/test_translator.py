@@ -458,8 +458,8 @@ def test_attention_may_drop_another_share_than_the_rest():
     config = TranslatorConfig(dropout=0.2, attention_dropout=0.0)
     assert TranslatorConfig.from_dict(config.to_dict()) == config
     assert "attention_dropout" not in TranslatorConfig(dropout=0.2).to_dict()
-    for given, wanted in ((config, 0.0), (TranslatorConfig(dropout=0.2), 0.2)):
-        layer = Translator(given).decoder[0]
+    for built, wanted in ((config, 0.0), (TranslatorConfig(dropout=0.2), 0.2)):
+        layer = Translator(built).decoder[0]
         assert (layer.cross_attention.dropout, layer.dropout.p) == (wanted, 0.2)
     with pytest.raises(AttnlabError, match=r"attention_dropout=1\.0"):
         TranslatorConfig(attention_dropout=1.0)
