@@ -68,7 +68,7 @@ RUNS = runs((TEACHER, 0, 40.0), (BASE, 0, 39.0), ("all/linear/no_window", 0, 36.
 TASKS = pd.DataFrame(
     [("a headline", "cross", 12.0), ("a headline", "all", 11.0), ("a reply", "cross", 19.0)],
     columns=["task", "site", "score"],
-).assign(teacher=20.0, trivial=10.0, n_seeds=3, stand_in="linear", metric="ROUGE-L")
+).assign(teacher=20.0, trivial=10.0, n_seeds=3, stand_in="linear", metric="ROUGE-L", chrf=30.0)
 
 
 LENGTHS = pd.DataFrame(
@@ -193,6 +193,11 @@ def test_tasks_are_drawn_by_what_is_kept_above_a_trivial_answer():
     assert "pays most at all sites in a headline (linear): 10% of what" in one.words
     assert "Tasks: 2; seeds: 3 or more" in one.words
     assert "not recorded yet" in picture(pictures.draw_tasks)(TASKS[:0]).words
+    table = records.tasks_markdown(TASKS.assign(low=9.0, high=13.0))
+    assert (
+        "| a headline | ROUGE-L | 10.0 | 20.0 | cross: linear | 12.0 (9.0 to 13.0) | 30.0 | 3 |"
+        in table
+    )
 
 
 # Switches

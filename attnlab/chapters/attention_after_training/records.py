@@ -29,12 +29,12 @@ from attnlab.training.scores import unpack_counts
 CAPTIONS = "replaced/paper/multi30k/de-en"
 TEACHERS = {"This notebook": CAPTIONS, "Notebook 09": "attentionless/paper/multi30k/de-en"}
 INGREDIENTS = {  # columns of an arm that a recipe is made of, in words
-    "method": "stand-in", "feature_map": "features", "window": "window", "begins": "begins",
-    "match": "matched", "inputs": "inputs", "stages": "stages", "signal": "tuned by",
-    "tunes": "tuned",
+    "method": "stand-in", "feature_map": "features", "window": "window",
+    "window_scale": "scale of the window", "begins": "begins", "match": "matched",
+    "inputs": "inputs", "stages": "stages", "signal": "tuned by", "tunes": "tuned",
 }  # fmt: skip
 FOLLOWS = {  # what another choice leaves no choice of
-    "method": ("feature_map", "window"),
+    "method": ("feature_map", "window", "window_scale"),
     "begins": ("stages", "match", "inputs"),
 }
 FRAME = ("site", "keeps")  # what ablations have in common with their recipe
@@ -59,6 +59,7 @@ TASKS = {  # data: words, and what is scored
     "cogs ": ("COGS, new structure", "gen_exact_match"),
 }
 METRICS = {"rouge_l": "ROUGE-L", "exact_match": "right (%)", "gen_exact_match": "right (%)"}
+BESIDE = "chrf"  # of texts, in the table beside ROUGE-L
 
 
 def recorded(
@@ -267,9 +268,10 @@ def tasks(*, path: Path = RUNS) -> pd.DataFrame:
 
     Returns:
         Rows ``task`` and ``stand_in`` in words, ``site``, ``metric``, ``score`` out of 100 (mean
-        over seeds), ``low`` and ``high`` over seeds, ``teacher``, ``trivial``, ``n_seeds``.
+        over seeds), ``low`` and ``high`` over seeds, ``teacher``, ``trivial``, ``n_seeds`` and
+        ``chrf``.
     """
-    rows, known = [], _newest("replaced/paper/", path, tuple(METRICS))
+    rows, known = [], _newest("replaced/paper/", path, (*METRICS, BESIDE))
     for name, (words, metric) in TASKS.items():
         runs = known[known["experiment"] == f"replaced/paper/{name.strip()}"]
         runs = runs.assign(score=runs[metric].astype(float) * (100 if "match" in metric else 1))
@@ -279,14 +281,21 @@ def tasks(*, path: Path = RUNS) -> pd.DataFrame:
         trivial = runs.loc[runs["variant"].isin(BASELINES), "score"].max()
         runs = arm_columns(runs[~runs["variant"].isin(BASELINES)])
         real = runs[(runs["site"] != "") & (runs["method"] != "identity")]
-        for (site, kind), each in real.groupby(["site", "kind"], sort=False):
+        real = real.assign(stand_in=[_stand_in(row) for _, row in real.iterrows()])
+        for (site, put), each in real.groupby(["site", "stand_in"], sort=False):
             rows.append({
-                "task": words, "stand_in": _word(kind), "site": site, "metric": METRICS[metric],
+                "task": words, "stand_in": put, "site": site, "metric": METRICS[metric],
                 "score": each["score"].mean(), "low": each["score"].min(),
                 "high": each["score"].max(), "teacher": own, "trivial": trivial,
-                "n_seeds": each["seed"].nunique(),
+                "n_seeds": each["seed"].nunique(), BESIDE: each[BESIDE].mean(),
             })  # fmt: skip
     return pd.DataFrame(rows)
+
+
+def _stand_in(row: Any) -> str:
+    """Return what stands in, and how it learnt if not as the recipe does."""
+    way = "" if row["way"] in ("", "in_turn") else row["way"]
+    return ", ".join(_word(each) for each in (row["kind"], row["extra"], way) if each)
 
 
 def tasks_markdown(table: pd.DataFrame) -> str:
@@ -297,11 +306,11 @@ def tasks_markdown(table: pd.DataFrame) -> str:
         [
             row.task, row.metric, ranged(pd.Series([row.trivial])), f"{row.teacher:.1f}",
             f"{PLACES[row.site][1]}: {row.stand_in}",
-            f"{row.score:.1f} ({row.low:.1f} to {row.high:.1f})", row.n_seeds,
+            f"{row.score:.1f} ({row.low:.1f} to {row.high:.1f})", f"{row.chrf:.1f}", row.n_seeds,
         ]
         for row in table.itertuples()
     ]  # fmt: skip
-    head = "task, score, trivial answer, teacher, attention replaced at, with it (seeds), seeds"
+    head = "task, score, trivial answer, teacher, replaced at, with it (seeds), its chrF, seeds"
     return markdown_table(head.split(", "), rows)
 
 
