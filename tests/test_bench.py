@@ -18,7 +18,7 @@ from attnlab.mixers import build_mixer, list_mixers
 from attnlab.mixers.base import state_numbers
 from attnlab.mixers.convolution import list_methods
 from attnlab.records import RunRecord, load_runs
-from attnlab.studies import clock, growth, lengths
+from attnlab.studies import clock, growth, lengths, sentence_clock
 from attnlab.studies.clock import PARTS, Entrant, Race, SpeedPlan, as_table, run_race
 
 PEAKS = Peaks(gemm_gflops=100.0, copy_gb_s=10.0, rfft_gflops=5.0, n_threads=1)
@@ -112,7 +112,7 @@ def test_a_timed_stream_has_a_full_context_and_never_ends(name):
 def test_every_translator_says_its_weights_and_its_work(smoke):
     table = as_table(smoke["translation"]).set_index("variant")
     teacher = table.loc["teacher"].iloc[0]
-    assert set(table.index) == {"teacher", *clock.ARMS}
+    assert set(table.index) == {"teacher", *sentence_clock.ARMS}
     assert teacher["n_stand_in_weights"] == 0
     taken = table["n_weights"] - table["n_stand_in_weights"] + table["n_replaced_weights"]
     assert (taken == teacher["n_weights"]).all()
@@ -141,9 +141,9 @@ def test_a_stand_ins_state_is_the_same_at_any_length_and_attentions_grows(smoke)
 def test_long_sentences_are_written_as_the_teacher_forced_pass_reads_them(variant):
     plan = SpeedPlan(part="lengths")
     model = lengths.build_long_translator(plan, time=9)
-    clock.substitute(model, lengths.build_kind(variant, model))
+    sentence_clock.substitute(model, lengths.build_kind(variant, model))
     source = 4 + plan.tokens(2, 9, vocab_size=7)
-    written = clock.write_greedily(model, source, n_tokens=9)
+    written = sentence_clock.write_greedily(model, source, n_tokens=9)
     read = torch.cat([torch.full((2, 1), BOS), written[:, :-1]], 1)
     with torch.no_grad():
         logits = model(source, read)
@@ -317,12 +317,12 @@ def test_methods_far_from_the_best_are_left_out():
     assert small.sizes["left_out"] == ""
 
 
-@pytest.mark.parametrize("variant", ["teacher", *clock.ARMS])
+@pytest.mark.parametrize("variant", ["teacher", *sentence_clock.ARMS])
 def test_token_by_token_is_the_teacher_forced_pass_and_never_ends(variant):
-    model = clock.build_translator(TRANSLATION)
-    clock.substitute(model, clock.build_stand_ins(variant, model, seed=0))
-    source, _ = clock.random_pairs(TRANSLATION)
-    written = clock.write_greedily(model, source, n_tokens=5)
+    model = sentence_clock.build_translator(TRANSLATION)
+    sentence_clock.substitute(model, sentence_clock.build_stand_ins(variant, model, seed=0))
+    source, _ = sentence_clock.random_pairs(TRANSLATION)
+    written = sentence_clock.write_greedily(model, source, n_tokens=5)
     assert written.shape == (3, 5)
     read = torch.cat([torch.full((3, 1), BOS), written[:, :-1]], 1)
     with torch.no_grad():
@@ -332,33 +332,35 @@ def test_token_by_token_is_the_teacher_forced_pass_and_never_ends(variant):
 
 
 def test_a_sentence_is_written_to_its_full_length_though_its_end_is_likeliest():
-    model = clock.build_translator(TRANSLATION)
-    source, _ = clock.random_pairs(TRANSLATION)
+    model = sentence_clock.build_translator(TRANSLATION)
+    source, _ = sentence_clock.random_pairs(TRANSLATION)
 
     def ends_at_once(token, state):
-        logits = torch.zeros(len(token), clock.translator_sizes("smoke")["vocab_size"])
+        logits = torch.zeros(len(token), sentence_clock.translator_sizes("smoke")["vocab_size"])
         logits[:, EOS] = 1.0
         return logits, state
 
     model.step = ends_at_once
-    written = clock.write_greedily(model, source, n_tokens=4)
+    written = sentence_clock.write_greedily(model, source, n_tokens=4)
     assert written.shape == (3, 4)
     assert not (written == EOS).any()
 
 
 def test_operations_of_the_teacher_are_those_of_the_closed_form():
-    sizes, time = clock.translator_sizes("smoke"), 5
+    sizes, time = sentence_clock.translator_sizes("smoke"), 5
     d, d_ff, n = (sizes[name] for name in ("d_model", "d_ff", "n_layers"))
     maps = n * (4 * d * d + 2 * d * d_ff) + n * (8 * d * d + 2 * d * d_ff)
     products = time * (maps + d * sizes["vocab_size"]) + 3 * n * 2 * time * time * d
-    entrant = clock.sentence_entrant("teacher", plan=TRANSLATION, work="forced", batch=3)
+    entrant = sentence_clock.sentence_entrant("teacher", plan=TRANSLATION, work="forced", batch=3)
     assert entrant.flops == 2 * products
 
 
 def test_what_is_translated_is_as_large_as_in_the_study():
     expected = {"vocab_size": 6004, "d_model": 128, "n_heads": 8, "n_layers": 3, "d_ff": 512}
-    assert clock.translator_sizes("paper") == {**expected, "max_len": 32}
-    pairs = itertools.pairwise(map(clock.translator_sizes, ("smoke", "classroom", "paper")))
+    assert sentence_clock.translator_sizes("paper") == {**expected, "max_len": 32}
+    pairs = itertools.pairwise(
+        map(sentence_clock.translator_sizes, ("smoke", "classroom", "paper"))
+    )
     assert all(small["d_model"] < large["d_model"] for small, large in pairs)
 
 

@@ -10,6 +10,7 @@ from attnlab.studies import (
     n_grams,
     replaced,
     scaling,
+    sentence_clock,
     stand_ins,
 )
 from attnlab.studies.engine import Folders, Job, Progress
@@ -46,6 +47,7 @@ __all__ = [
     "run_plan",
     "run_sweep",
     "scaling",
+    "sentence_clock",
     "stand_ins",
     "unfinished_plans",
 ]

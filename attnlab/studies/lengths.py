@@ -24,17 +24,10 @@ from attnlab.models import Translator
 from attnlab.paths import RUNS
 from attnlab.records import load_runs
 from attnlab.seeding import torch_generator
-from attnlab.studies.clock import (
-    PARTS,
-    TEACHER,
-    Entrant,
-    Race,
-    SpeedPlan,
-    counted_flops,
-    n_weights,
-    write_greedily,
-)
+from attnlab.studies.arms import TEACHER
+from attnlab.studies.clock import PARTS, Entrant, Race, SpeedPlan, counted_flops, n_weights
 from attnlab.studies.replaced import SMOKE
+from attnlab.studies.sentence_clock import write_greedily
 from attnlab.studies.stand_ins import CAPTIONS
 
 GRIDS = {  # scale: (the translator, lengths of both sides, sentences of a batch)

@@ -190,9 +190,9 @@ def recorded_ablation():
 
 def draw_ablation(spans: pd.DataFrame, planned: pd.DataFrame) -> tuple[Axes, str]:
     """Draw ``spans`` of the recipe and of what differs from it in one ingredient."""
-    base, changed = records.ablation(planned)
-    rows = {base: "the whole recipe", **changed}
-    known = [variant for variant in rows if variant and variant in spans.index]
+    base = records.BASE
+    rows = {base: "the whole recipe", **records.ablation(planned)}
+    known = [variant for variant in rows if variant in spans.index]
     if not known:
         return nothing("What each ingredient is worth")
     order = sorted(known, key=lambda v: (v != base, spans.loc[v, "share"]))

@@ -27,6 +27,7 @@ from attnlab.studies.trivial import BASELINES
 from attnlab.training.scores import unpack_counts
 
 CAPTIONS = "replaced/paper/multi30k/de-en"
+BASE = "all/linear"  # the recipe: what the rows of the ablation vary
 TEACHERS = {"This notebook": CAPTIONS, "Notebook 09": "attentionless/paper/multi30k/de-en"}
 INGREDIENTS = {  # columns of an arm that a recipe is made of, in words
     "method": "stand-in", "feature_map": "features", "window": "window",
@@ -132,31 +133,23 @@ def unlike(one: pd.Series, other: pd.Series) -> list[str]:
     return [n for n in INGREDIENTS if n in names]
 
 
-def ablation(planned: pd.DataFrame) -> tuple[str, dict[str, str]]:
-    """Return the recipe that most planned rows vary, and in words how each of these differs.
+def ablation(planned: pd.DataFrame) -> dict[str, str]:
+    """Return in words how each planned row that varies the recipe differs from it.
 
     Args:
         planned: Columns of arms, by variant.
 
     Returns:
-        The recipe's variant; by variant words such as ``window 0 for 4``, one or two changes.
+        By variant words such as ``window 0 for 4``, one or two changes.
     """
-    arms, found = planned[~planned["method"].isin([*CONTROLS])], {}
-    for variant, base in arms[arms["site"] != ""].iterrows():
-        like = arms[(arms[list(FRAME)] == base[list(FRAME)]).all(axis=1)]
-        found[variant] = {name: unlike(base, row) for name, row in like.iterrows()}
-    n_near = {name: sum(len(c) == 1 for c in rows.values()) for name, rows in found.items()}
-    if not n_near:
-        return "", {}
-    base = max(n_near, key=lambda name: n_near[name])
-    words = {
-        str(name): "; ".join(
-            f"{INGREDIENTS[c]} {_word(arms.loc[name, c])} for {_word(arms.loc[base, c])}"
-            for c in changed
-        )
-        for name, changed in found[base].items() if 1 <= len(changed) <= 2
-    }  # fmt: skip
-    return str(base), words
+    base, words = planned.loc[BASE], {}
+    arms = planned[~planned["method"].isin([*CONTROLS])]
+    for name, row in arms[(arms[list(FRAME)] == base[list(FRAME)]).all(axis=1)].iterrows():
+        changed = unlike(base, row)
+        if 1 <= len(changed) <= 2:
+            said = (f"{INGREDIENTS[c]} {_word(row[c])} for {_word(base[c])}" for c in changed)
+            words[str(name)] = "; ".join(said)
+    return words
 
 
 def _word(value: Any) -> str:
@@ -166,7 +159,7 @@ def _word(value: Any) -> str:
 def kept(found: pd.DataFrame) -> pd.DataFrame:
     """Return of ``spans`` the recipe and the rows that differ in what ``keeps`` attention."""
     planned = planned_arms()
-    base = planned.loc[ablation(planned)[0]]
+    base = planned.loc[BASE]
     same = planned.index[
         [row["site"] == base["site"] and not unlike(base, row) for _, row in planned.iterrows()]
     ]
@@ -180,7 +173,7 @@ def heads(*, path: Path = RUNS) -> pd.DataFrame:
         Rows as ``live.unlike_heads`` has them, of taught stand-ins before tuning; perhaps none.
     """
     planned = planned_arms()
-    base = planned.loc[ablation(planned)[0]]
+    base = planned.loc[BASE]
     own = [n for n, row in planned.iterrows() if row["window"] == 0 and row["site"] == base["site"]
            and set(unlike(base, row)) <= {"window", "feature_map"}]  # fmt: skip
     rows = [
@@ -320,12 +313,12 @@ def conclusions(found: pd.DataFrame) -> list[str]:
     Args:
         found: Of ``spans``.
     """
-    base, changed = ablation(planned_arms())
+    changed = ablation(planned_arms())
     n_all = len(ARMS_OF_TODAY) - 1
     said = [f"Rows recorded on captions: {len(found)} of {n_all}, besides the teacher."]
-    if base not in found.index:
+    if BASE not in found.index:
         return [*said, f"The recipe: {NOT_RECORDED}."]
-    row = found.loc[base]
+    row = found.loc[BASE]
     said += [
         f"The recipe ({row['words']}) keeps {row['share']:.1%} of its teacher's BLEU "
         f"({row['low']:.1%} to {row['high']:.1%}), seeds: {row['n_seeds']:.0f}."
