@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from matplotlib.text import Text
 
 from attnlab.chapters.attention import pictures as attention
-from attnlab.chapters.distillation.pictures import outputs
 from attnlab.chapters.fast_extractors import live as fast
 from attnlab.chapters.language_models import live as writing
 from attnlab.chapters.language_models import pictures as memory
@@ -245,7 +244,6 @@ WORDED = {
     "alignment": lambda: translation.alignment(WORDS, WORDS, places=[0, 1, 2, 2]),
     "cross-attention": lambda: translation.cross_attention(SQUARE, source=WORDS, target=WORDS),
     "moved outputs": lambda: moved_outputs(SQUARE, words=WORDS, what="A net"),
-    "heads": lambda: outputs(SQUARE, SQUARE + 0.1, words=WORDS),
     "key map": lambda: memory.key_map(SQUARE, states=WORDS),
     "one key": lambda: memory.one_key(ATLAS, key=1),
     "states": lambda: memory.state_losses({"she": (SQUARE[0], SQUARE[3])}, share=[0.25] * 4,

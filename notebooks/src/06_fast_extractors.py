@@ -197,7 +197,7 @@ show(pictures.butterflies(x8))
 # $$ n \ge T + \ell - 1 \tag{6.7} $$
 #
 # **Play, then answer.** At $n = 8$ and $\ell = 3$, which outputs are wrong? What if only those matter
-# that come late, as in section 6?
+# that come late, as in section 7?
 
 # %% tags=["widget", "nbval-ignore-output", "agreement"]
 from attnlab.show import explore
@@ -262,14 +262,7 @@ checks.check_fft_convolution(fft_convolution)
 #
 # Per token about $4 d^2$, as many as attention's four maps, **however long the context**; lags are
 # ahead below $T = 8$. Transforms come on top: $O(d \log T)$ a token for $x$ and $e$,
-# $O(d^2 \log T)$ for $W$, shared by the batch. *Three* real products do for four ($r$, $i$: real,
-# imaginary):
-#
-# $$ p_1 = x_r (W_i - W_r), \; p_2 = x_i (W_r + W_i), \; p_3 = (x_r + x_i) W_r; \quad
-#    e_r = p_3 - p_2, \; e_i = p_3 + p_1 \tag{6.10} $$
-#
-# A transform may be a **matrix** $C + iS$ of cosines and minus sines (**planes**). The library's
-# **staged** splits $n = n_1 n_2$, both stages by small matrices; **toeplitz** is eq. (6.3) in blocks.
+# $O(d^2 \log T)$ for $W$, shared by the batch.
 
 
 # %% tags=["agreement", "nbval-check-output"]
@@ -279,6 +272,44 @@ def by_fft(x, W):  # eq. (6.8)
     return torch.fft.irfft(torch.einsum("fi,fij->fj", x_hat, W_hat), n=n, dim=0)[: len(x)]
 
 
+x, W = (torch.randn(*s, generator=draw).double().requires_grad_() for s in ((13, 3), (7, 3, 3)))
+torch.testing.assert_close(by_fft(x, W), naive(x, W), rtol=0, atol=1e-12)
+T = np.arange(1, 100)
+ahead = T[4 * (T + 1) <= T * (T + 1) / 2]  # eq. (6.9), over d^2
+print(f"by frequencies = by the definition; no more products than by lags from T = {ahead[0]} on")
+
+# %% [markdown]
+# **Play, then answer.** Set the batch to 1. Why do lags catch up?
+
+# %% tags=["widget", "nbval-ignore-output"]
+sizes = [{"context_len": 8, "batch": 1}, {"context_len": 128}, {"context_len": 2048}]
+explore(pictures.costs, presets=sizes, **pictures.COST_DIALS)
+
+# %% [markdown]
+# <details><summary>Answer</summary>
+#
+# The weights' transform, $O(d^2 \log T)$ a token, is then shared by nobody. A frozen model can keep
+# it between calls; the library does.
+#
+# </details>
+#
+# **Takeaway.** Over frequencies SHE costs about as many products a token as attention's maps, at any
+# context, in a large batch. What remains is the transform of $W$, once for each update.
+
+# %% [markdown]
+# ## 4  A race of programs   *(8 min)*
+#
+# Frequencies can be programmed in several ways. *Three* real products do for the four of a complex one
+# ($r$, $i$: real, imaginary):
+#
+# $$ p_1 = x_r (W_i - W_r), \; p_2 = x_i (W_r + W_i), \; p_3 = (x_r + x_i) W_r; \quad
+#    e_r = p_3 - p_2, \; e_i = p_3 + p_1 \tag{6.10} $$
+#
+# A transform may be a **matrix** $C + iS$ of cosines and minus sines (**planes**). The library's
+# **staged** splits $n = n_1 n_2$, both stages by small matrices; **toeplitz** is eq. (6.3) in blocks.
+
+
+# %% tags=["agreement", "nbval-check-output"]
 def by_planes(x, W):  # eq. (6.10), all real; all n frequencies, to keep the code short
     T, n = len(x), len(x) + len(W) - 1
     t = torch.arange(n).double()
@@ -291,7 +322,6 @@ def by_planes(x, W):  # eq. (6.10), all real; all n frequencies, to keep the cod
     return (C[:T] @ (p_3 - p_2) + S[:T] @ (p_3 + p_1)) / n  # and back, eq. (6.4)
 
 
-x, W = (torch.randn(*s, generator=draw).double().requires_grad_() for s in ((13, 3), (7, 3, 3)))
 slow = naive(x, W)
 slow_gradients = torch.autograd.grad(slow.square().sum(), (x, W))
 library = {
@@ -309,8 +339,6 @@ print(f"equal to eq. (6.1) within 1e-10, T = {len(x)}, l = {len(W)}, d = 3")
 # %% tags=["widget", "nbval-ignore-output"]
 from attnlab.show import predict_first
 
-sizes = [{"context_len": 8, "batch": 1}, {"context_len": 128}, {"context_len": 2048}]
-explore(pictures.costs, presets=sizes, **pictures.COST_DIALS)
 lengths = (8, 32, 128)
 methods, origin = live.race_methods(lengths=lengths, batch=16, d_model=32)
 guess = predict_first(
@@ -332,20 +360,11 @@ assert crossing is not None, "no program over frequencies ever beat the lags"
 # delays the crossover; the loop makes many small products, which brings it forward. From 128 tokens
 # on *planes* do several times the operations of *staged*; the clock may still prefer them.
 #
-# **Play, then answer.** Set the explorer's batch to 1. Why do lags catch up?
-#
-# <details><summary>Answer</summary>
-#
-# The weights' transform, $O(d^2 \log T)$ a token, is then shared by nobody. A frozen model can keep
-# it between calls; the library does.
-#
-# </details>
-#
-# **Takeaway.** Over frequencies SHE costs about as many products a token as attention's maps, at any
-# context, in a large batch. What remains is the transform of $W$, once for each update.
+# **Takeaway.** One equation, many programs, all with the same values and gradients; which is fastest the count
+# suggests and the clock decides.
 
 # %% [markdown]
-# ## 4  How near to the machine, and what is kept   *(6 min)*
+# ## 5  How near to the machine, and what is kept   *(6 min)*
 #
 # Which program is *badly written*, and which simply has much to do? Hold what it does in a second
 # against the most that this machine was seen to do (large matrix products):
@@ -404,7 +423,7 @@ assert kept["staged"] == B * T * d * 4 / 2**20
 # second how much is left to gain.
 
 # %% [markdown]
-# ## 5  What frequencies lose   *(4 min)*
+# ## 6  What frequencies lose   *(4 min)*
 #
 # Every frequency is a sum over *all* tokens, the later ones too. In exact arithmetic their part in
 # earlier outputs cancels. In floating point it cancels up to rounding. So methods over frequencies are
@@ -442,7 +461,7 @@ assert 0 < max(changes[m][:40].max() for m in ("fft", "planes", "staged")) < 1e-
 # **Takeaway.** Frequencies trade the last bits of causality for speed; know when you need those bits.
 
 # %% [markdown]
-# ## 6  One token at a time   *(20 min)*
+# ## 7  One token at a time   *(20 min)*
 #
 # When a text is written, inputs arrive one by one, and a transform of the whole is of no use. The
 # **ring** (notebook 03) sums anew for each token: $(t+1)\, d^2$ products for token $t$, counted
@@ -618,7 +637,7 @@ quiz = show_quiz("fast_extractors")
 # average; some tokens are dear.
 
 # %% [markdown]
-# ## 7  A dial between HE and SHE   *(4 min)*
+# ## 8  A dial between HE and SHE   *(4 min)*
 #
 # HE has one matrix and a vector for each lag, SHE a matrix for each lag. Between them lies a dial that
 # the paper does not have: $R$ shared matrices $B_r \in \mathbb{R}^{d \times d}$, and $R$ vectors
@@ -684,7 +703,7 @@ show(one.saying(f"{one.words} Trained weights: from the recorded classroom model
 # $R = \ell d / (\ell + d)$.
 
 # %% [markdown]
-# ## 8  Two more ways to fail   *(8 min)*
+# ## 9  Two more ways to fail   *(8 min)*
 #
 # **Failure sign 2: slow learning or divergence without scale or adjustment.** So the claim goes.
 # Entries of $W_j$ drawn with standard deviation $\sigma$, and inputs of size 1, make a sum of size
@@ -864,7 +883,7 @@ texts = play(
 #
 # - Times on your machine at real sizes: pictures come from one computer's records or small live
 #   races; a busy machine moves them by a factor of two and more.
-# - A graphics card, unless the line in section 4 names one.
+# - A graphics card, unless the line in section 5 names one.
 # - That the rank dial trains well; failure sign 2 at other rates, where gaps may shrink.
 # - How to spread the largest tile, which makes one token slow.
 #
@@ -894,7 +913,7 @@ show_notation(
 #   (6.12). For generation: Flash Inference, [arXiv:2410.12982](https://arxiv.org/abs/2410.12982).
 # - FlashFFTConv, [arXiv:2311.05908](https://arxiv.org/abs/2311.05908): transforms as matrix products.
 # - Williams, Waterman and Patterson 2009, *Communications of the ACM* 52: the roofline, eq. (6.11).
-# - Eckart and Young 1936, *Psychometrika* 1: the best low rank, section 7.
+# - Eckart and Young 1936, *Psychometrika* 1: the best low rank, section 8.
 #
 # Previous: [05 Critical path](05_critical_path.ipynb). Next:
 # [07 Translation teacher](07_translation_teacher.ipynb).

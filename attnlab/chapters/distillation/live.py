@@ -2,45 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
-from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from attnlab.analysis.compare import latest_runs
-from attnlab.config import TrainConfig
-from attnlab.distillation import (
-    FIT,
-    SIZES,
-    Activations,
-    Student,
-    StudentSpec,
-    build_students,
-    collect_activations,
-    expected_student_weights,
-    fit_steps,
-    measure_errors,
-)
+from attnlab.config import TrainConfig, TranslatorConfig
+from attnlab.distillation import SIZES, expected_student_weights
+from attnlab.distillation.capture import Captured
 from attnlab.models import Translator
 from attnlab.records import load_details, load_runs
-from attnlab.sources import TranslationSource
+from attnlab.seeding import torch_generator
+from attnlab.sources import TranslationSource, translation_source
 from attnlab.studies.arms import arm_columns
-from attnlab.training import collate_pairs
-from attnlab.training.batches import Pairs
+from attnlab.training import PairBatches, train_steps
 
-Key = tuple[str, int]
-RECIPE = replace(FIT, n_steps=300, lr=3e-3, warmup_steps=15)
-N_LESSONS = 6000  # sentences that students learn from
-N_HELD_OUT = 300
-N_POINTS = 10  # of a course on the board
-SENTENCES_AT_A_TIME = 300
 EXPERIMENT = "attentionless/classroom/toy"
-PUBLISHED = {"max_len": 50, "d_model": 128, "n_heads": 8}
 COUNTED = {  # label -> site and method
     "ALR, ALRR, ELR": ("encoder_self", "alr"),
     "ASLR, all heads": ("encoder_self", "aslr"),
@@ -49,84 +29,29 @@ COUNTED = {  # label -> site and method
 }
 
 
-def collect_lessons(teacher: Translator, pairs: Pairs, *, spec: StudentSpec) -> Activations:
-    """Return what a teacher's attention read and wrote for some pairs of sentences."""
-    starts = range(0, len(pairs), SENTENCES_AT_A_TIME)
-    batches = [collate_pairs(pairs[i : i + SENTENCES_AT_A_TIME]) for i in starts]
-    return collect_activations(teacher, batches, spec=spec)
+def toy_teacher(*, n_steps: int) -> tuple[Translator, TranslationSource]:
+    """Return a small translator, trained on the toy languages of notebook 07, and its source."""
+    source = translation_source()
+    config = TranslatorConfig(
+        d_model=32, n_heads=4, n_encoder_layers=2, n_decoder_layers=2, d_ff=128, dropout=0.0,
+        source_vocab_size=source.vocab_size, target_vocab_size=source.vocab_size,
+        max_len=max(source.max_source_len, source.max_target_len + 2),
+    )  # fmt: skip
+    teacher = Translator(config, generator=torch_generator(0, "init"))
+    batches = PairBatches(source.sample_pairs(20_000), max_tokens=1024, seed=0)
+    recipe = TrainConfig(n_steps=n_steps, lr=0.007, warmup_steps=min(50, n_steps // 2))
+    for _ in train_steps(teacher, batches.starting_at(0), config=recipe):
+        pass
+    return teacher.eval().requires_grad_(False), source
 
 
-class FitPoint(NamedTuple):
-    """Held-out relative errors after some steps: arm -> one for each layer."""
-
-    step: int
-    errors: dict[str, tuple[float, ...]]
-
-
-class Course:
-    """Students of several kinds at one site, one for each layer, all taught on the same lessons.
-
-    Args:
-        teacher: Gives the lessons.
-        source: Its languages.
-        arms: Kinds of students that share their lessons, by name.
-        config: Steps, rate and seed.
-        n_lessons: Sentences that they learn from.
-    """
-
-    def __init__(
-        self,
-        teacher: Translator,
-        *,
-        source: TranslationSource,
-        arms: Mapping[str, StudentSpec],
-        config: TrainConfig = RECIPE,
-        n_lessons: int = N_LESSONS,
-    ) -> None:
-        first = next(iter(arms.values()))
-        kind = StudentSpec(site=first.site, method=first.method)
-        self.config = config
-        self.lessons = collect_lessons(teacher, source.sample_pairs(n_lessons), spec=kind)
-        exam = source.sample_pairs(N_HELD_OUT, stream="validation")
-        self.held_out = collect_lessons(teacher, exam, spec=kind)
-        self.students: dict[str, dict[Key, Student]] = {
-            name: build_students(teacher, spec=spec, seed=config.seed)
-            for name, spec in arms.items()
-        }
-
-    def points(self, *, every: int) -> Iterator[FitPoint]:
-        """Teach all of them; yield their errors at the start and after each ``every`` steps."""
-        return filter(None, self.steps(every=every))
-
-    def steps(self, *, every: int) -> Iterator[FitPoint | None]:
-        """Teach all of them as ``points`` does; yield None after each step without errors."""
-        yield FitPoint(0, self.errors())
-        how = {"held_out": self.held_out, "config": self.config, "eval_every": every}
-        steps = [fit_steps(nets, self.lessons, **how) for nets in self.students.values()]
-        for logs in zip(*steps, strict=True):
-            errors = zip(self.students, (log.errors for log in logs), strict=True)
-            yield FitPoint(logs[0].step, dict(errors)) if logs[0].errors is not None else None
-
-    def teach(self) -> dict[str, tuple[float, ...]]:
-        """Teach all of them to the end; return the errors of the students that were kept."""
-        for _ in self.points(every=100):
-            pass
-        return self.errors()
-
-    def errors(self) -> dict[str, tuple[float, ...]]:
-        """Return held-out relative errors: arm -> one for each layer."""
-        return {
-            name: tuple(measure_errors(students, held_out=self.held_out).tolist())
-            for name, students in self.students.items()
-        }
-
-
-def count_table() -> pd.DataFrame:
-    """Return the weights of one published student: rows are ``COUNTED``, columns XS to XL."""
+def count_table(*, max_len: int = 50, d_model: int = 128) -> pd.DataFrame:
+    """Return the weights of one student: rows are ``COUNTED``, columns XS to XL."""
+    sizes = {"max_len": max_len, "d_model": d_model, "n_heads": 8}
     return pd.DataFrame(
         {
             size.upper(): {
-                label: expected_student_weights(method, site=site, size=size, **PUBLISHED)
+                label: expected_student_weights(method, site=site, size=size, **sizes)
                 for label, (site, method) in COUNTED.items()
             }
             for size in SIZES
@@ -134,34 +59,15 @@ def count_table() -> pd.DataFrame:
     )
 
 
-@torch.no_grad()
-def head_outputs(
-    teacher: Translator,
-    student: Student,
-    *,
-    source: TranslationSource,
-    tokens: ArrayLike,
-    layer: int,
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return what the heads of an encoder layer and a student write for one sentence.
-
-    Shapes:
-        tokens: ``(time,)``; returns two arrays ``(n_heads, time, d_head)``.
-    """
-
-    def by_head(y: Tensor) -> NDArray[np.float64]:
-        return y.unflatten(-1, (teacher.config.n_heads, -1)).movedim(1, 0).double().numpy()
-
-    read = np.asarray(tokens, np.int64)
-    found = collect_lessons(teacher, [(read, source.translate(read))], spec=StudentSpec())
-    x, y = found.inputs[layer], found.targets[layer]
-    return by_head(y), by_head(student(x[None])[0])
-
-
-def same_length(lessons: Activations, *, layer: int, length: int) -> tuple[Tensor, Tensor]:
+def same_length(lessons: Iterable[Captured], *, length: int) -> tuple[Tensor, Tensor]:
     """Return inputs and targets of all sentences of one length, ``(n, length, d_model)``."""
-    batch = lessons.batch((lessons.lengths == length).nonzero().flatten())
-    return batch.inputs[layer], batch.targets[layer]
+    rows = [
+        (lesson.inputs[its, :length], lesson.targets[its, :length])
+        for lesson in lessons
+        for its in [(~lesson.padding).sum(1) == length]
+    ]
+    inputs, targets = zip(*rows, strict=True)
+    return torch.cat(inputs), torch.cat(targets)
 
 
 # Records -----------------------------------------------------------------------------------------

@@ -1,9 +1,8 @@
-"""What chapter 08 shows: what is replaced, how many weights, how errors fall, what they say."""
+"""What chapter 08 shows: what is replaced, how many weights, and what an error says."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -14,12 +13,7 @@ from matplotlib.ticker import LogLocator, NullFormatter
 from numpy.typing import ArrayLike
 
 from attnlab.chapters.distillation import live
-from attnlab.distillation import Student
-from attnlab.errors import AttnlabError
-from attnlab.models import Translator
-from attnlab.show import LOOKS, Picture, look, new_axes, picture, ranged, variants
-from attnlab.show.words import drawable
-from attnlab.sources import TranslationSource
+from attnlab.show import LOOKS, look, new_axes, picture, ranged, variants
 
 BLUE, GREEN, GREY = (LOOKS[name].colour for name in ("attention", "feedforward", "table"))
 COVERS = {  # what each method covers: bottom and top of the box in the diagram, how many boxes
@@ -40,7 +34,6 @@ SUMS = (5.05, 8.55)
 SITES = {"encoder_self": "Encoder self", "decoder_self": "Decoder self", "cross": "Cross"}
 CONTROLS = {"mean": "dashed", "uniform": "dotted", "random": "dashdot"}
 OUTSIDE = {"loc": "center left", "bbox_to_anchor": (1, 0.5)}  # of the axes: a legend
-SENTENCES = ("a cat hear", "the red bird see a dog", "the red bird near three tall cat see a dog")
 
 
 @picture
@@ -90,15 +83,17 @@ def _draw_nets(ax: Axes, bottom: float, top: float, n_nets: int) -> None:
             bbox={"facecolor": "white", "edgecolor": "none", "pad": 1.5})  # fmt: skip
 
 
-@picture
-def weights(counts: pd.DataFrame, *, attention: int):
-    """The weights of one student against its size, and those of the attention it replaces.
+WEIGHTS_DIALS = {
+    "max_len": ("Slots", [10, 25, 50, 100, 200], 50, "Words of the longest sentence"),
+    "d_model": ("Width", [32, 128, 512], 128, "Numbers of a word"),
+}
 
-    Args:
-        counts: Rows are kinds of students, columns the sizes.
-        attention: Weights of the replaced maps.
-    """
-    ax, parts = new_axes(), []
+
+@picture
+def weights(*, max_len: int, d_model: int):
+    """The weights of one student against its size, and those of the attention it replaces."""
+    ax, parts, attention = new_axes(), [], 3 * d_model**2
+    counts = live.count_table(max_len=max_len, d_model=d_model)
     for its in variants("feedforward", counts.index):
         row = counts.loc[its.label]
         ax.plot(range(len(row)), row, **its.line())
@@ -108,117 +103,12 @@ def weights(counts: pd.DataFrame, *, attention: int):
     ax.set_yscale("log")
     ax.set_xticks(range(counts.shape[1]), list(counts.columns))
     ax.legend(loc="upper left", bbox_to_anchor=(0, 1.3), ncols=2)
-    ax.set(xlabel="Size of the student", ylabel="Weights of one layer's student")
+    ax.set(xlabel="Size of the student", ylabel="Weights of one layer's student",
+           ylim=(300, 1e11))  # fmt: skip
     return ax, (
-        f"Weights of one student, {counts.columns[0]} to {counts.columns[-1]}, as a multiple of "
+        f"{max_len} slots, width {d_model}. Weights of one student, XS to XL, as a multiple of "
         f"the {attention:,} weights of the three maps that it replaces. {'; '.join(parts)}."
     )
-
-
-FIT_DIALS = {
-    "method": ("Method", {m.upper(): m for m in ("alr", "aslr", "alrr", "elr")},
-               "What the net stands for"),
-    "size": ("Size", {size.upper(): size for size in ("xs", "s", "m", "l")}, "s", "Hidden units"),
-    "n_steps": ("Steps", [100, 300, 1000], "Batches of lessons"),
-    "lr": ("Peak rate", [3e-4, 1e-3, 3e-3], 3e-3, "Step size"),
-}  # fmt: skip
-
-
-@picture
-def errors(points: Sequence[live.FitPoint]):
-    """Held-out relative errors against steps, one line for each arm and layer."""
-    ax, arms = new_axes(), list(points[0].errors)
-    looks = dict(zip(arms, variants("feedforward", map(arm_label, arms)), strict=True))
-    steps, lines = [point.step for point in points], {}
-    for arm, its in looks.items():
-        for layer in range(len(points[0].errors[arm])):
-            values = [point.errors[arm][layer] for point in points]
-            how = {"linestyle": "dashed" if layer else "solid", "markerfacecolor": "white"}
-            label = f"{its.label}, layer {layer + 1}"
-            (lines[values[-1], label],) = ax.plot(steps, values, **its.line() | how)
-    _plain_log_scale(ax)
-    level = ax.axhline(1, color=GREY, linestyle="dotted")
-    ordered = sorted(lines, reverse=True)  # as the lines end
-    handles = [*(lines[key] for key in ordered), level]
-    ax.legend(handles, [*(label for _, label in ordered), "Best constant"], **OUTSIDE)
-    ax.set(xlabel="Steps", ylabel="Relative error, held out")
-    first = [error for found in points[0].errors.values() for error in found]
-    ends = "; ".join(
-        f"{looks[arm].label}: {', '.join(f'{error:.3f}' for error in found)}"
-        for arm, found in points[-1].errors.items()
-    )
-    return ax, (
-        f"Relative error on held-out sentences, layer by layer (1: no better than the best "
-        f"constant). At the start {min(first):.2f} to {max(first):.2f}; after {steps[-1]} steps: "
-        f"{ends}."
-    )
-
-
-def arm_label(arm: str) -> str:
-    """Return how a legend writes an arm: ``alrr/m/linear_skip`` as ``ALRR M, linear skip``."""
-    method, *rest = arm.split("/")
-    size = f" {rest[0].upper()}" if rest else ""
-    return f"{method.upper()}{size}" + "".join(f", {p.replace('_', ' ')}" for p in rest[1:])
-
-
-@picture
-def outputs(teacher: ArrayLike, student: ArrayLike, *, words: Sequence[str]):
-    """What a head writes for a sentence, what a student says, and the difference.
-
-    Args:
-        teacher: ``(time, d_head)``.
-        student: The same.
-        words: One for each row.
-    """
-    y, found = np.asarray(teacher, float), np.asarray(student, float)
-    if y.shape != found.shape or y.ndim != 2:
-        raise AttnlabError(
-            f"Teacher {y.shape} and student {found.shape} must both be (time, d_head), of one head."
-        )
-    limit = float(max(np.abs(y).max(), np.abs(found).max(), 1e-12))
-    axes = new_axes(size=(7.6, 1.3 + 0.24 * len(words)), columns=3, sharey=True)
-    panels = {"Teacher": y, "Student": found, "Teacher minus student": y - found}
-    for ax, (name, values) in zip(axes, panels.items(), strict=True):
-        shown = ax.imshow(values, cmap="RdBu", vmin=-limit, vmax=limit, aspect="auto")
-        ax.set(xlabel=f"{name}\nchannel of the head", xticks=range(y.shape[1]))
-        ax.spines[:].set_visible(False)
-    axes[0].set_yticks(range(len(words)), [*map(drawable, words)])
-    axes[0].figure.colorbar(shown, ax=axes, label="Value")
-    size, wrong = (float(np.sqrt(np.mean(np.square(z)))) for z in (y, y - found))
-    return axes[0], (
-        f"Typical size (root mean square) of the teacher's values {size:.3f}, of the difference "
-        f"{wrong:.3f}; farthest off at {words[int(np.square(y - found).sum(-1).argmax())]!r}. Same "
-        "colour scale in all three panels."
-    )
-
-
-def viewer(
-    teacher: Translator, students: Mapping[str, Mapping[Any, Student]], *, source: TranslationSource
-) -> tuple[Any, dict[str, Any]]:
-    """Return what ``explore`` takes to show a head of the encoder: a picture, and its dials.
-
-    Args:
-        students: Encoder students of head outputs, one for each layer, by name.
-    """
-
-    @lru_cache(maxsize=64)
-    def written(student: str, layer: int, sentence: str) -> Any:
-        net, tokens = students[student]["encoder_self", layer], source.encode(sentence)
-        return live.head_outputs(teacher, net, source=source, tokens=tokens, layer=layer)
-
-    def draw(*, student: str, layer: int, head: int, sentence: str) -> Picture:
-        y, found = written(student, layer, sentence)
-        one = outputs(y[head], found[head], words=sentence.split())
-        return one.saying(f"{student}, layer {layer + 1}, head {head + 1}. {one.words}")
-
-    heads, layers = teacher.config.n_heads, teacher.config.n_encoder_layers
-    return draw, {
-        "student": ("Student", list(students), "Kind and size of the net"),
-        "layer": ("Layer", {f"{i + 1}": i for i in range(layers)},
-                  "Encoder layer, counted from the first"),
-        "head": ("Head", {f"{i + 1}": i for i in range(heads)}, "One look-up of the layer"),
-        "sentence": ("Sentence", list(SENTENCES), "What is read"),
-    }  # fmt: skip
 
 
 @picture
