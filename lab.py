@@ -68,7 +68,7 @@ from pathlib import Path  # noqa: E402
 from typing import Any  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent
-FIRST_NOTEBOOK = "notebooks/00_start_here.ipynb"
+OPENED = ["work/00_start_here.ipynb", "notebooks/00_start_here.ipynb"]  # the first that is there
 LINTED = ["attnlab", "tests", "notebooks", "tools", "lab.py", "setup.py"]
 WORKERS = ["-n", "2", "--dist", "loadfile", "--no-loadscope-reorder"]
 CPU_TORCH = "https://download.pytorch.org/whl/cpu"
@@ -355,7 +355,7 @@ def run_notebooks(extra: list[str]) -> int:
 
 
 def lab(*, port: int | None, browser: bool) -> int:
-    """Open JupyterLab at the first notebook and stay until it ends."""
+    """Open JupyterLab at the learner's first notebook and stay until it ends."""
     if port is not None and not is_free(port):
         raise Failure(
             NO_PORT,
@@ -364,10 +364,12 @@ def lab(*, port: int | None, browser: bool) -> int:
         )
     set_up()
     use_a_home_that_is_there()
+    make_copies()
     trust_notebooks()
     port = port or free_port()
     token = secrets.token_hex(16)
-    opened = f"lab/tree/{FIRST_NOTEBOOK}" if (ROOT / FIRST_NOTEBOOK).exists() else "lab"
+    first = next((name for name in OPENED if (ROOT / name).exists()), None)
+    opened = f"lab/tree/{first}" if first else "lab"
     url = f"http://127.0.0.1:{port}/{opened}?token={token}"
     server = subprocess.Popen(
         lab_command(port), cwd=ROOT, env=os.environ | {"JUPYTER_TOKEN": token}
@@ -387,6 +389,13 @@ def lab(*, port: int | None, browser: bool) -> int:
     finally:
         server.terminate()
         server.wait()
+
+
+def make_copies() -> None:
+    """Let the learner's copies of the notebooks be made or brought up to date."""
+    command = [in_venv("python"), "-m", "attnlab", "learn"]
+    if subprocess.run(command, cwd=ROOT).returncode:
+        say("No copies to work in were made; the solved notebooks can be opened all the same.")
 
 
 def trust_notebooks() -> None:
@@ -507,7 +516,9 @@ def parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
     """Read the command line; what a command does not know is passed on to pytest or the runner."""
     parser = argparse.ArgumentParser(prog="lab.py", description=(__doc__ or "").split("\n\n")[0])
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
-    opening = commands.add_parser("lab", help="set up, then open JupyterLab at the first notebook")
+    opening = commands.add_parser(
+        "lab", help="set up, then open copies of the notebooks in JupyterLab"
+    )
     opening.add_argument("--port", type=int, help="the port to listen on; a free one by itself")
     opening.add_argument("--no-browser", action="store_true", help="print the address only")
     commands.add_parser("test", help="set up, then lint, test and run every notebook")

@@ -50,7 +50,8 @@ MEDIAN, NINE_OF_TEN = (7, 12), 40  # lines of a function
 # site of two translators and what the records of stand-ins say (chapters), verdicts from two
 # studies of replaced attention and from tasks with scores of their own (studies, claims), stand-ins
 # with their loops, what they match and low-rank corrections (distillation), their rows, stages,
-# small teachers and lengths (studies), losses by a teacher's distribution (models).
+# small teachers and lengths (studies), losses by a teacher's distribution (models),
+# learners' copies with what nbgrader reads of them (teach, command line, tests).
 CEILINGS = {
     "corpora": 1_900,
     "ground": 1_160,
@@ -58,13 +59,13 @@ CEILINGS = {
     "mixers": 5_280,
     "claims": 915,
     "analysis": 2_760,
-    "cli": 745,
+    "cli": 785,
     "chapters": 11_200,
     "distillation": 3_290,
     "show": 2_370,
     "sources": 2_970,
     "studies": 5_320,
-    "teach": 1_000,
+    "teach": 1_190,
     "models": 1_510,
     "chapters/attention": 680,
     "chapters/attention_after_training": 1_170,
@@ -83,9 +84,9 @@ CEILINGS = {
     "mixer Extractor": 295,
     "tasks/language": 256,
     "tasks/pairs": 190,
-    "attnlab": 43_400,
-    "attnlab without chapters": 32_300,
-    "tests": 26_850,
+    "attnlab": 43_620,
+    "attnlab without chapters": 32_540,
+    "tests": 27_300,
 }
 
 

@@ -326,15 +326,16 @@ def test_a_port_in_use_is_passed_over(lab):
 def opened(lab, monkeypatch):
     """Leave set-up and trust out; collect the addresses that a browser is asked to open."""
     addresses = []
-    for name in ("set_up", "trust_notebooks", "use_a_home_that_is_there"):
+    for name in ("set_up", "make_copies", "trust_notebooks", "use_a_home_that_is_there"):
         monkeypatch.setattr(lab, name, lambda: None)
     monkeypatch.setattr(lab.webbrowser, "open", addresses.append)
     return addresses
 
 
 def test_the_address_has_the_first_notebook_and_the_token(lab, opened, monkeypatch, capsys):
-    (lab.ROOT / "notebooks").mkdir()
-    (lab.ROOT / lab.FIRST_NOTEBOOK).write_text("{}")
+    for name in lab.OPENED:
+        (lab.ROOT / name).parent.mkdir()
+        (lab.ROOT / name).write_text("{}")
     started = []
 
     def start(command, *, cwd, env):
@@ -345,12 +346,26 @@ def test_the_address_has_the_first_notebook_and_the_token(lab, opened, monkeypat
     monkeypatch.setattr(lab, "wait_for_server", lambda port, server, *, token: None)
     assert lab.main(["lab", "--port", "8123"]) == 0
     ((command, token),) = started
-    url = f"http://127.0.0.1:8123/lab/tree/notebooks/00_start_here.ipynb?token={token}"
+    url = f"http://127.0.0.1:8123/lab/tree/work/00_start_here.ipynb?token={token}"
     assert opened == [url]
     assert url in capsys.readouterr().out
     assert "--port=8123" in command
     assert lab.main(["lab", "--no-browser"]) == 0
     assert opened == [url]
+    (lab.ROOT / lab.OPENED[0]).unlink()  # no copy could be made
+    assert lab.main(["lab"]) == 0
+    assert "/lab/tree/notebooks/00_start_here.ipynb?" in opened[1]
+    (lab.ROOT / lab.OPENED[1]).unlink()
+    assert lab.main(["lab"]) == 0
+    assert re.search(r":\d+/lab\?token=", opened[2])
+
+
+@pytest.mark.parametrize("code", [0, 1])
+def test_the_copies_are_brought_up_to_date_and_a_failure_keeps_nobody_out(lab, capsys, code):
+    fake(lab, code=code)
+    lab.make_copies()
+    assert calls(lab) == ["-m attnlab learn"]
+    assert ("No copies to work in" in capsys.readouterr().out) == (code == 1)
 
 
 def test_a_server_that_ends_at_once_is_reported(lab, opened, monkeypatch, capsys):
@@ -438,7 +453,9 @@ def test_clean_keeps_what_was_written_and_removes_what_can_be_made_again(lab):
     cache, kept = lab.ROOT / "tests" / "__pycache__", lab.ROOT / "data" / "runs"
     for folder in (cache, kept):
         folder.mkdir(parents=True)
+    (lab.ROOT / "work").mkdir()
     assert lab.main(["clean"]) == 0
+    assert (lab.ROOT / "work").exists()
     assert not cache.exists()
     assert not (lab.ROOT / ".venv").exists()
     assert kept.exists()

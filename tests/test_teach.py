@@ -5,6 +5,7 @@ import io
 import sys
 import time
 import warnings
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -238,6 +239,21 @@ def test_a_page_goes_on_with_a_right_function(capsys):
     assert capsys.readouterr().out.count("The page goes on with a right one.") == 2
     with pytest.raises(CheckFailed):
         exercise.hand_on(column_shares)
+
+
+def test_a_grader_sees_each_failure_and_the_page_goes_on(monkeypatch, capsys):
+    """As in a kernel: the shell shows the error, which fails the cell, and nothing is raised."""
+    exercise, seen = Exercise(shares, CASES, MISTAKES), []
+    shell = SimpleNamespace(showtraceback=lambda error: seen.append(error[1]))
+    monkeypatch.setattr("attnlab.teach.exercise.get_ipython", lambda: shell)
+    monkeypatch.setenv("ATTNLAB_STRICT", "grade")
+    assert exercise.hand_on(column_shares) is shares
+    exercise(shares)
+    (error,) = seen
+    assert isinstance(error, CheckFailed)
+    monkeypatch.setattr("attnlab.teach.exercise.get_ipython", lambda: None)
+    with pytest.raises(CheckFailed):
+        exercise(column_shares)
 
 
 def test_an_unwritten_body_waits_without_an_error(monkeypatch, capsys):

@@ -26,6 +26,7 @@ from attnlab.errors import AttnlabError, UnknownNameError
 from attnlab.paths import write_whole
 from attnlab.runmode import RunMode
 from attnlab.show.panels import LIVE
+from attnlab.teach.copies import find_source, list_sources
 
 # What a notebook run may depend on, apart from the code: fixed, so that two runs agree.
 KERNEL_ENVIRONMENT = {
@@ -51,11 +52,6 @@ def source_digest(source: Path) -> str:
     """Return the hash that ties an executed notebook to the text of its source."""
     text = source.read_text(encoding="utf-8").replace("\r\n", "\n")
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def list_sources(folder: Path) -> list[Path]:
-    """Return the notebook sources of a ``notebooks`` folder, in reading order."""
-    return sorted((folder / "src").glob("[0-9]*.py"))
 
 
 def notebook_path(source: Path) -> Path:
@@ -181,16 +177,7 @@ def select_sources(folder: Path, *, numbers: Sequence[str], everything: bool) ->
     sources = list_sources(folder)
     if not numbers:
         return [source for source in sources if everything or is_stale(source)]
-    chosen = []
-    for number in numbers:
-        stem = Path(number).stem
-        found = [s for s in sources if s.stem == stem or s.stem.split("_")[0] == stem.zfill(2)]
-        if not found:
-            raise UnknownNameError(
-                "notebook", number, [s.stem for s in sources], next_step="Give its number."
-            )
-        chosen += found
-    return chosen
+    return [find_source(number, sources) for number in numbers]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -17,6 +17,7 @@ from attnlab.errors import AttnlabError, CorpusNotFoundError, UnknownNameError
 EPILOG = """\b
 First steps:
   attnlab doctor                                     is everything here?
+  attnlab learn                                      notebooks to work in: work/00_start_here.ipynb
   attnlab list                                       mixers, sources, corpora, studies, figures
   attnlab train --mixer she                          watch a small model learn to tell tales
   attnlab study run language-model --scale smoke     every mixer once, in seconds
@@ -156,6 +157,42 @@ def doctor() -> int:
     say_table(rows)
     say(f"{n_failed} of {len(rows)} checks failed." if n_failed else "All is well.")
     return 1 if n_failed else 0
+
+
+@app.command()
+def learn(
+    notebooks: Annotated[
+        list[str] | None, typer.Argument(metavar="[NOTEBOOK]...", help="as 03; default all")
+    ] = None,
+    reset: Annotated[
+        bool, typer.Option("--reset", help="begin these again; yours stay, under a dated name")
+    ] = False,
+    to: Annotated[Path | None, typer.Option(help="folder for the copies; default work")] = None,
+) -> None:
+    """Make copies of the notebooks to work in.
+
+    They have no solutions, and a cell under each exercise. What you changed is never overwritten:
+    where the workbook has changed too, its copy is put beside yours.
+    """
+    from attnlab.paths import ROOT
+    from attnlab.teach.copies import find_source, list_sources, reset_copy, update_copies
+
+    sources = list_sources(ROOT / "notebooks") if ROOT else []
+    if not ROOT or not sources:
+        raise AttnlabError(
+            "There are no notebooks here: an installed attnlab comes without them. Clone the "
+            "repository and run this command in its folder."
+        )
+    if reset and not notebooks:
+        raise AttnlabError("Say which notebook to begin again, as in: attnlab learn --reset 03")
+    chosen = [find_source(name, sources) for name in notebooks or ()] or sources
+    folder = ROOT / "work" if to is None else to
+    if reset:
+        lines = [reset_copy(source, folder=folder) for source in dict.fromkeys(chosen)]
+    else:
+        lines = update_copies(chosen, folder=folder)
+    for line in lines or [f"The copies in {folder} are up to date."]:
+        say(line)
 
 
 def _packages() -> str:

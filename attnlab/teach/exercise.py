@@ -13,12 +13,15 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+from IPython import get_ipython
 
 from attnlab.teach.comparing import NEUTRAL, as_array, difference, explain
 from attnlab.teach.running import LIMIT_S, CheckFailed, Outcome, run
 
 Function = Callable[..., Any]
-STRICT = "ATTNLAB_STRICT"  # environment variable; "1" lets a failed check raise
+# Environment variable. "1" lets a failed check raise. "grade" lets it show its error and go on: the
+# cell has failed, and the exercises below are judged as if this one were solved.
+STRICT = "ATTNLAB_STRICT"
 MOST_AGREE = 0.75  # of the cases that tell; with fewer a mistake explains nothing
 
 
@@ -71,7 +74,8 @@ class Exercise:
         Whatever the function does, a sentence is printed and the notebook goes on.
 
         Args:
-            strict: Raise as well if a case fails; None asks the variable ``ATTNLAB_STRICT``.
+            strict: Raise as well if a case fails; None asks the variable ``ATTNLAB_STRICT``, whose
+                value ``grade`` shows the error and goes on.
 
         Raises:
             CheckFailed: With the diagnosis, if a case fails and strict.
@@ -94,9 +98,13 @@ class Exercise:
     @staticmethod
     def _tell(verdict: Verdict, strict: bool | None) -> None:
         _say(verdict.text)
-        is_strict = os.environ.get(STRICT) == "1" if strict is None else strict
-        if verdict.problem is not None and is_strict:
+        wish = os.environ.get(STRICT) if strict is None else "1" if strict else ""
+        if verdict.problem is None or wish not in ("1", "grade"):
+            return
+        shell = get_ipython() if wish == "grade" else None
+        if shell is None:
             raise verdict.problem
+        shell.showtraceback((type(verdict.problem), verdict.problem, None))
 
     def verdict(self, student: Function) -> Verdict:
         """Return what ``__call__`` prints; nothing else is printed, warned of or raised."""
@@ -130,7 +138,7 @@ class Exercise:
             answer = self._ask(student, given, limit_s=self.limit_s)
             answers.append(answer)
             if isinstance(answer.error, NotImplementedError):
-                todo = str(answer.error) or "write its body, then run this cell again"
+                todo = str(answer.error) or "write its body and run it, then run this cell again"
                 return Verdict(f"{name} waits for you: {todo}", todo, answer.error)
             heard = _heard(answer)
             if answer.error is not None:

@@ -7,6 +7,7 @@ import ctypes
 import io
 import linecache
 import signal
+import sys
 import threading
 import time
 import traceback
@@ -15,6 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -80,6 +82,7 @@ def run(function: Callable[..., Any], args: Sequence[Any], *, limit_s: float = L
         redirect_stdout(ear),
         redirect_stderr(ear),
         _memory_kept(),
+        _gradients_kept(),
     ):
         warnings.simplefilter("default")
         try:
@@ -97,21 +100,18 @@ def _has_alarm() -> bool:
 
 
 def _by_alarm(function: Callable[..., Any], args: Sequence[Any], limit_s: float) -> Any:
-    is_running = True
-
-    def ring(*_: Any) -> None:
-        if is_running:
+    def ring(_: int, frame: FrameType | None) -> None:
+        if frame is None or frame.f_code is not _by_alarm.__code__:  # else it has just ended
             raise TooLong
+
+    def called() -> Any:  # a frame of its own: below, no alarm is heard
+        return function(*args)
 
     before, started = signal.signal(signal.SIGALRM, ring), time.monotonic()
     left, every = signal.setitimer(signal.ITIMER_REAL, limit_s, AGAIN_S)
     try:
-        try:
-            return function(*args)
-        finally:
-            is_running = False
+        return called()
     finally:
-        is_running = False
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before or signal.SIG_DFL)
         if left:  # somebody else's alarm goes on
@@ -163,6 +163,20 @@ def _memory_kept() -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+
+
+@contextmanager
+def _gradients_kept() -> Iterator[None]:
+    """Leave torch's gradients on or off as they were: a call may be stopped inside ``no_grad``."""
+    torch = sys.modules.get("torch")
+    if torch is None:
+        yield
+        return
+    before = torch.is_grad_enabled()
+    try:
+        yield
+    finally:
+        torch.set_grad_enabled(before)
 
 
 def _sentence(error: BaseException, limit_s: float) -> str:

@@ -279,9 +279,10 @@ print(f"a table of {z.numel():,} scores, 150 steps: {loss:.1f} nats per token; "
 
 # %% [markdown]
 # - **Exercises** carry a difficulty from 1 to 5 and minutes; in a *Build* you write a part that works. A
-#   `check_...` call prints the first case that fails and names common mistakes. Solutions are folded in
-#   JupyterLab (on GitHub they stand open: look away). Write your own in a new cell *below* the
-#   solution, under the same name, run it, then run the `check_...` cell.
+#   `check_...` call prints the first case that fails and names common mistakes; the page goes on either way.
+# - **Your copy.** `make lab` (or `attnlab learn`) makes copies in `work/`, with a cell to write in under each
+#   exercise. Change whatever you like: an update never overwrites it. The notebooks in `notebooks/` have the
+#   solutions, folded in JupyterLab (on GitHub they stand open: look away).
 #
 # **Takeaway.** Predict, run, compare: a guess that fails teaches most.
 

@@ -146,8 +146,7 @@ show(pictures.block_toeplitz(W_random, n_tokens=6))
 #
 # **Exercise 3.1** (difficulty 2, 6 min; builds on eq. (3.3)). Write `extract(x, W)`: `x` has shape
 # $(T, d)$, `W` has $(\ell, d, d)$ with the newest lag first, the result has $(T, d)$. If $T > \ell$,
-# only the newest $\ell$ tokens count; if $T < \ell$, the last matrices stay unused. (Solutions are
-# folded in JupyterLab. Write yours in a new cell below, under the same name.)
+# only the newest $\ell$ tokens count; if $T < \ell$, the last matrices stay unused.
 #
 # <details><summary>Hint</summary>
 #

@@ -223,8 +223,7 @@ explore(pictures.wrap, presets=[{"length": 8}, {"length": 10}], **pictures.WRAP_
 # **Takeaway.** Frequencies turn a convolution into products, on a circle; zeros cut the circle open.
 #
 # **Exercise 6.1** (difficulty 3, 8 min; builds on eqs. (6.6), (6.7)). Write `fft_convolution(x, W)` in
-# NumPy: `x` is $(T, d)$, `W` is $(\ell, d, d)$ with lag 0 first, the result is $(T, d)$. (Solutions are
-# folded in JupyterLab. Write yours in a new cell below, under the same name.)
+# NumPy: `x` is $(T, d)$, `W` is $(\ell, d, d)$ with lag 0 first, the result is $(T, d)$.
 #
 # <details><summary>Hint</summary>
 #

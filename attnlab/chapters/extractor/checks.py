@@ -187,7 +187,10 @@ def sublayer_of(
 
 def sublayer_output(build, d_model, context_len, x):
     """Return the output of a sublayer with weights that are set here, and how many it has."""
-    module = build(d_model, context_len).double()
+    module = build(d_model, context_len)
+    if not isinstance(module, nn.Module):
+        raise CheckFailed("A sublayer is an nn.Module: class Sublayer(nn.Module).")
+    module.double()
     parts = {
         "norm": nn.LayerNorm,
         "lag_weight": nn.Parameter,

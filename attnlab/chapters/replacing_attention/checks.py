@@ -170,10 +170,12 @@ class OneMap(nn.Module):
 
 def found_by(build, d_model, x, source_padding):
     """Return what a stand-in finds for the words of a batch; rows of padding are left out."""
-    stand_in = build(OneMap(d_model)).double()
+    stand_in = build(OneMap(d_model))
     if not isinstance(stand_in, nn.Module):
         raise CheckFailed("A stand-in is an nn.Module, built from a site.")
-    found = stand_in(x, source_padding=source_padding)
+    found = stand_in.double()(x, source_padding=source_padding)
+    if not isinstance(found, torch.Tensor):
+        raise CheckFailed(f"The result is no tensor: {type(found).__name__}.")
     if tuple(found.shape) != tuple(x.shape):
         raise CheckFailed(
             f"The result has the shape {tuple(found.shape)}, not that of x, {tuple(x.shape)}."
