@@ -2,8 +2,10 @@
 
 import itertools
 import warnings
+from dataclasses import replace
 from typing import Any, ClassVar
 
+import numpy as np
 import pytest
 
 from attnlab.chapters import import_part
@@ -11,6 +13,36 @@ from attnlab.show import Explorer, Picture
 from attnlab.show.panels import make_dials
 from attnlab.teach import CheckFailed, Exercise, read_quiz
 from attnlab.teach.quiz import CHAPTERS
+
+
+def endless(*args):
+    while True:
+        pass
+
+
+def broken(*args):
+    raise KeyError("of another's making")
+
+
+class Empty:
+    """What has none of the parts that an exercise asks for."""
+
+    def __init__(self, *args):
+        pass
+
+
+ANY = {
+    "nothing": lambda *args: None,
+    "text": lambda *args: "three",
+    "no number": lambda *args: float("nan"),
+    "another shape": lambda *args: np.zeros((7, 3, 2)),
+    "no numbers": lambda *args: np.array([None, {}], dtype=object),
+    "a generator": lambda *args: (each for each in args),
+    "an error": broken,
+    "no end": endless,
+    "a class": Empty,
+    "no function": 3,
+}
 
 
 def exercises(chapter):
@@ -101,6 +133,17 @@ class ChapterTests:
 
         with pytest.raises(NotImplementedError):
             exercise(unsolved)
+
+    def test_an_exercise_survives_an_answer_of_any_kind(self, exercise, capfd):
+        """None, another type or shape, NaN, an error, a loop without end: a sentence, no more."""
+        quick = replace(exercise, limit_s=0.1)
+        for name, answer in ANY.items():
+            verdict = quick.verdict(answer)
+            assert verdict.problem is not None, name
+            assert verdict.sentence.strip(), name
+            assert "attnlab" not in verdict.text, name
+            assert "NoneType' object has no" not in verdict.text, name
+        assert capfd.readouterr() == ("", "")
 
     def test_the_quiz_can_be_read(self):
         file = CHAPTERS / self.SLUG / "quiz.md"

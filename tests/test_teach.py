@@ -2,6 +2,8 @@
 
 import contextlib
 import io
+import os
+import signal
 import sys
 import time
 import warnings
@@ -17,6 +19,7 @@ from attnlab.errors import AttnlabError, UnknownNameError
 from attnlab.teach import CheckFailed, Exercise, difference, read_quiz, show_quiz
 from attnlab.teach.comparing import NEUTRAL
 from attnlab.teach.quiz import Option, Question, QuizPanel, quiz_markdown
+from attnlab.teach.running import TooLong, run
 
 CASES = [
     ("one row", np.array([[1.0, 2.0]])),
@@ -201,6 +204,25 @@ def test_an_alarm_set_by_others_still_rings():
         assert 190 < signal.getitimer(signal.ITIMER_REAL)[0] <= 200
     finally:
         signal.setitimer(signal.ITIMER_REAL, left or 0)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="not on Windows: there is no alarm")
+def test_an_alarm_that_rings_as_a_call_begins_or_ends_is_not_left_behind():
+    before = signal.getsignal(signal.SIGALRM)
+    for limit_s in [1e-6] * 100 + [1e-4] * 100:
+        outcome = run(np.sum, [np.ones(3)], limit_s=limit_s)
+        assert outcome.value == 3 or isinstance(outcome.error, TooLong)
+        assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+    assert signal.getsignal(signal.SIGALRM) is before
+
+
+def test_gradients_are_on_after_an_answer_that_turned_them_off():
+    def off(x):
+        torch.set_grad_enabled(False)
+        return shares(x)
+
+    judge(off)
+    assert torch.is_grad_enabled()
 
 
 def test_what_an_answer_prints_and_warns_of_is_shown_once_for_the_failing_case(capsys):
