@@ -73,6 +73,7 @@ LINTED = ["attnlab", "tests", "notebooks", "tools", "lab.py", "setup.py"]
 WORKERS = ["-n", "2", "--dist", "loadfile", "--no-loadscope-reorder"]
 CPU_TORCH = "https://download.pytorch.org/whl/cpu"
 PIP_NEWS = ("Downloading", "Using cached", "Processing", "Building wheels", "Installing collected")
+TOOLS = {"notebooks": "notebooks.py", "book": "book/build.py", "slides": "book/slides.py"}
 HEARTBEAT_S = 10  # after so long a silence a line says what pip is doing
 CLEANED = [".venv", "build", "dist", "attnlab.egg-info", ".pytest_cache", ".ruff_cache"]
 
@@ -347,10 +348,10 @@ def test(extra: list[str], *, types: bool) -> int:
     return run_checks(checks)
 
 
-def run_notebooks(extra: list[str]) -> int:
-    """Execute notebook sources and store them; without numbers, those that are stale."""
-    set_up()
-    command = [str(in_venv("python")), str(ROOT / "tools" / "notebooks.py"), *extra]
+def run_tool(name: str, extra: list[str]) -> int:
+    """Run the program behind a command: notebooks, the book or slides."""
+    set_up(tools=name != "notebooks")
+    command = [str(in_venv("python")), str(ROOT / "tools" / TOOLS[name]), *extra]
     return subprocess.run(command, cwd=ROOT, env=environment()).returncode
 
 
@@ -513,11 +514,13 @@ def parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
     commands.add_parser("test", help="set up, then lint, test and run every notebook")
     commands.add_parser("check", help="as test, and check types first")
     commands.add_parser("notebooks", help="run stale notebooks again, or those named, as in 03")
+    commands.add_parser("book", help="build the book, which needs no kernel, into build/book")
+    commands.add_parser("slides", help="make slides of a notebook, as in 03, into build/slides")
     commands.add_parser("setup", help="make .venv and install what the notebooks need")
     commands.add_parser("lock", help="compute the locked set again after a change of the ranges")
     commands.add_parser("clean", help="remove .venv and all caches")
     options, extra = parser.parse_known_args(arguments)
-    if extra and options.command not in ("test", "check", "notebooks"):
+    if extra and options.command not in ("test", "check", *TOOLS):
         parser.error(f"unknown arguments: {' '.join(extra)}")
     return options, [argument for argument in extra if argument != "--"]
 
@@ -533,8 +536,8 @@ def main(arguments: list[str]) -> int:
             return lab(port=options.port, browser=not options.no_browser)
         if options.command in ("test", "check"):
             return test(extra, types=options.command == "check")
-        if options.command == "notebooks":
-            return run_notebooks(extra)
+        if options.command in TOOLS:
+            return run_tool(options.command, extra)
         if options.command in ("clean", "lock"):
             return clean() if options.command == "clean" else lock()
         set_up()

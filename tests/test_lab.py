@@ -307,6 +307,14 @@ def test_arguments_are_passed_on_to_pytest_and_to_the_runner(lab, monkeypatch):
     assert command[-4:] == ["tests/test_lab.py", "-k", "port", "--nbval-lax"]
     assert command[3:8] == ["-n", "2", "--dist", "loadfile", "--no-loadscope-reorder"]
     assert "Types" in lab.main(["check"])
+    monkeypatch.setattr(lab, "environment", dict)
+    monkeypatch.setattr(
+        lab.subprocess, "run", lambda command, **_: SimpleNamespace(returncode=command[1:])
+    )
+    for name, program in lab.TOOLS.items():
+        path, *arguments = lab.main([name, "03"])
+        assert (path, arguments) == (str(lab.ROOT / "tools" / program), ["03"])
+        assert (ROOT / "tools" / program).exists()
 
 
 def test_a_mistyped_argument_is_refused(lab):

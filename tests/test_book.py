@@ -1,0 +1,240 @@
+"""The book and the slides, in a real browser without a network: nothing clipped, missing or mute."""
+
+import os
+import re
+from functools import partial
+from pathlib import Path
+
+import nbformat
+import pytest
+from book import build, check, slides, states
+from browser import QUIET, chromium
+
+from attnlab.errors import AttnlabError
+from attnlab.show import new_axes, picture
+from attnlab.show.panels import LIVE, slider
+
+__all__ = ["chromium"]  # a fixture
+pytestmark = pytest.mark.timeout(480)
+ROOT = Path(__file__).resolve().parents[1]
+WHOLE = os.environ.get("ATTNLAB_BOOK") == "whole"  # every page and all panels: every night
+STEMS = ["03_extractor", "12_scaling_and_other_tasks"]
+SIZES = {"desk": {"width": 1280, "height": 900}, "phone": {"width": 390, "height": 800}}
+DIALS = {"n": ("Steps", 2, 1, 4, 1, "How many"), "kind": ("Kind", ["line", "dots"], "line")}
+
+LOOK = """async () => {
+    const said = [];
+    for (const one of document.images) {
+        one.loading = 'eager';
+        await one.decode().catch(() => {});
+        const box = one.getBoundingClientRect();
+        if (one.closest('details:not([open])') && !box.width) continue;
+        if (!one.naturalWidth) said.push(`missing picture ${one.src.slice(-60)}`);
+        if (box.right > innerWidth + 1 || box.left < -1) said.push(`clipped ${one.src.slice(-60)}`);
+        if (!one.alt) said.push(`no words for ${one.src.slice(-60)}`);
+    }
+    if (document.documentElement.scrollWidth > innerWidth) said.push('scrolls sideways');
+    await window.MathJax?.startup?.promise;
+    const formulas = document.querySelectorAll('.math').length;
+    const drawn = document.querySelectorAll('.math mjx-container').length;
+    if (drawn < formulas) said.push(`${formulas} formulas, ${drawn} drawn`);
+    said.push(...[...document.querySelectorAll('mjx-merror, [data-mjx-error]')].map((e) => e.title));
+    return said;
+}"""
+CONTRAST = """() => {
+    const light = (colour) => {
+        const [r, g, b] = colour.match(/[\\d.]+/g).slice(0, 3).map((c) => c / 255)
+            .map((c) => (c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4));
+        return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+    };
+    const ground = (node) => {
+        for (let one = node; one; one = one.parentElement) {
+            const colour = getComputedStyle(one).backgroundColor;
+            if (!/, 0\\)$|transparent/.test(colour)) return colour;
+        }
+        return 'rgb(255, 255, 255)';
+    };
+    const worst = {};
+    for (const node of document.querySelectorAll('article *')) {
+        const text = [...node.childNodes].some((n) => n.nodeType === 3 && n.data.trim());
+        if (!text || !node.offsetParent || node.closest('mjx-container, .headerlink')) continue;
+        const [a, b] = [light(getComputedStyle(node).color), light(ground(node))];
+        const ratio = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
+        if (ratio < 4.5) worst[`${node.tagName}.${node.className}`] = ratio.toFixed(2);
+    }
+    return worst;
+}"""
+FITS = """() => Reveal.getSlides().map((slide, n) => {
+    Reveal.slide(...Object.values(Reveal.getIndices(slide)).slice(0, 2));
+    const page = document.querySelector('.reveal').getBoundingClientRect();
+    const small = [...slide.querySelectorAll('img')].some((one) => one.naturalWidth === 0);
+    const boxes = [slide, ...slide.querySelectorAll('img, pre, mjx-container')]
+        .map((one) => one.getBoundingClientRect());
+    const out = boxes.some((box) => box.bottom > page.bottom + 1 || box.right > page.right + 1);
+    return small || out || !slide.innerText.trim() && !slide.querySelector('img')
+        ? `slide ${n + 1}: ${slide.innerText.slice(0, 60)}` : null;
+}).filter(Boolean)"""
+
+
+@picture
+def draw(*, n: int, kind: str):
+    if (n, kind) == (4, "dots"):
+        raise AttnlabError("Four dots are too many. Take three.")
+    ax = new_axes()
+    ax.plot(range(n), "-" if kind == "line" else "o")
+    return ax, f"A {kind} with {n} steps."
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory) -> Path:
+    """Two notebooks as a book, and a small one whose panel answers; or the whole book."""
+    home = tmp_path_factory.mktemp("book")
+    if WHOLE:
+        assert build.main(["--out", str(home / "book")]) == 0
+        return home / "book"
+    panel = states.Recorder(home / "kept", most_bytes=10**6).panel(draw, [{"n": 3}], DIALS, None)
+    notebook, path = nbformat.v4.new_notebook(), home / "90_panel.ipynb"
+    stills = f"{draw(n=3, kind='line').figure()}<p><em>{LIVE}</em></p>"
+    output = nbformat.v4.new_output("display_data", {"text/html": stills})
+    cell = nbformat.v4.new_code_cell("explore(draw)", outputs=[output])
+    notebook.cells = [nbformat.v4.new_markdown_cell("# 90 · A panel\n\nOne dial, one list."), cell]
+    nbformat.write(notebook, path)
+    paths = [*(ROOT / "notebooks" / f"{stem}.ipynb" for stem in STEMS), path]
+    places = {"panels": {path.stem: [[panel]]}, "kept": home / "kept", "interface": False}
+    build.lay_out(home / "source", paths, **places)
+    assert build.run_sphinx(home / "source", home / "book") == []
+    return home / "book"
+
+
+@pytest.fixture(scope="module")
+def deck(tmp_path_factory) -> list[Path]:
+    home = tmp_path_factory.mktemp("slides")
+    found = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb")) if WHOLE else []
+    return [slides.make(path, home) for path in found or [ROOT / "notebooks" / f"{STEMS[0]}.ipynb"]]
+
+
+@pytest.fixture(scope="module")
+def open_page(chromium):
+    """Return a function that opens a file; what its console says and asks for is a failure."""
+    from playwright.sync_api import sync_playwright
+
+    faults: list[str] = []
+    with sync_playwright() as play:
+        args = [f"--{word}" for word in QUIET]
+        running = play.chromium.launch(executable_path=chromium, args=args)
+
+        def opened(path: Path, *, size: str = "desk", theme: str = "light"):
+            context = running.new_context(viewport=SIZES[size], color_scheme=theme, offline=True)
+            page = context.new_page()
+            page.set_default_timeout(120_000)
+            page.on("pageerror", lambda error: faults.append(str(error)))
+            page.on("console", lambda m: m.type == "error" and faults.append(m.text))
+            page.on(
+                "request",
+                lambda r: r.url.startswith(("file:", "data:", "blob:")) or faults.append(r.url),
+            )
+            page.goto(path.as_uri())
+            return page
+
+        yield opened
+        running.close()
+    assert not faults
+
+
+def pages(site: Path) -> list[Path]:
+    return [path for path in sorted(site.rglob("*.html")) if path.name not in {"genindex.html"}]
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_no_page_misses_or_clips_anything(site, open_page, size):
+    said = {}
+    for path in pages(site):
+        page = open_page(path, size=size, theme="dark" if size == "phone" else "light")
+        said[path.name] = page.evaluate(LOOK)
+        if size == "phone":
+            said[path.name] += [f"contrast {one}" for one in page.evaluate(CONTRAST).items()]
+        page.context.close()
+    assert not {name: one for name, one in said.items() if one}
+
+
+def test_a_panel_answers_to_the_keyboard_without_a_kernel(site, open_page):
+    name = "notebooks/00_start_here.html" if WHOLE else "notebooks/90_panel.html"
+    page = open_page(site / name)
+    live = page.locator(".attnlab-live").first
+    image, words = live.locator(".attnlab-room img"), live.get_by_role("status")
+    dial = live.locator("input[type=range]").first
+    page.locator(".attnlab-open a").last.focus()
+    while not dial.evaluate("(one) => one === document.activeElement"):
+        page.keyboard.press("Tab")
+    before = words.inner_text(), image.get_attribute("src"), dial.input_value()
+    page.keyboard.press("ArrowRight")
+    assert words.inner_text() != before[0]
+    assert image.get_attribute("src") != before[1]
+    assert image.get_attribute("alt") == live.get_by_role("status").locator("em").inner_text()
+    assert dial.get_attribute("aria-valuetext") == live.locator("output").first.inner_text()
+    for control in live.locator("input, select").all():
+        assert control.evaluate("(one) => one.labels.length === 1 && one.labels[0].innerText")
+    live.get_by_role("button", name="Reset").press("Enter")
+    assert (words.inner_text(), image.get_attribute("src"), dial.input_value()) == before
+    if not WHOLE:  # a choice, and a setting that cannot be drawn
+        live.get_by_label("Kind").select_option("dots")
+        assert words.inner_text() == "A dots with 2 steps."
+        dial.press("End")
+        assert words.inner_text() == "Four dots are too many. Take three."
+
+
+def test_slides_fit_their_page(deck, open_page):
+    for path in deck:
+        page = open_page(path)
+        page.wait_for_selector("html[data-fitted]")
+        assert page.evaluate("() => Reveal.getTotalSlides()") >= 20
+        assert page.evaluate(FITS) == []
+        page.context.close()
+
+
+def test_every_page_says_where_it_runs_and_where_its_solutions_are(site, monkeypatch):
+    page = (site / "notebooks" / "03_extractor.html").read_text("utf-8")
+    assert 'href="../solutions/03_extractor.html#exercise-3-1"' in page
+    assert "# SOLUTION" not in page
+    assert 'id="exercise-3-1"' in (site / "solutions" / "03_extractor.html").read_text("utf-8")
+    assert "<table" in (site / "claims.html").read_text("utf-8")
+    monkeypatch.setenv("ATTNLAB_REPOSITORY", "someone/attnlab")
+    links = re.findall(r'href="([^"]*)"', build.buttons("03_extractor"))
+    start = "https://colab.research.google.com/github/someone/attnlab/blob/colab/notebooks/"
+    assert links[0] == f"{start}03_extractor.ipynb"
+    assert links[1].endswith("someone/attnlab/HEAD?urlpath=lab/tree/notebooks/03_extractor.ipynb")
+    copy = build.colab_copy(nbformat.v4.new_notebook())
+    code = compile(copy.cells[0].source, "set-up", "exec")
+    exec(code, {})  # far from Colab it does nothing
+    assert "git+https://github.com/someone/attnlab" in copy.cells[0].source
+    text = "[data](../data/README.md) [next](04_language_models.ipynb) [x](03_extractor.ipynb)"
+    kept = "next [x](03_extractor.ipynb)"
+    found = build.linked(text, ["03_extractor"])
+    assert found == f"[data](https://github.com/someone/attnlab/blob/HEAD/data/README.md) {kept}"
+
+
+def test_sliders_lose_steps_but_neither_their_ends_nor_what_an_example_sets():
+    make = partial(slider, minimum=0, maximum=99)
+    controls = [make("A", value=7), make("B", value=0)]
+    axes = [states.axis(control, []) for control in controls]
+    states.thin(axes, [[7, 61], [0]], most=200)
+    assert states.n_states(axes) <= 200
+    for one, kept in zip(axes, [{7, 61}, {0}], strict=True):
+        assert kept | {0, 99} <= set(one["values"])
+        assert one["values"] == sorted(one["values"])
+        assert one["thin"]
+    few = [states.axis(slider("A", value=1, minimum=0, maximum=3), [])]
+    states.thin(few, [[1]], most=200)
+    assert "thin" not in few[0]
+
+
+def test_broken_links_mute_pictures_and_foreign_scripts_are_named(tmp_path):
+    (tmp_path / "a.html").write_text(
+        "<p id='here'><a href='#here'></a><a href='#gone'></a><a href='b.html'></a>"
+        "<a href='https://example.org'></a><script src='https://example.org/x.js'></script>"
+        "<img src='data:,' alt='words'><img src='data:,'>"
+    )
+    said = check.problems(tmp_path)
+    assert [re.search(r"'[^']*'", one)[0] for one in said] == [
+        "'data:,'", "'#gone'", "'b.html'", "'https://example.org/x.js'",
+    ]  # fmt: skip

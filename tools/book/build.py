@@ -1,0 +1,302 @@
+"""Build the book: pages that need no kernel and no network, from the executed notebooks.
+
+python tools/book/build.py --without-states
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import hashlib
+import importlib.util
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import nbformat
+from markdown_it import MarkdownIt
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT), str(ROOT / "tools")]
+
+from attnlab.claims import digest, ledger, ledger_markdown  # noqa: E402
+from attnlab.markdown import markdown_table  # noqa: E402
+from attnlab.show.panels import LIVE  # noqa: E402
+from book import check, states  # noqa: E402
+
+HERE = Path(__file__).parent
+PICTURE = re.compile(r"src='data:image/(png|webp);base64,([^']*)'")
+EXERCISE = re.compile(r"\*\*Exercise (\d+)\.(\d+)\*\*")
+LINK = re.compile(r"(?<!!)\[([^\]]*)\]\((?:\.\./)*((?!https?:|#)[^)#\s]+)(#[^)\s]*)?\)")
+MATHJAX = "static/mathjax/tex-svg.js"
+STAYS = "In the notebook, which the buttons above open, a live panel stands here."
+LAYERS = {
+    "ground": "errors paths seeding config runmode records markdown",
+    **{name: name for name in "show corpora sources mixers teach models training".split()},
+    "analysis": "analysis.critical_path analysis.theory analysis.timing analysis.compare",
+    **{name: name for name in "distillation tasks studies claims".split()},
+}
+
+
+def repository() -> str:
+    """Return ``owner/name`` on GitHub, as the environment or the clone says; '' if neither does."""
+    named = os.environ.get("ATTNLAB_REPOSITORY") or os.environ.get("GITHUB_REPOSITORY")
+    if named:
+        return named
+    ask = ["git", "-C", str(ROOT), "remote", "get-url", "origin"]
+    address = subprocess.run(ask, capture_output=True, text=True).stdout.strip()
+    found = re.search(r"github\.com[:/]([\w.-]+/[\w.-]+?)(?:\.git)?$", address)
+    return found[1] if found else ""
+
+
+def buttons(stem: str) -> str:
+    """Return links that open a notebook live, and the one to its solutions."""
+    place, links = repository(), {}
+    if place:
+        path = f"notebooks/{stem}.ipynb"
+        links["Open in Colab"] = f"https://colab.research.google.com/github/{place}/blob/colab/{path}"
+        links["Open on Binder"] = f"https://mybinder.org/v2/gh/{place}/HEAD?urlpath=lab/tree/{path}"
+    shown = "".join(f'<a href="{url}">{name}</a>' for name, url in links.items())
+    download = f'<a href="../_static/colab/notebooks/{stem}.ipynb" download>Download</a>'
+    return f'<p class="attnlab-open">{shown}{download}</p>'
+
+
+def is_solution(cell: Any) -> bool:
+    """Say whether a cell holds the solution of an exercise."""
+    return "solution" in cell.metadata.get("tags", [])
+
+
+def on_page(text: str, pictures: Path) -> str:
+    """Return HTML with its pictures in files of their own."""
+
+    def moved(found: re.Match) -> str:
+        data = base64.b64decode(found[2])
+        name = f"{hashlib.sha256(data).hexdigest()[:16]}.{found[1]}"
+        (pictures / name).write_bytes(data)
+        return f"src='../_static/pictures/{name}' loading='lazy'"
+
+    return PICTURE.sub(moved, text)
+
+
+def panel_html(panel: dict[str, Any] | None, stills: str) -> str:
+    """Return a panel for the script of the page, with its stills for a page without scripts."""
+    live = f"<p><em>{LIVE}</em></p>"
+    if panel is None:
+        return stills.replace(live, f"<p class='attnlab-note'>{STAYS}</p>")
+    data = json.dumps(panel, separators=(",", ":"), ensure_ascii=False).replace("</", "<\\/")
+    kept = f"<div class='attnlab-stills'>{stills.replace(live, '')}</div>"
+    script = f"<script type='application/json'>{data}</script>"
+    return f"<div class='attnlab-live'>{kept}{script}</div>"
+
+
+def put_outputs(cell: Any, panels: Sequence[Any], pictures: Path, stems: Sequence[str]) -> None:
+    """Give the outputs of a cell the form of a page."""
+    for place, output in enumerate(cell.outputs):
+        data = output.get("data", {})
+        data |= {form: linked(data[form], stems) for form in data if form == "text/markdown"}
+        panel = panels[place] if place < len(panels) else None
+        if "text/html" in data:
+            data["text/html"] = on_page(panel_html(panel, data["text/html"]), pictures)
+        elif LIVE in data.get("text/markdown", ""):
+            text = data["text/markdown"].replace(f"\n\n*{LIVE}*", "")
+            if panel is not None:
+                data["text/html"] = panel_html(panel, MarkdownIt().enable("table").render(text))
+            data["text/markdown"] = text
+
+
+def pages_of(
+    notebook: Any, stem: str, *, panels: Sequence[Any], pictures: Path, stems: Sequence[str]
+) -> tuple[Any, str]:
+    """Return the page of a notebook, and that of its solutions as Markdown ('' if it has none)."""
+    cells, solved, asked, n_code = [], {}, None, -1
+    for cell in notebook.cells:
+        n_code += cell.cell_type == "code"
+        if found := EXERCISE.search(cell.source) if cell.cell_type == "markdown" else None:
+            asked = (f"exercise-{found[1]}-{found[2]}", f"{found[1]}.{found[2]}", cell.source)
+        if cell.cell_type == "markdown":
+            cell.source = linked(cell.source, stems)
+        elif is_solution(cell) and asked:
+            name, number, text = asked
+            if name not in solved:
+                solved[name] = f"({name})=\n## Exercise {number}\n\n{linked(text, stems)}\n\n"
+                link = f"[Solution of exercise {number}](#{name})"
+                cells.append(nbformat.v4.new_markdown_cell(link))
+            solved[name] += f"```python\n{cell.source.replace('    # SOLUTION' + chr(10), '')}\n```\n\n"
+            continue
+        else:
+            put_outputs(cell, panels[n_code] if n_code < len(panels) else [], pictures, stems)
+            tags = cell.metadata.setdefault("tags", [])
+            cell.metadata["tags"] = [*tags, "hide-input"] if "setup" in tags else tags
+        cells.append(cell)
+    head, _, rest = cells[0].source.partition("\n")
+    cells[0].source = f"{head}\n\n{buttons(stem)}\n{rest}"
+    notebook.cells = cells
+    title = f"# Solutions of notebook {head.removeprefix('# ')}\n\n[The notebook](../notebooks/{stem}.ipynb)\n"
+    return notebook, "\n".join([title, *solved.values()]) if solved else ""
+
+
+def linked(text: str, stems: Sequence[str]) -> str:
+    """Return Markdown whose links to files that are no page lead to the repository, if known.
+
+    Args:
+        stems: The notebooks that are pages.
+    """
+    place = repository()
+
+    def link(found: re.Match) -> str:
+        said, path = found[1], Path(found[2])
+        if path.stem in stems or path.suffix == ".md" and (HERE / path.name).exists():
+            return found[0]
+        is_page = path.suffix == ".ipynb" or not place
+        return said if is_page else f"[{said}](https://github.com/{place}/blob/HEAD/{found[2]})"
+
+    return LINK.sub(link, text)
+
+
+def colab_copy(notebook: Any) -> Any:
+    """Return a notebook that installs the package first where it runs on Colab alone."""
+    text = (
+        "import sys\n\n"
+        'if "google.colab" in sys.modules:  # elsewhere the package is there already\n'
+        "    import subprocess\n\n"
+        f'    address = "git+https://github.com/{repository()}"\n'
+        '    subprocess.run([sys.executable, "-m", "pip", "install", "-q", address], check=True)'
+    )
+    if not repository():
+        return notebook
+    cell = nbformat.v4.new_code_cell(text, metadata={"tags": ["setup"]}, id="colab-set-up")
+    return nbformat.from_dict({**notebook, "cells": [cell, *notebook.cells]})
+
+
+def lay_out(
+    source: Path,
+    notebooks: Sequence[Path],
+    *,
+    panels: Mapping[str, Sequence[Any]],
+    kept: Path = states.CACHE / "pictures",
+    interface: bool = True,
+) -> None:
+    """Write every page of the book, as Markdown and notebooks, into a folder for Sphinx.
+
+    Args:
+        source: The folder, made anew.
+        notebooks: Executed copies.
+        panels: By the stem of a notebook, what ``states_of`` returns.
+        kept: Where the pictures of panels lie.
+        interface: Whether the package has pages too.
+    """
+    shutil.rmtree(source, ignore_errors=True)
+    own = source / "_own"
+    for name in ("notebooks", "solutions", "api", "_own/pictures", "_own/colab/notebooks"):
+        (source / name).mkdir(parents=True)
+    stems, solved = [path.stem for path in notebooks], []
+    for path in notebooks:
+        notebook, found = nbformat.read(path, as_version=4), panels.get(path.stem, [])
+        nbformat.write(colab_copy(notebook), own / "colab" / "notebooks" / path.name)
+        places = {"panels": found, "pictures": own / "pictures", "stems": stems}
+        page, solutions = pages_of(notebook, path.stem, **places)
+        nbformat.write(page, source / "notebooks" / path.name)
+        if solutions:
+            (source / "solutions" / f"{path.stem}.md").write_text(solutions, encoding="utf-8")
+            solved.append(path.stem)
+        for name in set(re.findall(r"[0-9a-f]{16}\.webp", json.dumps(found))):
+            shutil.copy(kept / name, own / "pictures" / name)
+    for file in ("conf.py", "_own/book.css", "_own/panels.js"):
+        shutil.copy(HERE / Path(file).name, source / file)
+    shutil.copy(package_file("sphinx-mathjax-offline", MATHJAX), own / "mathjax.js")
+    shutil.copytree(ROOT / "figures", source / "figures", ignore=shutil.ignore_patterns("*.json"))
+    write_other_pages(source, stems, solved, interface=interface)
+
+
+def package_file(package: str, path: str) -> Path:
+    """Return a file or folder of an installed package."""
+    found = importlib.util.find_spec(package)
+    if found is None or not found.submodule_search_locations:
+        sys.exit(f"[attnlab] The book needs {package}: pip install -c constraints.txt -e '.[book]'")
+    return Path(next(iter(found.submodule_search_locations))) / path
+
+
+def write_other_pages(
+    source: Path, stems: list[str], solved: list[str], *, interface: bool
+) -> None:
+    """Write the first page, the ledger, the interface and what is taught beside the notebooks."""
+    lines = ledger()
+    table = digest(lines).astype(str)
+    claims = [
+        "# What the records say of each claim", "Verdict, number, seeds and doubt of every claim "
+        "of the two papers, computed from the run records.", "## In short",
+        markdown_table(list(table), table.to_numpy().tolist()), "## Line by line",
+        ledger_markdown(lines, folder="notebooks/"),
+    ]  # fmt: skip
+    pages = {"claims": linked("\n\n".join(claims), stems)}
+    layers = LAYERS if interface else {}
+    for layer, modules in layers.items():
+        names = [f"attnlab.{name}" for name in modules.split()]
+        parts = [f"```{{eval-rst}}\n.. automodule:: {name}\n   :members:\n```" for name in names]
+        pages[f"api/{layer}"] = "\n\n".join([f"# {layer.capitalize()}", *parts])
+    extra = [name for name in ("teaching", "glossary") if (HERE / f"{name}.md").exists()]
+    pages |= {name: linked((HERE / f"{name}.md").read_text("utf-8"), stems) for name in extra}
+    listed = {"Notebooks": [f"notebooks/{stem}" for stem in stems],
+              "Beside them": [*extra, "claims"],
+              "Solutions": [f"solutions/{stem}" for stem in solved],
+              "The package": [f"api/{layer}" for layer in layers]}  # fmt: skip
+    trees = [
+        "```{{toctree}}\n:caption: {}\n:hidden:\n\n{}\n```".format(caption, "\n".join(names))
+        for caption, names in listed.items() if names
+    ]  # fmt: skip
+    readme = linked((ROOT / "README.md").read_text("utf-8"), stems)
+    pages["index"] = "\n\n".join([readme, *trees])
+    for name, text in pages.items():
+        (source / f"{name}.md").write_text(text, encoding="utf-8")
+
+
+def say(line: str) -> None:
+    """Tell what happens, at once."""
+    print(f"[attnlab] {line}", flush=True)  # noqa: T201
+
+
+def run_sphinx(source: Path, out: Path) -> list[str]:
+    """Turn the laid-out pages into a site; return what is wrong with it."""
+    shutil.rmtree(out, ignore_errors=True)
+    command = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going"]
+    command += ["-d", str(source / "_doctrees"), str(source), str(out)]
+    paths = os.pathsep.join(sys.path)
+    done = subprocess.run(
+        command, env=os.environ | {"PYTHONPATH": paths}, stderr=subprocess.PIPE, text=True
+    )
+    return [*done.stderr.splitlines(), *check.problems(out)]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Build the book and check its links; returns 1 if something is wrong with it."""
+    parser = argparse.ArgumentParser(prog="make book", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("numbers", nargs="*", help="for example 03; without one, all notebooks")
+    parser.add_argument("--without-states", action="store_true", help="panels stay pictures")
+    parser.add_argument("--out", type=Path, default=ROOT / "build" / "book")
+    options = parser.parse_args(arguments)
+    found = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
+    notebooks = [p for p in found if not options.numbers or p.stem[:2] in options.numbers]
+    panels = {}
+    for path in notebooks if not options.without_states else ():
+        began = time.monotonic()
+        panels[path.stem] = states.states_of(path.parent / "src" / f"{path.stem}.py", path)
+        n_live = sum(one is not None for cell in panels[path.stem] for one in cell)
+        say(f"{path.stem}: {n_live} panels with their states ({time.monotonic() - began:.0f} s)")
+    source = options.out.with_name(f"{options.out.name}-source")
+    lay_out(source, notebooks, panels=panels)
+    problems = run_sphinx(source, options.out)
+    for problem in problems:
+        say(problem)
+    say(f"The book is at {options.out / 'index.html'}")
+    return 1 if problems else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,81 @@
+// Panels of a page: native inputs choose among states that were recorded. No kernel, no library.
+(() => {
+  "use strict";
+  const make = (tag, properties = {}, ...children) => {
+    const node = Object.assign(document.createElement(tag), properties);
+    node.append(...children);
+    return node;
+  };
+  let count = 0;
+
+  function build(place) {
+    const panel = JSON.parse(place.querySelector("script[type='application/json']").textContent);
+    const stills = place.querySelector(".attnlab-stills");
+    const folder = document.documentElement.dataset.content_root || "./";
+    const at = [...panel.start];
+    const image = make("img", { decoding: "sync", width: panel.size[0], height: panel.size[1] });
+    const room = make("div", { className: "attnlab-room" });
+    const words = make("div", { className: "attnlab-words" });
+    words.setAttribute("role", "status");
+    const dials = panel.dials.map((dial, n) => control(dial, n, at, draw));
+
+    function draw() {
+      let index = 0;
+      panel.dials.forEach((dial, n) => { index = index * dial.labels.length + at[n]; });
+      const [shown, said] = panel.states[index];
+      dials.forEach((one) => one.show());
+      words.innerHTML = said;
+      if (/^[0-9a-f]+\.webp$/.test(shown)) {
+        image.alt = (words.querySelector("em") || words).textContent;
+        image.src = `${folder}_static/pictures/${shown}`;
+        room.replaceChildren(image);
+      } else {
+        room.innerHTML = shown;
+      }
+    }
+
+    const set = (values) => { values.forEach((value, n) => { at[n] = value; }); draw(); };
+    const buttons = [["Reset", panel.start], ...panel.examples.map((one, n) => [`Example ${n + 1}`, one])];
+    const presets = make("div", { className: "attnlab-presets" }, ...buttons.map(([name, values]) => {
+      const button = make("button", { type: "button", textContent: name });
+      button.addEventListener("click", () => set(values));
+      return button;
+    }));
+    const notes = [];
+    const thinned = panel.dials.filter((dial) => dial.thin).map((dial) => dial.label);
+    if (thinned.length) notes.push(`In the notebook finer steps: ${thinned.join(", ")}.`);
+    if (panel.dials.some((dial) => dial.typed)) notes.push("In the notebook you can type your own.");
+    const rows = make("div", { className: "attnlab-dials" }, ...dials.map((one) => one.node));
+    const kept = make("details", {}, make("summary", { textContent: "The examples side by side" }), stills);
+    place.prepend(rows, presets, room, words, make("p", { className: "attnlab-note", textContent: notes.join(" ") }));
+    place.append(kept);
+    draw();
+  }
+
+  // A dial: a slider over the places of its labels, or a list.
+  function control(dial, n, at, draw) {
+    const id = `attnlab-dial-${++count}`;
+    const label = make("label", { htmlFor: id, textContent: dial.label, title: dial.note });
+    const input = dial.kind === "range"
+      ? make("input", { id, type: "range", min: 0, max: dial.labels.length - 1, step: 1 })
+      : make("select", { id }, ...dial.labels.map((text) => make("option", { textContent: text })));
+    const output = make("output");
+    output.setAttribute("for", id);
+    const show = () => {
+      if (dial.kind !== "range") { input.selectedIndex = at[n]; return; }
+      input.value = at[n];
+      output.textContent = dial.labels[at[n]];
+      input.setAttribute("aria-valuetext", dial.labels[at[n]]);
+    };
+    input.addEventListener("input", () => {
+      at[n] = dial.kind === "range" ? Number(input.value) : input.selectedIndex;
+      draw();
+    });
+    const row = make("span", {}, input, ...(dial.kind === "range" ? [output] : []));
+    return { node: make("div", { className: "attnlab-dial" }, label, row), show };
+  }
+
+  document.addEventListener("DOMContentLoaded", () => {
+    document.querySelectorAll(".attnlab-live").forEach(build);
+  });
+})();
