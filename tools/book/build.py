@@ -26,10 +26,11 @@ from markdown_it import MarkdownIt
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tools")]
 
+from book import check, states  # noqa: E402
+
 from attnlab.claims import digest, ledger, ledger_markdown  # noqa: E402
 from attnlab.markdown import markdown_table  # noqa: E402
 from attnlab.show.panels import LIVE  # noqa: E402
-from book import check, states  # noqa: E402
 
 HERE = Path(__file__).parent
 PICTURE = re.compile(r"src='data:image/(png|webp);base64,([^']*)'")
@@ -39,9 +40,12 @@ MATHJAX = "static/mathjax/tex-svg.js"
 STAYS = "In the notebook, which the buttons above open, a live panel stands here."
 LAYERS = {
     "ground": "errors paths seeding config runmode records markdown",
-    **{name: name for name in "show corpora sources mixers teach models training".split()},
+    **{
+        name: name
+        for name in ["show", "corpora", "sources", "mixers", "teach", "models", "training"]
+    },
     "analysis": "analysis.critical_path analysis.theory analysis.timing analysis.compare",
-    **{name: name for name in "distillation tasks studies claims".split()},
+    **{name: name for name in ["distillation", "tasks", "studies", "claims"]},
 }
 
 
@@ -61,7 +65,9 @@ def buttons(stem: str) -> str:
     place, links = repository(), {}
     if place:
         path = f"notebooks/{stem}.ipynb"
-        links["Open in Colab"] = f"https://colab.research.google.com/github/{place}/blob/colab/{path}"
+        links["Open in Colab"] = (
+            f"https://colab.research.google.com/github/{place}/blob/colab/{path}"
+        )
         links["Open on Binder"] = f"https://mybinder.org/v2/gh/{place}/HEAD?urlpath=lab/tree/{path}"
     shown = "".join(f'<a href="{url}">{name}</a>' for name, url in links.items())
     download = f'<a href="../_static/colab/notebooks/{stem}.ipynb" download>Download</a>'
@@ -128,7 +134,9 @@ def pages_of(
                 solved[name] = f"({name})=\n## Exercise {number}\n\n{linked(text, stems)}\n\n"
                 link = f"[Solution of exercise {number}](#{name})"
                 cells.append(nbformat.v4.new_markdown_cell(link))
-            solved[name] += f"```python\n{cell.source.replace('    # SOLUTION' + chr(10), '')}\n```\n\n"
+            solved[name] += (
+                f"```python\n{cell.source.replace('    # SOLUTION' + chr(10), '')}\n```\n\n"
+            )
             continue
         else:
             put_outputs(cell, panels[n_code] if n_code < len(panels) else [], pictures, stems)
@@ -152,7 +160,7 @@ def linked(text: str, stems: Sequence[str]) -> str:
 
     def link(found: re.Match) -> str:
         said, path = found[1], Path(found[2])
-        if path.stem in stems or path.suffix == ".md" and (HERE / path.name).exists():
+        if path.stem in stems or (path.suffix == ".md" and (HERE / path.name).exists()):
             return found[0]
         is_page = path.suffix == ".ipynb" or not place
         return said if is_page else f"[{said}](https://github.com/{place}/blob/HEAD/{found[2]})"

@@ -19,6 +19,7 @@ import nbformat
 from IPython.display import display
 from nbclient import NotebookClient
 from PIL import Image
+from widget_cells import needed
 
 import attnlab.show
 from attnlab.errors import AttnlabError
@@ -27,7 +28,6 @@ from attnlab.show import panels
 from attnlab.show.pictures import DOTS_PER_INCH, Picture
 from attnlab.show.style import style
 from attnlab.show.words import caption_html, plain
-from widget_cells import needed
 
 ROOT = Path(__file__).resolve().parents[2]
 CACHE = ROOT / "data" / "cache" / "book"
@@ -160,14 +160,22 @@ class Recorder:
             shown, drawn = self.state(draw, values, say)
             states.append(shown)
             size = max(size, drawn)
-        starts = [nearest(one["values"], c.value) for one, c in zip(axes, controls.values(), strict=True)]
+        starts = [
+            nearest(one["values"], c.value) for one, c in zip(axes, controls.values(), strict=True)
+        ]
         examples = [
             [nearest(one["values"], values[name]) for name, one in zip(controls, axes, strict=True)]
             for values in settings
         ]
         for one in axes:
             del one["values"]
-        return {"dials": axes, "start": starts, "examples": examples, "size": size, "states": states}
+        return {
+            "dials": axes,
+            "start": starts,
+            "examples": examples,
+            "size": size,
+            "states": states,
+        }
 
     def state(self, draw: Callable, values: dict, say: Any) -> tuple[list[str], tuple[int, int]]:
         """Return what stands there at these values, and its size: file or HTML, caption."""
@@ -178,7 +186,10 @@ class Recorder:
         if say is None:
             return [self.keep(drawn), caption_html(drawn.words)], drawn.size
         n_lines = panels._n_lines(drawn)
-        return [panels._texts_html(drawn, n_lines=n_lines), f"<em>{plain(say(**values))}</em>"], (0, 0)
+        return [panels._texts_html(drawn, n_lines=n_lines), f"<em>{plain(say(**values))}</em>"], (
+            0,
+            0,
+        )
 
 
 def record(folder: str, *, most_bytes: int) -> None:
@@ -203,7 +214,12 @@ def key(source: Path, notebook: Path) -> str:
     digest = hashlib.sha256()
     chapter = ROOT / "attnlab" / "chapters" / source.stem[3:]
     folders = [chapter, ROOT / "attnlab" / "show"]
-    files = [source, notebook, Path(__file__), *(p for f in folders for p in sorted(f.glob("*.py")))]
+    files = [
+        source,
+        notebook,
+        Path(__file__),
+        *(p for f in folders for p in sorted(f.glob("*.py"))),
+    ]
     for file in files:
         digest.update(file.read_bytes())
     return digest.hexdigest()[:16]
