@@ -1,4 +1,4 @@
-"""The book and the slides, in a real browser without a network: nothing clipped, missing or mute."""
+"""The book and the slides in a browser without a network: nothing clipped, missing or mute."""
 
 import os
 import re
@@ -38,7 +38,8 @@ LOOK = """async () => {
     const formulas = document.querySelectorAll('.math').length;
     const drawn = document.querySelectorAll('.math mjx-container').length;
     if (drawn < formulas) said.push(`${formulas} formulas, ${drawn} drawn`);
-    said.push(...[...document.querySelectorAll('mjx-merror, [data-mjx-error]')].map((e) => e.title));
+    const wrong = document.querySelectorAll('mjx-merror, [data-mjx-error]');
+    said.push(...[...wrong].map((one) => `wrong formula ${one.textContent}`));
     return said;
 }"""
 CONTRAST = """() => {

@@ -38,14 +38,13 @@ EXERCISE = re.compile(r"\*\*Exercise (\d+)\.(\d+)\*\*")
 LINK = re.compile(r"(?<!!)\[([^\]]*)\]\((?:\.\./)*((?!https?:|#)[^)#\s]+)(#[^)\s]*)?\)")
 MATHJAX = "static/mathjax/tex-svg.js"
 STAYS = "In the notebook, which the buttons above open, a live panel stands here."
-LAYERS = {
-    "ground": "errors paths seeding config runmode records markdown",
-    **{
-        name: name
-        for name in ["show", "corpora", "sources", "mixers", "teach", "models", "training"]
-    },
-    "analysis": "analysis.critical_path analysis.theory analysis.timing analysis.compare",
-    **{name: name for name in ["distillation", "tasks", "studies", "claims"]},
+LAYERS = ("ground", "show", "corpora", "sources", "mixers", "teach", "models", "training",
+          "analysis", "distillation", "tasks", "studies", "claims")  # fmt: skip
+MODULES = {  # of layers that are no package with a list of its names
+    "ground": ("errors", "paths", "seeding", "config", "runmode", "records", "markdown"),
+    "analysis": tuple(
+        f"analysis.{name}" for name in ("critical_path", "theory", "timing", "compare")
+    ),
 }
 
 
@@ -134,9 +133,8 @@ def pages_of(
                 solved[name] = f"({name})=\n## Exercise {number}\n\n{linked(text, stems)}\n\n"
                 link = f"[Solution of exercise {number}](#{name})"
                 cells.append(nbformat.v4.new_markdown_cell(link))
-            solved[name] += (
-                f"```python\n{cell.source.replace('    # SOLUTION' + chr(10), '')}\n```\n\n"
-            )
+            code = cell.source.replace("    # SOLUTION\n", "")
+            solved[name] += f"```python\n{code}\n```\n\n"
             continue
         else:
             put_outputs(cell, panels[n_code] if n_code < len(panels) else [], pictures, stems)
@@ -146,7 +144,7 @@ def pages_of(
     head, _, rest = cells[0].source.partition("\n")
     cells[0].source = f"{head}\n\n{buttons(stem)}\n{rest}"
     notebook.cells = cells
-    title = f"# Solutions of notebook {head.removeprefix('# ')}\n\n[The notebook](../notebooks/{stem}.ipynb)\n"
+    title = f"# Solutions of {head.removeprefix('# ')}\n\n[Notebook](../notebooks/{stem}.ipynb)\n"
     return notebook, "\n".join([title, *solved.values()]) if solved else ""
 
 
@@ -160,7 +158,7 @@ def linked(text: str, stems: Sequence[str]) -> str:
 
     def link(found: re.Match) -> str:
         said, path = found[1], Path(found[2])
-        if path.stem in stems or (path.suffix == ".md" and (HERE / path.name).exists()):
+        if path.stem in stems or (HERE / path.with_suffix(".md").name).exists():
             return found[0]
         is_page = path.suffix == ".ipynb" or not place
         return said if is_page else f"[{said}](https://github.com/{place}/blob/HEAD/{found[2]})"
@@ -244,9 +242,9 @@ def write_other_pages(
         ledger_markdown(lines, folder="notebooks/"),
     ]  # fmt: skip
     pages = {"claims": linked("\n\n".join(claims), stems)}
-    layers = LAYERS if interface else {}
-    for layer, modules in layers.items():
-        names = [f"attnlab.{name}" for name in modules.split()]
+    layers = LAYERS if interface else ()
+    for layer in layers:
+        names = [f"attnlab.{name}" for name in MODULES.get(layer, (layer,))]
         parts = [f"```{{eval-rst}}\n.. automodule:: {name}\n   :members:\n```" for name in names]
         pages[f"api/{layer}"] = "\n\n".join([f"# {layer.capitalize()}", *parts])
     extra = [name for name in ("teaching", "glossary") if (HERE / f"{name}.md").exists()]
