@@ -209,7 +209,7 @@ def test_every_page_says_where_it_runs_and_where_its_solutions_are(site, monkeyp
     exec(code, {})  # far from Colab it does nothing
     assert "git+https://github.com/someone/attnlab" in copy.cells[0].source
     text = "[data](../data/README.md) [next](04_language_models.ipynb) [x](03_extractor.ipynb)"
-    kept = "next [x](03_extractor.ipynb)"
+    kept = "next [x](/notebooks/03_extractor.ipynb)"
     found = build.linked(text, ["03_extractor"])
     assert found == f"[data](https://github.com/someone/attnlab/blob/HEAD/data/README.md) {kept}"
 

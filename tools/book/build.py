@@ -157,11 +157,13 @@ def linked(text: str, stems: Sequence[str]) -> str:
     place = repository()
 
     def link(found: re.Match) -> str:
-        said, path = found[1], Path(found[2])
-        if path.stem in stems or (HERE / path.with_suffix(".md").name).exists():
-            return found[0]
+        said, path, anchor = found[1], Path(found[2]), found[3] or ""
+        if path.stem in stems:
+            return f"[{said}](/notebooks/{path.stem}.ipynb{anchor})"
+        if (HERE / path.name).exists():
+            return f"[{said}](/{path.name}{anchor})"
         is_page = path.suffix == ".ipynb" or not place
-        return said if is_page else f"[{said}](https://github.com/{place}/blob/HEAD/{found[2]})"
+        return said if is_page else f"[{said}](https://github.com/{place}/blob/HEAD/{path}{anchor})"
 
     return LINK.sub(link, text)
 
