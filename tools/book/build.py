@@ -35,7 +35,8 @@ from attnlab.show.panels import LIVE  # noqa: E402
 HERE = Path(__file__).parent
 PICTURE = re.compile(r"src='data:image/(png|webp);base64,([^']*)'")
 EXERCISE = re.compile(r"\*\*Exercise (\d+)\.(\d+)\*\*")
-LINK = re.compile(r"(?<!!)\[([^\]]*)\]\((?:\.\./)*((?!https?:|#)[^)#\s]+)(#[^)\s]*)?\)")
+PATH = r"(?!https?:)[^)#\s]*[./][^)#\s]*|LICENSE"
+LINK = re.compile(rf"(?<!!)\[([^\]]*)\]\((?:\.\./)*({PATH})(#[^)\s]*)?\)")
 MATHJAX = "static/mathjax/tex-svg.js"
 STAYS = "In the notebook, which the buttons above open, a live panel stands here."
 LAYERS = ("ground", "show", "corpora", "sources", "mixers", "teach", "models", "training",
