@@ -1,4 +1,4 @@
-"""The book and the slides, in a real browser without a network: nothing clipped, missing or mute."""
+"""The book and the slides in a browser without a network: nothing clipped, missing or mute."""
 
 import os
 import re
@@ -38,7 +38,8 @@ LOOK = """async () => {
     const formulas = document.querySelectorAll('.math').length;
     const drawn = document.querySelectorAll('.math mjx-container').length;
     if (drawn < formulas) said.push(`${formulas} formulas, ${drawn} drawn`);
-    said.push(...[...document.querySelectorAll('mjx-merror, [data-mjx-error]')].map((e) => e.title));
+    const wrong = document.querySelectorAll('mjx-merror, [data-mjx-error]');
+    said.push(...[...wrong].map((one) => `wrong formula ${one.textContent}`));
     return said;
 }"""
 CONTRAST = """() => {
@@ -208,7 +209,7 @@ def test_every_page_says_where_it_runs_and_where_its_solutions_are(site, monkeyp
     exec(code, {})  # far from Colab it does nothing
     assert "git+https://github.com/someone/attnlab" in copy.cells[0].source
     text = "[data](../data/README.md) [next](04_language_models.ipynb) [x](03_extractor.ipynb)"
-    kept = "next [x](03_extractor.ipynb)"
+    kept = "next [x](/notebooks/03_extractor.ipynb)"
     found = build.linked(text, ["03_extractor"])
     assert found == f"[data](https://github.com/someone/attnlab/blob/HEAD/data/README.md) {kept}"
 

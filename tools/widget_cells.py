@@ -21,6 +21,7 @@ def below(*nodes: ast.AST, store: bool = False) -> set[str]:
 
 
 def names(source: str) -> Names:
+    """Return what a cell reads, binds, touches and defines."""
     tree = ast.parse(source)
     bound = below(
         *(t for n in tree.body if isinstance(n, ast.Assign) for t in n.targets), store=True

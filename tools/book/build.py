@@ -26,22 +26,26 @@ from markdown_it import MarkdownIt
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tools")]
 
+from book import check, states  # noqa: E402
+
 from attnlab.claims import digest, ledger, ledger_markdown  # noqa: E402
 from attnlab.markdown import markdown_table  # noqa: E402
 from attnlab.show.panels import LIVE  # noqa: E402
-from book import check, states  # noqa: E402
 
 HERE = Path(__file__).parent
 PICTURE = re.compile(r"src='data:image/(png|webp);base64,([^']*)'")
 EXERCISE = re.compile(r"\*\*Exercise (\d+)\.(\d+)\*\*")
-LINK = re.compile(r"(?<!!)\[([^\]]*)\]\((?:\.\./)*((?!https?:|#)[^)#\s]+)(#[^)\s]*)?\)")
+PATH = r"(?!https?:)[^)#\s]*[./][^)#\s]*|LICENSE"
+LINK = re.compile(rf"(?<!!)\[([^\]]*)\]\((?:\.\./)*({PATH})(#[^)\s]*)?\)")
 MATHJAX = "static/mathjax/tex-svg.js"
 STAYS = "In the notebook, which the buttons above open, a live panel stands here."
-LAYERS = {
-    "ground": "errors paths seeding config runmode records markdown",
-    **{name: name for name in "show corpora sources mixers teach models training".split()},
-    "analysis": "analysis.critical_path analysis.theory analysis.timing analysis.compare",
-    **{name: name for name in "distillation tasks studies claims".split()},
+LAYERS = ("ground", "show", "corpora", "sources", "mixers", "teach", "models", "training",
+          "analysis", "distillation", "tasks", "studies", "claims")  # fmt: skip
+MODULES = {  # of layers that are no package with a list of its names
+    "ground": ("errors", "paths", "seeding", "config", "runmode", "records", "markdown"),
+    "analysis": tuple(
+        f"analysis.{name}" for name in ("critical_path", "theory", "timing", "compare")
+    ),
 }
 
 
@@ -61,7 +65,9 @@ def buttons(stem: str) -> str:
     place, links = repository(), {}
     if place:
         path = f"notebooks/{stem}.ipynb"
-        links["Open in Colab"] = f"https://colab.research.google.com/github/{place}/blob/colab/{path}"
+        links["Open in Colab"] = (
+            f"https://colab.research.google.com/github/{place}/blob/colab/{path}"
+        )
         links["Open on Binder"] = f"https://mybinder.org/v2/gh/{place}/HEAD?urlpath=lab/tree/{path}"
     shown = "".join(f'<a href="{url}">{name}</a>' for name, url in links.items())
     download = f'<a href="../_static/colab/notebooks/{stem}.ipynb" download>Download</a>'
@@ -128,7 +134,8 @@ def pages_of(
                 solved[name] = f"({name})=\n## Exercise {number}\n\n{linked(text, stems)}\n\n"
                 link = f"[Solution of exercise {number}](#{name})"
                 cells.append(nbformat.v4.new_markdown_cell(link))
-            solved[name] += f"```python\n{cell.source.replace('    # SOLUTION' + chr(10), '')}\n```\n\n"
+            code = cell.source.replace("    # SOLUTION\n", "")
+            solved[name] += f"```python\n{code}\n```\n\n"
             continue
         else:
             put_outputs(cell, panels[n_code] if n_code < len(panels) else [], pictures, stems)
@@ -138,7 +145,7 @@ def pages_of(
     head, _, rest = cells[0].source.partition("\n")
     cells[0].source = f"{head}\n\n{buttons(stem)}\n{rest}"
     notebook.cells = cells
-    title = f"# Solutions of notebook {head.removeprefix('# ')}\n\n[The notebook](../notebooks/{stem}.ipynb)\n"
+    title = f"# Solutions of {head.removeprefix('# ')}\n\n[Notebook](../notebooks/{stem}.ipynb)\n"
     return notebook, "\n".join([title, *solved.values()]) if solved else ""
 
 
@@ -151,11 +158,13 @@ def linked(text: str, stems: Sequence[str]) -> str:
     place = repository()
 
     def link(found: re.Match) -> str:
-        said, path = found[1], Path(found[2])
-        if path.stem in stems or path.suffix == ".md" and (HERE / path.name).exists():
-            return found[0]
+        said, path, anchor = found[1], Path(found[2]), found[3] or ""
+        if path.stem in stems:
+            return f"[{said}](/notebooks/{path.stem}.ipynb{anchor})"
+        if (HERE / path.name).exists():
+            return f"[{said}](/{path.name}{anchor})"
         is_page = path.suffix == ".ipynb" or not place
-        return said if is_page else f"[{said}](https://github.com/{place}/blob/HEAD/{found[2]})"
+        return said if is_page else f"[{said}](https://github.com/{place}/blob/HEAD/{path}{anchor})"
 
     return LINK.sub(link, text)
 
@@ -236,9 +245,9 @@ def write_other_pages(
         ledger_markdown(lines, folder="notebooks/"),
     ]  # fmt: skip
     pages = {"claims": linked("\n\n".join(claims), stems)}
-    layers = LAYERS if interface else {}
-    for layer, modules in layers.items():
-        names = [f"attnlab.{name}" for name in modules.split()]
+    layers = LAYERS if interface else ()
+    for layer in layers:
+        names = [f"attnlab.{name}" for name in MODULES.get(layer, (layer,))]
         parts = [f"```{{eval-rst}}\n.. automodule:: {name}\n   :members:\n```" for name in names]
         pages[f"api/{layer}"] = "\n\n".join([f"# {layer.capitalize()}", *parts])
     extra = [name for name in ("teaching", "glossary") if (HERE / f"{name}.md").exists()]

@@ -1,9 +1,8 @@
 """Sphinx: the book from the pages that build.py has laid out; nothing is executed here."""
 
-
 from docutils import nodes
 
-project, author, copyright = "attnlab", "attnlab authors", "attnlab authors"  # noqa: A001
+project, author, copyright = "attnlab", "attnlab authors", "attnlab authors"
 language = "en"
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_copybutton"]
 exclude_patterns = ["jupyter_execute", "_*"]
@@ -36,7 +35,9 @@ def visit_math(self, node: nodes.Node) -> None:
     left, right = (r"\[", r"\]") if isinstance(node, nodes.math_block) else (r"\(", r"\)")
     tag = "div" if isinstance(node, nodes.math_block) else "span"
     text = self.encode(node.astext().strip())
-    self.body.append(f'<{tag} class="math mathjax_process notranslate nohighlight">{left}{text}{right}</{tag}>')
+    self.body.append(
+        f'<{tag} class="math mathjax_process notranslate nohighlight">{left}{text}{right}</{tag}>'
+    )
     raise nodes.SkipNode
 
 

@@ -1,4 +1,4 @@
-"""What a panel shows at each setting, recorded by running its notebook: answers without a kernel."""
+"""What a panel shows at each setting, recorded by running its notebook."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ import nbformat
 from IPython.display import display
 from nbclient import NotebookClient
 from PIL import Image
+from widget_cells import needed
 
 import attnlab.show
 from attnlab.errors import AttnlabError
@@ -27,7 +28,6 @@ from attnlab.show import panels
 from attnlab.show.pictures import DOTS_PER_INCH, Picture
 from attnlab.show.style import style
 from attnlab.show.words import caption_html, plain
-from widget_cells import needed
 
 ROOT = Path(__file__).resolve().parents[2]
 CACHE = ROOT / "data" / "cache" / "book"
@@ -35,6 +35,7 @@ MIME = "application/vnd.attnlab.states+json"
 MOST_STATES, MOST_TEXTS = 200, 60
 PAGE_BYTES = 3_000_000  # of pictures, all panels of a page together
 COLOURS = 64
+NO_PRESETS: Sequence[Mapping[str, Any]] = ({},)
 CALL = re.compile(r"\b(?:explore|play)\(")
 SLIDERS = (w.IntSlider, w.FloatSlider, w.SelectionSlider)
 SELECTION = (w.ToggleButtons, w.Dropdown, w.SelectionSlider, w.RadioButtons)
@@ -160,14 +161,15 @@ class Recorder:
             shown, drawn = self.state(draw, values, say)
             states.append(shown)
             size = max(size, drawn)
-        starts = [nearest(one["values"], c.value) for one, c in zip(axes, controls.values(), strict=True)]
-        examples = [
+        start = panels.control_values(controls)
+        places = [
             [nearest(one["values"], values[name]) for name, one in zip(controls, axes, strict=True)]
-            for values in settings
+            for values in (start, *settings)
         ]
         for one in axes:
             del one["values"]
-        return {"dials": axes, "start": starts, "examples": examples, "size": size, "states": states}
+        found = {"dials": axes, "start": places[0], "examples": places[1:]}
+        return {**found, "size": size, "states": states}
 
     def state(self, draw: Callable, values: dict, say: Any) -> tuple[list[str], tuple[int, int]]:
         """Return what stands there at these values, and its size: file or HTML, caption."""
@@ -177,15 +179,15 @@ class Recorder:
             return ["", f"<em>{plain(str(error))}</em>"], (0, 0)
         if say is None:
             return [self.keep(drawn), caption_html(drawn.words)], drawn.size
-        n_lines = panels._n_lines(drawn)
-        return [panels._texts_html(drawn, n_lines=n_lines), f"<em>{plain(say(**values))}</em>"], (0, 0)
+        written = panels._texts_html(drawn, n_lines=panels._n_lines(drawn))
+        return [written, f"<em>{plain(say(**values))}</em>"], (0, 0)
 
 
 def record(folder: str, *, most_bytes: int) -> None:
     """Make ``explore`` and ``play`` of this kernel tell all states of their panels as well."""
     recorder, real = Recorder(Path(folder), most_bytes=most_bytes), (panels.explore, panels.play)
 
-    def explore(draw, *, presets=({},), still=None, **dials):
+    def explore(draw, *, presets=NO_PRESETS, still=None, **dials):
         display({MIME: recorder.panel(draw, presets, dials, None)}, raw=True)
         return real[0](draw, presets=presets, still=still, **dials)
 
@@ -203,14 +205,14 @@ def key(source: Path, notebook: Path) -> str:
     digest = hashlib.sha256()
     chapter = ROOT / "attnlab" / "chapters" / source.stem[3:]
     folders = [chapter, ROOT / "attnlab" / "show"]
-    files = [source, notebook, Path(__file__), *(p for f in folders for p in sorted(f.glob("*.py")))]
-    for file in files:
+    drawing = [path for folder in folders for path in sorted(folder.glob("*.py"))]
+    for file in (source, notebook, Path(__file__), *drawing):
         digest.update(file.read_bytes())
     return digest.hexdigest()[:16]
 
 
 def states_of(source: Path, notebook: Path, *, cache: Path = CACHE) -> list[list[Any]]:
-    """Return the states of each panel: for each code cell, for each of its outputs, a panel or None.
+    """Return the states of each panel: by code cell, by output.
 
     They are computed once for a source and its results, minutes a notebook, and kept in a cache.
 
@@ -235,10 +237,12 @@ def _run(source: Path, pictures: Path) -> list[list[Any]]:
     if not n_panels:
         return [[] for _ in code]
     notebook.cells = list(needed(notebook.cells))
-    start = f"from book import states\nstates.record({str(pictures)!r}, most_bytes={PAGE_BYTES // n_panels})"
-    notebook.cells.insert(0, nbformat.v4.new_code_cell(start))
+    said = f"{str(pictures)!r}, most_bytes={PAGE_BYTES // n_panels}"
+    start = nbformat.v4.new_code_cell(f"from book import states\nstates.record({said})")
+    notebook.cells.insert(0, start)
+    options = {"kernel_name": "python3", "timeout": 3600, "coalesce_streams": True}
     place = {"metadata": {"path": str(ROOT / "notebooks")}}
-    client = NotebookClient(notebook, kernel_name="python3", timeout=3600, resources=place)
+    client = NotebookClient(notebook, resources=place, **options)
     paths = [ROOT / "tools", ROOT]
     path = os.pathsep.join([*map(str, paths), os.environ.get("PYTHONPATH", "")])
     wanted = {"PYTHONPATH": path, "ATTNLAB_MODE": "fast", "ATTNLAB_WIDGETS": "on",
