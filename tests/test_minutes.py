@@ -73,10 +73,21 @@ def test_minutes_are_written_and_nothing_else():
     text = "# **Minutes:** 9.\n# ## 1  A   *(2 min)*\n# ## 2  B   *(7 min)*\nbanner(minutes=9)\n"
     found = minutes.restated(text, {"1": 4, "2": 11})
     assert found == text.replace("9", "15").replace("(2 ", "(4 ").replace("(7 ", "(11 ")
-    row = "| [08 Distillation](notebooks/08_x.ipynb) | nets | 80 |\n"
-    assert minutes.tabled(row + row.replace("08 ", "09 "), {"08": 66}) == row.replace(
-        "80", "66"
-    ) + row.replace("08 ", "09 ")
+
+
+def test_a_row_has_the_minutes_of_its_sections_and_a_lesson_what_is_left_of_it():
+    row = "| [08 Distillation](08_x.ipynb) | {} | {} |\n"
+    lesson = "The talk between the parts has {} minutes.\n{}{}{}{}\n## Next\n{}"
+    known = {"08": {"1": 1, "2": 2, "3": 4, "4": 8}}
+    other = row.replace("08 ", "09 ").format("all", 5)
+
+    def page(talk, *ours):
+        said = ("nets", "all", "1 to 3", "2, 4")
+        rows = [row.format(*each) for each in zip(said, ours, strict=True)]
+        return lesson.format(talk, *rows, other)
+
+    found = minutes.tabled(page(0, 80, 80, 80, 80), known)
+    assert found == page(90 - 47, 15, 15, 7, 10)
 
 
 def test_seconds_are_added_up_by_section(monkeypatch, tmp_path):

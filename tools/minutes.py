@@ -10,7 +10,7 @@ import argparse
 import csv
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
@@ -20,7 +20,7 @@ from nbformat import NotebookNode
 
 ROOT = Path(__file__).resolve().parents[1]
 SECONDS = Path(__file__).with_name("seconds.tsv")
-TABLES = ("README.md", "notebooks/src/00_start_here.py")  # one row a notebook, minutes at the end
+TABLES = ("README.md", "notebooks/src/00_start_here.py", "tools/book/teaching.md")
 WORDS_A_MINUTE, CODE_LINES_A_MINUTE = 75, 40
 EQUATION, PANEL, PICTURE, TABLE_ROW = 0.5, 2, 0.5, 0.1  # minutes for each
 HEADING = re.compile(r"^(## (\d+)  .*?\S)   \*\(\d+ min\)\*$", re.MULTILINE)
@@ -29,6 +29,10 @@ EXERCISE = re.compile(
 )
 SHOWS = re.compile(r"^ *show\(|\.roofline\(|^ *display\(", re.MULTILINE)
 PLAIN_IMPORT = re.compile(r"^(?:from\s+\S+\s+)?import\s")
+ROW = re.compile(r"^((?:# )?\|.*?\[?(\d\d) [^|]*\| ([^|]*) \| )\d+( \|)$", re.MULTILINE)
+SOME = re.compile(r"\d+(?: to \d+)?(?:, \d+(?: to \d+)?)*")  # sections of a notebook
+TALK = re.compile(r"(The talk between the parts has )\d+( minutes\.)(.*?)(?=\n#)", re.DOTALL)
+LESSON = 90  # minutes
 Seconds = Mapping[tuple[str, str], float]  # by notebook and number of the section
 
 
@@ -136,12 +140,32 @@ def restated(text: str, minutes: Mapping[str, int]) -> str:
     return re.sub(r"(\bbanner\(minutes=)\d+", rf"\g<1>{total}", text)
 
 
-def tabled(text: str, totals: Mapping[str, int]) -> str:
-    """Return a page with these totals in the rows of its table, by the number of a notebook."""
-    for number, total in totals.items():
-        row = rf"^((?:# )?\| \[?{number} .* \| )\d+( \|)$"
-        text = re.sub(row, rf"\g<1>{total}\2", text, flags=re.MULTILINE)
-    return text
+def tabled(text: str, minutes: Mapping[str, Mapping[str, int]]) -> str:
+    """Return a page with these minutes in the rows of its tables, and what a lesson leaves.
+
+    Args:
+        minutes: By the number of a notebook, then of a section. A row that lists sections, such as
+            ``1 to 3, 5``, has the minutes of those, any other the whole notebook's.
+    """
+
+    def one(row: re.Match[str]) -> str:
+        if row[2] not in minutes:
+            return row[0]
+        return f"{row[1]}{sum(minutes[row[2]][n] for n in chosen(row[3], minutes[row[2]]))}{row[4]}"
+
+    def talk(lesson: re.Match[str]) -> str:
+        parts = sum(int(row[0].split("|")[-2]) for row in ROW.finditer(lesson[3]))
+        return f"{lesson[1]}{LESSON - parts}{lesson[2]}{lesson[3]}"
+
+    return TALK.sub(talk, ROW.sub(one, text))
+
+
+def chosen(sections: str, known: Iterable[str]) -> list[str]:
+    """Return the numbers of the sections that a row means."""
+    if not SOME.fullmatch(sections):
+        return list(known)
+    spans = [[int(n) for n in part.split(" to ")] for part in sections.split(", ")]
+    return [str(n) for span in spans for n in range(span[0], span[-1] + 1)]
 
 
 def read_seconds(path: Path = SECONDS) -> dict[tuple[str, str], float]:
@@ -156,12 +180,12 @@ def pages(root: Path = ROOT, seconds: Seconds | None = None) -> Iterator[tuple[P
     sources = sorted((root / "notebooks" / "src").glob("[0-9]*.py"))
     measured = read_seconds() if seconds is None else seconds
     minutes = {source: minutes_of(source, measured) for source in sources}
-    totals = {source.stem[:2]: sum(its.values()) for source, its in minutes.items()}
+    by_number = {source.stem[:2]: its for source, its in minutes.items()}
     for path in dict.fromkeys([*sources, *(root / name for name in TABLES)]):
         text = path.read_text("utf-8")
         text = restated(text, minutes[path]) if path in minutes else text
         in_table = str(path.relative_to(root)) in TABLES
-        yield path, tabled(text, totals) if in_table else text
+        yield path, tabled(text, by_number) if in_table else text
 
 
 def measure(source: Path) -> dict[tuple[str, str], float]:

@@ -22,7 +22,7 @@
 # place is nothing at all best borne, and where does even an average of everything fail? Then look: click the cell
 # below, press Shift+Enter, and choose.
 #
-# **Minutes:** 44. **Prerequisites:** Python; logarithms; a rough idea of what a neural network is.
+# **Minutes:** 45. **Prerequisites:** Python; logarithms; a rough idea of what a neural network is.
 # Next: [01 Text as a Markov chain](01_markov_framing.ipynb)
 
 # %% tags=["widget", "nbval-ignore-output"]
@@ -71,7 +71,7 @@ from attnlab.runmode import banner
 from attnlab.show import predict_first
 from attnlab.teach import show_quiz
 
-banner(minutes=44)
+banner(minutes=45)
 
 # %% [markdown]
 # To answer, we need a number. A **token** is a word, a piece of a word or a letter. Let $v_1 \dots v_T$
@@ -251,11 +251,11 @@ print(f"a table of {z.numel():,} scores, 150 steps: {loss:.1f} nats per token; "
 # alone does not.
 
 # %% [markdown]
-# ## 3  How the workbook works   *(4 min)*
+# ## 3  How the workbook works   *(5 min)*
 #
 # | Notebook | What you do | Minutes |
 # |---|---|---|
-# | 00 Start here | the question, a taste, units of loss | 44 |
+# | 00 Start here | the question, a taste, units of loss | 45 |
 # | [01 Markov framing](01_markov_framing.ipynb) | text as a chain; the floor; tables against models | 70 |
 # | [02 Attention](02_attention.ipynb) | attention by hand, by loop, by matrix; a soft lookup | 79 |
 # | [03 Extractor](03_extractor.ipynb) | SHE, HE, WE, ME derived, checked, counted | 79 |
