@@ -14,6 +14,7 @@ from pathlib import Path
 import jupytext
 import nbformat
 from jupytext.compare import NotebookDifference, compare_notebooks
+from minutes import count_code_lines, count_words
 from nbformat import NotebookNode
 from PIL import Image
 
@@ -38,7 +39,6 @@ REMOTE_HTML = re.compile(
 )
 IMAGE = re.compile(r"<img alt='([^']*)'[^>]*base64,([^']*)'", re.DOTALL)
 LINE_COMMAND = re.compile(r"^%|^\s*!", re.MULTILINE)
-PLAIN_IMPORT = re.compile(r"^(?:from\s+\S+\s+)?import\s")
 
 
 def shape_problems(notebook: NotebookNode, *, number: int, names: Sequence[str]) -> list[str]:
@@ -77,28 +77,6 @@ def stored_problems(target: Path, *, source: Path) -> list[str]:
         *(_stored_cell(n, cell, notebook) for n, cell in enumerate(code, start=1)),
     )
     return [problem for check in checks for problem in check]
-
-
-def count_words(markdown: str) -> int:
-    """Count the words a reader reads: no formulas, tables, addresses or comments."""
-    text = re.sub(r"\$\$.*?\$\$|\$[^$]*\$|<!--.*?-->", " x ", markdown, flags=re.DOTALL)
-    text = re.sub(r"\]\([^)]*\)|<[^>]+>", " ", text)
-    lines = [line for line in text.splitlines() if not line.lstrip().startswith("|")]
-    return len(re.findall(r"[^\W_][\w'’.,-]*", "\n".join(lines)))
-
-
-def count_code_lines(source: str) -> int:
-    """Count the lines of a cell that do something: no blanks, comments or plain imports."""
-    total, in_import = 0, False
-    for line in source.splitlines():
-        text = line.strip()
-        if in_import:
-            in_import = ")" not in text
-        elif PLAIN_IMPORT.match(text):
-            in_import = "(" in text and ")" not in text
-        elif text and not text.startswith("#"):
-            total += 1
-    return total
 
 
 def tags_of(cell: NotebookNode) -> list[str]:

@@ -1,9 +1,14 @@
 """A family's colour means the family: what is of none is drawn in other colours."""
 
+import itertools
+import re
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
-from matplotlib.colors import to_hex, to_rgba_array
+from eyes import DEFICIENCIES, contrast, lab
+from matplotlib.colors import to_hex, to_rgb, to_rgba_array
 
 from attnlab.chapters.critical_path import pictures as path
 from attnlab.chapters.fast_extractors import pictures as fast
@@ -13,6 +18,7 @@ from attnlab.chapters.replacing_attention import pictures as replacing
 from attnlab.chapters.translation_teacher import pictures as translation
 from attnlab.show.style import FAMILIES, LOOKS, NO_FAMILY
 
+STYLE = (Path(__file__).parents[1] / "attnlab" / "web" / "page.css").read_text("utf-8")
 OWNED = {one.colour.lower() for name, one in FAMILIES.items() if name not in ("table", "oracle")}
 SQUARE = np.tril(np.full((3, 3), 0.2)) + 0.1
 SCORES = pd.DataFrame({"label": ["a", "b"], "accuracy": [0.5, 0.9], "bleu": [10.0, 80.0]})
@@ -53,3 +59,33 @@ def test_a_familys_colour_is_seen_and_no_two_families_share_one():
     assert colours(lines.fig) & OWNED == {LOOKS["attention"].colour.lower()}
     assert len(OWNED) == len(FAMILIES) - 2
     assert not OWNED & {colour.lower() for colour in NO_FAMILY}
+
+
+OF_MIXERS = ("attention", "extractor", "convolution", "recurrence")  # side by side in a page
+
+
+def theme(name):
+    """Return the colours of the pages that compute, by name, in the light or the dark theme."""
+    light, dark = re.findall(r":root \{(.*?)\}", STYLE)[:2]
+    return dict(re.findall(r"--(\w+): ([^;]+);", light if name == "light" else dark))
+
+
+def shade(family, own):
+    """Return what CSS makes of a family's colour: mixed with white, by the theme's lift."""
+    lift = float(own["lift"].rstrip("%")) / 100
+    return tuple((1 - lift) * part + lift for part in to_rgb(FAMILIES[family].colour))
+
+
+@pytest.mark.parametrize("name", ["light", "dark"])
+def test_the_pages_that_compute_can_be_read_in_both_themes(name):
+    own = theme(name)
+    for ground in (own["paper"], own["soft"]):
+        assert contrast(own["ink"], ground) >= 7
+        assert contrast(own["bad"], ground) >= 4.5
+        assert contrast(own["blue"], ground) >= 3
+    assert contrast(own["line"], own["paper"]) >= 3  # edges of controls
+    shades = [shade(family, own) for family in OF_MIXERS]
+    assert min(contrast(one, own["paper"]) for one in shades) >= 3
+    for eye in DEFICIENCIES:
+        seen = [lab(one, deficiency=eye) for one in shades]
+        assert min(np.linalg.norm(a - b) for a, b in itertools.combinations(seen, 2)) >= 12, eye

@@ -137,16 +137,6 @@ def test_a_lesson_needs_two_exercises():
     assert "two exercises" in anatomy_problems(text, number=7)
 
 
-def test_words_are_counted_without_formulas_tables_and_addresses():
-    text = "Two *words* $a + b$ [linked](https://a.b/c)\n\n| a | b |\n|---|---|\n\n$$x\ny$$"
-    assert rules.count_words(text) == 2 + 1 + 1 + 1  # a formula reads as one word
-
-
-def test_code_is_counted_without_imports_comments_and_blanks():
-    text = "import os\nfrom a import (\n    b,\n    c,\n)\n\n# why\nx = 1\nimport_all(x)\n"
-    assert rules.count_code_lines(text) == 2
-
-
 def stored_problems(folder: Path, *changes: str) -> str:
     """Return the problems after statements have changed the stored notebook, or its source."""
     source, notebook = SOURCE.read_text("utf-8"), nbformat.read(STORED, as_version=4)

@@ -8,9 +8,9 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import pytest
+from eyes import DEFICIENCIES, contrast, lab
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from matplotlib.colors import to_rgb
 
 from attnlab.errors import AttnlabError, UnknownNameError
 from attnlab.show import (
@@ -34,30 +34,6 @@ from attnlab.show import (
 from attnlab.show.kinds import spread
 from attnlab.show.style import FAMILIES, MEMBERS
 
-# Machado, Oliveira and Fernandes 2009, severity 1, on linear RGB.
-DEFICIENCIES = {
-    "none": np.eye(3),
-    "protan": np.array([[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216],
-                        [-0.003882, -0.048116, 1.051998]]),
-    "deutan": np.array([[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413],
-                        [-0.011820, 0.042940, 0.968881]]),
-    "tritan": np.array([[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602],
-                        [0.004733, 0.691367, 0.303900]]),
-}  # fmt: skip
-TO_XYZ = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
-
-
-def linear_rgb(colour):
-    rgb = np.array(to_rgb(colour))
-    return np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
-
-
-def lab(colour, *, deficiency="none"):
-    seen = np.clip(DEFICIENCIES[deficiency] @ linear_rgb(colour), 0, 1)
-    scaled = TO_XYZ @ seen / TO_XYZ.sum(axis=1)
-    f = np.where(scaled > (6 / 29) ** 3, np.cbrt(scaled), scaled / (3 * (6 / 29) ** 2) + 4 / 29)
-    return np.array([116 * f[1] - 16, 500 * (f[0] - f[1]), 200 * (f[1] - f[2])])
-
 
 def curves(names=("attention", "she"), n_seeds=2, n_points=3):
     rows = itertools.product(names, range(n_seeds), range(n_points))
@@ -69,7 +45,7 @@ def curves(names=("attention", "she"), n_seeds=2, n_points=3):
 
 @pytest.mark.parametrize("name", LOOKS)
 def test_every_colour_has_contrast_3_on_white(name):
-    assert 1.05 / (TO_XYZ[1] @ linear_rgb(LOOKS[name].colour) + 0.05) >= 3
+    assert contrast(LOOKS[name].colour, "white") >= 3
 
 
 @pytest.mark.parametrize("deficiency", DEFICIENCIES)

@@ -72,6 +72,16 @@ def run_notebook(source: Path, *, mode: RunMode = "fast") -> NotebookNode:
     """Execute a source in a fresh kernel and return the notebook, cleaned.
 
     Two runs of the same source give equal notebooks as long as the cells are deterministic.
+    """
+    notebook = execute(source, mode=mode)
+    return clean_notebook(notebook, name=source.stem, digest=source_digest(source))
+
+
+def execute(source: Path, *, mode: RunMode = "fast", record_timing: bool = False) -> NotebookNode:
+    """Execute a source in a fresh kernel and return the notebook as it comes.
+
+    Args:
+        record_timing: Keep in each cell's metadata when it began and ended.
 
     Raises:
         NotebookFailedError: A cell raised, wrote to standard error, or killed the kernel.
@@ -82,7 +92,7 @@ def run_notebook(source: Path, *, mode: RunMode = "fast") -> NotebookNode:
         notebook,
         kernel_name="python3",
         timeout=CELL_TIMEOUT_S[mode],
-        record_timing=False,
+        record_timing=record_timing,
         coalesce_streams=True,  # else it depends on the clock where a text is cut
         store_widget_state=False,  # a slider without a kernel would move nothing
         resources={"metadata": {"path": str(folder)}},
@@ -94,7 +104,7 @@ def run_notebook(source: Path, *, mode: RunMode = "fast") -> NotebookNode:
     except DeadKernelError:
         raise NotebookFailedError(f"{source.name}: the kernel died. Is memory short?") from None
     _refuse_stderr(source, notebook)
-    return clean_notebook(notebook, name=source.stem, digest=source_digest(source))
+    return notebook
 
 
 def clean_notebook(notebook: NotebookNode, *, name: str, digest: str) -> NotebookNode:

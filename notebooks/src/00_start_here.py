@@ -17,21 +17,26 @@
 # %% [markdown]
 # # 00 · Start here: does a Transformer need attention?
 #
-# In half an hour you see the question of this workbook, a first live answer, and how the
-# notebooks work.
+# A small translator writes 99 points of 100. Its words look at other words in three places: that look-up is
+# **attention**. We cut one of the three out and put something simpler in. **Guess first:** in which
+# place is nothing at all best borne, and where does even an average of everything fail? Then look: click the cell
+# below, press Shift+Enter, and choose.
 #
-# **Minutes:** 30 (10 to read, 20 to try things). **Prerequisites:** Python; logarithms; a rough
-# idea of what a neural network is.
-#
-# **How to run it.** Click a cell and press Shift+Enter: it runs, and the next one is chosen.
-# *Run > Run All Cells* in the menu runs the whole page, in less than two minutes.
-# Sliders and buttons come alive when their cell has run; until then a picture stands there. Every
-# result is on the page already, so you may also just read.
-#
+# **Minutes:** 45. **Prerequisites:** Python; logarithms; a rough idea of what a neural network is.
 # Next: [01 Text as a Markov chain](01_markov_framing.ipynb)
 
+# %% tags=["widget", "nbval-ignore-output"]
+from attnlab.chapters.start_here import pictures
+from attnlab.show import explore
+
+first, last = {"place": "cross", "put_in": "uniform"}, {"place": "cross", "put_in": "net"}
+explore(pictures.taken_out, presets=[{}, first, last], **pictures.TAKEN_OUT_DIALS)
+
 # %% [markdown]
-# ## 1  The question   *(3 min)*
+# ## 1  The question   *(6 min)*
+#
+# Nothing, a constant or an average failed; a net without any look-up, taught what attention does there, did nearly
+# as well. Does a Transformer need attention, then?
 #
 # A language model reads a prefix of a text and says how likely each next token is. A Transformer
 # does this in layers of two parts: a **token mixer**, which moves information between positions,
@@ -44,7 +49,6 @@
 # feed-forward networks to what attention computes. Is that enough?
 
 # %% tags=["hide-input", "nbval-ignore-output"]
-from attnlab.chapters.start_here import pictures
 from attnlab.show import show
 
 show(pictures.two_mixers())
@@ -64,10 +68,10 @@ import pandas as pd
 
 from attnlab.chapters.start_here import checks
 from attnlab.runmode import banner
-from attnlab.show import explore, predict_first
+from attnlab.show import predict_first
 from attnlab.teach import show_quiz
 
-banner(minutes=30)
+banner(minutes=45)
 
 # %% [markdown]
 # To answer, we need a number. A **token** is a word, a piece of a word or a letter. Let $v_1 \dots v_T$
@@ -104,7 +108,7 @@ assert 1 / 3 * 1 / 3 * 1 / 3 > 1 / 2 * 1 / 4 * 1 / 4
 # lower loss on text that it has not seen, and at what cost?
 
 # %% [markdown]
-# ## 2  A two-minute taste   *(15 min)*
+# ## 2  A two-minute taste   *(18 min)*
 #
 # Our text is written by a machine, *tales*, that tells little stories of our own words. A name and
 # a lost thing are chosen early and used late, so memory pays. Because we wrote the machine, we
@@ -247,35 +251,36 @@ print(f"a table of {z.numel():,} scores, 150 steps: {loss:.1f} nats per token; "
 # alone does not.
 
 # %% [markdown]
-# ## 3  How the workbook works   *(2 min)*
+# ## 3  How the workbook works   *(5 min)*
 #
 # | Notebook | What you do | Minutes |
 # |---|---|---|
-# | 00 Start here | the question, a taste, units of loss | 30 |
+# | 00 Start here | the question, a taste, units of loss | 45 |
 # | [01 Markov framing](01_markov_framing.ipynb) | text as a chain; the floor; tables against models | 70 |
-# | [02 Attention](02_attention.ipynb) | attention by hand, by loop, by matrix; a soft lookup | 75 |
-# | [03 Extractor](03_extractor.ipynb) | SHE, HE, WE, ME derived, checked, counted | 70 |
-# | [04 Language models](04_language_models.ipynb) | all of them trained; real books; when each wins; a look inside | 85 |
-# | [05 The critical path](05_critical_path.ipynb) | depth and work: by hand, by tracer, by clock | 70 |
-# | [06 Fast Extractors](06_fast_extractors.ipynb) | one equation, many programs; streaming; the clock | 70 |
-# | [07 Translation: a teacher](07_translation_teacher.ipynb) | an encoder-decoder site by site; alignments; BLEU | 80 |
-# | [08 Distillation](08_distillation.ipynb) | nets that learn what attention does; sizes; prefix sums | 80 |
+# | [02 Attention](02_attention.ipynb) | attention by hand, by loop, by matrix; a soft lookup | 79 |
+# | [03 Extractor](03_extractor.ipynb) | SHE, HE, WE, ME derived, checked, counted | 79 |
+# | [04 Language models](04_language_models.ipynb) | all of them trained; real books; when each wins; a look inside | 86 |
+# | [05 The critical path](05_critical_path.ipynb) | depth and work: by hand, by tracer, by clock | 75 |
+# | [06 Fast Extractors](06_fast_extractors.ipynb) | one equation, many programs; streaming; the clock | 84 |
+# | [07 Translation: a teacher](07_translation_teacher.ipynb) | an encoder-decoder site by site; alignments; BLEU | 84 |
+# | [08 Distillation](08_distillation.ipynb) | nets that learn what attention does; sizes; prefix sums | 72 |
 # | [09 Replacing attention](09_replacing_attention.ipynb) | swap layers with undo; controls; a leak found and run; from scratch | 82 |
-# | [10 Other mixers](10_other_mixers.ipynb) | one frame, every mixer in five lines; prices; the map | 80 |
-# | [11 Recall and state](11_recall_and_state.ipynb) | what a state holds; who recalls; a language in every row | 78 |
-# | [12 Scaling and other tasks](12_scaling_and_other_tasks.ipynb) | power laws with a known floor; length; sentences; images | 60 |
-# | [13 Attention after training](13_attention_after_training.ipynb) | today's methods: features, window, stages; switches; tasks | 77 |
-# | [14 What we found](14_what_we_found.ipynb) | every claim judged: verdict, number, seeds, doubt | 55 |
+# | [10 Other mixers](10_other_mixers.ipynb) | one frame, every mixer in five lines; prices; the map | 60 |
+# | [11 Recall and state](11_recall_and_state.ipynb) | what a state holds; who recalls; a language in every row | 70 |
+# | [12 Scaling and other tasks](12_scaling_and_other_tasks.ipynb) | power laws with a known floor; length; sentences; images | 54 |
+# | [13 Attention after training](13_attention_after_training.ipynb) | today's methods: features, window, stages; switches; tasks | 67 |
+# | [14 What we found](14_what_we_found.ipynb) | every claim judged: verdict, number, seeds, doubt | 45 |
 #
 # Read them in order. 01 needs no neural network; who knows attention may skim 02.
 
 # %% [markdown]
+# - **Running.** Shift+Enter runs a cell and chooses the next; *Run > Run All Cells* in the menu runs the whole
+#   page, in less than two minutes. Every result is on the page already, so you may also just read.
 # - **Run modes.** `fast` (the default) trains small models live and reads larger results from
 #   records in `data/runs`. `ATTNLAB_MODE=full`, set before the start, runs larger ones.
 # - **Panels.** On a page that is not running each is still pictures; run its cell, and it comes alive. Tab and
 #   the arrow keys reach every control, and a text box takes words of your own.
-# - **Floors.** A loss curve shows the true source where we know it. A caption says what to see; its numbers
-#   unfold.
+# - **Floors.** A loss curve shows the true source where we know it.
 
 # %% [markdown]
 # - **Exercises** carry a difficulty from 1 to 5 and minutes; in a *Build* you write a part that works. A
@@ -287,7 +292,7 @@ print(f"a table of {z.numel():,} scores, 150 steps: {loss:.1f} nats per token; "
 # **Takeaway.** Predict, run, compare: a guess that fails teaches most.
 
 # %% [markdown]
-# ## 4  Nats, bits, perplexity   *(5 min)*
+# ## 4  Nats, bits, perplexity   *(9 min)*
 #
 # The same loss goes by three names. Bits use the logarithm to base 2. **Perplexity** turns the loss
 # into a count: the number of equally likely choices that would be as hard.
@@ -380,7 +385,7 @@ show_quiz("start_here", part="What do you know already?")
 # **Takeaway.** A wrong answer here is a good reason to read on, and the reason tells you where.
 
 # %% [markdown]
-# ## 6  Published, reconstructed, measured   *(2 min)*
+# ## 6  Published, reconstructed, measured   *(4 min)*
 #
 # **What was read.** Of the Extractor paper (arXiv:2308.07661) the abstracts of both versions and summaries of
 # its text; of the paper on shallow nets (arXiv:2311.10642) the abstract, summaries, and its released code at

@@ -46,7 +46,7 @@ from attnlab.teach import show_quiz
 banner(minutes=70)
 
 # %% [markdown]
-# ## 1  A prefix is a state   *(7 min)*
+# ## 1  A prefix is a state   *(5 min)*
 #
 # A writer adds one token at a time. Call the whole prefix the **state**, $s_t = v_1 \dots v_t$, with
 # each $v_t$ from a vocabulary of $V$ tokens. The next token depends on nothing but the state, since the
@@ -83,7 +83,7 @@ show_quiz("markov_framing", part="A prefix is a state")
 # prefix of any length into an index of constant length; the rest looks it up.
 
 # %% [markdown]
-# ## 2  A chain that fits on paper   *(9 min)*
+# ## 2  A chain that fits on paper   *(5 min)*
 #
 # To see how good a model can be, take a source whose table we know. Let tomorrow's weather depend on
 # today's alone: $S = 3$ states, sunny, cloudy, rainy. The **transition matrix**
@@ -154,7 +154,7 @@ assert np.allclose((law + law @ ring) / 2, stationary(ring))
 # **Takeaway.** Rows say what comes next; the stationary law says how often each row is asked for.
 
 # %% [markdown]
-# ## 3  How low can any loss go?   *(9 min)*
+# ## 3  How low can any loss go?   *(12 min)*
 #
 # A source that picks each symbol from its current state alone still surprises us, however good the
 # model. Averaged over the states it visits, that surprise is the **entropy rate**
@@ -225,7 +225,7 @@ checks.check_entropy_rate(entropy_rate_of)
 # is built.
 
 # %% [markdown]
-# ## 4  Every loss is floor plus divergence   *(10 min)*
+# ## 4  Every loss is floor plus divergence   *(11 min)*
 #
 # Let a predictor say $Q_{ij}$ instead of $P_{ij}$. Its expected loss, from a stationary start, is
 #
@@ -303,7 +303,7 @@ checks.check_oracle_loss(oracle_loss)
 # oracle on the same tokens shows it cleanly.
 
 # %% [markdown]
-# ## 5  The staircase: what the last k tokens can tell   *(7 min)*
+# ## 5  The staircase: what the last k tokens can tell   *(5 min)*
 #
 # Weather needs one token of memory. Other sources need more, and not equally everywhere. In a
 # **variable-length chain** the state is as long as it has to be: in ours, after `a` or `c` nothing
@@ -355,7 +355,7 @@ explore(
 # model is trained.
 
 # %% [markdown]
-# ## 6  Tables from counts   *(18 min)*
+# ## 6  Tables from counts   *(23 min)*
 #
 # Now forget the truth and learn from a sample. Let $n_{cj}$ count how often $j$ followed the $k$ tokens $c$.
 # The fitted row is
@@ -456,7 +456,7 @@ checks.check_back_off(BackOff)
 # amount of text there is a best order, and it may be below the true one.
 
 # %% [markdown]
-# ## 7  A model approaches the floor   *(10 min)*
+# ## 7  A model approaches the floor   *(9 min)*
 #
 # A network shares what it learns between rows. Three models, alike but for the mixer (one layer, width 16,
 # context 16), read the tree source: **attention** and **SHE**, which can look back, and **identity**, whose mixer

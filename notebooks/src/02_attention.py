@@ -20,7 +20,7 @@
 # You build causal self-attention by hand, by loop and by matrix, leak its future on purpose,
 # count every one of its multiplications, and watch it learn to look things up.
 #
-# **Minutes:** 75. **Prerequisites:** matrix products and the softmax; tokens and prefixes
+# **Minutes:** 79. **Prerequisites:** matrix products and the softmax; tokens and prefixes
 # from [01 Text as a Markov chain](01_markov_framing.ipynb).
 #
 # Previous: [01 Text as a Markov chain](01_markov_framing.ipynb). Next:
@@ -46,10 +46,10 @@ from attnlab.chapters.attention import checks, pictures
 from attnlab.mixers import build_mixer
 from attnlab.runmode import banner
 
-banner(minutes=75)
+banner(minutes=79)
 
 # %% [markdown]
-# ## 1  A dictionary that never says "not found"   *(8 min)*
+# ## 1  A dictionary that never says "not found"   *(7 min)*
 #
 # A dictionary compares your query with its keys and returns the value of the one that is equal.
 # No equal key, no answer. A **soft** look-up compares with *all* keys and mixes *all* values:
@@ -112,7 +112,7 @@ lookup = explore(
 # to $e^{\text{score}/\tau}$, and a dictionary is its limit at temperature zero.
 
 # %% [markdown]
-# ## 2  By hand, by loop, by matrix   *(8 min)*
+# ## 2  By hand, by loop, by matrix   *(4 min)*
 #
 # In *self*-attention every token asks, and every token so far answers. From the row vector
 # $x_t \in \mathbb{R}^d$ of token $t$ come a query, a key, a value, and scores:
@@ -195,7 +195,7 @@ show(pictures.attention_weights(A))
 # gradients.
 
 # %% [markdown]
-# ## 3  The mask goes before the softmax   *(9 min)*
+# ## 3  The mask goes before the softmax   *(12 min)*
 #
 # A language model predicts token $t+1$ from tokens $1 \dots t$. In training all positions are
 # computed at once, so the answer lies in plain sight one column to the right. The **causal mask**
@@ -285,7 +285,7 @@ attention_weights = checks.check_causal_weights.hand_on(attention_weights)
 # token, not even through a sum.
 
 # %% [markdown]
-# ## 4  Why divide by $\sqrt{d_h}$?   *(7 min)*
+# ## 4  Why divide by $\sqrt{d_h}$?   *(6 min)*
 #
 # Assume the entries of $q$ and $k$ are independent, with mean 0 and variance 1, as at the start
 # of training. Then
@@ -338,7 +338,7 @@ quiz = show_quiz("attention", part=r"Why divide by $\sqrt{d_h}$?")
 # constant (picture).
 
 # %% [markdown]
-# ## 5  Heads: several look-ups side by side   *(20 min)*
+# ## 5  Heads: several look-ups side by side   *(27 min)*
 #
 # Cut queries, keys and values into $H$ slices of width $d_h = d/H$, let each slice attend by
 # itself, join the results and map them out:
@@ -485,7 +485,7 @@ class CausalSelfAttention(nn.Module):
 checks.check_heads(CausalSelfAttention)
 
 # %% [markdown]
-# ## 6  Attention does not know the order   *(5 min)*
+# ## 6  Attention does not know the order   *(3 min)*
 #
 # Let $\Pi$ reorder the rows of $x$. Without a mask, attention reorders its outputs alike:
 #
@@ -527,7 +527,7 @@ for name, (start, shuffled) in {"tokens alone": (z, z[last_stays]),
 # be given, here by adding $p_t$.
 
 # %% [markdown]
-# ## 7  What it costs   *(10 min)*
+# ## 7  What it costs   *(12 min)*
 #
 # Four square maps, no biases, whatever the length and the number of heads:
 #

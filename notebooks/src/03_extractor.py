@@ -20,7 +20,7 @@
 # A past of any length has to become an index of one size. We take attention out and derive, one
 # change at a time, what a paper of 2023 puts in its place.
 #
-# **Minutes:** 70. **Prerequisites:** [02 Attention](02_attention.ipynb); matrix products.
+# **Minutes:** 79. **Prerequisites:** [02 Attention](02_attention.ipynb); matrix products.
 #
 # Previous: [02 Attention](02_attention.ipynb). Next:
 # [04 Language models](04_language_models.ipynb).
@@ -43,10 +43,10 @@ from attnlab.mixers import build_mixer
 from attnlab.runmode import banner
 from attnlab.show import explore, show
 
-banner(minutes=70)
+banner(minutes=79)
 
 # %% [markdown]
-# ## 1  From any length to one size   *(13 min)*
+# ## 1  From any length to one size   *(14 min)*
 #
 # Notebook 01 read a language model as a table: look up the row of the prefix, find the chances of
 # the next token. A table wants an index of one size. A prefix grows. So a mixer must turn
@@ -171,7 +171,7 @@ def extract(x, W):
 extract = checks.check_extract.hand_on(extract)
 
 # %% [markdown]
-# ## 2  How the newest token knows the length   *(20 min)*
+# ## 2  How the newest token knows the length   *(29 min)*
 #
 # The index has one *shape*, but has it one *size*? By *size* we mean the root mean square of the
 # entries. Draw all entries of inputs and weights independently, with mean 0: those of $x$ with
@@ -355,7 +355,7 @@ class Sublayer(nn.Module):
 checks.check_sublayer(Sublayer)
 
 # %% [markdown]
-# ## 3  Take away one thing at a time: HE, WE, ME   *(11 min)*
+# ## 3  Take away one thing at a time: HE, WE, ME   *(12 min)*
 #
 # SHE (*super high-performance*) has a $d \times d$ matrix for every lag. The paper has three
 # cheaper members: *higher-performance*, *worthwhile*, *minimalist*. Their equations below are **our
@@ -560,7 +560,7 @@ from attnlab.teach import show_quiz
 show_quiz("extractor")
 
 # %% [markdown]
-# ## 5  What the tokens themselves may decide   *(8 min)*
+# ## 5  What the tokens themselves may decide   *(5 min)*
 #
 # In attention the tokens decide who mixes with whom. Here they cannot. How much input $s < t$
 # moves extraction and output is
@@ -785,7 +785,7 @@ print(f"extraction only {late['she/extraction_only']:.3f}")
 # loss of the extraction or its lag index cost much.
 
 # %% [markdown]
-# ## 7  Which lags matter, and one token at a time   *(5 min)*
+# ## 7  Which lags matter, and one token at a time   *(6 min)*
 #
 # Because $W_j$ does not depend on the tokens, we can read what a model has learned: how much
 # weight it gives each lag. On the sign task we know what must come out. The gate brings $v_t$, so

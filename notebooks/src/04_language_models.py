@@ -21,7 +21,7 @@
 # find out on a hundred children's books when the Extractor wins, look inside a channel mixer,
 # and make the models write.
 #
-# **Minutes:** 85. **Prerequisites:** notebooks 01 to 03: the floor $h$, the staircase $h_k$,
+# **Minutes:** 86. **Prerequisites:** notebooks 01 to 03: the floor $h$, the staircase $h_k$,
 # attention, and the Extractor.
 #
 # Previous: [03 Extractor](03_extractor.ipynb). Next:
@@ -44,10 +44,10 @@ from attnlab.chapters.language_models import checks, live, pictures
 from attnlab.runmode import banner, is_fast
 from attnlab.show import show
 
-banner(minutes=85)
+banner(minutes=86)
 
 # %% [markdown]
-# ## 1  One model with a hole in it   *(6 min)*
+# ## 1  One model with a hole in it   *(4 min)*
 #
 # To compare mixers, everything else must stay. Our model is a stack of $N$ blocks; each adds two
 # things to the residual stream $x \in \mathbb{R}^{T \times d}$, a token mixer and a **channel mixer**
@@ -113,7 +113,7 @@ assert not torch.equal(one.blocks[0].mlp.keys.weight, other.blocks[0].mlp.keys.w
 # weights in its mixer. Section 3 comes back to that.
 
 # %% [markdown] tags=["exercise"]
-# ## 2  Eight races at once   *(22 min)*
+# ## 2  Eight races at once   *(28 min)*
 #
 # Training lowers the cross-entropy $L$. On the *tales* we know the true source, and so the loss
 # $\hat h$ that it has on the same tokens. The distance is the **gap**:
@@ -281,7 +281,7 @@ show(pictures.loss_by_position(by_position, oracle_nats=truth, late_from=17))
 # end first. The next section has longer runs.
 
 # %% [markdown]
-# ## 3  Is the difference real?   *(10 min)*
+# ## 3  Is the difference real?   *(7 min)*
 #
 # Train twice with different seeds, and losses differ. Two mixers must be compared **seed by seed**:
 # at equal seed they share batches and chance. With $n$ seeds and differences $\Delta_1 \dots
@@ -353,7 +353,7 @@ quiz = show_quiz("language_models")
 # design only if size and compute were matched as well. The captions above say which ones do.
 
 # %% [markdown]
-# ## 4  A hundred real books: the claim   *(10 min)*
+# ## 4  A hundred real books: the claim   *(11 min)*
 #
 # **Counting beats every model of one pass here:** 5-grams have 4.40 nats per token on unread books, the
 # best model 4.58 (two seeds).
@@ -441,7 +441,7 @@ explorer = explore(
 # **Takeaway.** On this ground most of the claim finds no support. But is the ground fair?
 
 # %% [markdown]
-# ## 5  When does the Extractor win?   *(19 min)*
+# ## 5  When does the Extractor win?   *(11 min)*
 #
 # Two things were the same for all: the learning rate, and a single pass over the text. We vary both, on
 # smaller models, at **equal steps**: less text means more passes. Each mixer also gets the start that
@@ -547,7 +547,7 @@ assert last["test_loss_nats"]["she"] > last["test_loss_nats"]["attention"], "and
 # them it has one: the tables above.
 
 # %% [markdown]
-# ## 6  What does the channel mixer remember?   *(10 min)*
+# ## 6  What does the channel mixer remember?   *(9 min)*
 #
 # The paper reads the model as a table lookup: the token mixer turns a prefix into an index, the
 # channel mixer holds the table. With keys $K$ and values $U$,
@@ -644,7 +644,7 @@ for entry in glossary:
 # among keys, and how much of the table lies in the channel mixer depends on the token mixer in front.
 
 # %% [markdown]
-# ## 7  From chances to text   *(8 min)*
+# ## 7  From chances to text   *(16 min)*
 #
 # A model gives chances; something must choose. Three dials change the chances before the draw:
 #

@@ -20,7 +20,7 @@
 # The Extractor's chain of operations is said to be much shorter than attention's. We count that
 # chain by hand, by tracer and by clock, and find out when a shorter path is a faster program.
 #
-# **Minutes:** 70. **Prerequisites:** notebook 03, sections 1 to 4: SHE, HE, WE and ME; attention
+# **Minutes:** 75. **Prerequisites:** notebook 03, sections 1 to 4: SHE, HE, WE and ME; attention
 # (notebook 02).
 #
 # Previous: [04 Language models](04_language_models.ipynb). Next:
@@ -43,7 +43,7 @@ from attnlab.chapters.critical_path import checks, live, pictures
 from attnlab.runmode import banner
 from attnlab.show import show
 
-banner(minutes=70)
+banner(minutes=75)
 
 # %% [markdown]
 # ## 1  By hand: every operation for $d = 2$   *(22 min)*
@@ -208,7 +208,7 @@ y = ((x_2 @ W_0 + x_1 @ W_1) * (x_2 @ G)) @ B  # the program of section 1, by tr
 print(f"SHE, d = 2, two tokens: depth {y[0, 0].depth}: {' '.join(y[0, 0].chain)}")
 
 # %% [markdown]
-# ## 2  How to add up $n$ numbers   *(9 min)*
+# ## 2  How to add up $n$ numbers   *(11 min)*
 #
 # The word *cumulation* hides a choice. A running total takes the terms one after the other; a
 # **tree** adds neighbours, then the sums of neighbours, and so on. Each level of a tree leaves half
@@ -468,7 +468,7 @@ print(f"SHE over attention, whole model: {whole['she'] / whole['attention']:.2f}
 # of the model's path.
 
 # %% [markdown]
-# ## 4  With $P$ workers: work against depth   *(14 min)*
+# ## 4  With $P$ workers: work against depth   *(17 min)*
 #
 # Depth is the time with unlimited workers, work is the time of a single one. In between, let $P$
 # workers do one operation each per step. Nobody can beat $\mathrm{work}/P$, nor the depth, and Brent

@@ -21,7 +21,7 @@
 # programs with the same values that do a fraction of it, hold them against the clock and the
 # machine's limit, and break them on purpose.
 #
-# **Minutes:** 70. **Prerequisites:** [03 Extractor](03_extractor.ipynb), sections 1 and 7; complex
+# **Minutes:** 84. **Prerequisites:** [03 Extractor](03_extractor.ipynb), sections 1 and 7; complex
 # numbers. [05 Critical path](05_critical_path.ipynb) helps.
 #
 # Previous: [05 Critical path](05_critical_path.ipynb). Next:
@@ -44,10 +44,10 @@ from attnlab.chapters.fast_extractors import checks, live, pictures
 from attnlab.runmode import banner, is_fast
 from attnlab.show import show
 
-banner(minutes=70)
+banner(minutes=84)
 
 # %% [markdown]
-# ## 1  One sum, and the slowest way to write it   *(8 min)*
+# ## 1  One sum, and the slowest way to write it   *(6 min)*
 #
 # SHE's extraction is a causal convolution. Tokens count from 0 here; $\ell$ is the context length:
 #
@@ -145,7 +145,7 @@ assert last["SHE, auto"] < min(last["SHE, unbind"], last["SHE, W[j]"])
 # program really does, backward included.
 
 # %% [markdown]
-# ## 2  Eight tokens by hand   *(12 min)*
+# ## 2  Eight tokens by hand   *(16 min)*
 #
 # A convolution becomes a product if we look at frequencies. For $n$ numbers $x_t$ (one channel) and
 # $\omega = e^{-2\pi i/n}$, a number with $\omega^n = 1$, the **discrete Fourier transform** and its
@@ -247,7 +247,7 @@ def fft_convolution(x: np.ndarray, W: np.ndarray) -> np.ndarray:
 checks.check_fft_convolution(fft_convolution)
 
 # %% [markdown]
-# ## 3  Four d² a token, whatever the context   *(8 min)*
+# ## 3  Four d² a token, whatever the context   *(5 min)*
 #
 # With matrices, each frequency is a row times a matrix. Real inputs need half of them, since
 # $\hat x_{n-f} = \overline{\hat x_f}$:
@@ -296,7 +296,7 @@ explore(pictures.costs, presets=sizes, **pictures.COST_DIALS)
 # context, in a large batch. What remains is the transform of $W$, once for each update.
 
 # %% [markdown]
-# ## 4  A race of programs   *(8 min)*
+# ## 4  A race of programs   *(6 min)*
 #
 # Frequencies can be programmed in several ways. *Three* real products do for the four of a complex one
 # ($r$, $i$: real, imaginary):
@@ -422,7 +422,7 @@ assert kept["staged"] == B * T * d * 4 / 2**20
 # second how much is left to gain.
 
 # %% [markdown]
-# ## 6  What frequencies lose   *(4 min)*
+# ## 6  What frequencies lose   *(3 min)*
 #
 # Every frequency is a sum over *all* tokens, the later ones too. In exact arithmetic their part in
 # earlier outputs cancels. In floating point it cancels up to rounding. So methods over frequencies are
@@ -460,7 +460,7 @@ assert 0 < max(changes[m][:40].max() for m in ("fft", "planes", "staged")) < 1e-
 # **Takeaway.** Frequencies trade the last bits of causality for speed; know when you need those bits.
 
 # %% [markdown]
-# ## 7  One token at a time   *(20 min)*
+# ## 7  One token at a time   *(27 min)*
 #
 # When a text is written, inputs arrive one by one, and a transform of the whole is of no use. The
 # **ring** (notebook 03) sums anew for each token: $(t+1)\, d^2$ products for token $t$, counted
@@ -702,7 +702,7 @@ show(one.saying(f"{one.words} Trained weights: from the recorded classroom model
 # $R = \ell d / (\ell + d)$.
 
 # %% [markdown]
-# ## 9  Two more ways to fail   *(8 min)*
+# ## 9  Two more ways to fail   *(11 min)*
 #
 # **Failure sign 2: slow learning or divergence without scale or adjustment.** So the claim goes.
 # Entries of $W_j$ drawn with standard deviation $\sigma$, and inputs of size 1, make a sum of size

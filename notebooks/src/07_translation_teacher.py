@@ -21,7 +21,7 @@
 # translates nearly every sentence rightly, find out where its attention looks and which looks
 # matter, and take BLEU (*bilingual evaluation understudy*, a score of translations) apart.
 #
-# **Minutes:** 80. **Prerequisites:** notebook 02 (attention, mask, heads); sections 1 and 2 of
+# **Minutes:** 84. **Prerequisites:** notebook 02 (attention, mask, heads); sections 1 and 2 of
 # notebook 04.
 #
 # Previous: [06 Fast Extractors](06_fast_extractors.ipynb). Next:
@@ -45,7 +45,7 @@ from attnlab.chapters.translation_teacher import checks, live, pictures
 from attnlab.runmode import banner, is_fast
 from attnlab.show import show
 
-banner(minutes=80)
+banner(minutes=84)
 
 # %% [markdown]
 # ## 1  Two small languages   *(7 min)*
@@ -142,7 +142,7 @@ for dial in ({}, {"reordering": 2}, {"agreement": 2}, {"counting": 3}, {**off, "
 # since it is unique, the best possible loss is $h = 0$ and the best share of right sentences is 1.
 
 # %% [markdown]
-# ## 2  One equation, three sites   *(21 min)*
+# ## 2  One equation, three sites   *(24 min)*
 #
 # Notebook 02 had one sentence that looked at itself. Let queries come from one row of vectors, $x$,
 # and keys and values from another, $m$. For each head, with $d_h = d/H$:
@@ -335,7 +335,7 @@ torch.testing.assert_close(mine(x, m, no_padding), site(x, m))
 print("with the same weights your module and the package's site find the same")
 
 # %% [markdown]
-# ## 3  A teacher, trained before your eyes   *(7 min)*
+# ## 3  A teacher, trained before your eyes   *(9 min)*
 #
 # Training gives the decoder the *right* earlier words (**teacher forcing**), so all positions are
 # learned at once, with the loss
@@ -517,7 +517,7 @@ for name, model in (("half-taught", half_taught), ("teacher", teacher)):
 # a model that is sure of nearly every word, as our teacher is, the two hardly differed in our run.
 
 # %% [markdown]
-# ## 5  Where it looks, and what that decides   *(9 min)*
+# ## 5  Where it looks, and what that decides   *(8 min)*
 #
 # While row $t$ of the decoder writes $v_{t+1}$, its cross-attention spreads one unit of weight over the
 # source: $A_{ts}$ of eq. (7.2). Does it look at the word it is translating? Here we *know* the
@@ -625,7 +625,7 @@ assert routes.loc["memory: all of it", "verb"] < 0.3, "what was read does not"
 # through it and one through another site. To know what a look-up is for, change what it finds.
 
 # %% [markdown]
-# ## 6  What BLEU is made of   *(10 min)*
+# ## 6  What BLEU is made of   *(16 min)*
 #
 # Real sentences have many good translations. BLEU asks how many of the runs of $n = 1, 2, 3, 4$ words
 # that were *written* also stand in a reference:
@@ -722,7 +722,7 @@ faults = explore(
 # it counts runs of words and knows nothing of meaning.
 
 # %% [markdown]
-# ## 7  A BLEU is not a BLEU   *(9 min)*
+# ## 7  A BLEU is not a BLEU   *(7 min)*
 #
 # **Cutting into words.** The same three sentences (printed below), scored in four ways: `none` cuts at blanks, `13a` is
 # sacreBLEU's default, `char` cuts at every letter; last, a tokenizer ran before. **Two habits** that lift
@@ -798,7 +798,7 @@ quiz = show_quiz("translation_teacher")
 # without them, even 100 can mean that every noun is wrong.
 
 # %% [markdown]
-# ## 8  To predict is not to write   *(5 min)*
+# ## 8  To predict is not to write   *(2 min)*
 #
 # How far apart can the two numbers of section 3 be? As far as possible. Here is a "translator" that has
 # learned nothing. Its row $t$ simply names the token that *stands next* in what it was given, or `EOS`
@@ -834,7 +834,7 @@ assert free == 0
 # say how it writes. Report both.
 
 # %% [markdown]
-# ## 9  Real sentences   *(3 min)*
+# ## 9  Real sentences   *(2 min)*
 #
 # Multi30k: 29,000 captions of photographs, in German or French and English. The teacher has the
 # published widths (width 128, 8 heads, $d_\mathrm{ff}$ 512) but 3 + 3 layers instead of 6 + 6, and

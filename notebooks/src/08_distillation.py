@@ -21,7 +21,7 @@
 # what is taught, to whom, how well it is learned, and what a small error is worth; at the end you build
 # the lesson yourself.
 #
-# **Minutes:** 80. **Prerequisites:** notebook 07, sections 2 and 3; matrix products.
+# **Minutes:** 72. **Prerequisites:** notebook 07, sections 2 and 3; matrix products.
 #
 # Previous: [07 Translation](07_translation_teacher.ipynb). Next:
 # [09 Replacing attention](09_replacing_attention.ipynb).
@@ -42,10 +42,10 @@ from attnlab.chapters.distillation import checks, live, pictures
 from attnlab.runmode import banner, is_fast
 from attnlab.show import explore, predict_first, show
 
-banner(minutes=80)
+banner(minutes=72)
 
 # %% [markdown]
-# ## 1  Teacher and student   *(8 min)*
+# ## 1  Teacher and student   *(6 min)*
 #
 # To replace a part of a trained model we need not train a model again. The part has inputs and outputs;
 # run the model on many sentences, write both down, and fit a net to them. The model is the **teacher**,
@@ -116,7 +116,7 @@ print("teacher 0, constant 1, zero above 1")
 # relative to the update of the stream, and a constant already has 1.
 
 # %% [markdown]
-# ## 2  Four ways to cut   *(7 min)*
+# ## 2  Four ways to cut   *(3 min)*
 #
 # Where does the replaced part begin and end? An encoder layer in full (`mlp` is the channel mixer):
 #
@@ -152,7 +152,7 @@ for method, pair in want.items():
 # stream through the net. Section 6 measures what that costs.
 
 # %% [markdown]
-# ## 3  The net, and what it costs   *(11 min)*
+# ## 3  The net, and what it costs   *(17 min)*
 #
 # A student knows no words, only **slots**: $\ell$ places for $d$ numbers each. Write the tokens into
 # the first $T$ slots, zeros into the rest, and lay everything out as one long vector:
@@ -271,7 +271,7 @@ explore(pictures.weights, presets=[{}, {"max_len": 200}], **pictures.WEIGHTS_DIA
 # 7 (XS) to 3,300 (XL) times the weights of the maps that it replaces.
 
 # %% [markdown]
-# ## 4  A student, taught in the open   *(12 min)*
+# ## 4  A student, taught in the open   *(4 min)*
 #
 # A lesson is what one site read and wrote for 64 sentences. The loss is the squared error over the variance
 # of what the teacher wrote, padding left out; Adam does the rest, at a rate that falls to zero. That is
@@ -367,7 +367,7 @@ assert rows["ALR M"]["error"] < 0.6 * rows["ALR XS"]["error"], "width helps"
 # weights say.
 
 # %% [markdown]
-# ## 5  The decoder: every prefix at once   *(12 min)*
+# ## 5  The decoder: every prefix at once   *(16 min)*
 #
 # In the decoder position $t$ may not read what comes after it. The study feeds one net every prefix,
 # with the later slots empty:
@@ -465,7 +465,7 @@ assert rows["decoder M"]["error"] < 0.5 * rows["decoder S"]["error"]
 # cheaper at the published L, and $h + 2$ numbers are its whole memory.
 
 # %% [markdown]
-# ## 6  Residual, or rank?   *(9 min)*
+# ## 6  Residual, or rank?   *(7 min)*
 #
 # The study found ALRR worse than ALR at small sizes and read it so: the residual connection contributes
 # by itself. But ALRR must *hand the stream on*. Its output is $a W_2 + b_2$ with $h$ numbers $a$ that
@@ -541,7 +541,7 @@ show(one.saying(f"{one.words} Layer 2, {len(x)} sentences of 7 words, one teache
 # lifts both.
 
 # %% [markdown]
-# ## 7  What is a small error worth?   *(8 min)*
+# ## 7  What is a small error worth?   *(4 min)*
 #
 # So far, one teacher and one seed. The study of this workbook does the same on the toy with several
 # seeds and larger budgets: $\ell = 24$, 1,200 steps of teaching, then 600 steps of 128 sentences for
@@ -585,7 +585,7 @@ assert small["BLEU"] < large["BLEU"], "the better imitation translates worse"
 # with the controls beside it.
 
 # %% [markdown]
-# ## 8  How the published students were taught, and one of yours   *(14 min)*
+# ## 8  How the published students were taught, and one of yours   *(15 min)*
 #
 # In the released code that we read: 21 passes in a fixed order, about 2,050 steps; the last step is kept, without
 # a held-out error; rate $10^{-4}$ for ALR, $10^{-3}$ for the others; sizes by name; no controls. In our study:

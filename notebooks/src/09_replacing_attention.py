@@ -45,7 +45,7 @@ from attnlab.show import show
 banner(minutes=82)
 
 # %% [markdown]
-# ## 1  The rules of the game   *(8 min)*
+# ## 1  The rules of the game   *(7 min)*
 #
 # A site of attention does two things: its heads look something up, and $W_o$ maps what they found
 # into the residual stream (eq. (7.2)). We keep the map and replace the look-up:
@@ -188,7 +188,7 @@ bench.stand_ins |= nets
 # the same bits.
 
 # %% [markdown]
-# ## 2  One swap at a time   *(7 min)*
+# ## 2  One swap at a time   *(5 min)*
 #
 # The board below is the whole notebook in one panel: choose a place and a stand-in, press *Put in*.
 # The left shows what stands where; the right BLEU and the share of right sentences, *written freely*, and
@@ -222,7 +222,7 @@ board = live.show_swaps(
 # layer, and prediction and writing need not suffer alike.
 
 # %% [markdown]
-# ## 3  What a claim is worth   *(19 min)*
+# ## 3  What a claim is worth   *(22 min)*
 #
 # "A net replaces encoder self-attention, and BLEU hardly falls." Is that news? It depends on what BLEU
 # falls to with *nothing* there. So we need stand-ins that know nothing of this sentence:
@@ -358,7 +358,7 @@ for (site, name), bleu in by_place.items():
 # site; where a constant did as well, "replaced without loss" would say something about the task, not the net.
 
 # %% [markdown]
-# ## 4  A case for a detective   *(15 min)*
+# ## 4  A case for a detective   *(24 min)*
 #
 # The published study reports that nets can stand in for self-attention, but that at the cross site BLEU
 # falls. Its net for that site has one slot for each word. It reads *all* of the memory and *all* of the
@@ -630,7 +630,7 @@ assert abs(released_score.bleu - open_eyes.bleu) < 1
 # net was measured with the answer in the room.
 
 # %% [markdown]
-# ## 5  Two cures   *(8 min)*
+# ## 5  Two cures   *(5 min)*
 #
 # **Cut the lessons.** Keep the published net, and in each training step end each target at a random place
 # $c$; only outputs up to $c$ count:
@@ -689,7 +689,7 @@ assert bleus["cut net"] > bleus["published net"] + 5, "the cut alone lifts what 
 # equal size, steps and data.
 
 # %% [markdown]
-# ## 6  The records: each site, and all together   *(5 min)*
+# ## 6  The records: each site, and all together   *(4 min)*
 #
 # One live run is an anecdote. The study `attentionless` repeats it with the longer sentences of notebook 07,
 # 16,000 lessons, and for each seed a teacher of its own. The picture: each site alone, every control beside
@@ -744,7 +744,7 @@ for title, rows in tables.items():
 # recorded they say so.
 
 # %% [markdown]
-# ## 7  What is left   *(10 min)*
+# ## 7  What is left   *(8 min)*
 #
 # With the leak closed, what still separates a net from the look-up? Suspects, each with its arm: **size**
 # (M, L, XL: a net must compare the query with every slot, and has no product for it); **depth**; **a
@@ -861,7 +861,7 @@ compare = play(
 # copy every direction of $h_t$ is harder than to give what the translation needs.
 
 # %% [markdown]
-# ## 8  Is the teacher needed?   *(5 min)*
+# ## 8  Is the teacher needed?   *(3 min)*
 #
 # The study says that distillation is necessary: nets trained from scratch fail. Take both apart. **From
 # scratch**: a new body, new nets, trained as the teacher was; also with a *quiet start* (a new sublayer
@@ -899,7 +899,7 @@ for name in (records.TOY, records.SMALL):
 # learn alone is first a question about data.
 
 # %% [markdown]
-# ## 9  What may be concluded   *(5 min)*
+# ## 9  What may be concluded   *(4 min)*
 #
 # | claim | here, on the toy | doubt |
 # |---|---|---|

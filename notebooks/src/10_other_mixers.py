@@ -21,7 +21,7 @@
 # algebra holds nearly all of them. You read each as a matrix, pay its prices, and see from records how far it
 # comes.
 #
-# **Minutes:** 80. **Prerequisites:** notebook 02, sections 1 to 3; notebook 03, sections 1 and 2.
+# **Minutes:** 60. **Prerequisites:** notebook 02, sections 1 to 3; notebook 03, sections 1 and 2.
 #
 # Previous: [09 Replacing attention](09_replacing_attention.ipynb). Next:
 # [11 Recall and state](11_recall_and_state.ipynb).
@@ -43,10 +43,10 @@ from attnlab.chapters.other_mixers import checks, live, pictures
 from attnlab.runmode import banner, is_fast
 from attnlab.show import show
 
-banner(minutes=80)
+banner(minutes=60)
 
 # %% [markdown] tags=["exercise"]
-# ## 1  One frame, four matrices   *(15 min)*
+# ## 1  One frame, four matrices   *(12 min)*
 #
 # A mixer takes a value $v_s = v(x_s)$ of each token, moves values along the text, and finishes each position
 # by itself:
@@ -216,7 +216,7 @@ explore(pictures.structure, presets=presets, **pictures.STRUCTURE_DIALS)
 # **Takeaway.** Few numbers in a matrix are not a small state: the rank of a block is.
 
 # %% [markdown]
-# ## 3  Each family in its five lines   *(14 min)*
+# ## 3  Each family in its five lines   *(7 min)*
 #
 # Now every family of the package, at random weights: the lines of its matrix, and a test that the package's
 # `mixing_matrix` is the same. Parts are heads or channels.
@@ -382,7 +382,7 @@ print("SPADE, layer by layer:", *layers, sep="\n  ")
 # a triangle, and a way in and out.
 
 # %% [markdown]
-# ## 4  What a matrix is on a sentence   *(6 min)*
+# ## 4  What a matrix is on a sentence   *(5 min)*
 #
 # Random weights show structure, trained ones show use. Below, a model of one layer for each mixer that has a
 # matrix, trained on the same tales for a few seconds; then all matrices on one sentence.
@@ -471,7 +471,7 @@ from attnlab.chapters.other_mixers.prices import streaming_price, streaming_runs
 show(streaming_price(streaming_runs()))
 
 # %% [markdown]
-# ## 6  Three mixers, one memory   *(7 min)*
+# ## 6  Three mixers, one memory   *(5 min)*
 #
 # Pairs of key and value, then keys again: which value was it? (Notebook 11 has this task in full.) Three mixers
 # for the same 250 steps: attention, which keeps everything; HE, blind to tokens; the gated delta net, with a table
@@ -527,7 +527,7 @@ print(guess.verdict(truth=max(right, key=right.get)))
 # **Takeaway.** Being able to remember and learning to do so quickly are two things.
 
 # %% [markdown]
-# ## 7  The step that the frame suggests   *(7 min)*
+# ## 7  The step that the frame suggests   *(3 min)*
 #
 # SHE of rank $R$ has Toeplitz matrices $a_r(t - s)$: it never looks. Linear attention has
 # $q(x_t) k(x_s)$: it never measures a distance. Multiply the two, entry by entry:
@@ -572,7 +572,7 @@ for name, (_, score) in learned.items():
 # **Takeaway.** Two numbers a token for each rank make a blind mixer look; speed and start stay SHE's.
 
 # %% [markdown] tags=["exercise"]
-# ## 8  The map   *(9 min)*
+# ## 8  The map   *(7 min)*
 #
 # The study `mixers` trains all of them, equal in weights, each at its best of three learning rates. A loss means
 # little by itself; say how far it has come from no mixing ($L_0$) to the best possible ($L^*$):
@@ -622,7 +622,7 @@ explore(partial(pictures.one_of_the_map, runs, table), **dials)
 # **Takeaway.** Ask of any mixer: which task, which price, how many seeds, and how far from the floor.
 
 # %% [markdown]
-# ## 9  Questions   *(3 min)*
+# ## 9  Questions   *(2 min)*
 #
 # **Takeaway.** If you can answer these, you can place a mixer that is not in this notebook.
 

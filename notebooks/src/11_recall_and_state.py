@@ -20,7 +20,7 @@
 # Some mixers keep every token they have read, others a fixed number of numbers. We count what such
 # a state can hold, build memories of one matrix, and ask models for what they were told.
 #
-# **Minutes:** 78. **Prerequisites:** [02 Attention](02_attention.ipynb);
+# **Minutes:** 70. **Prerequisites:** [02 Attention](02_attention.ipynb);
 # [10 Other mixers](10_other_mixers.ipynb) helps.
 #
 # Previous: [10 Other mixers](10_other_mixers.ipynb). Next:
@@ -42,10 +42,10 @@ from attnlab.chapters.recall_and_state import checks, live, pictures
 from attnlab.runmode import banner
 from attnlab.show import explore, predict_first, show
 
-banner(minutes=78)
+banner(minutes=70)
 
 # %% [markdown]
-# ## 1  How much does a state hold?   *(12 min)*
+# ## 1  How much does a state hold?   *(11 min)*
 #
 # Somebody tells you $n$ pairs of key and value, each value one of $V$, then asks for them by key. In
 # between you may keep a *state* of $B$ bits. There are $V^n$ ways to choose the values and $2^B$ states.
@@ -124,7 +124,7 @@ most_pairs = checks.check_most_pairs.hand_on(most_pairs)
 print(f"32 x 32 numbers of 16 bits, 12 values: {most_pairs(32 * 32, 16, 12):,} pairs at most")
 
 # %% [markdown]
-# ## 2  One matrix as a memory   *(22 min)*
+# ## 2  One matrix as a memory   *(24 min)*
 #
 # That is a large number. What do mixers with a state really do? Linear attention and its kin write
 # each pair as an *outer product* and add: keys $k_i \in \mathbb{R}^d$ of length 1, values
@@ -278,7 +278,7 @@ for n_passes in range(1, 21):
         print(f"6 random keys, d = 8, after {n_passes:2d} passes: relative error {error:.3f}")
 
 # %% [markdown]
-# ## 3  Questions about a row   *(8 min)*
+# ## 3  Questions about a row   *(5 min)*
 #
 # Now the memories a model finds by itself. A row says $n$ pairs, then asks for every key once more:
 # *multi-query associative recall*. The model must say the value at the question; nothing else is
@@ -329,7 +329,7 @@ print(f"loss without binding: log {n} = {floor:.3f} nats; best possible: {source
 # that is easily taken for partial success.
 
 # %% [markdown]
-# ## 4  Attention against fixed lags   *(14 min)*
+# ## 4  Attention against fixed lags   *(7 min)*
 #
 # We train two small models on rows of 2, 4 and 8 pairs, alike in all but the mixer: attention, whose
 # weights compare tokens, and SHE (notebook 03), whose weights know distances only. Both have every
@@ -412,7 +412,7 @@ assert expected_state_numbers("she", d_model=32, context_len=32) == 32 * 32
 # mixer has the first without the second.
 
 # %% [markdown]
-# ## 5  All mixers, recorded   *(5 min)*
+# ## 5  All mixers, recorded   *(4 min)*
 #
 # The study `mixers` asks every mixer of the library at three loads, with as many weights as attention
 # (within 3%), each at the learning rate that validates best. A convolution over three tokens stands
@@ -440,7 +440,7 @@ show(pictures.recorded_recall())
 # **Takeaway.** Compare recall at several loads, and with the level of binding nothing.
 
 # %% [markdown]
-# ## 6  A new language in every row   *(17 min)*
+# ## 6  A new language in every row   *(19 min)*
 #
 # Last, a task between recall and language. Each row is of a Markov chain of its own; nobody has
 # seen it before. Only how chains are drawn is known: after each symbol $i$ the law of the next is

@@ -21,7 +21,7 @@
 # power law can be tested where others have to guess. Then the question goes the other way: what is a mixer
 # worth that names sentences, or looks at images?
 #
-# **Minutes:** 60. **Prerequisites:** notebook 01, section 3 (the floor); notebook 03, section 3.
+# **Minutes:** 54. **Prerequisites:** notebook 01, section 3 (the floor); notebook 03, section 3.
 #
 # Previous: [11 Recall and state](11_recall_and_state.ipynb). Next:
 # [13 Attention after training](13_attention_after_training.ipynb).
@@ -43,10 +43,10 @@ from attnlab.chapters.scaling_and_other_tasks import checks, pictures, records
 from attnlab.runmode import banner
 from attnlab.show import show
 
-banner(minutes=60)
+banner(minutes=54)
 
 # %% [markdown]
-# ## 1  A power law above a floor   *(13 min)*
+# ## 1  A power law above a floor   *(12 min)*
 #
 # No model gets below the entropy rate $h$ of its source (notebook 01). What can fall is the *gap* $L - h$,
 # and often it falls by the same factor whenever the model grows by the same factor:
@@ -141,7 +141,7 @@ def power_above(N, loss, h):
 power_above = checks.check_power.hand_on(power_above)
 
 # %% [markdown]
-# ## 2  Weights and tokens together   *(19 min)*
+# ## 2  Weights and tokens together   *(25 min)*
 #
 # A model is limited by its weights $N$ and by the tokens $D$ that it read. The usual law adds two gaps:
 #
@@ -315,7 +315,7 @@ for corpus in records.CORPORA:
 # interval, and test the law on a run that it has not seen.
 
 # %% [markdown]
-# ## 3  What length and width cost   *(9 min)*
+# ## 3  What length and width cost   *(7 min)*
 #
 # Times follow powers as well, $t = C\,T^{p}$, at least between the overhead of starting a program and the end of
 # a cache. Attention compares pairs, so $p$ goes from 1 towards 2; a state of fixed size is passed on once a
@@ -363,7 +363,7 @@ show(pictures.crossing(first=first, second=second, names=("linear_attention", "a
 # and it may lie beyond every text you have.
 
 # %% [markdown]
-# ## 4  Sentences with a class: the control first   *(9 min)*
+# ## 4  Sentences with a class: the control first   *(4 min)*
 #
 # A *classifier* reads a whole sequence and names its class: a mean over positions, then one linear map. Before
 # a mixer gets credit, ask what needs no mixer. The control is a linear map of the **bag of words**:
@@ -416,7 +416,7 @@ show(labels.accuracy(labels.recorded_labels(texts)))
 # **Takeaway.** An accuracy means what it adds to the best control. Report the control in the same table.
 
 # %% [markdown]
-# ## 5  An image as a sequence   *(10 min)*
+# ## 5  An image as a sequence   *(6 min)*
 #
 # A mixer knows positions in a row. An image of $H \times H$ pixels becomes one by reading it line by line: pixel
 # $(i, j)$ stands at $t = iH + j + 1$. Its neighbour on the right is one step away, the one below $H$ steps.

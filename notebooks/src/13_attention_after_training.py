@@ -21,7 +21,7 @@
 # exponential, a small exact window, lessons in stages. You build the parts, flip a switch at each site,
 # and see the translation change.
 #
-# **Minutes:** 77. **Prerequisites:** [09 Replacing attention](09_replacing_attention.ipynb), sections 1
+# **Minutes:** 67. **Prerequisites:** [09 Replacing attention](09_replacing_attention.ipynb), sections 1
 # to 3; linear attention ([10 Other mixers](10_other_mixers.ipynb)) helps.
 #
 # Previous: [12 Scaling and other tasks](12_scaling_and_other_tasks.ipynb). Next:
@@ -43,10 +43,10 @@ from attnlab.chapters.attention_after_training import checks, live, pictures, re
 from attnlab.runmode import banner
 from attnlab.show import explore, show
 
-banner(minutes=77)
+banner(minutes=67)
 
 # %% [markdown]
-# ## 1  A teacher worth replacing   *(8 min)*
+# ## 1  A teacher worth replacing   *(4 min)*
 #
 # Who keeps 95 % of a weak translator has kept little. So the teacher comes first. In this notebook there are
 # two:
@@ -94,7 +94,7 @@ show(pictures.passes(records.passes(records.teachers())))
 # something.
 
 # %% [markdown]
-# ## 2  Features in place of exp   *(14 min)*
+# ## 2  Features in place of exp   *(23 min)*
 #
 # A head weighs position $s$ at $t$ by $e^{q_t \cdot k_s / \sqrt{d_h}}$, then divides by the sum. Each
 # pair is compared. Put a product of *features* in the place of the exponential:
@@ -288,7 +288,7 @@ show(pictures.entropies(records.heads()), lead="Captions. ")
 # the head they stand for.
 
 # %% [markdown]
-# ## 3  A window, and features for the rest   *(13 min)*
+# ## 3  A window, and features for the rest   *(16 min)*
 #
 # The spikes of self-attention often lie near: the word itself, the one before. Keep softmax for these, features
 # for all that is farther, and divide *both* by one sum. With $s_{ti} = q_t \cdot k_i / \sqrt{d_h}$, near
@@ -386,7 +386,7 @@ for w in (0, 2, 4, 8):
 # length alone; how loud each part is must be taught.
 
 # %% [markdown]
-# ## 4  What to match, and in which order   *(15 min)*
+# ## 4  What to match, and in which order   *(8 min)*
 #
 # Three lessons, each with more of the model in view:
 #
@@ -481,7 +481,7 @@ show(pictures.recorded_ablation())
 # **Takeaway.** Match each site first, then tune them together; count all lessons before comparing.
 
 # %% [markdown]
-# ## 5  How many must stay, and what it costs   *(7 min)*
+# ## 5  How many must stay, and what it costs   *(3 min)*
 #
 # Perhaps one layer of attention repairs what all stand-ins together lose. The study keeps $k$ of the layers' look-ups,
 # those whose swap costs most, and swaps the others: a curve from all linear ($k = 0$) to the teacher.
@@ -513,7 +513,7 @@ show(pictures.by_length(length_table()))
 # what it does.
 
 # %% [markdown]
-# ## 6  Where attention pays   *(8 min)*
+# ## 6  Where attention pays   *(3 min)*
 #
 # Translation is one task. Others ask for other look-ups: a headline copies words of a text; a reply says what
 # is asked for; a line of code renames and closes brackets; SCAN and COGS ask for structure that was never seen
@@ -536,7 +536,7 @@ display(Markdown(records.tasks_markdown(records.tasks())))
 # teacher.
 
 # %% [markdown]
-# ## 7  Flip the switches   *(8 min)*
+# ## 7  Flip the switches   *(7 min)*
 #
 # Two sets of stand-ins learn, 60 steps by weights and 60 by outputs: linear everywhere, and with a window
 # of 4 at both self sites. Each learnt alone, beside the teacher's stream, so each site can be switched
@@ -594,7 +594,7 @@ play(
 )
 
 # %% [markdown]
-# ## 8  What may be concluded   *(4 min)*
+# ## 8  What may be concluded   *(3 min)*
 #
 # Below is what the records of captions say, computed as you run this; a row that was not trained is not judged. The
 # verdict on the claim stands in [notebook 14](14_what_we_found.ipynb), by its rule: chosen on validation, three

@@ -20,7 +20,7 @@
 # You see what came of each claim of the two papers: the verdict, the number behind it, how many runs, and
 # what speaks against it. And you learn to read such a verdict, and to make one.
 #
-# **Minutes:** 55. **Prerequisites:** none to read it; notebooks 03 to 09 say how each number was made.
+# **Minutes:** 45. **Prerequisites:** none to read it; notebooks 03 to 09 say how each number was made.
 #
 # Previous: [13 Attention after training](13_attention_after_training.ipynb). From the start:
 # [00 Start here](00_start_here.ipynb).
@@ -42,10 +42,10 @@ from attnlab.claims import ledger_markdown
 from attnlab.runmode import banner
 from attnlab.show import predict_first, show
 
-banner(minutes=55)
+banner(minutes=45)
 
 # %% [markdown]
-# ## 1  Five findings   *(6 min)*
+# ## 1  Five findings   *(5 min)*
 #
 # Two papers take attention out of a Transformer. The first puts *Extractors* in its place, learned sums over
 # the past; the second puts shallow nets there, which a trained Transformer has taught. Their claims, split
@@ -79,7 +79,7 @@ print(guess.verdict(truth=lines["verdict"].mode().iloc[0]))
 # **Takeaway.** Count the grey boxes too: what is not known is a part of what was found.
 
 # %% [markdown]
-# ## 2  How a verdict comes about   *(22 min)*
+# ## 2  How a verdict comes about   *(25 min)*
 #
 # Two models are trained with seeds $1 \dots n$. At the same seed they share batches and luck, so take the
 # difference seed by seed, $\Delta_i = a_i - b_i$. Their mean is uncertain by
@@ -224,7 +224,7 @@ for mixer in ("she", "he", "we", "me"):
 # of an arm that was chosen on other data.
 
 # %% [markdown]
-# ## 3  The first paper: Extractors   *(7 min)*
+# ## 3  The first paper: Extractors   *(3 min)*
 #
 # Where a cell is empty the one above it counts. *Seeds* are trained runs; what is computed, counted or timed
 # has none. A time is a median over interleaved rounds with its 95 % interval.
@@ -262,7 +262,7 @@ print(f"Counting {counted['best_order']:.0f}-grams on the same text (Kneser-Ney)
 # members are reconstructions.
 
 # %% [markdown]
-# ## 4  The second paper: nets in place of attention   *(7 min)*
+# ## 4  The second paper: nets in place of attention   *(5 min)*
 #
 # To *replace* means to keep 95 % of a baseline's score by the whole interval; in the later study, of a strong
 # teacher, also 97 % on average. The baseline is the teacher, or, where the arm was tuned after the swap, the
@@ -303,7 +303,7 @@ for experiment, arms in REPLACED.items():
 # all four.
 
 # %% [markdown]
-# ## 5  Any claim, and what stays open   *(5 min)*
+# ## 5  Any claim, and what stays open   *(4 min)*
 #
 # **Play, then answer.** Choose a claim. Which one changes its verdict from line to line? For which does the
 # *doubt* weigh more than the number?
@@ -333,7 +333,7 @@ explore(
 # **Takeaway.** A claim without a record is not false. It is not known here.
 
 # %% [markdown]
-# ## 6  Six questions   *(8 min)*
+# ## 6  Six questions   *(3 min)*
 #
 # Who has read the workbook can answer these; each option has its reason. They go further than the six of
 # notebook 00.

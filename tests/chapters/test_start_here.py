@@ -13,6 +13,10 @@ from attnlab.teach import read_quiz
 class TestChapter(ChapterTests):
     SLUG = "start_here"
     PICTURES = {  # noqa: RUF012
+        "taken_out": (
+            lambda: pictures.taken_out(place="cross", put_in="uniform"),
+            "The translation reads the source: with attention the translator scores 99.",
+        ),
         "two_mixers": (pictures.two_mixers, "What 'she' takes from each earlier word"),
         "loss_units": (
             partial(pictures.loss_units, float(np.log(8))),
@@ -20,8 +24,20 @@ class TestChapter(ChapterTests):
         ),
     }
     PANELS = {  # noqa: RUF012
-        "loss_units": lambda: (pictures.loss_units, pictures.UNITS_DIALS)
+        "taken_out": lambda: (pictures.taken_out, pictures.TAKEN_OUT_DIALS),
+        "loss_units": lambda: (pictures.loss_units, pictures.UNITS_DIALS),
     }
+
+
+def test_a_taught_net_is_worth_most_in_every_place_and_nothing_is_best_borne_in_the_encoder():
+    left = {
+        place: [pictures.taken_out(place=place, put_in=name).ax.patches[0].get_width()
+                for name in pictures.PUT_IN]
+        for place in pictures.PLACES
+    }  # fmt: skip
+    assert all(scores[-1] == max(scores) for scores in left.values())
+    assert max(left, key=lambda place: left[place][0]) == "encoder_self"
+    assert min(left, key=lambda place: left[place][2]) == "cross"
 
 
 def test_the_marked_loss_lies_on_the_curve():

@@ -1,22 +1,66 @@
-"""Pictures of chapter 00: two ways to gather the past, and one loss in three units."""
+"""Pictures of chapter 00: attention taken out, two ways to gather the past, units of loss."""
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
+import pandas as pd
 from matplotlib.patches import FancyArrowPatch
 
-from attnlab.show import LOOKS, new_axes, picture
+from attnlab.analysis.compare import latest_runs
+from attnlab.records import load_runs
+from attnlab.show import LOOKS, new_axes, picture, ranged
 
 NATS_PER_BIT = float(np.log(2.0))
 MOST_NATS = 4.0
 UNITS_DIALS = {
     "loss_nats": ("Loss (nats per token)", 1.0, 0.0, MOST_NATS, 0.05, "Mean surprise per token")
 }
+PLACES = {"encoder_self": "The source reads itself", "decoder_self": "The translation reads itself",
+          "cross": "The translation reads the source"}  # fmt: skip
+PUT_IN = {"zero": "Nothing", "mean": "A constant", "uniform": "The average", "net": "A taught net"}
+NETS = {"encoder_self": "alr/m", "decoder_self": "alr/m", "cross": "per_query/l"}
+TAKEN_OUT_DIALS = {
+    "place": ("Look-up taken out", {words: name for name, words in PLACES.items()},
+              "Which of the three places of attention is replaced, in all layers"),
+    "put_in": ("Put in its place", {words: name for name, words in PUT_IN.items()},
+               "What stands there now"),
+}  # fmt: skip
 SENTENCE = ["Mia", "lost", "a", "hat", "so", "then", "she"]
 GATHERED = {  # share of each earlier word in what the last one gathers; made by hand
     "attention": ("by what a word says", (0.55, 0.12, 0.02, 0.25, 0.02, 0.04)),
     "extractor": ("by how far back it stands", (0.03, 0.05, 0.08, 0.14, 0.25, 0.45)),
 }
+
+
+@cache
+def _bleus() -> pd.Series:
+    """Return the scores of the study on toy languages, one a seed, by what was put where."""
+    columns = ["variant", "seed", "bleu"]
+    runs = latest_runs(load_runs("attentionless/classroom/toy", columns=columns))
+    return runs.set_index("variant")["bleu"]
+
+
+@picture
+def taken_out(*, place: str, put_in: str):
+    """What a translator without one of its look-ups still scores, beside the whole one."""
+    ax, scores = new_axes(size=(6.8, 1.7)), _bleus()
+    left = scores.loc[[f"{place}/{NETS[place] if put_in == 'net' else put_in}"]]
+    family = "feedforward" if put_in == "net" else "table"
+    bars = {PUT_IN[put_in]: (left, family), "Attention": (scores.loc[["teacher"]], "attention")}
+    for height, (label, (its, family)) in enumerate(bars.items()):
+        ax.barh(height, its.mean(), 0.6, color=LOOKS[family].colour)
+        ax.plot([its.min(), its.max()], [height, height], color="black", lw=1.2)
+        ax.text(its.max() + 1.5, height, f"{its.mean():.0f}", va="center", weight="bold")
+        ax.text(-1, height, label, ha="right", va="center")
+    ax.set(xlim=(0, 108), yticks=[], xlabel="Score of its translations (BLEU, 0 to 100)")
+    return ax, (
+        f"{PLACES[place]}: with attention the translator scores "
+        f"{scores.loc[['teacher']].mean():.1f}, with {PUT_IN[put_in].lower()} in its place "
+        f"{ranged(left)} ({len(left)} seeds; the line is their range). A toy language, from "
+        "records."
+    )
 
 
 @picture
