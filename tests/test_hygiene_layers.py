@@ -24,6 +24,7 @@ LAYERS = {
     "tasks": ("tasks",),
     "studies": ("studies",),
     "claims": ("claims",),
+    "web": ("web",),
     "chapters": ("chapters",),
     "faces": ("__main__", "cli"),
 }

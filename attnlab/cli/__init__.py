@@ -348,4 +348,4 @@ def verify(
     return code
 
 
-from attnlab.cli import studies, training  # noqa: E402, F401  (their commands join those above)
+from attnlab.cli import studies, training, web  # noqa: E402, F401  (their commands join those above)
