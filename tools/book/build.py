@@ -31,6 +31,7 @@ from book import check, states  # noqa: E402
 from attnlab.claims import digest, ledger, ledger_markdown  # noqa: E402
 from attnlab.markdown import markdown_table  # noqa: E402
 from attnlab.show.panels import LIVE  # noqa: E402
+from attnlab.web import write_pages  # noqa: E402
 
 HERE = Path(__file__).parent
 PICTURE = re.compile(r"src='data:image/(png|webp);base64,([^']*)'")
@@ -40,7 +41,7 @@ LINK = re.compile(rf"(?<!!)\[([^\]]*)\]\((?:\.\./)*({PATH})(#[^)\s]*)?\)")
 MATHJAX = "static/mathjax/tex-svg.js"
 STAYS = "In the notebook, which the buttons above open, a live panel stands here."
 LAYERS = ("ground", "show", "corpora", "sources", "mixers", "teach", "models", "training",
-          "analysis", "distillation", "tasks", "studies", "claims")  # fmt: skip
+          "analysis", "distillation", "tasks", "studies", "claims", "web")  # fmt: skip
 MODULES = {  # of layers that are no package with a list of its names
     "ground": ("errors", "paths", "seeding", "config", "runmode", "records", "markdown"),
     "analysis": tuple(
@@ -199,7 +200,7 @@ def lay_out(
         notebooks: Executed copies.
         panels: By the stem of a notebook, what ``states_of`` returns.
         kept: Where the pictures of panels lie.
-        interface: Whether the package has pages too.
+        interface: Whether the package, and models that run in a page, have pages too.
     """
     shutil.rmtree(source, ignore_errors=True)
     own = source / "_own"
@@ -252,6 +253,9 @@ def write_other_pages(
         pages[f"api/{layer}"] = "\n\n".join([f"# {layer.capitalize()}", *parts])
     extra = [name for name in ("teaching", "glossary") if (HERE / f"{name}.md").exists()]
     pages |= {name: linked((HERE / f"{name}.md").read_text("utf-8"), stems) for name in extra}
+    if interface:
+        pages["live"] = live_page(source / "_own" / "live")
+        extra.append("live")
     listed = {"Notebooks": [f"notebooks/{stem}" for stem in stems],
               "Beside them": [*extra, "claims"],
               "Solutions": [f"solutions/{stem}" for stem in solved],
@@ -264,6 +268,20 @@ def write_other_pages(
     pages["index"] = "\n\n".join([readme, *trees])
     for name, text in pages.items():
         (source / f"{name}.md").write_text(text, encoding="utf-8")
+
+
+def live_page(folder: Path) -> str:
+    """Write the pages whose models run in the browser; return one that has them in frames."""
+    parts = ["# Models in the page", "Small trained models, run by the page itself."]
+    for path in write_pages(folder):
+        found = re.search("<title>(.*?)</title>", path.read_text("utf-8"))
+        title, address = found[1] if found else path.stem, f"_static/live/{path.name}"
+        parts += [
+            f"## {title}",
+            f'<p><a href="{address}">On a page of its own</a></p>\n<iframe src="{address}" '
+            f'title="{title}" loading="lazy" style="width:100%;height:64em;border:0"></iframe>',
+        ]
+    return "\n\n".join(parts)
 
 
 def say(line: str) -> None:
