@@ -29,11 +29,15 @@ def web_files(
     A file has weights in half precision, words, and logits that the page's program must reproduce.
     """
     from attnlab.web import export_models, write_pages
+    from attnlab.web.pages import NO_CAPTIONS
 
     if not (models or page):
         raise AttnlabError("There is nothing to write: name files of models, or add --page.")
-    for path in [*export_models(models or (), to=to), *(write_pages(to) if page else ())]:
+    pages = write_pages(to) if page else []
+    for path in [*export_models(models or (), to=to), *pages]:
         cli.say(f"{path} ({path.stat().st_size / 1e6:.2f} MB)")
+    if pages and not any("captions" in path.stem for path in pages):
+        cli.say(NO_CAPTIONS)
 
 
 cli.app.add_typer(export, name="export")

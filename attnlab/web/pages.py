@@ -50,6 +50,10 @@ SENTENCE = "the young tree behind a fish find a young bird"
 CAPTION = "Ein Mann mit einem Hut steht vor einem Haus."
 TOY, SITES = "attentionless/classroom/toy", ("encoder_self", "decoder_self", "cross")
 N_HELD_OUT = 60
+NO_CAPTIONS = (
+    "There is no page of captions: it needs a translator of multi30k/de-en in data/models "
+    "(attnlab study export replaced) and the corpus (attnlab data fetch multi30k/de-en)."
+)
 LABELS = {  # of what may stand at a place
     "all": {"attention": "Attention", "net": "Net (ALR)", "linear": "Linear attention, untaught",
             "average": "Average", "trained": "As it was trained"},
