@@ -192,7 +192,7 @@ def test_workflows_call_commands_that_exist(path):
     assert set(needed) <= set(workflow["jobs"])
     called = set(re.findall(r"(?m)^\s*python3? lab\.py (\w+)", commands))
     assert called or "pytest" in commands
-    assert called <= {"setup", "test", "check", "notebooks"}
+    assert called <= {"setup", "test", "check", "notebooks", "book", "slides"}
 
 
 def read_workflow(name: str) -> dict:
@@ -212,6 +212,7 @@ def test_every_python_that_is_promised_is_tested_on_a_push_and_both_ends_weekly(
 def test_the_nightly_run_has_the_long_ones():
     jobs = read_workflow("nightly.yml")["jobs"]
     assert jobs["nonsense"]["env"] == {"ATTNLAB_NONSENSE": "10000", "ATTNLAB_KILLS": "100"}
+    assert jobs["book"]["env"] == {"ATTNLAB_BOOK": "whole"}
     parts = jobs["notebooks"]["strategy"]["matrix"]["part"]
     (loop,) = re.findall(r"for run in ([\d ]+);", jobs["notebooks"]["steps"][-1]["run"])
     assert len(parts) * len(loop.split()) == 20
