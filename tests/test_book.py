@@ -95,6 +95,7 @@ def site(tmp_path_factory) -> Path:
         return home / "book"
     panel = states.Recorder(home / "kept", most_bytes=10**6).panel(draw, [{"n": 3}], DIALS, None)
     notebook, path = nbformat.v4.new_notebook(), home / "90_panel.ipynb"
+    notebook.metadata["language_info"] = {"name": "python"}
     stills = f"{draw(n=3, kind='line').figure()}<p><em>{LIVE}</em></p>"
     output = nbformat.v4.new_output("display_data", {"text/html": stills})
     cell = nbformat.v4.new_code_cell("explore(draw)", outputs=[output])

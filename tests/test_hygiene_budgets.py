@@ -55,6 +55,8 @@ MEDIAN, NINE_OF_TEN = (7, 12), 40  # lines of a function
 # small teachers and lengths (studies), losses by a teacher's distribution (models),
 # learners' copies with what nbgrader reads of them (teach, command line, tests), models that run in
 # a page, with their weights as text and their first state (web, command line, tests).
+# small teachers and lengths (studies), losses by a teacher's distribution (models), a book and
+# slides in a browser (tests).
 CEILINGS = {
     "corpora": 1_900,
     "ground": 1_160,

@@ -215,6 +215,7 @@ def test_the_nightly_run_has_the_long_ones():
     jobs = read_workflow("nightly.yml")["jobs"]
     assert jobs["nonsense"]["env"] == {"ATTNLAB_NONSENSE": "10000", "ATTNLAB_KILLS": "100"}
     assert jobs["copies"]["env"] == {"ATTNLAB_COPIES": "all"}
+    assert jobs["book"]["env"] == {"ATTNLAB_BOOK": "whole"}
     parts = jobs["notebooks"]["strategy"]["matrix"]["part"]
     (loop,) = re.findall(r"for run in ([\d ]+);", jobs["notebooks"]["steps"][-1]["run"])
     assert len(parts) * len(loop.split()) == 20

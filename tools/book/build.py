@@ -35,7 +35,7 @@ from attnlab.web import write_pages  # noqa: E402
 
 HERE = Path(__file__).parent
 PICTURE = re.compile(r"src='data:image/(png|webp);base64,([^']*)'")
-EXERCISE = re.compile(r"\*\*Exercise (\d+)\.(\d+)\*\*")
+EXERCISE = re.compile(r"\*\*((?:Exercise|Build) [\d.]+)\*\*")
 PATH = r"(?!https?:)[^)#\s]*[./][^)#\s]*|LICENSE"
 LINK = re.compile(rf"(?<!!)\[([^\]]*)\]\((?:\.\./)*({PATH})(#[^)\s]*)?\)")
 MATHJAX = "static/mathjax/tex-svg.js"
@@ -126,14 +126,14 @@ def pages_of(
     for cell in notebook.cells:
         n_code += cell.cell_type == "code"
         if found := EXERCISE.search(cell.source) if cell.cell_type == "markdown" else None:
-            asked = (f"exercise-{found[1]}-{found[2]}", f"{found[1]}.{found[2]}", cell.source)
+            asked = (re.sub(r"[ .]", "-", found[1].lower()), found[1], cell.source)
         if cell.cell_type == "markdown":
             cell.source = linked(cell.source, stems)
         elif is_solution(cell) and asked:
-            name, number, text = asked
+            name, title, text = asked
             if name not in solved:
-                solved[name] = f"({name})=\n## Exercise {number}\n\n{linked(text, stems)}\n\n"
-                link = f"[Solution of exercise {number}](#{name})"
+                solved[name] = f"({name})=\n## {title}\n\n{linked(text, stems)}\n\n"
+                link = f"[Solution of {title[0].lower()}{title[1:]}](#{name})"
                 cells.append(nbformat.v4.new_markdown_cell(link))
             code = cell.source.replace("    # SOLUTION\n", "")
             solved[name] += f"```python\n{code}\n```\n\n"

@@ -81,9 +81,8 @@ def make(notebook: Path, out: Path) -> Path:
     whole = nbformat.read(notebook, as_version=4)
     whole.cells = list(slides_of(whole.cells))
     whole.metadata["title"] = notebook.stem
-    exporter = SlidesExporter(
-        template_file=str(HERE / "slides.html.j2"), reveal_url_prefix="reveal", exclude_input=False
-    )
+    looks = {"reveal_url_prefix": "reveal", "reveal_theme": "white"}
+    exporter = SlidesExporter(template_file=str(HERE / "slides.html.j2"), **looks)
     text, _ = exporter.from_notebook_node(whole)
     text = text.replace('"reveal/dist/', '"reveal/')
     (out / "reveal" / "theme" / "fonts").mkdir(parents=True, exist_ok=True)
