@@ -93,9 +93,9 @@ def test_a_row_has_the_minutes_of_its_sections_and_a_lesson_what_is_left_of_it()
 def test_seconds_are_added_up_by_section(monkeypatch, tmp_path):
     events = {"iopub.execute_input": 1, "shell.execute_reply": 3}
     when = {event: f"2026-01-01T00:00:0{second}Z" for event, second in events.items()}
-    code = new_code_cell(metadata={"execution": when})
+    first, *code = (new_code_cell(metadata={"execution": when}) for _ in range(4))
     heading = [new_markdown_cell(f"## {number}  A   *(2 min)*") for number in (1, 2)]
-    run = new_notebook(cells=[code, heading[0], code, code, heading[1], code])
+    run = new_notebook(cells=[first, heading[0], *code[:2], heading[1], code[2]])
     monkeypatch.setattr("notebooks.execute", lambda source, *, record_timing: run)
     source = tmp_path / "08_a.py"
     assert minutes.measure(source) == {("08_a", "1"): 4, ("08_a", "2"): 2}

@@ -22,7 +22,7 @@
 # place is nothing at all best borne, and where does even an average of everything fail? Then look: click the cell
 # below, press Shift+Enter, and choose.
 #
-# **Minutes:** 45. **Prerequisites:** Python; logarithms; a rough idea of what a neural network is.
+# **Minutes:** 44. **Prerequisites:** Python; logarithms; a rough idea of what a neural network is.
 # Next: [01 Text as a Markov chain](01_markov_framing.ipynb)
 
 # %% tags=["widget", "nbval-ignore-output"]
@@ -33,20 +33,17 @@ first, last = {"place": "cross", "put_in": "uniform"}, {"place": "cross", "put_i
 explore(pictures.taken_out, presets=[{}, first, last], **pictures.TAKEN_OUT_DIALS)
 
 # %% [markdown]
-# ## 1  The question   *(6 min)*
+# ## 1  The question   *(5 min)*
 #
-# Nothing, a constant or an average failed; a net without any look-up, taught what attention does there, did nearly
-# as well. Does a Transformer need attention, then?
+# A net without any look-up, taught what attention does, did nearly as well.
 #
 # A language model reads a prefix of a text and says how likely each next token is. A Transformer
-# does this in layers of two parts: a **token mixer**, which moves information between positions,
-# and a **channel mixer**, which works at each position alone. The token mixer of a Transformer is
-# **self-attention**: each position looks at all earlier ones and decides, from their content, whom
-# to listen to.
+# does this in layers of a **token mixer**, which moves information between positions, and a **channel mixer**,
+# which works at each position alone. Its token mixer is **self-attention**: each position decides, from the content
+# of earlier ones, whom to listen to.
 #
-# Two papers take attention out. One puts the *Extractor* in its place: learned weights that
-# depend on how far back a token lies (as we read it) and not on what it says. The other fits small
-# feed-forward networks to what attention computes. Is that enough?
+# Two papers take it out. One puts the *Extractor* in its place: learned weights that depend on how far back a
+# token lies (as we read it), not on what it says. The other fits small nets to what attention computes.
 
 # %% tags=["hide-input", "nbval-ignore-output"]
 from attnlab.show import show
@@ -71,7 +68,7 @@ from attnlab.runmode import banner
 from attnlab.show import predict_first
 from attnlab.teach import show_quiz
 
-banner(minutes=45)
+banner(minutes=44)
 
 # %% [markdown]
 # To answer, we need a number. A **token** is a word, a piece of a word or a letter. Let $v_1 \dots v_T$
@@ -255,13 +252,13 @@ print(f"a table of {z.numel():,} scores, 150 steps: {loss:.1f} nats per token; "
 #
 # | Notebook | What you do | Minutes |
 # |---|---|---|
-# | 00 Start here | the question, a taste, units of loss | 45 |
+# | 00 Start here | the question, a taste, units of loss | 44 |
 # | [01 Markov framing](01_markov_framing.ipynb) | text as a chain; the floor; tables against models | 70 |
 # | [02 Attention](02_attention.ipynb) | attention by hand, by loop, by matrix; a soft lookup | 79 |
 # | [03 Extractor](03_extractor.ipynb) | SHE, HE, WE, ME derived, checked, counted | 79 |
 # | [04 Language models](04_language_models.ipynb) | all of them trained; real books; when each wins; a look inside | 86 |
 # | [05 The critical path](05_critical_path.ipynb) | depth and work: by hand, by tracer, by clock | 75 |
-# | [06 Fast Extractors](06_fast_extractors.ipynb) | one equation, many programs; streaming; the clock | 84 |
+# | [06 Fast Extractors](06_fast_extractors.ipynb) | one equation, many programs; streaming; the clock | 82 |
 # | [07 Translation: a teacher](07_translation_teacher.ipynb) | an encoder-decoder site by site; alignments; BLEU | 84 |
 # | [08 Distillation](08_distillation.ipynb) | nets that learn what attention does; sizes; prefix sums | 72 |
 # | [09 Replacing attention](09_replacing_attention.ipynb) | swap layers with undo; controls; a leak found and run; from scratch | 82 |

@@ -21,7 +21,7 @@
 # programs with the same values that do a fraction of it, hold them against the clock and the
 # machine's limit, and break them on purpose.
 #
-# **Minutes:** 84. **Prerequisites:** [03 Extractor](03_extractor.ipynb), sections 1 and 7; complex
+# **Minutes:** 82. **Prerequisites:** [03 Extractor](03_extractor.ipynb), sections 1 and 7; complex
 # numbers. [05 Critical path](05_critical_path.ipynb) helps.
 #
 # Previous: [05 Critical path](05_critical_path.ipynb). Next:
@@ -44,7 +44,7 @@ from attnlab.chapters.fast_extractors import checks, live, pictures
 from attnlab.runmode import banner, is_fast
 from attnlab.show import show
 
-banner(minutes=84)
+banner(minutes=82)
 
 # %% [markdown]
 # ## 1  One sum, and the slowest way to write it   *(6 min)*
@@ -249,8 +249,7 @@ checks.check_fft_convolution(fft_convolution)
 # %% [markdown]
 # ## 3  Four d² a token, whatever the context   *(5 min)*
 #
-# With matrices, each frequency is a row times a matrix. Real inputs need half of them, since
-# $\hat x_{n-f} = \overline{\hat x_f}$:
+# With matrices, each frequency is a row times a matrix; half of them do, since $\hat x_{n-f} = \overline{\hat x_f}$:
 #
 # $$ \hat e_f = \hat x_f\, \hat W_f, \qquad f = 0, \dots, \lfloor n/2 \rfloor \tag{6.8} $$
 #
@@ -262,9 +261,18 @@ checks.check_fft_convolution(fft_convolution)
 # Per token about $4 d^2$, as many as attention's four maps, **however long the context**; lags are
 # ahead below $T = 8$. Transforms come on top: $O(d \log T)$ a token for $x$ and $e$,
 # $O(d^2 \log T)$ for $W$, shared by the batch.
+#
+# **Takeaway.** Over frequencies SHE costs about as many products a token as attention's maps, at any
+# context, in a large batch. **Play:** what changes at batch 1?
+#
+# <details><summary>Answer</summary>
+#
+# Nobody shares the transform of $W$. A frozen model can keep it.
+#
+# </details>
 
 
-# %% tags=["agreement", "nbval-check-output"]
+# %% tags=["widget", "nbval-ignore-output", "agreement"]
 def by_fft(x, W):  # eq. (6.8)
     n = len(x) + len(W) - 1
     x_hat, W_hat = (torch.fft.rfft(v, n=n, dim=0) for v in (x, W))
@@ -273,30 +281,11 @@ def by_fft(x, W):  # eq. (6.8)
 
 x, W = (torch.randn(*s, generator=draw).double().requires_grad_() for s in ((13, 3), (7, 3, 3)))
 torch.testing.assert_close(by_fft(x, W), naive(x, W), rtol=0, atol=1e-12)
-T = np.arange(1, 100)
-ahead = T[4 * (T + 1) <= T * (T + 1) / 2]  # eq. (6.9), over d^2
-print(f"by frequencies = by the definition; no more products than by lags from T = {ahead[0]} on")
-
-# %% [markdown]
-# **Play, then answer.** Set the batch to 1. Why do lags catch up?
-
-# %% tags=["widget", "nbval-ignore-output"]
 sizes = [{"context_len": 8, "batch": 1}, {"context_len": 128}, {"context_len": 2048}]
 explore(pictures.costs, presets=sizes, **pictures.COST_DIALS)
 
 # %% [markdown]
-# <details><summary>Answer</summary>
-#
-# The weights' transform, $O(d^2 \log T)$ a token, is then shared by nobody. A frozen model can keep
-# it between calls; the library does.
-#
-# </details>
-#
-# **Takeaway.** Over frequencies SHE costs about as many products a token as attention's maps, at any
-# context, in a large batch. What remains is the transform of $W$, once for each update.
-
-# %% [markdown]
-# ## 4  A race of programs   *(6 min)*
+# ## 4  A race of programs   *(4 min)*
 #
 # Frequencies can be programmed in several ways. *Three* real products do for the four of a complex one
 # ($r$, $i$: real, imaginary):
@@ -306,6 +295,9 @@ explore(pictures.costs, presets=sizes, **pictures.COST_DIALS)
 #
 # A transform may be a **matrix** $C + iS$ of cosines and minus sines (**planes**). The library's
 # **staged** splits $n = n_1 n_2$, both stages by small matrices; **toeplitz** is eq. (6.3) in blocks.
+#
+# **Predict.** Eq. (6.9) puts the crossover at $T = 8$. At which of 8, 32 and 128 tokens does some program over
+# frequencies first beat the loop over lags on the clock, forward and backward, batch 16?
 
 
 # %% tags=["agreement", "nbval-check-output"]
@@ -335,24 +327,14 @@ for way in (here | library).values():
 print(f"{len(here)} ways of this page and {len(library)} of the library, values and gradients:")
 print(f"equal to eq. (6.1) within 1e-10, T = {len(x)}, l = {len(W)}, d = 3")
 
-# %% tags=["widget", "nbval-ignore-output"]
-from attnlab.show import predict_first
-
-lengths = (8, 32, 128)
-methods, origin = live.race_methods(lengths=lengths, batch=16, d_model=32)
-guess = predict_first(
-    "Eq. (6.9) puts the crossover at T = 8. At which measured length does some program over "
-    "frequencies first beat the loop over lags on the clock, forward and backward, batch 16?",
-    options={f"{length:.0f} tokens": float(length) for length in lengths},
-)
-
 # %% tags=["nbval-ignore-output"]
+methods, origin = live.race_methods(lengths=(8, 32, 128), batch=16, d_model=32)
 table = methods.assign(name="she", length=methods["config.time"])
 table["label"] = table["variant"].str.removeprefix("she/")
 crossing = pictures.crossover(table, slow="lags", fast=["fft", "planes", "staged"])
-one = pictures.times(table, x_label="Length T = context ℓ (tokens)")
-show(one.saying(f"{origin} {one.words} {guess.verdict(truth=crossing)}"))
 assert crossing is not None, "no program over frequencies ever beat the lags"
+one = pictures.times(table, x_label="Length T = context ℓ (tokens)")
+show(one.saying(f"{origin} {one.words} Frequencies first beat lags at {crossing:.0f} tokens."))
 
 # %% [markdown]
 # A count can miss the clock in both directions: the transform of $W$ is not in eq. (6.9), which
@@ -431,7 +413,7 @@ assert kept["staged"] == B * T * d * 4 / 2**20
 # **Predict:** one token of 64, number 40, becomes NaN. How many outputs are still numbers, by each of
 # our four ways?
 
-# %% tags=["nbval-check-output"]
+# %% tags=["nbval-ignore-output", "agreement"]
 x, W = (torch.randn(*shape, generator=draw) for shape in ((64, 16), (64, 16, 16)))
 W, late = W / 32, x.clone()
 late[40] = torch.nan
@@ -439,7 +421,6 @@ for way in here.values():
     n_numbers = int(way(late.double(), W.double()).isfinite().all(-1).sum())
     print(f"{way.__name__:9s} {n_numbers} of 64 outputs are numbers")
 
-# %% tags=["nbval-ignore-output", "agreement"]
 other, changes = x.clone(), {}
 other[40:] = torch.randn(24, 16, generator=draw)
 for method in ("lags", "toeplitz", "fft", "planes", "staged"):

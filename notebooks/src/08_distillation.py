@@ -40,7 +40,7 @@ import torch
 
 from attnlab.chapters.distillation import checks, live, pictures
 from attnlab.runmode import banner, is_fast
-from attnlab.show import explore, predict_first, show
+from attnlab.show import explore, show
 
 banner(minutes=72)
 
@@ -484,6 +484,8 @@ assert rows["decoder M"]["error"] < 0.5 * rows["decoder S"]["error"]
 # has to say the update $u_t$, and (8.11) holds with the update's own $\lambda_k$.
 
 # %% tags=["widget", "nbval-ignore-output"]
+from attnlab.show import predict_first
+
 skip_guess = predict_first(
     "ALRR at size M, 64 hidden units. With the identity skip its error (mean of both layers) falls to "
     "which share of what it was?",
