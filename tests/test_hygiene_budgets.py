@@ -30,7 +30,6 @@ ROOMS = {  # lines at most
     "teach": 500,
     "chapters": 4_800,
     "cli": 320,
-    "web": 450,
 }
 PACKAGE, WITHOUT_CHAPTERS, TESTS = 20_000, 15_000, 10_500
 CHAPTER, MIXER, TASK = 550, 120, 140
