@@ -15,7 +15,7 @@ from attnlab.show import new_axes, picture
 from attnlab.show.panels import LIVE, slider
 
 __all__ = ["chromium"]  # a fixture
-pytestmark = pytest.mark.timeout(480)
+pytestmark = pytest.mark.timeout(900)
 ROOT = Path(__file__).resolve().parents[1]
 WHOLE = os.environ.get("ATTNLAB_BOOK") == "whole"  # every page and all panels: every night
 STEMS = ["03_extractor", "12_scaling_and_other_tasks"]
