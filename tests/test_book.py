@@ -173,7 +173,8 @@ def test_a_panel_answers_to_the_keyboard_without_a_kernel(site, open_page):
     assert words.inner_text() != before[0]
     assert image.get_attribute("src") != before[1]
     assert image.get_attribute("alt") == live.get_by_role("status").locator("em").inner_text()
-    assert dial.get_attribute("aria-valuetext") == live.locator(".attnlab-readout").first.inner_text()
+    readout = live.locator(".attnlab-readout").first
+    assert dial.get_attribute("aria-valuetext") == readout.inner_text()
     for control in live.locator("input, select").all():
         assert control.evaluate("(one) => one.labels.length === 1 && one.labels[0].innerText")
     live.get_by_role("button", name="Reset").press("Enter")
