@@ -15,7 +15,7 @@ from attnlab.show import new_axes, picture
 from attnlab.show.panels import LIVE, slider
 
 __all__ = ["chromium"]  # a fixture
-pytestmark = pytest.mark.timeout(480)
+pytestmark = pytest.mark.timeout(900)
 ROOT = Path(__file__).resolve().parents[1]
 WHOLE = os.environ.get("ATTNLAB_BOOK") == "whole"  # every page and all panels: every night
 STEMS = ["03_extractor", "12_scaling_and_other_tasks"]
@@ -173,7 +173,8 @@ def test_a_panel_answers_to_the_keyboard_without_a_kernel(site, open_page):
     assert words.inner_text() != before[0]
     assert image.get_attribute("src") != before[1]
     assert image.get_attribute("alt") == live.get_by_role("status").locator("em").inner_text()
-    assert dial.get_attribute("aria-valuetext") == live.locator("output").first.inner_text()
+    readout = live.locator(".attnlab-readout").first
+    assert dial.get_attribute("aria-valuetext") == readout.inner_text()
     for control in live.locator("input, select").all():
         assert control.evaluate("(one) => one.labels.length === 1 && one.labels[0].innerText")
     live.get_by_role("button", name="Reset").press("Enter")

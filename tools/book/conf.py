@@ -47,8 +47,15 @@ def add_mathjax(app, pagename, templatename, context, doctree) -> None:
         app.add_js_file(mathjax, defer="defer")
 
 
+def keep_sentence(app, what, name, obj, options, lines) -> None:
+    """Keep what stands before a colon in the words of a property from being read as its type."""
+    if what in ("property", "attribute") and lines:
+        lines[0] = lines[0].replace(": ", " – ")
+
+
 def setup(app) -> None:
     """Draw formulas by our own lines: those of Sphinx put ``split`` around a ``tag``."""
     app.add_html_math_renderer("own", (visit_math, None), (visit_math, None))
     app.config.html_math_renderer_name = "own"  # type: ignore[attr-defined]
     app.connect("html-page-context", add_mathjax)
+    app.connect("autodoc-process-docstring", keep_sentence, priority=400)  # before napoleon

@@ -59,8 +59,7 @@
     const input = dial.kind === "range"
       ? make("input", { id, type: "range", min: 0, max: dial.labels.length - 1, step: 1 })
       : make("select", { id }, ...dial.labels.map((text) => make("option", { textContent: text })));
-    const output = make("output");
-    output.setAttribute("for", id);
+    const output = make("b", { className: "attnlab-readout", ariaHidden: "true" });  // the input says it
     const show = () => {
       if (dial.kind !== "range") { input.selectedIndex = at[n]; return; }
       input.value = at[n];
