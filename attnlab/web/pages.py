@@ -171,13 +171,13 @@ def tale_page(*, folder: Path = MODELS / "tales") -> Page:
         **language_bundle(models), "panel": "tale", "first": TALE, "source": story_tables(source),
         "words": {"kind": "tales", "symbols": source.symbols},
     }  # fmt: skip
-    n_weights = sum(p.numel() for p in next(iter(models.values())).parameters())
+    n_weights = round(sum(p.numel() for p in models["attention"].parameters()), -3)
     columns = [_first_column(name, models[name], source) for name in TALE["names"]]
     return Page(
         name="write-a-tale",
         title="Write a tale",
-        lead=f"The same beginning, continued by mixers with {n_weights:,} weights each. Below each "
-        "word a bar: how surprised the model was; the dotted tick is what nobody can go below.",
+        lead=f"The same beginning, continued by models of about {n_weights:,} weights. Below each "
+        "word a bar: how surprised the model was; the dotted tick is the true source's surprise.",
         first=f"<div class='columns'>{''.join(columns)}</div>",
         words=(
             "The tales come from a machine that knows exactly how likely each next word is. Its "

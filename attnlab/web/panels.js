@@ -328,9 +328,11 @@ class TakeOut {
   }
   /** Say what stands where, a site at a time. */
   said() {
+    const small = (label) => label[0].toLowerCase() + label.slice(1);
     const at = (site) => [...this.switches].filter(([place]) => place.startsWith(site)).map(([, select]) => select.selectedOptions[0].textContent);
-    return SITES.map((site) => `${SITE_NAMES[site].toLowerCase()} ${[...new Set(at(site))].join(" and ").toLowerCase()}`).join("; ");
+    return SITES.map((site) => `${SITE_NAMES[site].toLowerCase()} ${[...new Set(at(site))].map(small).join(" and ")}`).join("; ");
   }
+  /** Say what the switches are set to, place by place: the key of a record. */
   setting() {
     return [...this.switches.values()].map((select) => select.value).join(" ");
   }
