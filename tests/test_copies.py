@@ -5,6 +5,7 @@ Nightly, ``ATTNLAB_COPIES=all``: nbgrader's validator on every notebook, and ten
 
 import ast
 import csv
+import gc
 import json
 import os
 import re
@@ -82,7 +83,8 @@ def checkout(tmp_path, monkeypatch):
     pairs = pairs.partition("\n[")[0]
     (tmp_path / "pyproject.toml").write_text(f"[tool.jupytext]{pairs}", encoding="utf-8")
     monkeypatch.setattr("attnlab.paths.ROOT", tmp_path)
-    return tmp_path
+    yield tmp_path
+    gc.collect()  # what servers and databases leave behind would end inside other tests
 
 
 @pytest.fixture
