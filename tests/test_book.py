@@ -152,9 +152,10 @@ def test_no_page_misses_or_clips_anything(site, open_page, size):
     said = {}
     for path in pages(site):
         page = open_page(path, size=size, theme="dark" if size == "phone" else "light")
-        said[path.name] = page.evaluate(LOOK)
+        name = str(path.relative_to(site))
+        said[name] = page.evaluate(LOOK)
         if size == "phone":
-            said[path.name] += [f"contrast {one}" for one in page.evaluate(CONTRAST).items()]
+            said[name] += [f"contrast {one}" for one in page.evaluate(CONTRAST).items()]
         page.context.close()
     assert not {name: one for name, one in said.items() if one}
 
