@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -73,7 +73,8 @@ def scan(
     """
     time, wide, kernel = reading.v.shape[2], reading.wide(), reading.kernel
     with torch.autocast(reading.v.device.type, enabled=False):
-        q, k, v, log_decay, strength = (_in_chunks(z, min(chunk, time)) for z in wide[:5])
+        chunked: Any = (_in_chunks(z, min(chunk, time)) for z in wide[:5])
+        q, k, v, log_decay, strength = chunked  # the last two may be None
         total = None if log_decay is None else log_decay.cumsum(-2)  # (B, H, N, C, 1 or K)
         lefts = (q,) if strength is None else (q, strength * k)
         seen, *known = faded_scores(lefts, k, total, kernel=kernel)

@@ -102,7 +102,7 @@ class Spade(TokenMixer):
 
     def _joined(self, remembered: Tensor, seen: Tensor) -> Tensor:
         normed = [norm(y) for norm, y in zip(self.norms, (remembered, seen), strict=True)]
-        return self.join(torch.cat(normed, -1))
+        return self.out(torch.cat(normed, -1))
 
     def definition(self, x: Tensor) -> Tensor:
         """Run both branches as they are defined, norm, put side by side, map."""
@@ -114,7 +114,7 @@ class Spade(TokenMixer):
             centred = y - y.mean(-1, keepdim=True)
             size = ((centred * centred).mean(-1, keepdim=True) + norm.eps).sqrt()
             sides.append(centred / size * norm.weight + norm.bias)
-        return self.join(torch.cat(sides, -1))
+        return self.out(torch.cat(sides, -1))
 
     def mix(self, x: Tensor) -> Tensor:
         """Mix all positions by both branches at once."""
