@@ -99,7 +99,7 @@ def scan(
             rest = rest if erases is None else rest - erases[:, :, n] @ table
             table = rest + writes[:, :, n]
         start = torch.stack(starts, 2)
-        v = v if erases is None else v - erased @ start
+        v = v if erases is None or erased is None else v - erased @ start
         mixed = seen @ v + (q if total is None else q * total.exp()) @ start
         return mixed.flatten(2, 3)[:, :, :time].to(reading.v.dtype), table
 
