@@ -322,7 +322,9 @@ def test_a_teacher_hands_out_copies_and_nbgrader_grades_them(checkout, learn):
 
     def nbgrader(*words) -> None:
         command = [sys.executable, "-m", "nbgrader", *words, f"--CourseDirectory.root={course}"]
+        programs = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
         environment = os.environ | {"ATTNLAB_STRICT": "grade", "PYTHONPATH": str(ROOT)}
+        environment["PATH"] = programs  # nbgrader calls alembic by its name
         done = subprocess.run(command, cwd=course, env=environment, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
 
