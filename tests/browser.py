@@ -1,4 +1,4 @@
-"""A real browser that runs the panels of a notebook, drags every slider, presses every button."""
+"""A real browser that runs the panels of a notebook by mouse and by keys, control by control."""
 
 import os
 import re
@@ -30,6 +30,7 @@ HEARD_S = 2.0  # half a second on an idle machine, which a test's machine is not
 SEEN_S = 1.0  # a quarter of a second on an idle machine
 FINITE = re.compile(r"[-−+]?\d[\d.,e+-]*$")
 PRESSED = re.compile("^(Run|Put in)$")  # choices of these boards wait for a button
+CONTROLS = "[role=slider], select, input, textarea, button:enabled"
 HARMLESS = re.compile("^(Reset|Example)")
 SHOWN = (".attnlab-status", ".attnlab-picture", ".attnlab-text")
 RUN = ", ".join(f"{place} {one}" for place in SHOWN for one in ("i", "mjx-container"))
@@ -297,16 +298,16 @@ def check_places(page, *, beside: bool) -> None:
 
 
 def drag_far(page, handle, values: set[str]) -> Iterator[None]:
-    for share in (0.9, 0.1):
-        drag(page, handle, share=share)
+    """Move a slider far by mouse, then back by keys."""
+    for move in (lambda: drag(page, handle, share=0.9), lambda: handle.press("Home")):
+        move()
         values.add(handle.get_attribute("aria-valuenow"))
         yield
 
 
 def choose_all(chooser) -> Iterator[None]:
-    n_options = chooser.locator("option").count()
-    for place in (n_options - 1, 0):
-        chooser.select_option(index=place)
+    for key in ("End", "Home"):
+        chooser.press(key)
         yield
 
 
@@ -319,8 +320,21 @@ def type_in(box) -> Iterator[None]:
 
 def press_all(buttons) -> Iterator[None]:
     for button in buttons.locator("button").all():
-        button.click()
+        button.press("Enter")
         yield
+
+
+def tab_through(page, panel, problems: list[str]) -> None:
+    """Note what of a panel cannot be reached by Tab from its first control."""
+    controls = panel.locator(CONTROLS)
+    n_controls, reached = controls.count(), set()
+    controls.first.focus()
+    for _ in range(2 * n_controls + 2):  # a slider's read-out is a stop of its own
+        reached.add(panel.evaluate(f"(one) => [...one.querySelectorAll({CONTROLS!r})]"
+                                   ".indexOf(document.activeElement)"))  # fmt: skip
+        page.keyboard.press("Tab")
+    if lost := sorted(set(range(n_controls)) - reached):
+        problems.append(f"Tab does not reach its controls {lost} of {n_controls}")
 
 
 def drive_controls(page, panel, problems: list[str], *, height: float) -> dict:
@@ -347,7 +361,7 @@ def drive_controls(page, panel, problems: list[str], *, height: float) -> dict:
         if panel.locator(RUN).count():
             problems.append("what was typed is not shown as it stands")
     for button in panel.locator(".attnlab-buttons button", has_text=HARMLESS).all():
-        button.click()
+        button.press("Enter")
     seen = settle(panel, quiet_s=SOON_S)
     if abs(seen["height"] - height) > 1:
         problems.append(f"its height jumped from {height} to {seen['height']}")
@@ -410,6 +424,7 @@ def drive_cell(page) -> list[str]:
     for panel in page.locator("[data-target] .attnlab-panel").all():
         seen = settle(panel, quiet_s=SOON_S)
         check_looks(seen, problems)
+        tab_through(page, panel, problems)
         seen = drive_controls(page, panel, problems, height=seen["height"])
         if panel.get_by_role("button", name="Stop", exact=True).count():
             seen = press_run_and_stop(page, panel, problems)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from book import build, check, slides, states
+from book import build, check, slides, states, terms
 from browser import QUIET, chromium
 
 from attnlab.errors import AttnlabError
@@ -242,3 +242,42 @@ def test_broken_links_mute_pictures_and_foreign_scripts_are_named(tmp_path):
     assert [re.search(r"'[^']*'", one)[0] for one in said] == [
         "'data:,'", "'#gone'", "'b.html'", "'https://example.org/x.js'",
     ]  # fmt: skip
+
+
+def test_the_first_use_of_each_word_on_a_page_leads_to_the_glossary(site):
+    page = (site / "notebooks" / "03_extractor.html").read_text("utf-8")
+    assert page.count('href="../glossary.html#term-channel-mixer"') == 1
+    known = terms.terms_of((build.HERE / "glossary.md").read_text("utf-8"))
+    assert {"SHE", "ME", "Token mixer"} < set(known)
+    places = set(re.findall(r'id="(term-[a-z-]+)"', (site / "glossary.html").read_text("utf-8")))
+    assert {terms.anchor(term) for term in known} <= places
+
+
+@pytest.mark.parametrize(
+    ("text", "linked"),
+    [("We work with tokens.", "We work with [tokens](#term-token)."),  # no work of a circuit
+     ("Its *work* is", "Its [*work*](#term-work) is"),
+     ("# Token\n\n`token`, $token$, [token](x.md), <b title='token'>. A token mixer, a token",
+      "# Token\n\n`token`, $token$, [token](x.md), <b title='token'>. "
+      "A [token mixer](#term-token-mixer), a [token](#term-token)"),
+     ("me, then ME.", "me, then [ME](#term-me)."),
+     ("**Exercise 1** (token).\n\n| ME |", "**Exercise 1** ([token](#term-token)).\n\n| ME |"),
+     ("tokenizer, *a token apart*", "tokenizer, *a [token](#term-token) apart*")],
+)  # fmt: skip
+def test_only_prose_is_linked_and_only_once(text, linked):
+    known = ["Token", "Token mixer", "Work", "ME"]
+    assert terms.link_first_uses([text], known) == [linked]
+    again = terms.link_first_uses([text, text], known)
+    assert again == [linked, text]
+
+
+def test_a_model_that_runs_in_a_page_stands_in_the_book_as_one(tmp_path):
+    stills = f"<img src='data:image/webp;base64,AAAA' alt='words'><p><em>{LIVE}</em></p>"
+    output = nbformat.v4.new_output("display_data", {"text/html": stills})
+    source = "from attnlab.web import write_a_tale\n\nwrite_a_tale()"
+    cell = nbformat.v4.new_code_cell(source, outputs=[output])
+    build.put_outputs(cell, [], tmp_path, [])
+    shown = cell.outputs[0].data["text/html"]
+    assert shown.startswith("<iframe src='../_static/live/write-a-tale.html'")
+    assert "alt='words'" in shown
+    assert LIVE not in shown

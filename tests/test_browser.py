@@ -37,7 +37,7 @@ def test_a_panel_keeps_the_cells_that_it_stands_on():
 
 
 @pytest.mark.parametrize("name", NAMES[::2])
-def test_every_control_of_a_notebook_works_under_the_mouse(run_notebook, name):
+def test_every_control_of_a_notebook_works_under_mouse_and_keyboard(run_notebook, name):
     drive_notebook(run_notebook, name)
 
 

@@ -8,5 +8,5 @@ pytestmark = pytest.mark.timeout(480)
 
 
 @pytest.mark.parametrize("name", NAMES[1::2])
-def test_every_control_of_a_notebook_works_under_the_mouse(run_notebook, name):
+def test_every_control_of_a_notebook_works_under_mouse_and_keyboard(run_notebook, name):
     drive_notebook(run_notebook, name)

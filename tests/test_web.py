@@ -2,6 +2,7 @@
 
 import copy
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,11 +13,13 @@ from small_models import model_for, targets, translator_for, words
 
 from attnlab.cli import main
 from attnlab.corpora import load_tokenizer
-from attnlab.distillation import StudentSpec, build_students, substitute
+from attnlab.corpora.encode import SubwordVocabulary
+from attnlab.distillation import StudentSpec, build_students, save_students, substitute
 from attnlab.errors import AttnlabError
 from attnlab.mixers import list_mixers
 from attnlab.paths import MODELS
 from attnlab.seeding import numpy_generator
+from attnlab.show import panels
 from attnlab.sources import tales
 from attnlab.training import save_model
 from attnlab.web import export, pages
@@ -98,6 +101,16 @@ return about.expected.map(({ put, prompts }) => {
   });
 });
 """
+TIMED = """
+const model = new web.Translator(given.models.translator, await web.unpack(given));
+for (const [place] of model.choices) model.put(...place.split(" "), "taught");
+const state = model.start(model.encode(Array.from({ length: 12 }, (_, i) => 40 + i)));
+return Array.from({ length: 20 }, (_, i) => {
+  const began = performance.now();
+  model.step(40 + i, state);
+  return performance.now() - began;
+});
+"""
 
 
 def worst(found, wanted):
@@ -137,14 +150,48 @@ def test_token_by_token_is_the_whole_pass(program, changes):
         assert np.abs(whole - rows).max() < CLOSE, name
 
 
+@pytest.fixture
+def captions(tmp_path, monkeypatch):
+    """The page of a translator as large as that of captions, untrained, with other pieces."""
+    words = SubwordVocabulary(load_tokenizer(MODELS / "children" / "tokenizer.json"))
+    sizes = {"d_model": 128, "n_heads": 8, "n_encoder_layers": 4, "n_decoder_layers": 4}
+    n = {"source_vocab_size": words.vocab_size, "target_vocab_size": words.vocab_size}
+    model = translator_for(**sizes, **n, d_ff=512, max_len=48, share_embeddings=True)
+    students = {}
+    for site in pages.SITES:
+        spec = StudentSpec(site=site, method="linear", window=0 if site == "cross" else 4)
+        students |= build_students(model, spec=spec)
+    (tmp_path / "here").mkdir()
+    own, two_bytes = tmp_path / "here", {"dtype": torch.bfloat16}
+    facts = {"experiment": "replaced/paper/multi30k/de-en"}
+    save_model(own / "teacher.safetensors", model=model, **facts, **two_bytes)
+    save_students(own / "all-linear-students.safetensors", students=students, **two_bytes)
+    monkeypatch.setattr(pages, "prepare_pairs", lambda *_, **__: SimpleNamespace(vocabulary=words))
+    return pages.captions_page(folder=tmp_path)
+
+
+def test_a_translator_of_captions_has_a_switch_for_what_was_taught_and_is_quick(program, captions):
+    assert len(captions.html().encode()) < pages.CAPTIONS_BYTES
+    settings = captions.bundle["models"]["translator"]["expected"]
+    assert settings[-1]["put"][0][2] == "taught"
+    for found, wanted in zip(program(OF_TRANSLATOR, captions.bundle), settings, strict=True):
+        shown = [row[: len(wanted["logits"][0])] for row in found]
+        assert worst(shown, wanted["logits"]) < CLOSE, wanted["put"]
+    assert min(program(TIMED, captions.bundle)) < MOST_MS
+
+
 NEAR = [{"window": 0}, {"window": 2}, {"window": 3, "window_scale": "shared"}]
 FEATURES = ["hedgehog", "elu", "relu", "softmax"]
 
 
-@pytest.mark.parametrize(("near", "features"), [*((n, "hedgehog") for n in NEAR),
-                                                *((NEAR[1], f) for f in FEATURES[1:])])  # fmt: skip
-def test_a_translator_with_stand_ins_in_it_is_the_same(program, near, features):
-    model, students = translator_for(), {}
+SHARED = {"share_embeddings": True, "target_vocab_size": 13}  # one table for both languages
+
+
+@pytest.mark.parametrize(("near", "features", "tables"), [
+    *((n, "hedgehog", {}) for n in NEAR), (NEAR[0], "hedgehog", SHARED),
+    *((NEAR[1], f, {}) for f in FEATURES[1:])])  # fmt: skip
+def test_a_translator_with_stand_ins_in_it_is_the_same(program, near, features, tables):
+    model, students = translator_for(**tables), {}
     for site in pages.SITES:
         how = {"feature_map": features, **(near if site != "cross" else {})}
         spec = StudentSpec(site=site, method="linear", **how)
@@ -303,17 +350,21 @@ def test_pages_keep_to_their_size_and_say_so_if_they_cannot(made, tmp_path, monk
 
 
 def test_in_a_notebook_a_page_stands_in_a_frame_or_as_a_still(made, monkeypatch):
-    shown = []
-    monkeypatch.setattr(pages, "display", lambda data, **_: shown.append(data["text/html"]))
+    shown, page = [], made["write-a-tale"]
+    monkeypatch.setattr(panels, "display", lambda data, **_: shown.append(data))
     monkeypatch.setattr(pages, "show", shown.append)
     monkeypatch.setenv("ATTNLAB_WIDGETS", "on")
-    made["write-a-tale"].show()
+    page.show()
     monkeypatch.setenv("ATTNLAB_WIDGETS", "off")
-    made["write-a-tale"].show()
-    frame, still = shown
-    assert frame.startswith("<iframe srcdoc=")
-    assert "sandbox='allow-scripts'" in frame
-    assert still is made["write-a-tale"].still
+    page.show()
+    live, still = shown
+    assert "application/vnd.jupyter.widget-view+json" in live
+    assert page.still.words in live["text/plain"]
+    assert "<iframe" not in live["text/html"]  # what a stored notebook keeps: the picture
+    (frame,) = pages.Frame(page).panel.children
+    assert frame.value.startswith("<iframe srcdoc=")
+    assert "sandbox='allow-scripts'" in frame.value
+    assert still is page.still
 
 
 # What is exported, and what is not ----------------------------------------------------------------

@@ -29,7 +29,7 @@ from attnlab.distillation import (
 )
 from attnlab.distillation.fit import UNCLIPPED
 from attnlab.distillation.sites import Key
-from attnlab.distillation.surgery import load_replaced, save_replaced, students_in
+from attnlab.distillation.surgery import load_replaced, save_replaced, save_students, students_in
 from attnlab.distillation.transfer import (
     Transfer,
     Tuning,
@@ -374,15 +374,21 @@ def _keep(
 
 
 def export_job(job: Job, folders: Folders, to: Path) -> Iterator[Path]:
-    """Copy what a finished job trained, in bfloat16: a teacher, or a translator with stand-ins."""
+    """Copy what a finished job trained, in bfloat16: a teacher, or a translator with stand-ins.
+
+    Where only students moved, they alone are written: the rest is the teacher.
+    """
     if not isinstance(job, StandInJob):
         yield from export_model(job, folders, to)
         return
     model, facts = load_replaced(work_of(job, folders, kind="model"))
     path, students = to / export_name(job.variant), students_in(model)
     del facts["config"], facts["students"]
-    how = {"dtype": torch.bfloat16, "seed": job.train.seed}
-    save_replaced(path, model=model, students=students, **how, **facts)
+    facts |= {"dtype": torch.bfloat16, "seed": job.train.seed}
+    if job.arm.tunes == "students":
+        save_students(path, students=students, **facts)
+    else:
+        save_replaced(path, model=model, students=students, **facts)
     yield path
 
 

@@ -510,8 +510,9 @@ export class Translator {
     this.weights = new Weights(tensors, prefix);
     const w = this.weights;
     Object.assign(this, { config, nHeads: config.n_heads });
-    this.target = w.get("target_embedding.weight");
-    this.source = w.has("source_embedding.weight") ? w.get("source_embedding.weight") : this.target;
+    const words = (side) => w.has(`${side}_embedding.weight`) && w.get(`${side}_embedding.weight`);
+    this.source = words("source") || words("target"); // both languages may share one table
+    this.target = words("target") || words("source");
     this.head = w.has("head.weight") ? w.get("head.weight") : this.target;
     this.norms = { encoder: w.norm("encoder_norm"), decoder: w.norm("decoder_norm") };
     this.places = new Map(); // "site layer" -> what stands there

@@ -15,19 +15,19 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
+import ipywidgets as w
 import numpy as np
 import torch
-from IPython.display import display
 
 from attnlab.config import BOS, EOS, N_SPECIAL
-from attnlab.distillation.surgery import load_replaced, load_students, students_in
+from attnlab.distillation.surgery import load_students
 from attnlab.errors import AttnlabError
 from attnlab.models import LanguageModel, Translator
 from attnlab.paths import MODELS, require_folder, write_whole
 from attnlab.records import load_runs
 from attnlab.seeding import numpy_generator
 from attnlab.show import Picture, look, new_axes, picture, show
-from attnlab.show.panels import widgets_on
+from attnlab.show.panels import Live, show_live, widgets_on
 from attnlab.sources import tales, translation_source
 from attnlab.tasks import prepare_pairs
 from attnlab.training import load_model, load_translator
@@ -56,7 +56,8 @@ NO_CAPTIONS = (
 )
 LABELS = {  # of what may stand at a place
     "all": {"attention": "Attention", "net": "Net (ALR)", "linear": "Linear attention, untaught",
-            "average": "Average", "trained": "As it was trained"},
+            "taught": "Linear attention, taught", "average": "Average",
+            "trained": "As it was trained"},
     "cross": {"linear": "Linear attention"},
 }  # fmt: skip
 RECORDED = {  # arm: what stands at all layers of a site, attention at the others
@@ -65,6 +66,7 @@ RECORDED = {  # arm: what stands at all layers of a site, attention at the other
     "decoder_self/alr/m": {"decoder_self": "net"},
     "self/alr/m": {"encoder_self": "net", "decoder_self": "net"},
     "cross/low_rank/l": {"cross": "linear"},
+    "all/linear/students": dict.fromkeys(SITES, "taught"),
     "all/low_rank/l": {"encoder_self": "net", "decoder_self": "net", "cross": "linear"},
     **{f"{site}/uniform": {site: "average"} for site in SITES},
 }
@@ -117,18 +119,26 @@ class Page:
     def show(self) -> None:
         """Show the page within a notebook: live, or its still picture if ATTNLAB_WIDGETS=off.
 
-        In a frame that holds the whole page: it needs no kernel, survives in exported pages, and
-        may not touch the notebook around it.
+        In a frame that holds the whole page: it needs no kernel and may not touch the notebook
+        around it. A stored notebook keeps the picture alone.
         """
-        if not widgets_on():
+        if widgets_on():
+            show_live(Frame(self), html=self.still.figure(), plain=[self.lead, self.still.words])
+        else:
             show(self.still)
-            return
+
+
+class Frame(Live):
+    """A page within a notebook."""
+
+    def __init__(self, page: Page) -> None:
+        """Put the whole page into a frame."""
         frame = (
-            f"<iframe srcdoc='{html.escape(self.html(), quote=True)}' sandbox='allow-scripts' "
-            f"title='{html.escape(self.title, quote=True)}' loading='lazy' "
+            f"<iframe srcdoc='{html.escape(page.html(), quote=True)}' sandbox='allow-scripts' "
+            f"title='{html.escape(page.title, quote=True)}' "
             "style='width:100%;height:56em;border:0'></iframe>"
         )
-        display({"text/html": frame, "text/plain": self.lead}, raw=True)
+        self.panel = w.VBox([w.HTML(frame, layout={"width": "100%"})])
 
 
 def script() -> str:
@@ -309,43 +319,48 @@ def captions_page(*, folder: Path = MODELS) -> Page | None:
     The newest of ``replaced``, else that of ``attentionless``; its vocabulary is learnt from the
     captions, which never come with the workbook.
     """
-    here = (load_replaced(file) for file in folder.glob("*/teacher.safetensors"))
-    named = [(model, str(facts.get("experiment", ""))) for model, facts in here]
+    here = {file: load_translator(file) for file in folder.glob("*/teacher.safetensors")}
+    named = [(m, str(facts.get("experiment", "")), file) for file, (m, facts) in here.items()]
     found = [each for each in named if each[1].endswith("multi30k/de-en")]
-    for model, experiment in sorted(found, key=lambda each: not each[1].startswith("replaced")):
+    for model, experiment, file in sorted(found, key=lambda each: "replaced" not in each[1]):
         n_pieces = model.config.source_vocab_size - N_SPECIAL
         try:
             data = prepare_pairs("multi30k/de-en", vocab_size=n_pieces,
                                  max_len=model.config.max_len, n_train_pairs=0)  # fmt: skip
         except AttnlabError:
             return None
-        return _captions_page(model, data.vocabulary, experiment)
+        students = file.with_name("all-linear-students.safetensors")
+        taught = {"taught": load_students(students)[0]} if students.exists() else {}
+        return _captions_page(model, data.vocabulary, experiment, taught)
     return None
 
 
-def _captions_page(model: Translator, vocabulary: Any, experiment: str) -> Page:
-    arms = {arm: put for arm, put in RECORDED.items() if set(put.values()) <= {"average"}}
+def _captions_page(
+    model: Translator, vocabulary: Any, experiment: str, taught: Mapping[str, Any]
+) -> Page:
+    arms = {arm: put for arm, put in RECORDED.items() if set(put.values()) <= {"average", "taught"}}
     rows = recorded(experiment, arms, words="the captions of the test", model=model)
-    everywhere = {"attention": "Attention everywhere", "linear": "All linear"}
+    everywhere = {"attention": "Attention everywhere", "linear": "All linear, untaught"}
+    everywhere |= {"taught": "All linear, taught"} if taught else {}
     bundle = {
-        **translator_bundle(model), "panel": "take out",
+        **translator_bundle(model, taught=taught), "panel": "take out",
         "words": byte_pairs(vocabulary.tokenizer, first=N_SPECIAL),
         "first": {"sentence": CAPTION, "label": "A German caption"},
         "labels": {"all": LABELS["all"]}, "recorded": rows, "held_out": [],
         "everywhere": {**everywhere, "average": "All averages"},
     }  # fmt: skip
     whole = _written(model, vocabulary.encode(CAPTION).tolist(), vocabulary.decode)
-    kept = (
-        "with stand-ins, as it was trained" if students_in(model) else "with attention everywhere"
-    )
     return Page(
         name="take-attention-out-of-captions",
         title="Take attention out of a translator of captions",
         lead="A translator of image captions, German to English, with a switch at each place.",
-        first=f"<p><b>{html.escape(CAPTION)}</b> becomes, {kept}, <b>{html.escape(whole)}</b>.</p>",
+        first=f"<p><b>{html.escape(CAPTION)}</b> becomes, with attention everywhere, "
+        f"<b>{html.escape(whole)}</b>.</p>",
         words=(
-            "Linear attention has attention's own queries and keys and has learnt nothing; the "
-            "average has attention's values. What stand-ins reach that learnt is in notebook 13.",
+            "Linear attention, untaught, has attention's own queries and keys and has learnt "
+            "nothing; taught, it learnt what attention gave and then to translate, in a body that "
+            "stayed as it was, with a softmax over the nearest 4 words of its own sentence. The "
+            "average has attention's values. More of it is in notebook 13.",
             "Words are written one by one, the likeliest each time; the recorded BLEU is of a "
             "search among several beginnings. No caption of the corpus is in this page.",
         ),

@@ -21,7 +21,7 @@
 # find out on a hundred children's books when the Extractor wins, look inside a channel mixer,
 # and make the models write.
 #
-# **Minutes:** 86. **Prerequisites:** notebooks 01 to 03: the floor $h$, the staircase $h_k$,
+# **Minutes:** 87. **Prerequisites:** notebooks 01 to 03: the floor $h$, the staircase $h_k$,
 # attention, and the Extractor.
 #
 # Previous: [03 Extractor](03_extractor.ipynb). Next:
@@ -44,7 +44,7 @@ from attnlab.chapters.language_models import checks, live, pictures
 from attnlab.runmode import banner, is_fast
 from attnlab.show import show
 
-banner(minutes=86)
+banner(minutes=87)
 
 # %% [markdown]
 # ## 1  One model with a hole in it   *(4 min)*
@@ -644,7 +644,7 @@ for entry in glossary:
 # among keys, and how much of the table lies in the channel mixer depends on the token mixer in front.
 
 # %% [markdown]
-# ## 7  From chances to text   *(16 min)*
+# ## 7  From chances to text   *(17 min)*
 #
 # A model gives chances; something must choose. Three dials change the chances before the draw:
 #
@@ -698,6 +698,10 @@ checks.check_top_p(top_p_filter)
 #
 # **Play, then answer.** Then type a beginning of your own: every mixer goes on from it with the same
 # random numbers. Turn the temperature to 0.1: why do some texts begin to repeat themselves?
+#
+# Last, models that trained longer (study `mixers`), run by the page itself. A bar is a word's surprise, a tick that of
+# the true source; move along with the arrow keys. **What does the Extractor take of a name ten words back, and
+# what attention?**
 
 # %% tags=["widget", "nbval-ignore-output"]
 writers, opening = live.source_writers(models, source=source), "Nora was a kind girl."
@@ -726,10 +730,15 @@ playground = play(
     **playground_dials(prompt=beginnings[0], mixers=labels),
 )
 
+from attnlab.web import write_a_tale
+
+write_a_tale()
+
 # %% [markdown]
 # <details><summary>Answer</summary>
 # At low temperature the likeliest token wins nearly always. If a context comes back, the same choice
-# follows, and the text runs in a circle.
+# follows, and the text runs in a circle. The Extractor takes as much of any word ten back, a name or not: its weights know
+# distances alone.
 # </details>
 #
 # **Takeaway.** Text at one seed is an anecdote; the loss is the measurement. Where the source is

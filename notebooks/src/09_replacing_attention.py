@@ -21,7 +21,7 @@
 # out what a published "cannot be replaced" is worth. One of the nets will turn out to have read the
 # answer.
 #
-# **Minutes:** 82. **Prerequisites:** notebook 07, sections 2, 3 and 8; what a student net is
+# **Minutes:** 74. **Prerequisites:** notebook 07, sections 2, 3 and 8; what a student net is
 # (notebook 08).
 #
 # Previous: [08 Distillation](08_distillation.ipynb). Next: [10 Other mixers](10_other_mixers.ipynb).
@@ -33,16 +33,16 @@
 # - compute the share of a score that counts as kept,
 # - find, by an exact test, a net that reads the words it is asked to predict,
 # - explain why such a net predicts well and writes badly, and derive two cures,
-# - judge from records, by seeds and controls, what such nets keep and whether they need a teacher.
+# - compute what six nets reach that learnt together, beside the same nets without a teacher.
 
 # %% tags=["setup"]
 import torch
 
-from attnlab.chapters.replacing_attention import checks, live, pictures, records
+from attnlab.chapters.replacing_attention import checks, live, pictures
 from attnlab.runmode import banner, is_fast
 from attnlab.show import show
 
-banner(minutes=82)
+banner(minutes=74)
 
 # %% [markdown]
 # ## 1  The rules of the game   *(7 min)*
@@ -72,7 +72,6 @@ banner(minutes=82)
 from torch import nn
 
 from attnlab.distillation import substitute
-from attnlab.show import wrapped
 from attnlab.sources import translation_source
 from attnlab.training import collate_pairs
 
@@ -689,97 +688,15 @@ assert bleus["cut net"] > bleus["published net"] + 5, "the cut alone lifts what 
 # equal size, steps and data.
 
 # %% [markdown]
-# ## 6  The records: each site, and all together   *(4 min)*
+# ## 6  A lesson in common   *(7 min)*
 #
-# One live run is an anecdote. The study `attentionless` repeats it with the longer sentences of notebook 07,
-# 16,000 lessons, and for each seed a teacher of its own. The picture: each site alone, every control beside
-# the nets. Circles and triangles as above; several of them in a row are seeds. The tables: the nets of each
-# site; the case of section 4, in pairs of rows with the same net that differ in the lessons alone; and
-# several sites at once.
-
-# %% tags=["nbval-ignore-output"]
-from IPython.display import Markdown, display
-
-leak = {
-    "cross/paper/m": "Published net, M",
-    "cross/truncated/m": "Cut net, M",
-    "cross/paper/l": "Published net, L",
-    "cross/truncated/l": "Cut net, L",
-    "cross/prefix/l": "Every prefix, L",
-    "cross/per_query/l": "Net per query, L",
-}
-several = {
-    "self/alr/m": "Both self sites (M)",
-    "self/alr/m/tuned": "Both self sites, tuned",
-    "all/truncated/l": "All sites, cut net at cross",
-    "all/truncated/l/tuned": "All sites, cut net, tuned",
-    "all/per_query/l": "All sites, net per query at cross",
-    "all/per_query/l/tuned": "All sites, net per query, tuned",
-    "all/low_rank/l": "All sites, linear attention at cross",
-    "all/low_rank/l/tuned": "All sites, linear attention, tuned",
-}
-recorded = records.recorded(records.TOY)
-sites = pictures.scores(records.choose(recorded, records.SITE_ROWS))
-best = f"Best controls: {records.best_controls(recorded)}."
-show(sites.saying(f"Each site alone, all layers, by seed. {best}"))
-tables = {"Nets": records.NET_ROWS, "The leak": leak, "Several sites": several}
-for title, rows in tables.items():
-    display(Markdown(f"**{title}**\n\n{records.ranges_markdown(recorded, rows)}"))
-
-# %% [markdown]
-# **How to read them.** First a site's best control, then the net, then the teacher; eq. (9.2) is the last
-# column. A difference whose range crosses zero decides nothing.
+# With the leak closed, what still separates a net from the look-up? Perhaps the **lesson**: squared error treats
+# all directions of $h_t$ alike, and a translation does not. So *tune* the nets in their places, on
+# translations, all else frozen. (Size, depth, a product, one learned head: each has its arm in the records,
+# [notebook 14](14_what_we_found.ipynb), section 4.)
 #
-# **Check yourself.** Which finding would you expect to change first with other languages?
-#
-# <details><summary>Answer</summary>
-#
-# What the self sites are worth: how much an encoder must look up depends on the language, and on what the
-# teacher happens to do elsewhere (notebook 07, section 5). The leak will stay: it is a property of
-# what the net reads, whatever the language.
-#
-# </details>
-#
-# **Takeaway.** Controls first, then seeds, then the claim; the tables carry ranges, and where nothing is
-# recorded they say so.
-
-# %% [markdown]
-# ## 7  What is left   *(8 min)*
-#
-# With the leak closed, what still separates a net from the look-up? Suspects, each with its arm: **size**
-# (M, L, XL: a net must compare the query with every slot, and has no product for it); **depth**; **a
-# product** (a gate, as the Extractor's adjustment); **a little attention** (one learned head); **the
-# lesson** (squared error treats all directions of $h_t$ alike, so *tune* the net on the translations, all
-# else frozen); **other mixers** (linear attention; an Extractor).
-#
-# The lesson can be tried here. Nets at **all six places**, each fitted to a teacher whose other look-ups
-# worked, make errors that meet. Let them learn on together, from translations, for 120 steps.
-# **Predict:** BLEU?
-
-# %% tags=["nbval-ignore-output"]
-base = "cross/per_query/l"
-left = {
-    "cross/per_query/m": "Net per query, M",
-    base: "Net per query, L",
-    "cross/per_query/xl": "... wider: XL",
-    f"{base}/depth_2": "... two hidden layers",
-    f"{base}/depth_3": "... three hidden layers",
-    f"{base}/gate": "... query gate",
-    f"{base}/learned_head": "... one learned head",
-    f"{base}/tuned": "... tuned after the swap",
-    "cross/truncated/l": "Cut net, L",
-    "cross/truncated/l/tuned": "... tuned after the swap (cut)",
-    "cross/low_rank/l": "Linear attention, L",
-    "cross/low_rank/l/tuned": "... tuned after the swap (linear)",
-    "cross/extractor/m": "Extractor",
-}
-show(pictures.scores(records.choose(recorded, left)), lead="Cross site, causal stand-ins. ")
-display(Markdown(records.ranges_markdown(recorded, left)))
-for change in ("depth_2", "depth_3", "gate", "learned_head", "tuned"):
-    print(wrapped(records.compare(recorded, f"{base}/{change}", base, names=(change, "plain L"))))
-print(wrapped(records.compare(recorded, "cross/per_query/xl", base, names=("XL", "L"))))
-cut, names = "cross/truncated/l", ("Cut net, tuned", "not tuned")
-print(wrapped(records.compare(recorded, f"{cut}/tuned", cut, names=names)))
+# Nets at **all six places**, each fitted to a teacher whose other look-ups worked, make errors that meet. Let
+# them learn on together for 120 steps. **Predict:** BLEU?
 
 # %% tags=["nbval-ignore-output"]
 import copy
@@ -813,11 +730,9 @@ assert together.bleu > max(alone.bleu, raw.bleu) + 5, "both lessons count"
 assert bench.score_now() == whole, "the teacher has not moved"
 
 # %% [markdown]
-# In the recorded picture all nets had the same steps and rate: a row shows what a kind of net does *with this
-# budget*. A larger or deeper net that ends lower may need more.
-#
-# In the live table the control belongs to it: the same nets *without* the first lesson get nowhere near in
-# 120 steps. So both lessons count: what the teacher's look-ups did, and what the translation needs of it.
+# The control belongs to it: the same nets *without* the first lesson get nowhere near in 120 steps. So both
+# lessons count: what the teacher's look-ups did, and what the translation needs of it. Whether a teacher is
+# needed at all is a question of how many sentences there are: notebook 14, section 4.
 #
 # Numbers hide what goes wrong. **Play, then answer:** type a sentence of the source language. What does the published net
 # get right, what not? Where do errors begin: at the first word, in the middle, at the end?
@@ -861,57 +776,19 @@ compare = play(
 # copy every direction of $h_t$ is harder than to give what the translation needs.
 
 # %% [markdown]
-# ## 8  Is the teacher needed?   *(3 min)*
-#
-# The study says that distillation is necessary: nets trained from scratch fail. Take both apart. **From
-# scratch**: a new body, new nets, trained as the teacher was; also with a *quiet start* (a new sublayer
-# adds nothing at first), longer, slower. **New nets in the teacher's body**, tuned there. **Distilled**:
-# taught by its activations; then the nets *tuned*, or everything. And all of it twice: with many pairs of
-# sentences, and with few.
-#
-# **Predict.** Where does *from scratch* lose: with many pairs, with few, always?
-
-# %% tags=["nbval-ignore-output"]
-from attnlab.show import ranged
-from attnlab.studies.arms import arm_words
-
-points, teachers = records.ways_points()
-show(pictures.ways(points, teachers=teachers))
-for name in (records.TOY, records.SMALL):
-    runs, names = records.recorded(name), ("Distilled, tuned,", "from scratch")
-    print(name)
-    for variant in records.TAUGHT:
-        share = 100 * runs[runs["variant"] == f"{variant}/scratch"]["share"]
-        print(f"{arm_words(variant)}, from scratch: {ranged(share, '%')} of attention's BLEU.")
-        tuned, scratch = f"{variant}/tuned", f"{variant}/scratch"
-        print(wrapped(f"  {records.compare(runs, tuned, scratch, names=names)}"))
-    print(wrapped(records.trained_on(runs)))
-
-# %% [markdown]
-# **What we see.** With many pairs, nets from scratch end where attention does, or a little below.
-# With few, they lose, and the distilled and tuned ones lose less or nothing. New nets in the teacher's body,
-# tuned alone, end lowest; they also had the fewest steps.
-#
-# The doubt: budgets differ; a row is a recipe, not only a principle. Where tuned stand-ins end *above* their
-# teacher, more lessons may have done it: the teacher trained on as long gains as well (last line).
-#
-# **Takeaway.** On the toy, distillation is not necessary, it is *economical*: it replaces sentences. Whether nets can
-# learn alone is first a question about data.
-
-# %% [markdown]
-# ## 9  What may be concluded   *(4 min)*
+# ## 7  What may be concluded   *(4 min)*
 #
 # | claim | here, on the toy | doubt |
 # |---|---|---|
-# | self-attention can be replaced | yes, far above any control: sections 3, 6 | what a control keeps changes with the language; one teacher size |
-# | cross-attention cannot be | it can: part of the loss was a leak, most of the rest went with tuning: sections 4 to 7 | easy languages; the study's own nets and texts were not run |
-# | distillation is necessary | not with many sentences; with few it pays: section 8 | budgets differ |
+# | self-attention can be replaced | yes, far above any control: section 3 | what a control keeps changes with the language; one teacher size |
+# | cross-attention cannot be | it can: part of the loss was a leak, most of the rest went with tuning: sections 4 to 6 | easy languages; the study's own nets and texts were not run |
 #
-# The leak is not the toy's and not ours: the released layout has it.
+# The leak is not the toy's and not ours: the released layout has it. One live run is an anecdote; the same arms
+# by seeds, with longer sentences, and the third claim, that distillation is necessary, stand in
+# [notebook 14](14_what_we_found.ipynb), section 4.
 #
 # A toy can show *why* a net fails. What a stand-in is worth on real sentences, with a good teacher, and what
-# it costs, is the subject of [notebook 13](13_attention_after_training.ipynb); every claim by one rule stands in
-# [notebook 14](14_what_we_found.ipynb), section 4.
+# it costs, is the subject of [notebook 13](13_attention_after_training.ipynb).
 #
 # **Takeaway.** "Cannot be replaced" was measured with a net that is trained on one input and used on
 # another. The honest statement is narrower: *this net, taught this way, could not*.
@@ -926,12 +803,12 @@ quiz = show_quiz("replacing_attention")
 #
 # - You **decided** what a swap is worth by controls: zero, mean, uniform, Gaussian, random, at each site
 #   (picture in section 3); the perfect student changed none of 300 translations.
-# - You **computed** the kept share: 99 % of BLEU can be $\kappa = 0.67$, and 84 % can be 0.79.
+# - You **computed** the kept share (99 % of BLEU can be $\kappa = 0.67$), and what six nets reach after a lesson in
+#   common (section 6).
 # - You **found** the leak by an exact test: one edit moved every earlier output of the published net, and
 #   none of the others.
 # - You **explained** it by a blindfold, eq. (9.4): the same weights, and the good predictions gone; and
 #   **derived** two cures, eqs. (9.5) and (9.6). The released layout, written out, leaks alike.
-# - You **judged** from records: sites (section 6), what helps (section 7), and the teacher (section 8).
 
 # %% [markdown]
 # ## What we did not show

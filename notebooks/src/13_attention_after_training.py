@@ -571,9 +571,9 @@ explore(draw_switches, presets=presets, **pictures.SWITCH_DIALS)
 #
 # </details>
 #
-# Last, the sentence itself. Type one in the toy language (the words of notebook 07), or, where the weights of captions
+# Last, the sentence. Type one in the toy language (the words of notebook 07), or, where the weights of captions
 # and their vocabulary are on this machine, a German one. **Which word goes wrong first** when a site is
-# switched?
+# switched? Below it the game needs no kernel.
 #
 # **Takeaway.** A number says how much is lost; a sentence says what: an ending, a word, or the thread.
 
@@ -592,6 +592,10 @@ play(
     sentence=("Sentence", live.USUAL, "In the toy language, or German where captions are here"),
     **pictures.SWITCH_DIALS,
 )
+
+from attnlab.web import take_attention_out
+
+take_attention_out()
 
 # %% [markdown]
 # ## 8  What may be concluded   *(3 min)*

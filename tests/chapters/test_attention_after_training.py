@@ -1,6 +1,5 @@
 """Notebook 13: heads and their stand-ins, what records are drawn as, switches that go back."""
 
-import copy
 from functools import cache
 from types import SimpleNamespace
 
@@ -13,7 +12,7 @@ from small_teacher import teacher_for
 
 from attnlab.chapters.attention_after_training import checks, live, pictures, records
 from attnlab.distillation import SITES, StudentSpec, build_students, capture, substitute
-from attnlab.distillation.surgery import save_replaced
+from attnlab.distillation.surgery import save_students
 from attnlab.show import picture
 from attnlab.sources import translation_source
 from attnlab.studies.arms import TEACHER, arm_columns
@@ -237,23 +236,22 @@ def test_captions_that_are_not_here_are_none(tmp_path):
     assert live.captions_here(tmp_path) is None
 
 
-def test_captions_are_translated_by_the_translator_that_was_trained_with_these_switches(
-    tmp_path, monkeypatch
-):
-    facts, teacher = {"experiment": records.CAPTIONS}, copy.deepcopy(toy().teacher)
+def test_captions_are_translated_with_a_switch_at_each_site(tmp_path, monkeypatch):
+    facts, teacher = {"experiment": records.CAPTIONS}, toy().teacher
     (tmp_path / "here").mkdir()
     save_model(tmp_path / "here" / "teacher.safetensors", model=teacher, **facts)
     students = stand_ins(teacher, window=4)
-    substitute(teacher, students)
-    file = tmp_path / "here" / "all-linear.safetensors"
-    save_replaced(file, model=teacher, students=students, variant=BASE, **facts)
+    file = tmp_path / "here" / "all-linear-students.safetensors"
+    save_students(file, students=students, variant="all/linear/students", **facts)
     monkeypatch.setattr(live, "prepare_pairs", lambda *_, **__: SimpleNamespace(vocabulary=SOURCE))
     here = live.captions_here(tmp_path)
-    put = {"encoder_self": "window", "decoder_self": "window", "cross": "linear"}
+    put = {"encoder_self": "window", "decoder_self": "attention", "cross": "linear"}
     assert here.translate(live.USUAL) == toy().translate(live.USUAL)
-    (written,) = translate_all(teacher, [SOURCE.encode(live.USUAL)], max_len=23)
+    chosen = {place: one for place, one in students.items() if place[0] != "decoder_self"}
+    with substitute(teacher, chosen):
+        (written,) = translate_all(teacher, [SOURCE.encode(live.USUAL)], max_len=23)
     assert here.translate(live.USUAL, **put) == SOURCE.decode(written)
-    assert "no translator with these switches" in here.translate("a", cross="linear")
+    assert here.translate("a", encoder_self="linear").startswith("(nothing called linear for")
     play = live.Playground(toy(), captions=lambda: here)
     assert play.say(sentence="ein Hund", **put).startswith("Translator of captions; encoder self")
     assert play.say(sentence=live.USUAL, **put).startswith("Translator of the toy;")

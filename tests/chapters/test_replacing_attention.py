@@ -1,6 +1,5 @@
-"""Chapter 09: swaps and what they are worth, the leak, and what the records say."""
+"""Chapter 09: swaps and what they are worth, and the leak."""
 
-import json
 from functools import cache
 from pathlib import Path
 
@@ -13,11 +12,10 @@ from chapter_tests import ChapterTests
 from hypothesis import given
 from hypothesis import strategies as st
 
-from attnlab.chapters.replacing_attention import checks, live, pictures, records
+from attnlab.chapters.replacing_attention import checks, live, pictures
 from attnlab.distillation import StudentSpec, build_students, capture
 from attnlab.errors import UnknownNameError
 from attnlab.sources import translation_source
-from attnlab.studies.arms import ARMS, WAYS
 from attnlab.teach import CheckFailed
 from attnlab.training import collate_pairs
 
@@ -32,8 +30,6 @@ NETS = {
 WORTH = {"bleu": 40.0, "accuracy": 0.8, "exact_match": 0.25, "loss_nats": 0.75}
 WHOLE = {"bleu": 98.0, "accuracy": 0.99, "exact_match": 0.9, "loss_nats": 0.02}
 SCORES = pd.DataFrame({"label": ["a", "a", "b"], "accuracy": [0.5, 0.6, 0.9], "bleu": [10, 20, 80]})
-EMPTY = {"curve": {}, "seconds": 1.0, "command": "", "environment": {}, "finished_at": ""}
-QUERY = "cross/per_query/l"
 
 
 @cache
@@ -70,12 +66,6 @@ def controls():
     return pictures.controls(pd.DataFrame(rows[:3] + rows[4:]), teacher_bleu=95.0)
 
 
-def ways():
-    row = {"data": "few", "arm": "nets", "look": "alr", "fill": "none"}
-    rows = [row | {"way": way, "bleu": b} for way, b in (("From scratch", 45), ("Distilled", 70))]
-    return pictures.ways(pd.DataFrame(rows), teachers={"many": 99.0, "few": 90.0})
-
-
 class TestChapter(ChapterTests):
     SLUG = "replacing_attention"
     PICTURES = {  # noqa: RUF012
@@ -99,11 +89,6 @@ class TestChapter(ChapterTests):
             "Net. Of 3 pairs in which the edited position is later than the output, 3 move; the "
             "largest such change is 1.000",
         ),
-        "ways": (
-            ways, "many (attention 99.0): not recorded yet. few (attention 90.0): nets: from "
-            "scratch 45.0, distilled 70.0.",
-        ),
-        "replacing_scratch": (pictures.replacing_scratch, "Toy languages. BLEU by way of"),
     }  # fmt: skip
     PANELS = {  # noqa: RUF012
         "translations": lambda: (
@@ -295,9 +280,6 @@ def test_carets_stand_under_wrong_words():
     assert live.carets("una una", "una") == "\n    ^^^"
 
 
-# Records -----------------------------------------------------------------------------------------
-
-
 def test_a_stand_in_that_is_built_later_is_offered_by_the_board(bench):
     board = live.SubstitutionBoard(bench)
     sites = [layer.self_attention for layer in bench.teacher.encoder]
@@ -307,76 +289,3 @@ def test_a_stand_in_that_is_built_later_is_offered_by_the_board(bench):
     board.place.value = "encoder self, all layers"
     assert "neighbours" in [value for _, value in board.stand_in.options]
     assert bench.score_each("encoder_self", ["neighbours"])[0]["bleu"] >= 0
-
-
-@pytest.fixture
-def runs(tmp_path, monkeypatch):
-    """Return a function that adds a record to an empty folder, where readers look."""
-    monkeypatch.setattr("attnlab.records.RUNS", tmp_path)
-
-    def add(variant, *, seed=0, bleu=50.0, experiment=records.TOY, config=(), details=(), **more):
-        weights = {"n_weights": 1000} if variant == "teacher" else {
-            "n_stand_in_weights": 4100, "n_replaced_weights": 100}  # fmt: skip
-        metrics = {"bleu": bleu, "bleu_low": bleu - 2, "bleu_high": bleu + 2, "test_accuracy": 0.8}
-        line = {"experiment": experiment, "variant": variant, "seed": seed, "config": dict(config),
-                "metrics": metrics | weights | more, "commit": "abc", **EMPTY,
-                "details": {"bleu": {"n_sentences": 500}, **dict(details)}}  # fmt: skip
-        with (tmp_path / f"{experiment.split('/')[0]}.jsonl").open("a") as file:
-            file.write(json.dumps(line) + "\n")
-
-    return add
-
-
-def test_all_rows_are_arms_of_the_study():
-    assert {*records.SITE_ROWS, *records.TAUGHT} <= set(ARMS)
-    assert set(records.WAYS) == set(WAYS) - {"best_lr"}
-    assert not any("mean" in variant for variant in records.NET_ROWS)
-
-
-def test_kept_is_measured_from_the_best_control_of_the_site_and_seed(runs):
-    runs("teacher", bleu=0.0)
-    runs("teacher", bleu=90.0)  # made again
-    runs("teacher", bleu=0.0, experiment="attentionless/paper/toy")
-    for variant, bleu in (("cross/mean", 10), ("cross/uniform", 50), ("cross/gaussian/tuned", 85),
-                          ("cross/paper/l", 70), ("self/alr/m", 81)):  # fmt: skip
-        runs(variant, bleu=bleu)
-    runs("cross/paper/l", seed=1, bleu=70.0)
-    table = records.recorded()
-    assert records.best_controls(table) == "cross: uniform, mean BLEU 50.0"
-    found = table.set_index(["variant", "seed"])[["kept", "share"]]
-    assert found.loc[("cross/paper/l", 0), "kept"] == pytest.approx(0.5)
-    assert found.loc[("cross/paper/l", 1)].isna().all()
-    assert found.loc[("self/alr/m", 0)].fillna(0).tolist() == [0, 0.9]
-    words = records.ranges_markdown(table, {"self/alr/m": "Both", "all/alr/m": "All"})
-    assert "| Both | 4,100 | 80.0% | 81.0 |" in words
-    assert "eq. (9.2)" not in words  # no control, so no kept share
-    assert "One seed; 500 of 500 test sentences" in words
-    assert "Not recorded yet: All." in words.partition("<details>")[0]
-
-
-def test_ranges_and_comparisons_go_seed_by_seed(runs):
-    for seed in (0, 1, 2):
-        runs("cross/paper/l", seed=seed, bleu=20.0 + seed)
-        runs("cross/truncated/l", seed=seed, bleu=60.0 - seed, test_accuracy=0.7)
-    runs("cross/truncated/l", seed=3)
-    table, names = records.recorded(), ("Cut", "published")
-    words = records.ranges_markdown(table, {"cross/paper/l": "Published", QUERY: "Query"})
-    assert "| Published | 4,100 | 80.0% | 20.0 to 22.0 |" in words
-    assert "Ranges over 3 seeds, each with a teacher of its own; 500 of 500 test sentences" in words
-    said = records.compare(table, "cross/truncated/l", "cross/paper/l", names=names)
-    want = "BLEU +36.0 to +40.0, next token right -10.0 points."
-    assert said == f"Cut against published, seed by seed (3): {want}"
-    assert records.trained_on(table).endswith("against as it was: not recorded yet.")
-
-
-def test_ways_are_told_for_many_and_few_pairs(runs):
-    for experiment, n, bleu in ((records.TOY, 16_000, 99), (records.SMALL, 1500, 90)):
-        runs("teacher", experiment=experiment, bleu=bleu, details={"data": {"train": n}})
-        for ending in ("tuned", "scratch"):
-            runs(f"all/per_query/l/{ending}", bleu=bleu / 2, experiment=experiment)
-    points, teachers = records.ways_points()
-    assert teachers == {"16,000 pairs to learn from": 99, "1,500 pairs to learn from": 90}
-    one = pictures.ways(points, teachers=teachers)
-    rows = [tick.get_text() for tick in one.ax.get_yticklabels()]
-    assert rows == ["From scratch", "Distilled, nets tuned"]
-    assert "from scratch 49.5, distilled, nets tuned 49.5. 1,500" in one.words

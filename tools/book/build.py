@@ -26,7 +26,7 @@ from markdown_it import MarkdownIt
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tools")]
 
-from book import check, states  # noqa: E402
+from book import check, states, terms  # noqa: E402
 
 from attnlab.claims import digest, ledger, ledger_markdown  # noqa: E402
 from attnlab.markdown import markdown_table  # noqa: E402
@@ -39,6 +39,7 @@ EXERCISE = re.compile(r"\*\*((?:Exercise|Build) [\d.]+)\*\*")
 PATH = r"(?!https?:)[^)#\s]*[./][^)#\s]*|LICENSE"
 LINK = re.compile(rf"(?<!!)\[([^\]]*)\]\((?:\.\./)*({PATH})(#[^)\s]*)?\)")
 MATHJAX = "static/mathjax/tex-svg.js"
+RUNS_HERE = re.compile(r"^(write_a_tale|take_attention_out)\(\)", re.MULTILINE)
 STAYS = "In the notebook, which the buttons above open, a live panel stands here."
 LAYERS = ("ground", "show", "corpora", "sources", "mixers", "teach", "models", "training",
           "analysis", "distillation", "tasks", "studies", "claims", "web")  # fmt: skip
@@ -103,6 +104,17 @@ def panel_html(panel: dict[str, Any] | None, stills: str) -> str:
     return f"<div class='attnlab-live'>{kept}{script}</div>"
 
 
+def framed(call: str, stills: str) -> str:
+    """Return the page that a cell shows, which runs without a kernel, with its still in a fold."""
+    name = call.replace("_", "-")
+    live = f"<p><em>{LIVE}</em></p>"
+    return (
+        f"<iframe src='../_static/live/{name}.html' title='{name}' loading='lazy' "
+        "style='width:100%;height:64em;border:0'></iframe>"
+        f"<details><summary>As a picture</summary>{stills.replace(live, '')}</details>"
+    )
+
+
 def put_outputs(cell: Any, panels: Sequence[Any], pictures: Path, stems: Sequence[str]) -> None:
     """Give the outputs of a cell the form of a page."""
     for place, output in enumerate(cell.outputs):
@@ -110,7 +122,11 @@ def put_outputs(cell: Any, panels: Sequence[Any], pictures: Path, stems: Sequenc
         data |= {form: linked(data[form], stems) for form in data if form == "text/markdown"}
         panel = panels[place] if place < len(panels) else None
         if "text/html" in data:
-            data["text/html"] = on_page(panel_html(panel, data["text/html"]), pictures)
+            runs = RUNS_HERE.search(cell.source)
+            shown = (
+                framed(runs[1], data["text/html"]) if runs else panel_html(panel, data["text/html"])
+            )
+            data["text/html"] = on_page(shown, pictures)
         elif LIVE in data.get("text/markdown", ""):
             text = data["text/markdown"].replace(f"\n\n*{LIVE}*", "")
             if panel is not None:
@@ -143,6 +159,11 @@ def pages_of(
             tags = cell.metadata.setdefault("tags", [])
             cell.metadata["tags"] = [*tags, "hide-input"] if "setup" in tags else tags
         cells.append(cell)
+    words = [cell for cell in cells if cell.cell_type == "markdown"]
+    known = terms.terms_of((HERE / "glossary.md").read_text("utf-8"))
+    texts = terms.link_first_uses((cell.source for cell in words), known)
+    for cell, text in zip(words, texts, strict=True):
+        cell.source = text
     head, _, rest = cells[0].source.partition("\n")
     cells[0].source = f"{head}\n\n{buttons(stem)}\n{rest}"
     notebook.cells = cells
@@ -251,8 +272,9 @@ def write_other_pages(
         names = [f"attnlab.{name}" for name in MODULES.get(layer, (layer,))]
         parts = [f"```{{eval-rst}}\n.. automodule:: {name}\n   :members:\n```" for name in names]
         pages[f"api/{layer}"] = "\n\n".join([f"# {layer.capitalize()}", *parts])
-    extra = [name for name in ("teaching", "glossary") if (HERE / f"{name}.md").exists()]
+    extra = ["teaching", "glossary"]
     pages |= {name: linked((HERE / f"{name}.md").read_text("utf-8"), stems) for name in extra}
+    pages["glossary"] = terms.with_places(pages["glossary"])
     if interface:
         pages["live"] = live_page(source / "_own" / "live")
         extra.append("live")

@@ -15,16 +15,15 @@ from torch import Tensor, nn
 from attnlab.chapters.attention_after_training import pictures, records
 from attnlab.distillation import SITES, Student, find_site, substitute
 from attnlab.distillation.capture import Captured
-from attnlab.distillation.surgery import load_replaced
+from attnlab.distillation.surgery import load_students
 from attnlab.errors import AttnlabError
 from attnlab.mixers.linear_attention import FEATURE_MAPS
 from attnlab.models import Translator
 from attnlab.paths import MODELS
 from attnlab.show import Picture
 from attnlab.show.words import read_words
-from attnlab.sources import TranslationSource
 from attnlab.tasks import prepare_pairs
-from attnlab.training import evaluate_translation, translate_all
+from attnlab.training import evaluate_translation, load_translator, translate_all
 from attnlab.training.batches import Pairs
 
 Key = tuple[str, int]  # a site and a layer, counted from 0
@@ -163,13 +162,13 @@ class Switches:
 
     Args:
         stand_ins: Modules by name, then by ``(site, layer)``; ``attention`` needs none.
-        vocabulary: The toy languages.
+        vocabulary: The toy languages; of captions, their pieces.
         test: Pairs that BLEU is measured on.
     """
 
     teacher: Translator
     stand_ins: Mapping[str, Mapping[Key, nn.Module]]
-    vocabulary: TranslationSource
+    vocabulary: Any
     test: Pairs
     scores: dict[tuple[tuple[str, str], ...], float] = field(default_factory=dict)
 
@@ -215,51 +214,44 @@ def draw_switches(toy: Switches, runs: pd.DataFrame, **switches: str) -> Picture
     return pictures.switches(here=here, runs=runs, **switches)
 
 
-@dataclass(frozen=True)
-class Captions:
-    """Translators of captions as they were trained, by what stands at their sites."""
-
-    models: Mapping[tuple[str, ...], Translator]  # by stand-ins at ``records.SWITCHED``
-    vocabulary: Any
+class Captions(Switches):
+    """The translator of captions; its stand-ins learnt while its body stayed as it was."""
 
     def read(self, sentence: str) -> tuple[str, str]:
         """Return a sentence; its pieces spell any word."""
         return sentence, ""
 
     def translate(self, text: str, **switches: str) -> str:
-        """Return a sentence as it is written with these switches, if they were trained."""
-        model = self.models.get(tuple(switches.get(site, "attention") for site in SITES))
-        if model is None:
-            return "(no translator with these switches came with the workbook)"
-        longest = model.config.max_len - 1
-        (written,) = translate_all(model, [self.vocabulary.encode(text)[:longest]], max_len=longest)
-        return self.vocabulary.decode(written)
+        """Return a sentence as it is written with these switches, if they came along."""
+        for site, name in switches.items():
+            if name != "attention" and (site, 0) not in self.stand_ins.get(name, ()):
+                return f"(nothing called {name} for {site} came with the workbook)"
+        return super().translate(text, **switches)
 
 
 @cache
 def captions_here(folder: Path = MODELS) -> Captions | None:
-    """Return the translators of captions; None where weights or vocabulary are not here.
+    """Return the translator of captions; None where weights or vocabulary are not here.
 
     Weights lie in a folder with a teacher of the study; the vocabulary is learnt from the
     captions, which never come with the workbook.
     """
-    for place in sorted(each for each in folder.iterdir() if each.is_dir()):
+    for file in sorted(folder.glob(f"*/{records.TEACHER}.safetensors")):
         try:
-            found = [load_replaced(file) for file in sorted(place.glob("*.safetensors"))
-                     if file.stem == records.TEACHER or records.is_planned(file.stem)]  # fmt: skip
-            own = [one for one in found if one[1].get("experiment") == records.CAPTIONS]
-            if not own:
+            teacher, facts = load_translator(file)
+            if facts.get("experiment") != records.CAPTIONS:
                 continue
-            sizes = own[0][0].config
             data = prepare_pairs("multi30k/de-en", vocab_size=CAPTIONS_VOCAB,
-                                 max_len=sizes.max_len, n_train_pairs=0)  # fmt: skip
+                                 max_len=teacher.config.max_len, n_train_pairs=0)  # fmt: skip
         except AttnlabError:
             continue
-        models = {}
-        for model, facts in own:
-            put = records.switched(records.arm_of(facts.get("variant", records.TEACHER)))
-            models[tuple(put[site] for site in SITES)] = model
-        return Captions(models, data.vocabulary)
+        stand_ins: dict[str, dict[Key, nn.Module]] = {}
+        for other in sorted(file.parent.glob("*-students.safetensors")):
+            students, facts = load_students(other)
+            put = records.switched(records.arm_of(facts["variant"]))
+            for place, one in students.items():
+                stand_ins.setdefault(put[place[0]], {})[place] = one.eval()
+        return Captions(teacher.eval(), stand_ins, data.vocabulary, [])
     return None
 
 

@@ -22,7 +22,6 @@ from attnlab.studies.replaced_verdicts import (
     fair_shares,
     share_over_seeds,
 )
-from attnlab.studies.study import export_name
 from attnlab.studies.trivial import BASELINES
 from attnlab.training.scores import unpack_counts
 
@@ -118,11 +117,6 @@ def planned_arms() -> pd.DataFrame:
 def arm_of(variant: str) -> dict[str, Any]:
     """Return the columns of an arm."""
     return get_arm(variant).columns
-
-
-def is_planned(stem: str) -> bool:
-    """Say whether a file of weights is called as the study calls that of an arm."""
-    return f"{stem}.safetensors" in {export_name(variant) for variant in ARMS_OF_TODAY}
 
 
 def unlike(one: pd.Series, other: pd.Series) -> list[str]:

@@ -1,4 +1,4 @@
-"""What chapter 09 shows: swaps and what they cost, who moves whom, what the records say."""
+"""What chapter 09 shows: swaps, what they cost, and who moves whom."""
 
 from __future__ import annotations
 
@@ -11,11 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 from numpy.typing import ArrayLike
 
-from attnlab.chapters.replacing_attention import records
 from attnlab.show import (
     LOOKS,
-    Picture,
-    figure,
     matrix,
     new_axes,
     picture,
@@ -23,13 +20,11 @@ from attnlab.show import (
 )
 from attnlab.show.style import NO_FAMILY
 from attnlab.studies.arms import CONTROL_NAMES
-from attnlab.studies.replaced_verdicts import NOT_RECORDED
 
 SITES = {"encoder_self": "Encoder self", "decoder_self": "Decoder self", "cross": "Cross"}
 BLUE, GREEN, GREY = (LOOKS[name].colour for name in ("attention", "feedforward", "table"))
 WRITTEN = NO_FAMILY[0]  # a score, whatever stands in
 NUMBER_AT = 104  # right of the line of the teacher
-DODGE = 0.2  # rows between two kinds of translators that learnt in the same way
 
 
 def colour_of(name: str) -> str:
@@ -197,63 +192,3 @@ def moved_outputs(changes: ArrayLike, *, words: Sequence[str], what: str):
         f"{(future > 1e-9).sum()} move; the largest such change is {future.max(initial=0.0):.3f} "
         "of an output's length. White line: the present."
     )
-
-
-# Records -----------------------------------------------------------------------------------------
-
-
-@picture
-def ways(points: pd.DataFrame, *, teachers: Mapping[str, float]):
-    """BLEU by the way in which a translator learnt, one panel a set of training sentences.
-
-    Args:
-        points: Rows ``data``, ``way``, ``arm``, ``look``, ``fill`` and ``bleu``; several rows of
-            a kind are seeds. The order of the rows is that of the picture.
-        teachers: BLEU of the same translator with attention, by set.
-    """
-    names, arms = (list(dict.fromkeys(points[column])) for column in ("way", "arm"))
-    looks = points.drop_duplicates("arm").set_index("arm")
-    size = (1.8 + 3.1 * len(teachers), 1.5 + 0.36 * len(names))
-    axes = new_axes(size=size, columns=len(teachers), sharey=True, squeeze=False)[0]
-    sentences = []
-    for ax, (data, teacher) in zip(axes, teachers.items(), strict=True):
-        here, said = points[points["data"] == data], []
-        for place, arm in enumerate(arms):
-            part, its = here[here["arm"] == arm], looks.loc[arm]
-            rows = part["way"].map(names.index) + DODGE * (place - (len(arms) - 1) / 2)
-            ax.plot(part["bleu"], rows, linestyle="none", label=arm, fillstyle=its["fill"],
-                    **LOOKS[its["look"]].points())  # fmt: skip
-            learnt = part.groupby("way", sort=False)["bleu"]
-            told = ", ".join(f"{way.lower()} {ranged(bleus)}" for way, bleus in learnt)
-            said += [f"{arm}: {told}"] if told else []
-        ax.axvline(teacher, color=BLUE, lw=1.4, label="attention (teacher)")
-        ax.set_title(data, fontsize=10)
-        ax.set(xlabel="BLEU, written freely", xlim=(-3, 103))
-        for row in range(1, len(names)):
-            ax.axhline(row - 0.5, color="#DDDDDD", lw=0.8, zorder=0)
-        sentences.append(f"{data} (attention {teacher:.1f}): {'; '.join(said) or NOT_RECORDED}.")
-    axes[0].set_yticks(range(len(names)), names)
-    axes[0].set_ylim(len(names) - 0.5, -0.5)
-    handles = axes[0].get_legend_handles_labels()
-    axes[0].figure.legend(*handles, loc="outside upper center", ncols=2)
-    return axes[0], (
-        "BLEU by way of learning, a panel for each set of training sentences; the line is the "
-        f"teacher with attention. {' '.join(sentences)}"
-    )
-
-
-# Committed figures -------------------------------------------------------------------------------
-
-
-@figure("replacing-scratch", records=(records.TOY, records.SMALL))
-def replacing_scratch() -> Picture:
-    """BLEU by way of learning, with many and with few pairs of the toy languages."""
-    points, teachers = records.ways_points()
-    one = ways(points, teachers=teachers)
-    seeds = "; ".join(
-        f"{name}: {', '.join(map(str, sorted(set(runs['seed']))))}, on "
-        f"{records.n_scored_words(runs)} test sentences"
-        for name in (records.TOY, records.SMALL)
-        for runs in [records.recorded(name)]
-    )
-    return one.saying(f"Toy languages. {one.words} Points are seeds ({seeds}).")

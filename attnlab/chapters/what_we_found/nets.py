@@ -1,4 +1,4 @@
-"""What chapter 09 reads from the records of ``attentionless``."""
+"""What records of ``attentionless`` say of nets on the toy: what helps, and ways to learn."""
 
 from __future__ import annotations
 
@@ -7,37 +7,46 @@ from collections.abc import Mapping
 import pandas as pd
 
 from attnlab.analysis.compare import latest_runs
-from attnlab.distillation import CONTROLS
 from attnlab.markdown import markdown_table
 from attnlab.records import load_runs
-from attnlab.show import ranged
-from attnlab.studies.arms import CONTROL_NAMES, SITE_NAMES, arm_columns, get_arm
+from attnlab.show import LOOKS, Picture, figure, look, new_axes, picture, ranged
+from attnlab.studies.arms import CONTROL_NAMES, arm_columns
 from attnlab.studies.arms import WAYS as LEARNT
 from attnlab.studies.replaced_verdicts import NOT_RECORDED, n_scored
 from attnlab.studies.report import TOY
 
 SMALL = "attentionless/classroom/toy_small"
+DODGE = 0.2  # rows between two kinds of translators that learnt in the same way
 RENAMED = {"test_accuracy": "accuracy", "details.data.train": "n_train"}
 COLUMNS = (
     "variant", "seed", "commit", "bleu", "n_weights", "n_replaced_weights", "n_stand_in_weights",
     "details.bleu.n_sentences", "details.data.test_too_long", *RENAMED,
 )  # fmt: skip
 
-# Rows of tables and pictures, by variant
-ALONE = {
-    "encoder_self": {"alr/m": "net (ALR, M)", "alr/l": "net (ALR, L)"},
-    "decoder_self": {"alr/m": "net (ALR, M)", "alr/l": "net (ALR, L)"},
-    "cross": {"per_query/l": "net per query, L"},
+# Rows of tables, by variant
+LEAK = {
+    "cross/paper/m": "Published net, M",
+    "cross/truncated/m": "Cut net, M",
+    "cross/paper/l": "Published net, L",
+    "cross/truncated/l": "Cut net, L",
+    "cross/prefix/l": "Every prefix, L",
+    "cross/per_query/l": "Net per query, L",
 }
-SITE_ROWS = {
-    "teacher": "The teacher",
-    **{
-        f"{site}/{arm}": f"{SITE_NAMES[site]}: {words}"
-        for site, nets in ALONE.items()
-        for arm, words in {**CONTROL_NAMES, **nets}.items()
-    },
+QUERY, CUT = "cross/per_query/l", "cross/truncated/l"
+HELPS = {
+    "cross/per_query/m": "Net per query, M",
+    QUERY: "Net per query, L",
+    "cross/per_query/xl": "... wider: XL",
+    f"{QUERY}/depth_2": "... two hidden layers",
+    f"{QUERY}/depth_3": "... three hidden layers",
+    f"{QUERY}/gate": "... query gate",
+    f"{QUERY}/learned_head": "... one learned head",
+    f"{QUERY}/tuned": "... tuned after the swap",
+    f"{CUT}/tuned": "Cut net, L, tuned after the swap",
+    "cross/low_rank/l": "Linear attention, L",
+    "cross/low_rank/l/tuned": "... tuned after the swap (linear)",
+    "cross/extractor/m": "Extractor",
 }
-NET_ROWS = {v: words for v, words in SITE_ROWS.items() if get_arm(v).method not in CONTROLS}
 WAYS = {  # to learn, in the order of a picture; "" has no word of its own
     **{way: words[0].upper() + words[1:] for way, (words, _) in LEARNT.items() if "scratch" in way},
     "undistilled": "New nets in the teacher's body, tuned",
@@ -75,15 +84,6 @@ def choose(runs: pd.DataFrame, rows: Mapping[str, str]) -> pd.DataFrame:
     chosen = runs[runs["variant"].isin(list(rows))]
     order = chosen["variant"].map(list(rows).index).argsort(kind="stable")
     return chosen.assign(label=chosen["variant"].map(rows)).iloc[order].reset_index(drop=True)
-
-
-def best_controls(runs: pd.DataFrame) -> str:
-    """Say which control has the best mean BLEU at each site."""
-    controls = runs[runs["method"].isin(CONTROL_NAMES) & (runs["way"] == "")]
-    means = controls.groupby(["site", "method"], sort=False)["bleu"].mean()
-    best = means.groupby("site", sort=False).idxmax()
-    found = [best[site] for site in SITE_NAMES if site in best]
-    return "; ".join(f"{place[0]}: {place[1]}, mean BLEU {means[place]:.1f}" for place in found)
 
 
 def compare(runs: pd.DataFrame, better: str, than: str, *, names: tuple[str, str]) -> str:
@@ -164,7 +164,7 @@ def n_scored_words(runs: pd.DataFrame) -> str:
     return "{:,} of {:,}".format(*n_scored(runs))
 
 
-# Points of pictures ------------------------------------------------------------------------------
+# Ways to learn -----------------------------------------------------------------------------------
 
 
 def ways_points() -> tuple[pd.DataFrame, dict[str, float]]:
@@ -178,9 +178,63 @@ def ways_points() -> tuple[pd.DataFrame, dict[str, float]]:
         data = f"{runs['n_train'].max():,.0f} pairs to learn from"
         teachers[data] = float(bleus.get_group("teacher").mean())
         for way, words in WAYS.items():
-            for variant, (arm, look, fill) in TAUGHT.items():
-                row = {"data": data, "way": words, "arm": arm, "look": look, "fill": fill}
+            for variant, (arm, own, fill) in TAUGHT.items():
+                row = {"data": data, "way": words, "arm": arm, "look": own, "fill": fill}
                 name = f"{variant}/{way}".rstrip("/")
                 found = bleus.get_group(name) if name in bleus.groups else []
                 rows += [{**row, "bleu": bleu} for bleu in found]
     return pd.DataFrame(rows), teachers
+
+
+@picture
+def ways(points: pd.DataFrame, *, teachers: Mapping[str, float]):
+    """BLEU by the way in which a translator learnt, one panel a set of training sentences.
+
+    Args:
+        points: Rows ``data``, ``way``, ``arm``, ``look``, ``fill`` and ``bleu``; several rows of
+            a kind are seeds. The order of the rows is that of the picture.
+        teachers: BLEU of the same translator with attention, by set.
+    """
+    names, arms = (list(dict.fromkeys(points[column])) for column in ("way", "arm"))
+    looks = points.drop_duplicates("arm").set_index("arm")
+    size = (1.8 + 3.1 * len(teachers), 1.5 + 0.36 * len(names))
+    axes = new_axes(size=size, columns=len(teachers), sharey=True, squeeze=False)[0]
+    sentences = []
+    for ax, (data, teacher) in zip(axes, teachers.items(), strict=True):
+        here, said = points[points["data"] == data], []
+        for place, arm in enumerate(arms):
+            part, its = here[here["arm"] == arm], looks.loc[arm]
+            rows = part["way"].map(names.index) + DODGE * (place - (len(arms) - 1) / 2)
+            ax.plot(part["bleu"], rows, linestyle="none", label=arm, fillstyle=its["fill"],
+                    **LOOKS[its["look"]].points())  # fmt: skip
+            learnt = part.groupby("way", sort=False)["bleu"]
+            told = ", ".join(f"{way.lower()} {ranged(bleus)}" for way, bleus in learnt)
+            said += [f"{arm}: {told}"] if told else []
+        ax.axvline(teacher, color=look("attention").colour, lw=1.4, label="attention (teacher)")
+        ax.set_title(data, fontsize=10)
+        ax.set(xlabel="BLEU, written freely", xlim=(-3, 103))
+        for row in range(1, len(names)):
+            ax.axhline(row - 0.5, color="#DDDDDD", lw=0.8, zorder=0)
+        sentences.append(f"{data} (attention {teacher:.1f}): {'; '.join(said) or NOT_RECORDED}.")
+    axes[0].set_yticks(range(len(names)), names)
+    axes[0].set_ylim(len(names) - 0.5, -0.5)
+    handles = axes[0].get_legend_handles_labels()
+    axes[0].figure.legend(*handles, loc="outside upper center", ncols=2)
+    return axes[0], (
+        "BLEU by way of learning, a panel for each set of training sentences; the line is the "
+        f"teacher with attention. {' '.join(sentences)}"
+    )
+
+
+@figure("replacing-scratch", records=(TOY, SMALL))
+def replacing_scratch() -> Picture:
+    """BLEU by way of learning, with many and with few pairs of the toy languages."""
+    points, teachers = ways_points()
+    one = ways(points, teachers=teachers)
+    seeds = "; ".join(
+        f"{name}: {', '.join(map(str, sorted(set(runs['seed']))))}, on "
+        f"{n_scored_words(runs)} test sentences"
+        for name in (TOY, SMALL)
+        for runs in [recorded(name)]
+    )
+    return one.saying(f"Toy languages. {one.words} Points are seeds ({seeds}).")
