@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -156,23 +157,27 @@ def leak_sentence(runs: pd.DataFrame) -> str:
 def linear_sentence(*, path: Path = RUNS) -> str:
     """Say how much of a fair baseline's BLEU is kept on captions where no softmax is left.
 
-    Of all attention in the later study, once it is recorded; of the cross site in the older one.
+    Of all attention in the later study, once it is recorded, also with a softmax over near words;
+    of the cross site in the older one.
     """
     judged = replacement_verdicts(path=path)
-    for experiment, says in (
-        (CAPTIONS, "without any softmax"),
-        (OLD_CAPTIONS, "without a softmax"),
-    ):
+
+    def kept(experiment: str, says: str) -> tuple[str, Any]:
         rows = judged[(judged["experiment"] == experiment) & judged["says"].str.contains(says)]
-        if len(rows):
-            break
-    row = rows.iloc[0]
-    kept = share_words(*(row[name] for name in ("share", "share_low", "share_high")))
+        if rows.empty:
+            return "", None
+        row = rows.iloc[0]
+        share = share_words(*(row[name] for name in ("share", "share_low", "share_high")))
+        return f"{row['arm']}, keeps {share} %", row
+
+    said, row = kept(CAPTIONS, "without any softmax")
+    if row is None:
+        said, row = kept(OLD_CAPTIONS, "without a softmax")
+    near, other = kept(CAPTIONS, "with a window of softmax")
     return (
-        f"{row['arm']}, keeps {kept} % of the BLEU of the {row['baseline']} (**{row['verdict']}**; "
-        f"teacher {row['teacher_score']:.1f} BLEU, {row['n_sentences']:,} of {row['n_all']:,} "
-        "sentences)"
-    )
+        f"{said} of the BLEU of the {row['baseline']} (**{row['verdict']}**; teacher "
+        f"{row['teacher_score']:.1f} BLEU, {row['n_sentences']:,} of {row['n_all']:,} sentences)"
+    ) + (near and f"; with a softmax over near words alone, {near} (**{other['verdict']}**)")
 
 
 def share_words(share: float, low: float, high: float) -> str:

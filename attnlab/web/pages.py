@@ -69,7 +69,10 @@ RECORDED = {  # arm: what stands at all layers of a site, attention at the other
     "all/linear/students": dict.fromkeys(SITES, "taught"),
     "all/low_rank/l": {"encoder_self": "net", "decoder_self": "net", "cross": "linear"},
     **{f"{site}/uniform": {site: "average"} for site in SITES},
+    "all/uniform": dict.fromkeys(SITES, "average"),
 }
+OF_CAPTIONS = {"attention": "Attention", "taught": "Taught", "linear": "Untaught",
+               "average": "Average"}  # fmt: skip
 NAMES = {"encoder_self": "encoder", "decoder_self": "decoder", "cross": "cross"}
 
 
@@ -346,23 +349,24 @@ def _captions_page(
         **translator_bundle(model, taught=taught), "panel": "take out",
         "words": byte_pairs(vocabulary.tokenizer, first=N_SPECIAL),
         "first": {"sentence": CAPTION, "label": "A German caption"},
-        "labels": {"all": LABELS["all"]}, "recorded": rows, "held_out": [],
+        "labels": {"all": OF_CAPTIONS}, "recorded": rows, "held_out": [],
         "everywhere": {**everywhere, "average": "All averages"},
     }  # fmt: skip
     whole = _written(model, vocabulary.encode(CAPTION).tolist(), vocabulary.decode)
     return Page(
         name="take-attention-out-of-captions",
         title="Take attention out of a translator of captions",
-        lead="A translator of image captions, German to English, with a switch at each place.",
+        lead="A translator of image captions, German to English, with a switch at each place: "
+        "attention, linear attention that was taught or not, or a plain average.",
         first=f"<p><b>{html.escape(CAPTION)}</b> becomes, with attention everywhere, "
-        f"<b>{html.escape(whole)}</b>.</p>",
+        f"<b>{html.escape(whole)}</b></p>",
         words=(
-            "Linear attention, untaught, has attention's own queries and keys and has learnt "
-            "nothing; taught, it learnt what attention gave and then to translate, in a body that "
-            "stayed as it was, with a softmax over the nearest 4 words of its own sentence. The "
-            "average has attention's values. More of it is in notebook 13.",
-            "Words are written one by one, the likeliest each time; the recorded BLEU is of a "
-            "search among several beginnings. No caption of the corpus is in this page.",
+            "Untaught and taught are linear attention. Untaught, it has attention's own queries "
+            "and keys and has learnt nothing. Taught, it learnt what attention gave and then to "
+            "translate, in a body that stayed as it was, with a softmax over the nearest 4 words "
+            "of its own sentence. The average has attention's values. More is in notebook 13.",
+            "Words are written one by one, the likeliest each time, as for the recorded BLEU. No "
+            "caption of the corpus is in this page.",
         ),
         still=prices(rows),
         bundle=bundle,
@@ -388,6 +392,8 @@ def recorded(
             for _ in range(depth.get(site, len(model.decoder)))
         ]
         what = "; ".join(f"{NAMES[site]}: {_label(site, name)}" for site, name in put.items())
+        if len(put) == len(SITES) and len({*put.values()}) == 1:
+            what = f"Everywhere: {_label('all', names[0])}"
         rows.append({
             "setting": " ".join(names), "what": what or "Attention everywhere", "words": words,
             "bleu": each["bleu"], "low": each["bleu_low"], "high": each["bleu_high"],
@@ -410,7 +416,7 @@ def _written(model: Translator, tokens: list[int], decode: Callable[..., str]) -
 @picture
 def prices(rows: Sequence[Mapping[str, Any]]):
     """BLEU on record, by what stands where attention stood."""
-    ax = new_axes(size=(7, 0.6 + 0.32 * len(rows)))
+    ax = new_axes(size=(7, 0.9 + 0.32 * len(rows)))
     for y, row in enumerate(rows):
         ax.barh(y, row["bleu"], color=look("attention").colour, height=0.6)
         ax.hlines(y, row["low"], row["high"], color="black", lw=1.5)
