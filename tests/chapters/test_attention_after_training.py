@@ -192,6 +192,11 @@ def test_tasks_are_drawn_by_what_is_kept_above_a_trivial_answer():
     assert "pays most at all sites in a headline (linear): 10% of what" in one.words
     assert "Tasks: 2; seeds: 3 or more" in one.words
     assert "not recorded yet" in picture(pictures.draw_tasks)(TASKS[:0]).words
+    weak = TASKS.assign(teacher=[19.0, 19.0, 20.0])
+    one = picture(pictures.draw_tasks)(weak)
+    assert "pays most at cross in a reply (linear): 90% of what" in one.words
+    assert one.words.endswith("Teacher too near the trivial answer to decide: a headline.")
+    assert "pays most" not in picture(pictures.draw_tasks)(weak[:2]).words
     table = records.tasks_markdown(TASKS.assign(low=9.0, high=13.0))
     assert (
         "| a headline | ROUGE-L | 10.0 | 20.0 | cross: linear | 12.0 (9.0 to 13.0) | 30.0 | 3 |"

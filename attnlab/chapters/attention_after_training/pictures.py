@@ -17,6 +17,7 @@ from attnlab.studies.arms import PLACES
 from attnlab.studies.replaced_verdicts import AIM
 
 BLUE, GREY = LOOKS["attention"].colour, LOOKS["table"].colour
+LEAST_ABOVE = 10  # points of a teacher above a trivial answer: below, nothing can be kept
 SITES = {"encoder_self": "Encoder self", "decoder_self": "Decoder self", "cross": "Cross"}
 MAPS = {  # label, look
     "hedgehog": ("softmax of both signs", "linear_attention"),
@@ -284,13 +285,15 @@ def draw_tasks(table: pd.DataFrame) -> tuple[Any, str]:
     if table.empty:
         return nothing("Other tasks", command="attnlab study run replaced --corpus headlines")
     floor = table["trivial"].fillna(0)
+    above = table["teacher"] - floor
     table = table.assign(
-        kept=(table["score"] - floor) / (table["teacher"] - floor),
+        kept=((table["score"] - floor) / above).where(above >= LEAST_ABOVE),
         row=table["task"] + " (" + table["stand_in"] + ")",
     )
+    weak = list(dict.fromkeys(table.loc[above < LEAST_ABOVE, "task"]))
+    sites = [site for site in (*SITES, "all") if site in set(table["site"])]
     grid = table.pivot_table(index="row", columns="site", values="kept", sort=False)
-    sites = [site for site in (*SITES, "all") if site in grid]
-    grid = grid[sites]
+    grid = grid.reindex(index=table["row"].unique(), columns=sites)
     size = (3.6 + 1.1 * len(sites), 1.4 + 0.42 * len(grid))
     one = matrix(grid.clip(lower=0), label="Kept share", x_label="Attention replaced at",
                  y_label="", has_numbers=True, limit=1.0, ax=new_axes(size=size))  # fmt: skip
@@ -298,11 +301,17 @@ def draw_tasks(table: pd.DataFrame) -> tuple[Any, str]:
     one.ax.set_yticks(np.arange(len(grid)) + 0.5, list(grid.index))
     means = table.assign(trivial=floor).groupby("task", sort=False)[["trivial", "teacher"]].mean()
     said = "; ".join(f"{t} {m.trivial:.1f}, {m.teacher:.1f}" for t, m in means.iterrows())
-    hardest = grid.stack().idxmin()
+    most = ""
+    if grid.notna().any(axis=None):
+        hardest = grid.stack().idxmin()
+        most = (
+            f"Attention pays most at {SITES.get(hardest[1], 'all sites').lower()} in {hardest[0]}: "
+            f"{grid.loc[hardest]:.0%} of what the teacher has above a trivial answer is kept. "
+        )
+    lacks = f" Teacher too near the trivial answer to decide: {', '.join(weak)}." if weak else ""
     return one.ax, (
-        f"Attention pays most at {SITES.get(hardest[1], 'all sites').lower()} in {hardest[0]}: "
-        f"{grid.loc[hardest]:.0%} of what the teacher has above a trivial answer is kept. Tasks: "
-        f"{len(means)}; seeds: {table['n_seeds'].min()} or more. Trivial and teacher: {said}."
+        f"{most}Tasks: {len(means)}; seeds: {table['n_seeds'].min()} or more. Trivial and teacher: "
+        f"{said}.{lacks}"
     )
 
 
