@@ -289,13 +289,23 @@ def test_older_captions_are_silent_on_what_the_later_study_decides(monkeypatch):
 
 def texts_of(values, *, metric, validation):
     """Return a column of each kind that a record of single texts has, by seed."""
+    if metric.startswith("gen_"):  # of another test of the same runs
+        plain = metric.removeprefix("gen_")
+        other = texts_of([0 * v + 0.5 for v in values], metric=plain, validation=validation)
+        own = texts_of(values, metric=plain, validation=validation)
+        of = f"details.texts.{plain}.texts"
+        return {**other, metric: own[plain], of.replace("details.", "details.gen."): own[of],
+                "details.gen.bleu.n_sentences": len(values[0])}  # fmt: skip
     of = f"details.texts.{metric}"
     return {metric: [np.mean(v) for v in values], "validation_bleu": validation,
             "validation_exact_match": [v / 100 for v in validation],
             f"{of}.texts": [pack_scores(np.asarray(v, float)) for v in values]}  # fmt: skip
 
 
-@pytest.mark.parametrize(("data", "metric"), [("headlines", "rouge_l"), ("code", "exact_match")])
+@pytest.mark.parametrize(
+    ("data", "metric"),
+    [("headlines", "rouge_l"), ("code", "exact_match"), ("cogs/gen", "gen_exact_match")],
+)
 def test_other_tasks_are_judged_by_their_own_score_text_by_text(monkeypatch, data, metric):
     random, parts = np.random.default_rng(0), []
     full = 100 if metric == "rouge_l" else 1
@@ -305,11 +315,14 @@ def test_other_tasks_are_judged_by_their_own_score_text_by_text(monkeypatch, dat
                             (WINDOW, worse), ("baseline/lead", 0.1 * own)):  # fmt: skip
         frame = recorded(**{variant: same(*[0.8] * 3)})
         parts.append(frame.assign(**texts_of([values] * 3, metric=metric, validation=[50.0] * 3)))
-    runs, experiment = pd.concat(parts, ignore_index=True), f"replaced/paper/{data}"
-    planted(monkeypatch, {experiment: runs, f"replaced/smoke/{data}": runs})
+    runs, name = pd.concat(parts, ignore_index=True), data.removesuffix("/gen")
+    experiment = f"replaced/paper/{name}"
+    planted(monkeypatch, {experiment: runs, f"replaced/smoke/{name}": runs})
     rows = task_verdicts().set_index("says")
     assert set(rows["experiment"]) == {experiment}
-    assert set(rows["data"]) == {OTHER_TASKS[data][0]}
+    assert OTHER_TASKS[data][0] in set(rows["data"])
+    rows = rows[rows["data"] == OTHER_TASKS[data][0]]
+    assert set(rows["n_sentences"]) == {400 if "gen" in data else 60}
     assert rows.loc[NO_SOFTMAX, "verdict"] == HOLDS
     trivial = f"an answer without training {10 * own.mean() / full:.1f}"
     assert trivial in rows.loc[NO_SOFTMAX, "doubt"]
@@ -321,7 +334,8 @@ def test_other_tasks_are_judged_by_their_own_score_text_by_text(monkeypatch, dat
     better = runs["variant"] == "baseline/lead"
     runs.loc[better, metric] = own.mean() + 0.01
     planted(monkeypatch, {experiment: runs})
-    assert set(task_verdicts()["verdict"]) == {TOO_WEAK}
+    weak = task_verdicts()
+    assert set(weak.loc[weak["data"] == OTHER_TASKS[data][0], "verdict"]) == {TOO_WEAK}
 
 
 def test_what_an_arm_keeps_is_that_of_shares_over_seeds():

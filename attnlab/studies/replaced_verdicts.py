@@ -70,9 +70,12 @@ OTHER_TASKS = {  # what is no translation: data, words, and the score that is ju
     "scan/length": ("SCAN, longer", "exact_match"),
     "scan/jump": ("SCAN, a new verb", "exact_match"),
     "cogs": ("COGS", "exact_match"),
+    "cogs/gen": ("COGS, new structure", "gen_exact_match"),  # another test of the same runs
 }
-SCORE_NAMES = {"bleu": "BLEU", "rouge_l": "ROUGE-L", "exact_match": "exact match"}
-SENTENCES = "details.bleu.sentences"
+SCORE_NAMES = {"bleu": "BLEU", "rouge_l": "ROUGE-L", "exact_match": "exact match",
+               "gen_exact_match": "exact match"}  # fmt: skip
+N_SCORED, GEN_SCORED = "details.bleu.n_sentences", "details.gen.bleu.n_sentences"
+SENTENCES, GEN = "details.bleu.sentences", "/gen"
 COLUMNS = (
     "experiment", "variant", "seed", "bleu", "validation_bleu", SENTENCES,
     "details.bleu.n_sentences", "details.data.test_too_long",
@@ -96,16 +99,24 @@ class Rule(NamedTuple):
         """What is read of the records."""
         if self.score == "bleu":
             return COLUMNS
-        chosen_by = ("validation_exact_match",) if self.score == "exact_match" else ()
-        return (*COLUMNS, self.score, *chosen_by, f"details.texts.{self.score}.texts")
+        chosen_by = ("validation_exact_match",) if "exact_match" in self.score else ()
+        n_scored = (GEN_SCORED,) if self.score.startswith("gen_") else ()
+        return (*COLUMNS, self.score, *chosen_by, self.texts, *n_scored)
+
+    @property
+    def texts(self) -> str:
+        """Where a record keeps the score of each text."""
+        gen = "gen." if self.score.startswith("gen_") else ""
+        return f"details.{gen}texts.{self.score.removeprefix('gen_')}.texts"
 
     def scored(self, runs: pd.DataFrame) -> pd.DataFrame:
         """Return runs with ``score`` and ``validation`` out of 100, and packed ``counts``."""
-        by, counts, out_of = "validation_bleu", f"details.texts.{self.score}.texts", 1
-        if self.score == "exact_match":
+        by, out_of = "validation_bleu", 1
+        counts = SENTENCES if self.score == "bleu" else self.texts
+        if "exact_match" in self.score:
             by, out_of = "validation_exact_match", 100
-        if self.score == "bleu":
-            counts = SENTENCES
+        if self.score.startswith("gen_"):
+            runs = runs.assign(**{N_SCORED: runs[GEN_SCORED]})
         found = {"score": out_of * runs[self.score].astype(float),
                  "validation": out_of * runs[by].astype(float)}  # fmt: skip
         return runs.assign(**found, counts=runs[counts])
@@ -115,7 +126,10 @@ TRANSLATED = Rule()
 
 
 def rule_of(experiment: str) -> Rule:
-    """Return the rule for the records of an experiment: ``study/scale/data``."""
+    """Return the rule for the records of an experiment: ``study/scale/data``.
+
+    Data may be another test of the same runs, ``cogs/gen``.
+    """
     study, _, data = experiment.split("/", 2)
     if study != LATER:
         return TRANSLATED
@@ -305,7 +319,7 @@ def judge_replacements(runs: pd.DataFrame, *, rule: Rule = TRANSLATED) -> pd.Dat
     arms = fair_shares(runs, rule=rule)
     spoken = [(claim, arms.query(claim.arms)) for claim in CLAIMS]
     rows = [_judge(claim, some, rule) for claim, some in spoken if len(some)]
-    n_sentences, n_all = n_scored(runs) if rows else (0, 0)
+    n_sentences, n_all = n_scored(rule.scored(runs)) if rows else (0, 0)
     return pd.DataFrame(rows).assign(n_sentences=n_sentences, n_all=n_all)
 
 
@@ -316,7 +330,7 @@ def n_scored(runs: pd.DataFrame) -> tuple[int, int]:
         runs: Rows of one experiment, as ``load_runs`` returns them. Only a teacher's record says
             what was too long; in the toy languages nothing is.
     """
-    n_sentences = int(runs["details.bleu.n_sentences"].max())
+    n_sentences = int(runs[N_SCORED].max())
     too_long = runs.get("details.data.test_too_long", pd.Series(dtype=float)).max()
     return n_sentences, n_sentences + (0 if pd.isna(too_long) else int(too_long))
 
@@ -415,7 +429,7 @@ def task_verdicts(*, path: Path = RUNS) -> pd.DataFrame:
     found = {}
     for data, (words, _) in OTHER_TASKS.items():
         here = [f"{LATER}/{scale}/{data}" for scale in ("paper", "classroom")]
-        found |= {name: words for name in here if name in names}
+        found |= {name: words for name in here if name.removesuffix(GEN) in names}
     return _judged(found, path)
 
 
@@ -423,7 +437,7 @@ def _judged(experiments: dict[str, str], path: Path) -> pd.DataFrame:
     tables = []
     for experiment, data in experiments.items():
         rule = rule_of(experiment)
-        runs = load_runs(experiment, path=path, columns=rule.columns)
+        runs = load_runs(experiment.removesuffix(GEN), path=path, columns=rule.columns)
         rows = judge_replacements(runs, rule=rule)
         tables += [rows.assign(data=data)] if len(rows) else []
     if not tables:
