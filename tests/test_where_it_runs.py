@@ -113,7 +113,7 @@ def test_a_wheel_carries_the_data_that_notebooks_read_and_stays_small(site):
     packed = {file.relative_to(site / "attnlab") for file in site.glob("attnlab/data/**/*.*")}
     assert packed == wanted
     (wheel,) = site.parent.glob("*.whl")
-    assert wheel.stat().st_size < 15e6
+    assert wheel.stat().st_size < 20e6  # of these the translators of captions are 12
 
 
 def test_a_wheel_reads_its_own_data_and_writes_to_the_users_folder(site, tmp_path):
