@@ -20,6 +20,7 @@ from attnlab.studies.replaced_verdicts import (
     TOO_WEAK,
     UNFAIR,
     fair_shares,
+    is_too_weak,
     judge_replacements,
     replacement_verdicts,
     rule_of,
@@ -332,10 +333,20 @@ def test_other_tasks_are_judged_by_their_own_score_text_by_text(monkeypatch, dat
     assert worst["quantity"].startswith(("ROUGE-L", "exact match"))
     assert rows["teacher_score"].iloc[0] == pytest.approx(100 * own.mean() / full)
     better = runs["variant"] == "baseline/lead"
-    runs.loc[better, metric] = own.mean() + 0.01
+    runs.loc[better, metric] = own.mean() - 0.09 * full  # nine points below the teacher
     planted(monkeypatch, {experiment: runs})
     weak = task_verdicts()
     assert set(weak.loc[weak["data"] == OTHER_TASKS[data][0], "verdict"]) == {TOO_WEAK}
+
+
+@pytest.mark.parametrize(("teacher", "trivial", "is_weak"), [
+    (20.0, 10.0, False), (20.0, 10.1, True), (19.9, 0.0, True), (20.0, np.nan, False),
+    (19.9, np.nan, True),
+])  # fmt: skip
+def test_a_teacher_decides_from_20_on_and_10_above_an_answer_without_training(
+    teacher, trivial, is_weak
+):
+    assert is_too_weak(teacher, trivial) == is_weak
 
 
 def test_what_an_arm_keeps_is_that_of_shares_over_seeds():

@@ -4,8 +4,9 @@ The rule. To replace is to keep ``AIM`` of a baseline's score on the test split,
 95 % interval; in the later study also ``SHARE`` of it on average, of a teacher of ``STRONG`` BLEU.
 The baseline of what was tuned after the swap is the teacher, trained on for as many steps; of all
 else the teacher as it was. Of many arms the one speaks that keeps most on the *validation* split.
-The interval is over seeds and sentences. A teacher below ``WEAK`` decides nothing, nor do fewer
-than ``MIN_SEEDS`` seeds, another baseline, or an arm that was chosen on the test split.
+The interval is over seeds and sentences. A teacher below ``WEAK`` decides nothing, nor one within
+``MARGIN`` of an answer without training, nor do fewer than ``MIN_SEEDS`` seeds, another baseline,
+or an arm that was chosen on the test split.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ from attnlab.training.texts import resampled_means, unpack_scores
 OLDER, LATER = "attentionless", "replaced"  # the two studies
 AIM, SHARE = 0.95, 0.97  # of the baseline's score: what the whole interval keeps, and the mean
 WEAK, STRONG = 20, 38  # out of 100: below, a teacher decides nothing; that of captions aims higher
+MARGIN = 10  # points of a teacher above an answer without training; with fewer, what is kept of it?
 BASELINES = {False: "teacher as it was", True: "teacher, trained on as long"}
 
 NOT_RECORDED = "not recorded yet"
@@ -135,6 +137,17 @@ def rule_of(experiment: str) -> Rule:
         return TRANSLATED
     _, score = OTHER_TASKS.get(data, ("", "bleu"))
     return Rule(score=score, share=SHARE, least=STRONG if data.startswith("multi30k") else WEAK)
+
+
+def is_too_weak(teacher: float, trivial: float, *, least: float = WEAK) -> bool:
+    """Return whether a teacher is too weak to decide what can be kept of it.
+
+    Args:
+        teacher, trivial: Scores out of 100, of the teacher and of the best answer without
+            training; nan for that where none is recorded.
+        least: What the teacher has to reach.
+    """
+    return teacher < least or teacher < trivial + MARGIN  # nan: False
 
 
 class ReplacementClaim(NamedTuple):
@@ -339,13 +352,13 @@ def _judge(claim: ReplacementClaim, arms: pd.DataFrame, rule: Rule) -> dict[str,
     best, chosen_on, n_compared = choose_arm(arms)
     one, n_seeds, n_left_out = best.iloc[0], len(best), arms["variant"].nunique() - n_compared
     teacher, is_fair = float(best["teacher_score"].mean()), bool(best["is_fair"].all())
-    trivial, least = float(one["trivial_score"]), rule.least
-    least = max(least, trivial) if trivial == trivial else least  # nan: not recorded
+    trivial = float(one["trivial_score"])
+    is_weak = is_too_weak(teacher, trivial, least=rule.least)
     share, low, high = float(best["share"].mean()), np.nan, np.nan
-    if teacher >= least:
+    if not is_weak:
         share, low, high = span_of(best, rule=rule)
     no_verdict = {
-        TOO_WEAK: teacher < least,
+        TOO_WEAK: is_weak,
         UNFAIR: not is_fair,
         too_few(n_seeds): n_seeds < MIN_SEEDS,
         ON_TEST: chosen_on == "test",

@@ -195,7 +195,7 @@ def test_tasks_are_drawn_by_what_is_kept_above_a_trivial_answer():
     weak = TASKS.assign(teacher=[19.0, 19.0, 20.0])
     one = picture(pictures.draw_tasks)(weak)
     assert "pays most at cross in a reply (linear): 90% of what" in one.words
-    assert one.words.endswith("Teacher too near the trivial answer to decide: a headline.")
+    assert one.words.endswith("Teacher too weak to decide: a headline.")
     assert "pays most" not in picture(pictures.draw_tasks)(weak[:2]).words
     table = records.tasks_markdown(TASKS.assign(low=9.0, high=13.0))
     assert (

@@ -146,10 +146,9 @@ def test_kept_is_measured_from_the_best_control_of_the_site_and_seed(runs):
         runs(variant, bleu=bleu)
     runs("cross/paper/l", seed=1, bleu=70.0)
     table = nets.recorded()
-    found = table.set_index(["variant", "seed"])[["kept", "share"]]
-    assert found.loc[("cross/paper/l", 0), "kept"] == pytest.approx(0.5)
-    assert found.loc[("cross/paper/l", 1)].isna().all()
-    assert found.loc[("self/alr/m", 0)].fillna(0).tolist() == [0, 0.9]
+    found = table.set_index(["variant", "seed"])["kept"]
+    assert found[("cross/paper/l", 0)] == pytest.approx(0.5)
+    assert found[[("cross/paper/l", 1), ("self/alr/m", 0)]].isna().all()
     words = nets.ranges_markdown(table, {"self/alr/m": "Both", "all/alr/m": "All"})
     assert "| Both | 4,100 | 80.0% | 81.0 |" in words
     assert "eq. (9.2)" not in words  # no control, so no kept share

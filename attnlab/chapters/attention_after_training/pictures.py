@@ -14,10 +14,9 @@ from attnlab.chapters.attention_after_training import records
 from attnlab.show import LOOKS, figure, matrix, new_axes, picture, ranged
 from attnlab.show.style import NO_FAMILY
 from attnlab.studies.arms import PLACES
-from attnlab.studies.replaced_verdicts import AIM
+from attnlab.studies.replaced_verdicts import AIM, is_too_weak
 
 BLUE, GREY = LOOKS["attention"].colour, LOOKS["table"].colour
-LEAST_ABOVE = 10  # points of a teacher above a trivial answer: below, nothing can be kept
 SITES = {"encoder_self": "Encoder self", "decoder_self": "Decoder self", "cross": "Cross"}
 MAPS = {  # label, look
     "hedgehog": ("softmax of both signs", "linear_attention"),
@@ -285,12 +284,12 @@ def draw_tasks(table: pd.DataFrame) -> tuple[Any, str]:
     if table.empty:
         return nothing("Other tasks", command="attnlab study run replaced --corpus headlines")
     floor = table["trivial"].fillna(0)
-    above = table["teacher"] - floor
+    is_weak = np.array([is_too_weak(r.teacher, r.trivial) for r in table.itertuples()])
     table = table.assign(
-        kept=((table["score"] - floor) / above).where(above >= LEAST_ABOVE),
+        kept=((table["score"] - floor) / (table["teacher"] - floor)).where(~is_weak),
         row=table["task"] + " (" + table["stand_in"] + ")",
     )
-    weak = list(dict.fromkeys(table.loc[above < LEAST_ABOVE, "task"]))
+    weak = list(dict.fromkeys(table.loc[is_weak, "task"]))
     sites = [site for site in (*SITES, "all") if site in set(table["site"])]
     grid = table.pivot_table(index="row", columns="site", values="kept", sort=False)
     grid = grid.reindex(index=table["row"].unique(), columns=sites)
@@ -308,7 +307,7 @@ def draw_tasks(table: pd.DataFrame) -> tuple[Any, str]:
             f"Attention pays most at {SITES.get(hardest[1], 'all sites').lower()} in {hardest[0]}: "
             f"{grid.loc[hardest]:.0%} of what the teacher has above a trivial answer is kept. "
         )
-    lacks = f" Teacher too near the trivial answer to decide: {', '.join(weak)}." if weak else ""
+    lacks = f" Teacher too weak to decide: {', '.join(weak)}." if weak else ""
     return one.ax, (
         f"{most}Tasks: {len(means)}; seeds: {table['n_seeds'].min()} or more. Trivial and teacher: "
         f"{said}.{lacks}"

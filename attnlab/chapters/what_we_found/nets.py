@@ -65,7 +65,7 @@ def recorded(experiment: str = TOY) -> pd.DataFrame:
     """Return one row a run with the columns of its arm; where it was repeated, the last one.
 
     ``kept`` is eq. (9.2) for arms at a single site, with the best control of that site and seed;
-    ``share`` the BLEU over that of the seed's teacher. Both are nan where that is not there.
+    nan where that is not there.
     """
     runs = load_runs(experiment, columns=COLUMNS).rename(columns=RENAMED)
     runs = arm_columns(latest_runs(runs))
@@ -76,7 +76,7 @@ def recorded(experiment: str = TOY) -> pd.DataFrame:
     )
     own = runs["seed"].map(runs[runs["variant"] == "teacher"].set_index("seed")["bleu"])
     kept = ((runs["bleu"] - floor) / (own - floor)).where(own > floor)
-    return runs.assign(kept=kept, share=runs["bleu"] / own)
+    return runs.assign(kept=kept)
 
 
 def choose(runs: pd.DataFrame, rows: Mapping[str, str]) -> pd.DataFrame:
