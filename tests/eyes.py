@@ -32,3 +32,29 @@ def contrast(one, other):
     """Return the contrast of two colours, 1 to 21, as WCAG counts it."""
     dim, bright = sorted(TO_XYZ[1] @ linear_rgb(colour) + 0.05 for colour in (one, other))
     return bright / dim
+
+
+# In a browser: text with less than 4.5 of contrast with what lies under it, by tag and class
+FAINT = """(places) => {
+    const light = (colour) => {
+        const [r, g, b] = colour.match(/[\\d.]+/g).slice(0, 3).map((c) => c / 255)
+            .map((c) => (c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4));
+        return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+    };
+    const ground = (node) => {
+        for (let one = node; one; one = one.parentElement) {
+            const colour = getComputedStyle(one).backgroundColor;
+            if (!/, 0\\)$|transparent/.test(colour)) return colour;
+        }
+        return 'rgb(255, 255, 255)';
+    };
+    const worst = {};
+    for (const node of document.querySelectorAll(places)) {
+        const text = [...node.childNodes].some((n) => n.nodeType === 3 && n.data.trim());
+        if (!text || !node.offsetParent || node.closest('mjx-container, .headerlink')) continue;
+        const [a, b] = [light(getComputedStyle(node).color), light(ground(node))];
+        const ratio = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
+        if (ratio < 4.5) worst[`${node.tagName}.${node.className}`] = ratio.toFixed(2);
+    }
+    return worst;
+}"""

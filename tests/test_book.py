@@ -9,6 +9,7 @@ import nbformat
 import pytest
 from book import build, check, slides, states, terms
 from browser import QUIET, chromium
+from eyes import FAINT
 
 from attnlab.errors import AttnlabError
 from attnlab.show import new_axes, picture
@@ -41,29 +42,6 @@ LOOK = """async () => {
     const wrong = document.querySelectorAll('mjx-merror, [data-mjx-error]');
     said.push(...[...wrong].map((one) => `wrong formula ${one.textContent}`));
     return said;
-}"""
-CONTRAST = """() => {
-    const light = (colour) => {
-        const [r, g, b] = colour.match(/[\\d.]+/g).slice(0, 3).map((c) => c / 255)
-            .map((c) => (c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4));
-        return 0.2126 * r + 0.7152 * g + 0.0722 * b;
-    };
-    const ground = (node) => {
-        for (let one = node; one; one = one.parentElement) {
-            const colour = getComputedStyle(one).backgroundColor;
-            if (!/, 0\\)$|transparent/.test(colour)) return colour;
-        }
-        return 'rgb(255, 255, 255)';
-    };
-    const worst = {};
-    for (const node of document.querySelectorAll('article *')) {
-        const text = [...node.childNodes].some((n) => n.nodeType === 3 && n.data.trim());
-        if (!text || !node.offsetParent || node.closest('mjx-container, .headerlink')) continue;
-        const [a, b] = [light(getComputedStyle(node).color), light(ground(node))];
-        const ratio = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
-        if (ratio < 4.5) worst[`${node.tagName}.${node.className}`] = ratio.toFixed(2);
-    }
-    return worst;
 }"""
 FITS = """() => Reveal.getSlides().map((slide, n) => {
     Reveal.slide(...Object.values(Reveal.getIndices(slide)).slice(0, 2));
@@ -155,7 +133,7 @@ def test_no_page_misses_or_clips_anything(site, open_page, size):
         name = str(path.relative_to(site))
         said[name] = page.evaluate(LOOK)
         if size == "phone":
-            said[name] += [f"contrast {one}" for one in page.evaluate(CONTRAST).items()]
+            said[name] += [f"contrast {one}" for one in page.evaluate(FAINT, "article *").items()]
         page.context.close()
     assert not {name: one for name, one in said.items() if one}
 

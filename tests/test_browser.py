@@ -20,6 +20,7 @@ from browser import (
     settle,
     target_cells,
 )
+from eyes import FAINT
 from widget_cells import needed
 
 __all__ = ["browser", "chromium", "run_notebook", "server"]  # fixtures
@@ -122,3 +123,13 @@ def test_a_stored_notebook_shows_its_pictures_with_their_words_and_no_dead_panel
     assert not [one for one in seen if not (one[0] and one[0] == one[1] and one[2] > 0)]
     assert page.locator(".jupyter-widgets").count() == 0
     assert page.locator(BROKEN).count() == 0
+
+
+@pytest.mark.parametrize("theme", ["JupyterLab Light", "JupyterLab Dark"])
+def test_panels_and_checks_can_be_read_in_both_themes_of_jupyterlab(run_notebook, theme):
+    page = run_notebook("00_start_here.ipynb")
+    change = "(theme) => window.jupyterapp.commands.execute('apputils:change-theme', { theme })"
+    page.evaluate(change, theme)
+    page.wait_for_function("(name) => document.body.dataset.jpThemeName === name", arg=theme)
+    assert page.locator(".attnlab-panel").count() > 0
+    assert page.evaluate(FAINT, ".jp-OutputArea-output *") == {}
