@@ -8,6 +8,7 @@ import pytest
 
 from attnlab.errors import AttnlabError
 from attnlab.studies import fair
+from attnlab.studies.lengths import length_table
 from attnlab.studies.replaced_verdicts import CAPTIONS, replacement_verdicts, rule_of
 from attnlab.studies.report import (
     BEGIN,
@@ -18,6 +19,7 @@ from attnlab.studies.report import (
     clock_ratio,
     ground_sentence,
     leak_sentence,
+    length_sentence,
     linear_sentence,
     mean_and_range,
     replace_block,
@@ -139,6 +141,27 @@ def test_stand_ins_are_a_table_of_what_is_recorded_and_without_records_there_is_
     ]  # nor another recipe, an untuned control, or a single run
     assert "| 100.0 (100.0 to 100.0) | 3 |" in table[3]
     assert len([row for row in table if row.startswith("|")]) == 5
+
+
+def test_long_sentences_are_said_with_time_and_memory_and_bear_the_heading_out(monkeypatch):
+    rows = [("teacher", 50, 1.0, 9.0), ("teacher", 200, 1.0, 100.0), ("ssd", 50, 0.1, 1.0),
+            ("ssd", 200, 0.5, 25.0), ("linear", 200, 0.7, 30.0)]  # fmt: skip
+    table = pd.DataFrame(rows, columns=["variant", "time", "times", "state_kib"])
+    table = table.assign(work="greedy", batch=32, times_low=0.4, times_high=table["times"] + 0.1)
+    alone = table.assign(batch=1, times=0.01)
+    given = {"whole": pd.concat([alone, table]), "none": table[:0]}
+    read = "attnlab.studies.report.length_table"
+    monkeypatch.setattr(read, lambda **_: given["whole"])
+    assert length_sentence() == (
+        "32 sentences of 200 words take 0.50 (0.40 to 0.60) times as long, and the decoder keeps "
+        "0.25 of the numbers"
+    )
+    monkeypatch.setattr(read, lambda **_: given["none"])
+    assert length_sentence() == "longer ones are not recorded yet"
+    monkeypatch.undo()
+    recorded = length_table().query("work == 'greedy' and variant != 'teacher'")
+    longest = recorded[recorded["time"] == recorded["time"].max()].query("batch > 1")
+    assert longest["times_high"].min() < 1 < recorded.query("batch == 1")["times_low"].min()
 
 
 def test_the_leak_is_said_with_both_numbers():

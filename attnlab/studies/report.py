@@ -20,9 +20,11 @@ from attnlab.paths import RUNS
 from attnlab.records import load_runs
 from attnlab.studies import fair
 from attnlab.studies.arms import ARMS_OF_TODAY, arm_columns, arm_words
+from attnlab.studies.lengths import length_table
 from attnlab.studies.mixers import VARIANTS
 from attnlab.studies.replaced_verdicts import (
     CAPTIONS,
+    NOT_RECORDED,
     OLD_CAPTIONS,
     fair_shares,
     n_scored,
@@ -102,6 +104,7 @@ def results_block(*, path: Path = RUNS) -> str:
             leak=leak_sentence(runs[TOY]),
             linear=linear_sentence(path=path),
             price=price_sentence(translations),
+            long=length_sentence(path=path),
             stand_ins=stand_in_table(path=path),
         )
     )
@@ -224,6 +227,24 @@ def price_sentence(runs: pd.DataFrame) -> str:
     fastest = alone.loc[alone["ratio_to_teacher"].idxmin()]
     value, low, high = (fastest[f"ratio_to_teacher{end}"] for end in ("", "_low", "_high"))
     return f"{value:.2f} ({low:.2f} to {high:.2f})"
+
+
+def length_sentence(*, path: Path = RUNS) -> str:
+    """Say how long the fastest stand-in at all sites takes for the longest sentences, in batches.
+
+    Without records of lengths: ``longer ones are not recorded yet``.
+    """
+    table = length_table(path=path).query("work == 'greedy' and batch > 1")
+    table = table[table["time"] == table["time"].max()]
+    if table.empty:
+        return f"longer ones are {NOT_RECORDED}"
+    whole = table[table["variant"] == "teacher"].iloc[0]
+    one = table.loc[table[table["variant"] != "teacher"]["times"].idxmin()]
+    return (
+        f"{one['batch']:.0f} sentences of {one['time']:.0f} words take {one['times']:.2f} "
+        f"({one['times_low']:.2f} to {one['times_high']:.2f}) times as long, and the decoder keeps "
+        f"{one['state_kib'] / whole['state_kib']:.2f} of the numbers"
+    )
 
 
 def results_table(runs: pd.DataFrame, *, columns: dict[str, str]) -> str:
