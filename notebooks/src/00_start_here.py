@@ -255,18 +255,18 @@ print(f"a table of {z.numel():,} scores, 150 steps: {loss:.1f} nats per token; "
 # | 00 Start here | the question, a taste, units of loss | 44 |
 # | [01 Markov framing](01_markov_framing.ipynb) | text as a chain; the floor; tables against models | 70 |
 # | [02 Attention](02_attention.ipynb) | attention by hand, by loop, by matrix; a soft lookup | 79 |
-# | [03 Extractor](03_extractor.ipynb) | SHE, HE, WE, ME derived, checked, counted | 79 |
+# | [03 Extractor](03_extractor.ipynb) | SHE, HE, WE, ME derived, checked, counted | 80 |
 # | [04 Language models](04_language_models.ipynb) | all of them trained; real books; when each wins; a look inside | 87 |
 # | [05 The critical path](05_critical_path.ipynb) | depth and work: by hand, by tracer, by clock | 75 |
-# | [06 Fast Extractors](06_fast_extractors.ipynb) | one equation, many programs; streaming; the clock | 82 |
-# | [07 Translation: a teacher](07_translation_teacher.ipynb) | an encoder-decoder site by site; alignments; BLEU | 84 |
+# | [06 Fast Extractors](06_fast_extractors.ipynb) | one equation, many programs; streaming; the clock | 83 |
+# | [07 Translation: a teacher](07_translation_teacher.ipynb) | an encoder-decoder site by site; alignments; BLEU | 85 |
 # | [08 Distillation](08_distillation.ipynb) | nets that learn what attention does; sizes; prefix sums | 72 |
 # | [09 Replacing attention](09_replacing_attention.ipynb) | swap layers with undo; controls; a leak found and run | 74 |
 # | [10 Other mixers](10_other_mixers.ipynb) | one frame, every mixer in five lines; prices; the map | 60 |
 # | [11 Recall and state](11_recall_and_state.ipynb) | what a state holds; who recalls; a language in every row | 70 |
 # | [12 Scaling and other tasks](12_scaling_and_other_tasks.ipynb) | power laws with a known floor; length; sentences; images | 54 |
 # | [13 Attention after training](13_attention_after_training.ipynb) | today's methods: features, window, stages; switches; tasks | 67 |
-# | [14 What we found](14_what_we_found.ipynb) | every claim judged: verdict, number, seeds, doubt | 50 |
+# | [14 What we found](14_what_we_found.ipynb) | every claim judged: verdict, number, seeds, doubt | 51 |
 #
 # Read them in order. 01 needs no neural network; who knows attention may skim 02.
 

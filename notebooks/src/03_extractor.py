@@ -20,7 +20,7 @@
 # A past of any length has to become an index of one size. We take attention out and derive, one
 # change at a time, what a paper of 2023 puts in its place.
 #
-# **Minutes:** 79. **Prerequisites:** [02 Attention](02_attention.ipynb); matrix products.
+# **Minutes:** 80. **Prerequisites:** [02 Attention](02_attention.ipynb); matrix products.
 #
 # Previous: [02 Attention](02_attention.ipynb). Next:
 # [04 Language models](04_language_models.ipynb).
@@ -43,7 +43,7 @@ from attnlab.mixers import build_mixer
 from attnlab.runmode import banner
 from attnlab.show import explore, show
 
-banner(minutes=79)
+banner(minutes=80)
 
 # %% [markdown]
 # ## 1  From any length to one size   *(14 min)*
@@ -355,7 +355,7 @@ class Sublayer(nn.Module):
 checks.check_sublayer(Sublayer)
 
 # %% [markdown]
-# ## 3  Take away one thing at a time: HE, WE, ME   *(12 min)*
+# ## 3  Take away one thing at a time: HE, WE, ME   *(13 min)*
 #
 # SHE (*super high-performance*) has a $d \times d$ matrix for every lag. The paper has three
 # cheaper members: *higher-performance*, *worthwhile*, *minimalist*. Their equations below are **our

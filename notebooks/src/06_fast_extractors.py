@@ -21,7 +21,7 @@
 # programs with the same values that do a fraction of it, hold them against the clock and the
 # machine's limit, and break them on purpose.
 #
-# **Minutes:** 82. **Prerequisites:** [03 Extractor](03_extractor.ipynb), sections 1 and 7; complex
+# **Minutes:** 83. **Prerequisites:** [03 Extractor](03_extractor.ipynb), sections 1 and 7; complex
 # numbers. [05 Critical path](05_critical_path.ipynb) helps.
 #
 # Previous: [05 Critical path](05_critical_path.ipynb). Next:
@@ -44,10 +44,10 @@ from attnlab.chapters.fast_extractors import checks, live, pictures
 from attnlab.runmode import banner, is_fast
 from attnlab.show import show
 
-banner(minutes=82)
+banner(minutes=83)
 
 # %% [markdown]
-# ## 1  One sum, and the slowest way to write it   *(6 min)*
+# ## 1  One sum, and the slowest way to write it   *(7 min)*
 #
 # SHE's extraction is a causal convolution. Tokens count from 0 here; $\ell$ is the context length:
 #

@@ -21,7 +21,7 @@
 # translates nearly every sentence rightly, find out where its attention looks and which looks
 # matter, and take BLEU (*bilingual evaluation understudy*, a score of translations) apart.
 #
-# **Minutes:** 84. **Prerequisites:** notebook 02 (attention, mask, heads); sections 1 and 2 of
+# **Minutes:** 85. **Prerequisites:** notebook 02 (attention, mask, heads); sections 1 and 2 of
 # notebook 04.
 #
 # Previous: [06 Fast Extractors](06_fast_extractors.ipynb). Next:
@@ -45,7 +45,7 @@ from attnlab.chapters.translation_teacher import checks, live, pictures
 from attnlab.runmode import banner, is_fast
 from attnlab.show import show
 
-banner(minutes=84)
+banner(minutes=85)
 
 # %% [markdown]
 # ## 1  Two small languages   *(7 min)*
@@ -416,7 +416,7 @@ board = show_board(
 # sentences (own past): two numbers, always both.
 
 # %% [markdown] tags=["exercise"]
-# ## 4  Writing: greedy, and a beam   *(9 min)*
+# ## 4  Writing: greedy, and a beam   *(10 min)*
 #
 # Greedy search takes the likeliest token each time, and reads its own choice next:
 #

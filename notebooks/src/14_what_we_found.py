@@ -20,7 +20,7 @@
 # You see what came of each claim of the two papers: the verdict, the number behind it, how many runs, and
 # what speaks against it. And you learn to read such a verdict, and to make one.
 #
-# **Minutes:** 50. **Prerequisites:** none to read it; notebooks 03 to 09 say how each number was made.
+# **Minutes:** 51. **Prerequisites:** none to read it; notebooks 03 to 09 say how each number was made.
 #
 # Previous: [13 Attention after training](13_attention_after_training.ipynb). From the start:
 # [00 Start here](00_start_here.ipynb).
@@ -42,10 +42,10 @@ from attnlab.claims import ledger_markdown
 from attnlab.runmode import banner
 from attnlab.show import predict_first, show
 
-banner(minutes=50)
+banner(minutes=51)
 
 # %% [markdown]
-# ## 1  Five findings   *(5 min)*
+# ## 1  Five findings   *(6 min)*
 #
 # Two papers take attention out of a Transformer. The first puts *Extractors* in its place, learned sums over
 # the past; the second puts shallow nets there, which a trained Transformer has taught. Their claims, split
