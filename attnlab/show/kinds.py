@@ -27,7 +27,7 @@ from attnlab.show.style import (
 from attnlab.show.words import drawable
 
 MOST_TICKS = 24  # beyond this many rows, names would overlap
-MOST_NUMBERS = 8  # up to this many rows and columns, cells carry their number
+MOST_NUMBERS = 64  # up to this many cells, each carries its number
 LONGEST_TICK = 18  # characters of a name beside a matrix
 LEADER = {
     "arrowstyle": "-",
@@ -191,7 +191,7 @@ def matrix(
         x_ticks: Names of the columns, at most 24 to be shown.
         y_ticks: Names of the rows.
         is_difference: Whether the sign of an entry matters.
-        has_numbers: Write the value in each cell, up to 8 rows and columns.
+        has_numbers: Write the value in each cell, up to 64 of them.
         limit: Top of the colour scale; by default the largest absolute value.
 
     Raises:
@@ -205,7 +205,7 @@ def matrix(
     sns.heatmap(
         entries, ax=ax, vmin=bottom, vmax=top, mask=~np.isfinite(entries),
         cmap=DIFFERENCE_COLOURS if is_difference else AMOUNT_COLOURS, cbar_kws={"label": label},
-        annot=has_numbers and max(entries.shape) <= MOST_NUMBERS, fmt=".2f",
+        annot=has_numbers and entries.size <= MOST_NUMBERS, fmt=".2f",
         annot_kws={"fontsize": 8}, xticklabels=False, yticklabels=False, rasterized=True,
     )  # fmt: skip
     for axis, ticks in ((ax.xaxis, x_ticks), (ax.yaxis, y_ticks)):

@@ -291,8 +291,9 @@ def draw_tasks(table: pd.DataFrame) -> tuple[Any, str]:
     )
     weak = list(dict.fromkeys(table.loc[is_weak, "task"]))
     sites = [site for site in (*SITES, "all") if site in set(table["site"])]
+    rows = table.loc[~is_weak | is_weak.all(), "row"].unique()  # of weak teachers none is drawn
     grid = table.pivot_table(index="row", columns="site", values="kept", sort=False)
-    grid = grid.reindex(index=table["row"].unique(), columns=sites)
+    grid = grid.reindex(index=rows, columns=sites)
     size = (3.6 + 1.1 * len(sites), 1.4 + 0.42 * len(grid))
     one = matrix(grid.clip(lower=0), label="Kept share", x_label="Attention replaced at",
                  y_label="", has_numbers=True, limit=1.0, ax=new_axes(size=size))  # fmt: skip
@@ -307,7 +308,7 @@ def draw_tasks(table: pd.DataFrame) -> tuple[Any, str]:
             f"Attention pays most at {SITES.get(hardest[1], 'all sites').lower()} in {hardest[0]}: "
             f"{grid.loc[hardest]:.0%} of what the teacher has above a trivial answer is kept. "
         )
-    lacks = f" Teacher too weak to decide: {', '.join(weak)}." if weak else ""
+    lacks = f" Teacher too weak to decide: {'; '.join(weak)}." if weak else ""
     return one.ax, (
         f"{most}Tasks: {len(means)}; seeds: {table['n_seeds'].min()} or more. Trivial and teacher: "
         f"{said}.{lacks}"

@@ -59,6 +59,7 @@ TASKS = {  # data: words, and what is scored
     "cogs": ("COGS, alike", "exact_match"),
     "cogs ": ("COGS, new structure", "gen_exact_match"),
 }
+NETS = ("alr", "per_query")  # at the self sites, and at cross
 METRICS = {"rouge_l": "ROUGE-L", "exact_match": "right (%)", "gen_exact_match": "right (%)"}
 BESIDE = "chrf"  # of texts, in the table beside ROUGE-L
 
@@ -285,7 +286,8 @@ def tasks(*, path: Path = RUNS) -> pd.DataFrame:
 def _stand_in(row: Any) -> str:
     """Return what stands in, and how it learnt if not as the recipe does."""
     way = "" if row["way"] in ("", "in_turn") else row["way"]
-    return ", ".join(_word(each) for each in (row["kind"], row["extra"], way) if each)
+    kind = "nets" if row["kind"] in NETS else row["kind"]
+    return ", ".join(_word(each) for each in (kind, row["extra"], way) if each)
 
 
 def tasks_markdown(table: pd.DataFrame) -> str:
