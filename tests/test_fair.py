@@ -164,8 +164,11 @@ def test_what_is_judged_is_not_what_chooses():
         assert set(fair.at_best_rate(told, metric).query("variant == 'she'")["lr"]) == {lr}
     often = swept((40.0,), setting="start_decay_2", shift=-1.0)  # better after many passes alone
     once = swept((1.0,), setting="start_decay_2", shift=+1.0)
-    runs = pd.concat([table, often, once], ignore_index=True)
+    shines = once.assign(test_loss_nats=0.0)
+    runs = pd.concat([table, often, shines], ignore_index=True)
     assert set(fair.chosen_starts(runs).values()) == {"as_usual"}
+    own = fair.at_own_rate(told[told["passes"] == 1].assign(corpus="children"))
+    assert set(own.query("variant == 'she'")["lr"]) == {1e-2}
 
 
 def test_winners_and_differences_point_by_point():

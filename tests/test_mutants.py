@@ -1,7 +1,12 @@
 """The mutation tester changes what computes, one place at a time, and puts it back."""
 
+import tomllib
+from pathlib import Path
+
 import mutants
 import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
 
 CASES = {
     "if a < b: c()": {"if (a <= b): c()", "if (not a < b): c()", "if a < b: pass"},
@@ -31,3 +36,14 @@ def test_each_piece_of_code_is_changed_in_every_way_but_annotations_and_messages
         found.add(path.read_text("utf-8"))
         path.write_text(before, "utf-8")
     assert found == CASES[code]
+
+
+def test_every_named_change_still_finds_its_place():
+    plan = tomllib.loads((ROOT / "tests" / "mutants.toml").read_text("utf-8"))
+    named = [one for room in plan["rooms"].values() for one in room.get("named", ())]
+    lost = [
+        one["name"] for one in named
+        if (ROOT / one["file"]).read_text("utf-8").count(one["old"]) != 1
+    ]  # fmt: skip
+    assert len(named) > 40
+    assert not lost
