@@ -198,6 +198,21 @@ def test_an_arm_killed_at_any_step_ends_with_the_same_bits(variant, done, tmp_pa
     assert not list(folders.work.glob("replaced/*.checkpoint.safetensors"))
 
 
+def test_what_is_tuned_hears_the_teacher_with_its_attention(done, tmp_path, monkeypatch):
+    folders, heard = places(tmp_path, "heard"), []
+    source, copy = (work_file(jobs(TEACHER)[0], place, "model") for place in (done, folders))
+    copy.write_bytes(source.read_bytes())
+
+    def listen(*, teacher, **how):
+        heard.append(students_in(teacher))
+        return tuning(teacher=teacher, **how)
+
+    tuning = stand_ins.Tuning
+    monkeypatch.setattr(stand_ins, "Tuning", listen)
+    run(folders, "all/linear/teacher_alone")
+    assert heard == [{}]
+
+
 def test_a_teacher_is_trained_once_by_whoever_comes_first(tmp_path, monkeypatch):
     folders, (teacher,), trained = places(tmp_path, "both"), jobs(TEACHER), []
     monkeypatch.setattr("attnlab.studies.engine.WAIT_S", 0.0)
