@@ -27,6 +27,7 @@ from attnlab.studies.report import (
     results_block,
     results_table,
     stand_in_table,
+    structure_sentence,
     time_power,
 )
 from attnlab.training.scores import pack_counts
@@ -116,6 +117,24 @@ def test_what_linear_attention_keeps_is_the_verdict_on_captions():
     said = [f"keeps {100 * row['share']:.1f}" in words and f"(**{row['verdict']}**;" in words
             for row in rows.to_dict("records")]  # fmt: skip
     assert any(said)
+
+
+def test_what_is_kept_of_new_structures_is_the_verdict_on_cogs(monkeypatch):
+    rows = [("nets can replace all attention at once", "COGS, new structure", 0.1, np.nan),
+            ("nets can replace all attention at once", "COGS", 0.9, 0.8),
+            ("stand-ins with a window of softmax can replace all attention at once",
+             "COGS, new structure", 0.7, 0.6)]  # fmt: skip
+    judged = pd.DataFrame(rows, columns=["says", "data", "share", "share_low"])
+    judged = judged.assign(share_high=judged["share_low"] + 0.2, verdict="fails here")
+    given = [judged, judged[:1], judged[:0]]
+    monkeypatch.setattr("attnlab.studies.report.task_verdicts", lambda **_: given.pop(0))
+    start = "Of what the teacher gets right in sentences of new structure (COGS), "
+    assert structure_sentence() == (
+        f"{start}linear attention at all sites keeps 70.0 (60.0 to 80.0) % (**fails here**), "
+        "nets keep 10.0 % (**fails here**)."
+    )
+    assert structure_sentence() == f"{start}nets keep 10.0 % (**fails here**)."
+    assert structure_sentence() == ""
 
 
 def test_stand_ins_are_a_table_of_what_is_recorded_and_without_records_there_is_none(monkeypatch):

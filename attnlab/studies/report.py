@@ -26,11 +26,13 @@ from attnlab.studies.replaced_verdicts import (
     CAPTIONS,
     NOT_RECORDED,
     OLD_CAPTIONS,
+    OTHER_TASKS,
     fair_shares,
     n_scored,
     replacement_verdicts,
     rule_of,
     span_of,
+    task_verdicts,
 )
 from attnlab.studies.trivial import BASELINES as TRIVIAL
 
@@ -39,6 +41,7 @@ BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
 
 BOOKS, COUNTED = "language-model/paper/children", "n-grams/paper/children"
 RECONSTRUCTED = ("he", "we", "me")  # of the paper only names and comparisons are known
+COGS, NEW_STRUCTURE = (OTHER_TASKS[name][0] for name in ("cogs", "cogs/gen"))
 LEAKY = "cross/paper/l"
 TOY = "attentionless/classroom/toy"
 TALKS = "attentionless/classroom/ted_iwslt/fr-en"
@@ -103,6 +106,7 @@ def results_block(*, path: Path = RUNS) -> str:
             },
             leak=leak_sentence(runs[TOY]),
             linear=linear_sentence(path=path),
+            structure=structure_sentence(path=path),
             price=price_sentence(translations),
             long=length_sentence(path=path),
             stand_ins=stand_in_table(path=path),
@@ -181,6 +185,22 @@ def linear_sentence(*, path: Path = RUNS) -> str:
         f"{said} of the BLEU of the {row['baseline']} (**{row['verdict']}**; teacher "
         f"{row['teacher_score']:.1f} BLEU, {row['n_sentences']:,} of {row['n_all']:,} sentences)"
     ) + (near and f"; with a softmax over near words alone, {near} (**{other['verdict']}**)")
+
+
+def structure_sentence(*, path: Path = RUNS) -> str:
+    """Say what stand-ins at all sites keep of sentences of new structure; nothing if unrecorded."""
+    judged = task_verdicts(path=path)
+    said = []
+    for says, words in (
+        ("with a window", "linear attention at all sites keeps"),
+        ("nets", "nets keep"),
+    ):
+        rows = judged[judged["says"].str.contains(f"{says}.* can replace all attention")]
+        for row in rows[rows["data"] == NEW_STRUCTURE].to_dict("records") if len(rows) else ():
+            share = share_words(*(row[name] for name in ("share", "share_low", "share_high")))
+            said += [f"{words} {share} % (**{row['verdict']}**)"]
+    what = f"Of what the teacher gets right in sentences of new structure ({COGS}), "
+    return f"{what}{', '.join(said)}." if said else ""
 
 
 def share_words(share: float, low: float, high: float) -> str:
