@@ -12,6 +12,7 @@ from attnlab.studies.replaced_verdicts import (
     CAPTIONS,
     CLAIMS,
     COLUMNS,
+    N_PICKS,
     NO_COUNTS,
     OLD_CAPTIONS,
     ON_TEST,
@@ -28,7 +29,7 @@ from attnlab.studies.replaced_verdicts import (
     span_of,
     task_verdicts,
 )
-from attnlab.training.scores import _score, pack_counts
+from attnlab.training.scores import _score, pack_counts, resampled_bleu
 from attnlab.training.texts import pack_scores
 
 TRAINED_ON = "encoder_self/identity/tuned_all"
@@ -54,19 +55,20 @@ def test_an_interval_is_that_of_seeds_and_sentences_drawn_one_by_one(n_seeds):
         [counts_of(random.uniform(low, 1, 7), n=7) for _ in range(n_seeds)] for low in (0.4, 0.8)
     )
     draws = numpy_generator(0, "bootstrap").multinomial(7, np.full(7, 1 / 7), size=40)
-    picks = numpy_generator(0, "bootstrap/seeds").integers(n_seeds, size=(n_seeds, 40))
+    picks = numpy_generator(0, "bootstrap/seeds").integers(n_seeds, size=(n_seeds, 40, N_PICKS))
     student, values = {1: 0, 2: 12.7062, 3: 4.30265}[n_seeds], []
-    for times, picked in zip(draws, picks.T, strict=True):
+    wider = student / 1.96 * (n_seeds / max(1, n_seeds - 1)) ** 0.5
+    whole = [_score(a.sum(0).tolist()) / _score(b.sum(0).tolist())
+             for a, b in zip(own, other, strict=True)]  # fmt: skip
+    for times, picked in zip(draws, picks.transpose(1, 2, 0), strict=True):
         drawn = [i for i, count in enumerate(times) for _ in range(count)]
         each = [_score(a[drawn].sum(0).tolist()) / _score(b[drawn].sum(0).tolist())
                 for a, b in zip(own, other, strict=True)]  # fmt: skip
-        mean, moved = np.mean(each), np.mean([each[s] for s in picked])
-        wider = student / 1.96 * (n_seeds / max(1, n_seeds - 1)) ** 0.5
-        values.append(mean + wider * (moved - mean))
+        for seeds in picked:
+            moved = np.mean([whole[s] for s in seeds]) - np.mean(whole)
+            values.append(np.mean(each) + wider * moved)
     found = share_over_seeds(own, other, n_resamples=40)
     assert found[1:] == pytest.approx(tuple(np.percentile(values, [2.5, 97.5])))
-    whole = [_score(a.sum(0).tolist()) / _score(b.sum(0).tolist())
-             for a, b in zip(own, other, strict=True)]  # fmt: skip
     assert found[0] == pytest.approx(np.mean(whole))
 
 
@@ -80,6 +82,16 @@ def test_an_interval_over_three_seeds_holds_the_truth(of_seeds, of_sentences):
         _, low, high = share_over_seeds(arms, [counts_of(0.8)] * 3, n_resamples=200)
         n_inside += low <= 0.6 / 0.8 <= high
     assert n_inside / n >= 0.91  # without the wider seeds 0.73 in the first case
+
+
+def test_seeds_that_are_alike_on_all_sentences_add_nothing_to_the_interval():
+    random = np.random.default_rng(3)
+    rights = random.permuted(np.tile(np.linspace(0.5, 0.9, 60), (3, 1)), axis=1)  # other sentences
+    arms, other = [counts_of(each) for each in rights], [counts_of(0.9)] * 3
+    drawn = [resampled_bleu(arm, n_resamples=1000, seed=0)[1:] for arm in (*arms, other[0])]
+    low, high = np.percentile(np.mean(drawn[:3], axis=0) / drawn[3], [2.5, 97.5])
+    _, *found = share_over_seeds(arms, other)
+    assert found == pytest.approx([low, high], abs=1e-3)
 
 
 def test_seeds_that_differ_widen_the_interval():

@@ -37,7 +37,7 @@ GRIDS = {  # scale: (the translator, lengths of both sides, sentences of a batch
 }
 KINDS: dict[str, dict[str, Any]] = {  # where a sentence reads itself; at cross ``linear``
     "linear": {"method": "linear"},
-    "window": {"method": "linear", "window": 8},
+    "window": {"method": "linear", "window": 4, "window_scale": "shared"},
     "ssd": {"method": "ssd"},
     "gated_delta": {"method": "gated_delta"},
 }

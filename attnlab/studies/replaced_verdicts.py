@@ -42,6 +42,7 @@ from attnlab.training.texts import resampled_means, unpack_scores
 OLDER, LATER = "attentionless", "replaced"  # the two studies
 AIM, SHARE = 0.95, 0.97  # of the baseline's score: what the whole interval keeps, and the mean
 WEAK, STRONG = 20, 38  # out of 100: below, a teacher decides nothing; that of captions aims higher
+N_PICKS = 20  # sets of seeds that are drawn with each set of sentences
 MARGIN = 10  # points of a teacher above an answer without training; with fewer, what is kept of it?
 BASELINES = {False: "teacher as it was", True: "teacher, trained on as long"}
 
@@ -209,16 +210,17 @@ def share_over_seeds(
 ) -> tuple[float, float, float]:
     r"""Return the mean over seeds of BLEU over a baseline's, and its 95 % interval.
 
-    A bootstrap in two steps. A resample draws test sentences, the same for both systems of every
-    seed: all are tested on one set. Then it draws seeds. Means over S drawn seeds vary too little
-    (of three, 95 % intervals hold the truth in 73 % of cases): what the seeds add is widened by
-    :math:`\frac{t_{S-1}}{1.96} \sqrt{\frac{S}{S-1}}`, Student's t. With one seed the interval
-    is over sentences alone.
+    Two bootstraps are added. One draws test sentences, the same for both systems of every seed:
+    all are tested on one set. The other draws seeds, each with its share of *all* sentences: what
+    a seed has on a drawn set differs by that set as well, which would count twice. Means over S
+    drawn seeds vary too little (of three, 95 % intervals hold the truth in 73 % of cases): they
+    are widened by :math:`\frac{t_{S-1}}{1.96} \sqrt{\frac{S}{S-1}}`, Student's t. With one seed
+    the interval is over sentences alone.
 
     Shapes:
         own, baseline: one ``(n_sentences, 10)`` a seed, as ``unpack_counts`` returns them.
     Args:
-        n_resamples: Test sets, and sets of seeds, that are drawn.
+        n_resamples: Test sets that are drawn, and ``N_PICKS`` sets of seeds with each.
         seed: Picks them (stream ``bootstrap``).
     Raises:
         AttnlabError: Different test sentences, or a baseline without BLEU.
@@ -250,14 +252,14 @@ def share_of_resampled(
     if others.min() <= 0:
         raise AttnlabError("The baseline scores 0 BLEU: nothing can be a share of that.")
     (n_seeds, n_resamples), shares = ours[:, 1:].shape, ours / others
-    means = drawn = shares[:, 1:].mean(0)
+    whole, drawn = shares[:, 0], shares[:, 1:].mean(0)
     if n_seeds > 1:
         random = numpy_generator(seed, "bootstrap/seeds")
-        picks = random.integers(n_seeds, size=(n_seeds, n_resamples))
+        picks = random.integers(n_seeds, size=(n_seeds, n_resamples, N_PICKS))
         wider = student_t_975(n_seeds - 1) / 1.96 * sqrt(n_seeds / (n_seeds - 1))
-        drawn = means + wider * (np.take_along_axis(shares[:, 1:], picks, 0).mean(0) - means)
+        drawn = drawn[:, None] + wider * (whole[picks].mean(0) - whole.mean())
     low, high = np.percentile(drawn, [2.5, 97.5])
-    return float(shares[:, 0].mean()), float(low), float(high)
+    return float(whole.mean()), float(low), float(high)
 
 
 def fair_shares(runs: pd.DataFrame, *, rule: Rule = TRANSLATED) -> pd.DataFrame:
