@@ -39,7 +39,7 @@ WINDOW_DIALS = {
 KINDS = {  # of stand-ins by length: label, look
     "teacher": ("attention", "attention"),
     "linear": ("linear everywhere", "linear_attention"),
-    "window": ("window, linear at cross", "alr"),
+    "window": ("window 4, linear at cross", "alr"),
     "ssd": ("SSD, linear at cross", "she"),
     "gated_delta": ("gated delta, linear at cross", "mean"),
 }
@@ -226,6 +226,8 @@ def kept(table: pd.DataFrame):
     """
     if table.empty:
         return nothing("What is kept by the number of attention layers")
+    if len(table) < 2:
+        return nothing("What is kept where some layers stay")
     labels = [keeps or "none" for keeps in table["keeps"].astype(str)]
     ax, x = new_axes(), range(len(labels))
     ax.vlines(x, table["low"], table["high"], color=BLUE, lw=3, alpha=0.4)
@@ -254,17 +256,25 @@ def by_length(table: pd.DataFrame):
         label, its = KINDS[str(kind)]
         for ax, column in zip(axes, ("times", "state_kib"), strict=True):
             ax.plot(own["time"], own[column], **{**LOOKS[its].line(), "label": label})
+        one = table[
+            (table["work"] == "greedy") & (table["batch"] == 1) & (table["variant"] == kind)
+        ]
+        axes[0].plot(one["time"], one["times"], color=LOOKS[its].colour, linestyle=":", lw=1)
         end = own[own["time"] == longest].iloc[0]
         said += [f"{label} {end['times']:.2f} times, {end['state_kib']:.0f} KiB"]
     axes[0].axhline(1, color=BLUE, lw=0.8)
     axes[0].set(xlabel="Words on each side", ylabel="Time over attention's", ylim=(0, None))
     axes[1].set(xlabel="Words on each side", ylabel="Decoder keeps (KiB, log scale)", yscale="log")
     axes[1].legend(fontsize=8)
-    rows = written[(written["time"] == longest) & (written["variant"] != "teacher")]
-    n_faster = int((rows["times_high"] < 1).sum())
+    ends = table[(table["time"] == longest) & (table["variant"] != "teacher")]
+    rows = ends[(ends["work"] == "greedy") & (ends["batch"] == largest)]
+    others = ends[(ends["work"] != "greedy") | (ends["batch"] != largest)]
+    n_faster, n_others = (int((part["times_high"] < 1).sum()) for part in (rows, others))
     return axes[0], (
         f"At {longest} words {n_faster} of {len(rows)} stand-ins write faster than attention, "
-        f"interval included, {largest} sentences at once, one CPU thread. There: {'; '.join(said)}."
+        f"interval included, {largest} sentences at once (lines), one CPU thread; one sentence "
+        f"alone (dotted) or read at once, {n_others} of {len(others)}. Lines end at: "
+        f"{'; '.join(said)}."
     )
 
 
@@ -302,11 +312,12 @@ def draw_tasks(table: pd.DataFrame) -> tuple[Any, str]:
     means = table.assign(trivial=floor).groupby("task", sort=False)[["trivial", "teacher"]].mean()
     said = "; ".join(f"{t} {m.trivial:.1f}, {m.teacher:.1f}" for t, m in means.iterrows())
     most = ""
-    if grid.notna().any(axis=None):
-        hardest = grid.stack().idxmin()
+    single = grid.drop(columns="all", errors="ignore")
+    if single.notna().any(axis=None):
+        hardest = single.stack().idxmin()
         most = (
-            f"Attention pays most at {SITES.get(hardest[1], 'all sites').lower()} in {hardest[0]}: "
-            f"{grid.loc[hardest]:.0%} of what the teacher has above a trivial answer is kept. "
+            f"Of single sites least is kept at {SITES[hardest[1]].lower()} in {hardest[0]}: "
+            f"{single.loc[hardest]:.0%} of what the teacher has above a trivial answer. "
         )
     lacks = f" Teacher too weak to decide: {'; '.join(weak)}." if weak else ""
     return one.ax, (

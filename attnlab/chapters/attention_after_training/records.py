@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from attnlab.analysis.compare import MIN_SEEDS
 from attnlab.distillation import CONTROLS
 from attnlab.markdown import markdown_table
 from attnlab.paths import RUNS, record_places
@@ -99,16 +100,30 @@ def spans(runs: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         By variant: ``share``, ``low`` and ``high`` (95 %, over seeds and sentences; nan without
-        counts), ``n_seeds``, ``bleu`` and the columns of the arm.
+        counts), ``of_recipe_low`` and ``of_recipe_high`` (the same of the recipe's BLEU, over the
+        ``n_pairs`` seeds that both have), ``n_seeds``, ``bleu``, ``validation_share`` and the
+        columns of the arm.
     """
-    rows, pair = {}, [SENTENCES, f"{SENTENCES}_of_baseline"]
-    for variant, own in fair_shares(runs).groupby("variant", sort=False):
-        share, low, high = float(own["share"].mean()), np.nan, np.nan
-        if own[pair].notna().all(axis=None):
-            share, low, high = share_over_seeds(*(map(unpack_counts, own[n]) for n in pair))
-        said = {"share": share, "low": low, "high": high, "n_seeds": len(own)}
-        rows[variant] = {**own.iloc[0], **said, "bleu": own["bleu"].mean()}
+    rows, pair, shares = {}, [SENTENCES, f"{SENTENCES}_of_baseline"], fair_shares(runs)
+    recipe = shares[shares["variant"] == BASE]
+    for variant, own in shares.groupby("variant", sort=False):
+        share, low, high = _ratio(own[pair[0]], own[pair[1]])
+        both = own.merge(recipe[["seed", SENTENCES]], on="seed", suffixes=("", "_of_recipe"))
+        _, of_low, of_high = _ratio(both[SENTENCES], both[f"{SENTENCES}_of_recipe"])
+        rows[variant] = {
+            **own.iloc[0], "share": own["share"].mean() if np.isnan(share) else share, "low": low,
+            "high": high, "of_recipe_low": of_low, "of_recipe_high": of_high,
+            "n_seeds": len(own), "n_pairs": len(both), "bleu": own["bleu"].mean(),
+            "validation_share": own["validation_share"].mean(),
+        }  # fmt: skip
     return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def _ratio(own: pd.Series, other: pd.Series) -> tuple[float, float, float]:
+    """Return the ratio of BLEU with its interval, seed by seed; nan where counts are missing."""
+    if own.empty or own.isna().any() or other.isna().any():
+        return np.nan, np.nan, np.nan
+    return share_over_seeds(*(map(unpack_counts, each) for each in (own, other)))
 
 
 def planned_arms() -> pd.DataFrame:
@@ -278,7 +293,8 @@ def tasks(*, path: Path = RUNS) -> pd.DataFrame:
                 "task": words, "stand_in": put, "site": site, "metric": METRICS[metric],
                 "score": each["score"].mean(), "low": each["score"].min(),
                 "high": each["score"].max(), "teacher": own, "trivial": trivial,
-                "n_seeds": each["seed"].nunique(), BESIDE: each[BESIDE].mean(),
+                "n_seeds": each["seed"].nunique(),
+                BESIDE: np.nan if metric.startswith("gen_") else each[BESIDE].mean(),
             })  # fmt: skip
     return pd.DataFrame(rows)
 
@@ -287,6 +303,7 @@ def _stand_in(row: Any) -> str:
     """Return what stands in, and how it learnt if not as the recipe does."""
     way = "" if row["way"] in ("", "in_turn") else row["way"]
     kind = "nets" if row["kind"] in NETS else row["kind"]
+    kind += f" + window {row['window']}" if row["window"] and row["site"] != "cross" else ""
     return ", ".join(_word(each) for each in (kind, row["extra"], way) if each)
 
 
@@ -298,7 +315,8 @@ def tasks_markdown(table: pd.DataFrame) -> str:
         [
             row.task, row.metric, ranged(pd.Series([row.trivial])), f"{row.teacher:.1f}",
             f"{PLACES[row.site][1]}: {row.stand_in}",
-            f"{row.score:.1f} ({row.low:.1f} to {row.high:.1f})", f"{row.chrf:.1f}", row.n_seeds,
+            f"{row.score:.1f} ({row.low:.1f} to {row.high:.1f})",
+            "" if np.isnan(row.chrf) else f"{row.chrf:.1f}", row.n_seeds,
         ]
         for row in table.itertuples()
     ]  # fmt: skip
@@ -322,8 +340,19 @@ def conclusions(found: pd.DataFrame) -> list[str]:
         f"The recipe ({row['words']}) keeps {row['share']:.1%} of its teacher's BLEU "
         f"({row['low']:.1%} to {row['high']:.1%}), seeds: {row['n_seeds']:.0f}."
     ]
-    apart = [v for v in changed if v in found.index and found.loc[v, "high"] < row["low"]]
-    names = "; ".join(changed[v] for v in sorted(apart, key=lambda v: found.loc[v, "share"]))
-    said += [f"Changes whose interval lies below the recipe's: {names or 'none'}."]
-    best = found["share"].idxmax()
-    return [*said, f"Most is kept by {found.loc[best, 'words']}, {found.loc[best, 'share']:.1%}."]
+    apart = [v for v in changed if v in found.index and found.loc[v, "n_pairs"] >= MIN_SEEDS
+             and found.loc[v, "of_recipe_high"] < 1]  # fmt: skip
+    names = "; ".join(
+        f"{changed[v]} ({found.loc[v, 'of_recipe_low']:.1%} to "
+        f"{found.loc[v, 'of_recipe_high']:.1%} of its BLEU)"
+        for v in sorted(apart, key=lambda v: found.loc[v, "share"])
+    )
+    said += [f"Worse than the recipe on the same sentences, seed by seed: {names or 'none'}."]
+    whole = found[(found["site"] == "all") & (found["n_seeds"] >= MIN_SEEDS)]
+    if whole["validation_share"].notna().any():
+        best = whole.loc[whole["validation_share"].idxmax()]
+        said += [
+            f"Of {len(whole)} rows at all sites with {MIN_SEEDS} seeds most is kept on validation "
+            f"by {best['words']}; on test it keeps {best['share']:.1%}."
+        ]
+    return said
