@@ -114,8 +114,9 @@ class Column {
     const fair = own.filter((entry) => Number.isFinite(entry.floor) && entry.floor !== null);
     const [slips, lost] = [Infinity, null].map((floor) => own.filter((entry) => entry.floor === floor).length);
     const mean = (name) => (fair.reduce((total, entry) => total + entry[name], 0) / Math.max(fair.length, 1)).toFixed(2);
+    const judged = `Surprise ${mean("surprise")} nats a word, true source ${mean("floor")}, over ${fair.length} of ${own.length} words. `;
     this.said.textContent =
-      `Surprise ${mean("surprise")} nats a word, true source ${mean("floor")}. ` +
+      (fair.length ? judged : "After this beginning the source has no chance for any word: none can be judged. ") +
       `${slips} of ${own.length} words the source would never say there${lost ? `, ${lost} after it lost the thread` : ""}. ` +
       `${this.ms.toFixed(1)} ms a word.`;
   }
@@ -198,7 +199,7 @@ class Tale {
   write(seed = this.seed) {
     this.seed = seed;
     const { tokens, unknown } = this.words.encode(this.prompt.value);
-    this.note.textContent = unknown.length ? `No tale has ${unknown.map((w) => `“${w}”`).join(", ")}; left out.` : "";
+    this.note.textContent = unknown.length ? `No tale has ${[...new Set(unknown)].map((w) => `“${w}”`).join(", ")}; left out.` : "";
     const temperature = Number(this.temperature.value);
     this.shown.textContent = temperature.toFixed(1);
     const how = { nWords: this.bundle.first.n_words, temperature, seed };
@@ -275,7 +276,7 @@ class TakeOut {
       select.setAttribute("aria-label", `${SITE_NAMES[site]}, layer ${layer + 1}`);
       select.addEventListener("change", soon);
       this.switches.set(`${site} ${layer}`, select);
-      return h("td", {}, select);
+      return h("td", {}, h("span", { className: "layer", ariaHidden: "true" }, `Layer ${layer + 1}`), select);
     });
     return h("tr", {}, h("th", { scope: "row" }, SITE_NAMES[site]), ...cells);
   }
@@ -287,7 +288,7 @@ class TakeOut {
     this.update();
   }
   another() {
-    this.example = ((this.example ?? -1) + 1) % this.bundle.held_out.length;
+    this.example = ((this.example ?? 0) + 1) % this.bundle.held_out.length; // the first is shown
     this.sentence.value = this.words.decode(this.bundle.held_out[this.example][0]);
     this.update();
   }
@@ -310,7 +311,7 @@ class TakeOut {
     const { tokens, unknown } = this.words.encode(this.sentence.value);
     const longest = this.model.config.max_len - 1;
     const read = tokens.slice(0, longest);
-    const lost = [unknown.length && `Not read: ${unknown.join(", ")}.`, tokens.length > longest && `Only the first ${longest} words are read.`];
+    const lost = [unknown.length && `Not read: ${unknown.join(", ")}.`, tokens.length > longest && `Only the first ${longest} ${this.words.pieces ? "pieces" : "words"} are read.`];
     this.note.textContent = lost.filter(Boolean).join(" ");
     this.texts.read.textContent = this.words.decode(read) || "(nothing)";
     this.placeAll(true);
@@ -322,7 +323,7 @@ class TakeOut {
     const marked = written.map((word, i) => [i ? " " : "", isOther(word, i) ? h("mark", {}, word) : word]);
     this.texts.written.replaceChildren(...marked.flat());
     const n = written.filter(isOther).length + Math.max(whole.length - written.length, 0);
-    const how = `${n ? `${n} of ${Math.max(whole.length, written.length)} words differ` : "The same sentence"}`;
+    const how = !read.length ? "Nothing to read" : `${n ? `${n} of ${Math.max(whole.length, written.length)} words differ` : "The same sentence"}`;
     this.status.textContent = `${how}: ${this.said()}.`;
     await this.measure(turn, how);
   }
@@ -386,5 +387,9 @@ const PANELS = { tale: Tale, "take out": TakeOut };
 export async function start(root, bundle) {
   const panel = new PANELS[bundle.panel](root, bundle, await unpack(bundle));
   root.dataset.isLive = "true";
+  if (window.parent !== window) {
+    const tell = () => window.parent.postMessage({ attnlabHeight: Math.ceil(document.body.scrollHeight) + 40 }, "*");
+    new ResizeObserver(tell).observe(document.body);
+  }
   return panel;
 }

@@ -40,6 +40,8 @@ PATH = r"(?!https?:)[^)#\s]*[./][^)#\s]*|LICENSE"
 LINK = re.compile(rf"(?<!!)\[([^\]]*)\]\((?:\.\./)*({PATH})(#[^)\s]*)?\)")
 MATHJAX = "static/mathjax/tex-svg.js"
 RUNS_HERE = re.compile(r"^(write_a_tale|take_attention_out)\(\)", re.MULTILINE)
+LIVE_WAY = "[Try models in the page](live.md)"
+WAYS = ("[All claims](claims.md)", "[For teachers](teaching.md)", "[Glossary](glossary.md)")
 STAYS = "In the notebook, which the buttons above open, a live panel stands here."
 LAYERS = ("ground", "show", "corpora", "sources", "mixers", "teach", "models", "training",
           "analysis", "distillation", "tasks", "studies", "claims", "web")  # fmt: skip
@@ -144,11 +146,15 @@ def pages_of(
         if found := EXERCISE.search(cell.source) if cell.cell_type == "markdown" else None:
             asked = (re.sub(r"[ .]", "-", found[1].lower()), found[1], cell.source)
         if cell.cell_type == "markdown":
+            if found and asked:
+                at = found.start()
+                cell.source = f"{cell.source[:at]}(at-{asked[0]})=\n{cell.source[at:]}"
             cell.source = linked(cell.source, stems)
         elif is_solution(cell) and asked:
             name, title, text = asked
             if name not in solved:
-                solved[name] = f"({name})=\n## {title}\n\n{linked(text, stems)}\n\n"
+                back = f"[Back to it in the notebook](#at-{name})"
+                solved[name] = f"({name})=\n## {title}\n\n{back}\n\n{linked(text, stems)}\n\n"
                 link = f"[Solution of {title[0].lower()}{title[1:]}](#{name})"
                 cells.append(nbformat.v4.new_markdown_cell(link))
             code = cell.source.replace("    # SOLUTION\n", "")
@@ -287,7 +293,10 @@ def write_other_pages(
         for caption, names in listed.items() if names
     ]  # fmt: skip
     readme = linked((ROOT / "README.md").read_text("utf-8"), stems)
-    pages["index"] = "\n\n".join([readme, *trees])
+    title, _, readme = readme.partition("\n")
+    first = f"[Read from the beginning](notebooks/{stems[0]}.ipynb)"
+    ways = [first, *([LIVE_WAY] if interface else []), *WAYS]
+    pages["index"] = "\n\n".join([title, " · ".join(ways), readme, *trees])
     for name, text in pages.items():
         (source / f"{name}.md").write_text(text, encoding="utf-8")
 

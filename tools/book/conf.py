@@ -1,6 +1,9 @@
 """Sphinx: the book from the pages that build.py has laid out; nothing is executed here."""
 
 from docutils import nodes
+from sphinx.search.en import SearchEnglish
+
+SearchEnglish.stopwords -= {"she", "he", "we", "me"}  # mixers
 
 project, author, copyright = "attnlab", "attnlab authors", "attnlab authors"
 language = "en"

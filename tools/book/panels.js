@@ -74,6 +74,12 @@
     return { node: make("div", { className: "attnlab-dial" }, label, row), show };
   }
 
+  // a page in a frame says how high it is
+  window.addEventListener("message", ({ source, data }) => {
+    const frame = [...document.querySelectorAll("iframe")].find((one) => one.contentWindow === source);
+    if (frame && Number.isFinite(data?.attnlabHeight)) frame.style.height = `${data.attnlabHeight}px`;
+  });
+
   document.addEventListener("DOMContentLoaded", () => {
     document.querySelectorAll(".attnlab-live").forEach(build);
   });

@@ -17,7 +17,7 @@ PLAIN = frozenset(
      "loss", "prefix", "rank", "recall", "state", "window", "work")
 )  # fmt: skip
 
-TWO_SENSES = {"Agreement"}  # of a cell, and of words in a sentence: never linked
+TWO_SENSES = {"Agreement", "State"}  # also of words in a sentence; also of a chain: never linked
 
 
 def anchor(term: str) -> str:
