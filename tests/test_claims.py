@@ -205,7 +205,8 @@ def test_claims_on_captions_say_what_the_later_study_lacks(tmp_path):
         plant_bleu(tmp_path, later, variant, seed, 0.8)
     lines = ledger(path=tmp_path, ids=["R10"]).set_index("claim")
     line = lines.loc[
-        "stand-ins without any softmax can replace all attention at once (the paper: open)"
+        "stand-ins without a softmax over positions can replace all attention at once "
+        "(the paper: open)"
     ]
     assert (line["verdict"], line["record"], line["seeds"]) == ("holds here", later, 3)
     assert "60 of 60 sentences" in line["budget"]

@@ -230,7 +230,7 @@ def test_nets_speak_for_nets(variant, claims):
 # The later study
 
 LINEAR, WINDOW = "all/linear/no_window", "all/linear"
-NO_SOFTMAX = "stand-ins without any softmax can replace all attention at once"
+NO_SOFTMAX = "stand-ins without a softmax over positions can replace all attention at once"
 
 
 def later(teacher=0.8, longer=0.8, **arms):

@@ -163,24 +163,29 @@ def test_stand_ins_are_a_table_of_what_is_recorded_and_without_records_there_is_
 
 
 def test_long_sentences_are_said_with_time_and_memory_and_bear_the_heading_out(monkeypatch):
-    rows = [("teacher", 50, 1.0, 9.0), ("teacher", 200, 1.0, 100.0), ("ssd", 50, 0.1, 1.0),
-            ("ssd", 200, 0.5, 25.0), ("linear", 200, 0.7, 30.0)]  # fmt: skip
+    rows = [("teacher", 200, 1.0, 100.0), ("ssd", 50, 1.1, 1.0), ("ssd", 200, 0.5, 25.0),
+            ("window", 50, 1.3, 1.0), ("window", 200, 0.7, 30.0)]  # fmt: skip
     table = pd.DataFrame(rows, columns=["variant", "time", "times", "state_kib"])
-    table = table.assign(work="greedy", batch=32, times_low=0.4, times_high=table["times"] + 0.1)
-    alone = table.assign(batch=1, times=0.01)
-    given = {"whole": pd.concat([alone, table]), "none": table[:0]}
-    read = "attnlab.studies.report.length_table"
-    monkeypatch.setattr(read, lambda **_: given["whole"])
+    table = table.assign(work="greedy", times_low=0.4, times_high=table["times"] + 0.1)
+    given = {"table": pd.concat([table.assign(batch=1), table.assign(batch=32)])}
+    says = ["without a softmax over positions", "with a window of softmax", "c"]
+    judged = pd.DataFrame({"says": says,
+                           "variant": ["all/ssd", "all/linear", "teacher"],
+                           "experiment": CAPTIONS})  # fmt: skip
+    monkeypatch.setattr("attnlab.studies.report.length_table", lambda **_: given["table"])
+    monkeypatch.setattr("attnlab.studies.report.replacement_verdicts", lambda **_: judged)
     assert length_sentence() == (
-        "32 sentences of 200 words take 0.50 (0.40 to 0.60) times as long, and the decoder keeps "
-        "0.25 of the numbers"
+        "A sentence of 50 words takes the two of captions 1.10 (0.40 to 1.20) and 1.30 "
+        "(0.40 to 1.40) times as long as attention; 32 of 200 words at once 0.50 (0.40 to 0.60) "
+        "and 0.70 (0.40 to 0.80) "
+        "times, and the decoder keeps 0.25 and 0.30 of the numbers"
     )
-    monkeypatch.setattr(read, lambda **_: given["none"])
-    assert length_sentence() == "longer ones are not recorded yet"
+    given["table"] = table[:0]
+    assert length_sentence() == "Their times are not recorded yet"
     monkeypatch.undo()
     recorded = length_table().query("work == 'greedy' and variant != 'teacher'")
     longest = recorded[recorded["time"] == recorded["time"].max()].query("batch > 1")
-    assert longest["times_high"].min() < 1 < recorded.query("batch == 1")["times_low"].min()
+    assert longest["times_high"].max() < 1 < recorded.query("batch == 1")["times_low"].min()
 
 
 def test_the_leak_is_said_with_both_numbers():

@@ -19,7 +19,7 @@ from attnlab.mixers import build_mixer
 from attnlab.paths import RUNS
 from attnlab.records import load_runs
 from attnlab.studies import fair
-from attnlab.studies.arms import ARMS_OF_TODAY, arm_columns, arm_words
+from attnlab.studies.arms import ARMS_OF_TODAY, arm_columns, arm_words, get_arm
 from attnlab.studies.lengths import length_table
 from attnlab.studies.mixers import VARIANTS
 from attnlab.studies.replaced_verdicts import (
@@ -86,7 +86,7 @@ def results_block(*, path: Path = RUNS) -> str:
     runs = {name: load_runs(name, path=path) for name in (BOOKS, COUNTED, TOY)}
     books, counted = latest_runs(runs[BOOKS]), runs[COUNTED].iloc[-1]
     best = min((part for _, part in books.groupby("variant")), key=_mean_loss)
-    clock, translations = (load_runs(f"speed/paper{of}/", path=path) for of in ("", "/translation"))
+    clock = load_runs("speed/paper/", path=path)
     words = (
         TEMPLATE.read_text(encoding="utf-8")
         .rstrip("\n")
@@ -107,7 +107,6 @@ def results_block(*, path: Path = RUNS) -> str:
             leak=leak_sentence(runs[TOY]),
             linear=linear_sentence(path=path),
             structure=structure_sentence(path=path),
-            price=price_sentence(translations),
             long=length_sentence(path=path),
             stand_ins=stand_in_table(path=path),
         )
@@ -177,7 +176,7 @@ def linear_sentence(*, path: Path = RUNS) -> str:
         share = share_words(*(row[name] for name in ("share", "share_low", "share_high")))
         return f"{row['arm']}, keeps {share} %", row
 
-    said, row = kept(CAPTIONS, "without any softmax")
+    said, row = kept(CAPTIONS, "without a softmax over positions")
     if row is None:
         said, row = kept(OLD_CAPTIONS, "without a softmax")
     near, other = kept(CAPTIONS, "with a window of softmax")
@@ -240,30 +239,40 @@ def stand_in_table(*, path: Path = RUNS) -> str:
     )
 
 
-def price_sentence(runs: pd.DataFrame) -> str:
-    """Say how long the fastest stand-in takes for a sentence, alone."""
-    alone = runs[(runs["config.work"] == "greedy") & (runs["config.batch"] == 1)]
-    alone = alone[alone["variant"] != "teacher"]
-    fastest = alone.loc[alone["ratio_to_teacher"].idxmin()]
-    value, low, high = (fastest[f"ratio_to_teacher{end}"] for end in ("", "_low", "_high"))
-    return f"{value:.2f} ({low:.2f} to {high:.2f})"
-
-
 def length_sentence(*, path: Path = RUNS) -> str:
-    """Say how long the fastest stand-in at all sites takes for the longest sentences, in batches.
+    """Say how long the stand-ins of ``linear_sentence`` take, and what the decoder keeps.
 
-    Without records of lengths: ``longer ones are not recorded yet``.
+    One sentence of the trained length, then many long ones at once. Without records of lengths:
+    ``Their times are not recorded yet``.
     """
-    table = length_table(path=path).query("work == 'greedy' and batch > 1")
-    table = table[table["time"] == table["time"].max()]
-    if table.empty:
-        return f"longer ones are {NOT_RECORDED}"
-    whole = table[table["variant"] == "teacher"].iloc[0]
-    one = table.loc[table[table["variant"] != "teacher"]["times"].idxmin()]
+    judged = replacement_verdicts(path=path)
+    judged = judged[judged["experiment"] == CAPTIONS]
+    is_said = judged["says"].str.contains(
+        "without a softmax over positions|with a window of softmax"
+    )
+    arms = [get_arm(name).columns for name in judged.loc[is_said, "variant"]]
+    kinds = ["window" if arm["window"] else arm["method"] for arm in arms]
+    table = length_table(path=path).query("work == 'greedy'").set_index("variant")
+    if table.empty or not set(kinds) <= set(table.index):
+        return f"Their times are {NOT_RECORDED}"
+
+    def times(part: pd.DataFrame) -> str:
+        rows = part.loc[kinds].to_dict("records")
+        return " and ".join(
+            f"{row['times']:.2f} ({row['times_low']:.2f} to {row['times_high']:.2f})"
+            for row in rows
+        )
+
+    alone, many = table[table["batch"] == 1], table[table["batch"] > 1]
+    alone = alone[alone["time"] == alone["time"].min()]
+    many = many[many["time"] == many["time"].max()]
+    kept = many.loc[kinds, "state_kib"] / many.loc["teacher", "state_kib"]
+    shares = " and ".join(f"{share:.2f}" for share in kept)
     return (
-        f"{one['batch']:.0f} sentences of {one['time']:.0f} words take {one['times']:.2f} "
-        f"({one['times_low']:.2f} to {one['times_high']:.2f}) times as long, and the decoder keeps "
-        f"{one['state_kib'] / whole['state_kib']:.2f} of the numbers"
+        f"A sentence of {alone['time'].iloc[0]:.0f} words takes the two of captions "
+        f"{times(alone)} times as long as attention; {many['batch'].iloc[0]:.0f} of "
+        f"{many['time'].iloc[0]:.0f} words at once {times(many)} times, and the decoder keeps "
+        f"{shares} of the numbers"
     )
 
 
