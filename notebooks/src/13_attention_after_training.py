@@ -535,9 +535,9 @@ show(pictures.recorded_tasks())
 display(Markdown(records.tasks_markdown(records.tasks())))
 
 # %% [markdown]
-# *Linear* is the recipe of section 4; *nets* are those of notebooks 08 and 09, ALR M where a sentence reads itself and
-# a net per query at cross; *scratch* never had a teacher, *untuned* was taught and then left. A teacher that is hardly
-# better than the trivial answer has nothing to be kept: it stands in the table, not in the picture.
+# *Recipe* is that of section 4, with its window where a sentence reads itself; *nets* are those of notebooks 08 and
+# 09, ALR M at the self sites and a net per query at cross; *scratch* never had a teacher, *untuned* was taught and
+# then left. A teacher hardly better than the trivial answer has nothing to be kept: it stands in the table alone.
 #
 # Compare the two tests of COGS. Sentences like those of the lessons hide what new structures show: what was lost with
 # attention, and at which site.

@@ -303,7 +303,8 @@ def _stand_in(row: Any) -> str:
     """Return what stands in, and how it learnt if not as the recipe does."""
     way = "" if row["way"] in ("", "in_turn") else row["way"]
     kind = "nets" if row["kind"] in NETS else row["kind"]
-    kind += f" + window {row['window']}" if row["window"] and row["site"] != "cross" else ""
+    if kind == "linear" and (row["window"] or row["site"] == "cross"):
+        kind = "recipe"
     return ", ".join(_word(each) for each in (kind, row["extra"], way) if each)
 
 
