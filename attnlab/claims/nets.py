@@ -86,8 +86,9 @@ def _teachers(records: Records) -> Iterator[Evidence]:
         ends = own["bleu"].mean(), own["bleu_low"].min(), own["bleu_high"].max()
         n, how = int(own[layers].iloc[0]), own["details.bleu.signature"].iloc[-1]
         scored = "{:,} of {:,} sentences".format(*n_scored(own))
+        data = (JUDGED_ON | LONGEST).get(name, name)
         lines.append(Evidence(
-            BUILT, seeds=own["seed"].nunique(), claim=f"a teacher of {JUDGED_ON.get(name, name)}",
+            BUILT, seeds=own["seed"].nunique(), claim=f"a teacher of {data}",
             budget=f"{n} + {n} layers, {budget_of(runs)}; {scored}", record=name,
             quantity=f"greedy BLEU, {how.replace('|', ' ')}",
             **measured(*map(float, ends), "{:.1f}", "BLEU")))  # fmt: skip

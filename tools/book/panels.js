@@ -74,6 +74,16 @@
     return { node: make("div", { className: "attnlab-dial" }, label, row), show };
   }
 
+  // a formula that is wider than the page is drawn smaller; one that would be too small scrolls
+  const fit = () => document.querySelectorAll("div.math").forEach((room) => {
+    const formula = room.querySelector("mjx-container");
+    if (!formula) return;
+    formula.style.zoom = 1;
+    formula.style.zoom = Math.max(0.65, Math.min(1, (0.97 * room.clientWidth) / formula.scrollWidth || 1));
+  });
+  window.addEventListener("load", () => (window.MathJax?.startup?.promise ?? Promise.resolve()).then(fit));
+  window.addEventListener("resize", fit);
+
   // a page in a frame says how high it is
   window.addEventListener("message", ({ source, data }) => {
     const frame = [...document.querySelectorAll("iframe")].find((one) => one.contentWindow === source);

@@ -27,6 +27,7 @@ TAKEAWAY = re.compile(r"\*\*Takeaway\.\*\*.*?(?=\n\n|\Z)", re.DOTALL)
 FIGURE = re.compile(r"<figure.*?</figure>", re.DOTALL)
 FOLD = re.compile(r"<details>.*?</details>", re.DOTALL)
 LINK = re.compile(r"(?<!!)\[([^\]]*)\]\((?!https?:)[^)]*\)")
+HALF = re.compile(r"[^.?!]*:\Z")  # a sentence that waits for what is not shown
 MOST_CODE, MOST_PRINTED, MOST_FORMULAS = 9, 7, 2  # lines, lines, formulas of a slide
 
 
@@ -46,7 +47,11 @@ def _told(text: str, number: int) -> Iterator[Any]:
     elif heading := re.match(r"##? .*", text):
         rest = text[heading.end() :].strip()
         formulas = FORMULA.findall(rest)[:MOST_FORMULAS]
-        first = rest.partition("\n\n")[0]
+        first, _, after = rest.partition("\n\n")
+        if first.endswith(":"):  # of what? A table that follows; else the half sentence goes
+            table = after.partition("\n\n")[0]
+            is_table, whole = table.startswith("|"), HALF.sub("", first)
+            first = f"{first}\n\n{table}" if is_table else first if formulas else whole
         parts = [heading[0], first, *(one for one in formulas if one not in first)]
         yield _slide("\n\n".join(parts), "slide")
     for found in TAKEAWAY.findall(text):
