@@ -128,9 +128,9 @@ def test_a_stand_ins_state_is_the_same_at_any_length_and_attentions_grows(smoke)
     budget, (short, long), _ = lengths.GRIDS["smoke"]
     d, h, n_layers = budget.d_model, budget.n_heads, budget.n_layers
     d_head = d // h
-    linear = h * 2 * d_head * (d_head + 1)
+    linear, near = h * 2 * d_head * (d_head + 1), lengths.KINDS["window"]["window"]
     for time in (short, long):
-        of_self = {"linear": linear, "window": linear + 2 * d * min(time, 8),
+        of_self = {"linear": linear, "window": linear + 2 * d * min(time, near),
                    "ssd": d * d_head, "gated_delta": d * d_head}  # fmt: skip
         assert kept["min"]["teacher", time] == 4 * n_layers * 4 * time * d
         for name, n_numbers in of_self.items():
