@@ -444,9 +444,11 @@ def committed_files(corpus: str, *, folder: Path = MODELS) -> dict[str, Path]:
 
 def committed_teacher(job: Job, *, folder: Path = MODELS) -> Translator | None:
     """Return the teacher of exactly this job if it came with the workbook, rounded to bfloat16."""
-    file = committed_files(job.task["corpus"], folder=folder).get(TEACHER)
-    teacher, facts = (None, {}) if file is None else load_translator(file)
-    return teacher if facts.get("job") == job.digest else None
+    for file in sorted(folder.glob(f"*/{export_name(TEACHER)}")):
+        teacher, facts = load_translator(file)
+        if facts.get("job") == job.digest:
+            return teacher
+    return None
 
 
 def export_job(job: Job, folders: Folders, to: Path) -> Iterator[Path]:
