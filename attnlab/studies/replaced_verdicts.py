@@ -252,8 +252,13 @@ def share_of_resampled(
     ours, others = np.array(own), np.array(baseline)
     if others.min() <= 0:
         raise AttnlabError("The baseline scores 0 BLEU: nothing can be a share of that.")
-    (n_seeds, n_resamples), shares = ours[:, 1:].shape, ours / others
-    whole, drawn = shares[:, 0], shares[:, 1:].mean(0)
+    return _over_seeds(ours / others, seed)
+
+
+def _over_seeds(compared: np.ndarray, seed: int) -> tuple[float, float, float]:
+    """Return mean and interval of what was compared: ``(n_seeds, 1 + n_resamples)``."""
+    (n_seeds, n_resamples), whole = compared[:, 1:].shape, compared[:, 0]
+    drawn = compared[:, 1:].mean(0)
     if n_seeds > 1:
         random = numpy_generator(seed, "bootstrap/seeds")
         picks = random.integers(n_seeds, size=(n_seeds, n_resamples, N_PICKS))
@@ -261,6 +266,30 @@ def share_of_resampled(
         drawn = drawn[:, None] + wider * (whole[picks].mean(0) - whole.mean())
     low, high = np.percentile(drawn, [2.5, 97.5])
     return float(whole.mean()), float(low), float(high)
+
+
+def bleu_difference(
+    runs: pd.DataFrame, variant: str, baseline: str
+) -> tuple[int, float, float, float]:
+    """Return by how much BLEU a variant is above another: pairs of seeds, mean, 95 % interval.
+
+    The interval is over seeds and sentences, as that of ``share_over_seeds``.
+
+    Args:
+        runs: Rows of one experiment, as ``load_runs`` returns them.
+
+    Returns:
+        0 and nan where no seed of both has the counts of its sentences.
+    """
+    if SENTENCES not in runs:
+        return 0, np.nan, np.nan, np.nan
+    wide = latest_runs(runs).pivot(index="seed", columns="variant", values=SENTENCES)
+    pairs = wide.reindex(columns=[variant, baseline]).dropna()
+    if pairs.empty:
+        return 0, np.nan, np.nan, np.nan
+    _require_same([unpack_counts(text)[:, -1] for text in pairs.to_numpy().flat])
+    own, other = (np.array([_resampled("bleu", text) for text in pairs[name]]) for name in pairs)
+    return len(pairs), *_over_seeds(own - other, 0)
 
 
 def fair_shares(runs: pd.DataFrame, *, rule: Rule = TRANSLATED) -> pd.DataFrame:
