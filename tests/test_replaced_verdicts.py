@@ -182,6 +182,16 @@ def test_a_claim_is_judged_by_the_whole_interval_of_three_seeds(rights, verdict)
     assert row["chosen_on"] == "the only arm"
 
 
+def test_a_teacher_that_training_on_spoils_on_validation_stays_as_it_was():
+    arms = {ENCODER: same(0.8, 0.8, 0.8), f"{BOTH}/tuned": same(0.8, 0.8, 0.8)}
+    spoilt = {TRAINED_ON: ([0.9] * 3, [0.7] * 3)}  # better on test, which decides nothing
+    rows = judged(**spoilt, **arms)
+    tuned = rows.loc[CLAIMS[2].says]
+    assert (tuned["verdict"], tuned["baseline"]) == (HOLDS, "teacher as it was")
+    unpaired = {TRAINED_ON: ([0.9] * 3, None)}
+    assert judged(**unpaired, **arms).loc[CLAIMS[2].says, "baseline"].endswith("as long")
+
+
 def test_what_was_tuned_is_held_against_the_teacher_trained_on():
     rows = judged(**{ENCODER: same(0.8, 0.8, 0.8), f"{BOTH}/tuned": same(0.8, 0.8, 0.8)})
     tuned = rows.loc[CLAIMS[2].says]

@@ -2,8 +2,9 @@
 
 The rule. To replace is to keep ``AIM`` of a baseline's score on the test split, with the whole
 95 % interval; in the later study also ``SHARE`` of it on average, of a teacher of ``STRONG`` BLEU.
-The baseline of what was tuned after the swap is the teacher, trained on for as many steps; of all
-else the teacher as it was. Of many arms the one speaks that keeps most on the *validation* split.
+The baseline of what was tuned after the swap is the teacher, trained on for as many steps, or as it
+was where that is better on validation (training on may spoil it); of all else the teacher as it
+was. Of many arms the one speaks that keeps most on the *validation* split.
 The interval is over seeds and sentences. A teacher below ``WEAK`` decides nothing, nor one within
 ``MARGIN`` of an answer without training, nor do fewer than ``MIN_SEEDS`` seeds, another baseline,
 or an arm that was chosen on the test split.
@@ -301,10 +302,10 @@ def fair_shares(runs: pd.DataFrame, *, rule: Rule = TRANSLATED) -> pd.DataFrame:
 
     Returns:
         The runs and the columns of their arms, with ``baseline`` (in words), ``is_fair`` (False
-        where the teacher, trained on, is wanted and not recorded: then it is the teacher as it
-        was), ``share`` and ``validation_share`` of the score, ``teacher_score``,
-        ``trivial_score`` (of the best answer without training; nan: none recorded), and of the
-        baseline all that ends in ``_of_baseline``. A seed without a teacher is left out.
+        where the teacher, trained on, is wanted and not recorded), ``share`` and
+        ``validation_share`` of the score, ``teacher_score``, ``trivial_score`` (of the best
+        answer without training; nan: none recorded), and of the baseline all that ends in
+        ``_of_baseline``. A seed without a teacher is left out.
     """
     runs = latest_runs(runs)
     is_trivial = runs["variant"].isin(TRIVIAL)
@@ -318,7 +319,8 @@ def fair_shares(runs: pd.DataFrame, *, rule: Rule = TRANSLATED) -> pd.DataFrame:
     wants_longer = arms["tunes"].ne("nothing") & arms["begins"].ne("scratch")
     recorded = set(zip(own["is_longer"], own["seed"], strict=True))
     is_fair = np.array([pair in recorded for pair in zip(wants_longer, arms["seed"], strict=True)])
-    arms = arms.assign(is_longer=wants_longer & is_fair, is_fair=is_fair.astype(bool))
+    is_spoilt = _is_spoilt(own)
+    arms = arms.assign(is_longer=wants_longer & is_fair & ~is_spoilt, is_fair=is_fair.astype(bool))
     measured = ["score", "validation", "counts", SENTENCES]
     own, teacher = own[["is_longer", "seed", *measured]], own[~own["is_longer"]]
     arms = arms.merge(own, on=["is_longer", "seed"], suffixes=("", "_of_baseline"))
@@ -329,6 +331,13 @@ def fair_shares(runs: pd.DataFrame, *, rule: Rule = TRANSLATED) -> pd.DataFrame:
     scores = arms["seed"].map(teacher.set_index("seed")["score"])
     words = arms["is_longer"].map(BASELINES)
     return arms.assign(teacher_score=scores, trivial_score=trivial, baseline=words, **shares)
+
+
+def _is_spoilt(teachers: pd.DataFrame) -> bool:
+    """Return whether training on made teachers worse on validation, over the seeds of both."""
+    wide = teachers.pivot(index="seed", columns="is_longer", values="validation")
+    wide = wide.reindex(columns=[False, True]).dropna()
+    return len(wide) > 0 and bool(wide[True].mean() < wide[False].mean())
 
 
 def choose_arm(arms: pd.DataFrame) -> tuple[pd.DataFrame, str, int]:

@@ -309,7 +309,7 @@ def draw_tasks(table: pd.DataFrame) -> tuple[Any, str]:
                  y_label="", has_numbers=True, limit=1.0, ax=new_axes(size=size))  # fmt: skip
     one.ax.set_xticks(np.arange(len(sites)) + 0.5, [SITES.get(site, "All") for site in sites])
     one.ax.set_yticks(np.arange(len(grid)) + 0.5, list(grid.index))
-    means = table.assign(trivial=floor).groupby("task", sort=False)[["trivial", "teacher"]].mean()
+    means = table.assign(trivial=floor).groupby("task", sort=False)[["trivial", "teacher"]].first()
     said = "; ".join(f"{t} {m.trivial:.1f}, {m.teacher:.1f}" for t, m in means.iterrows())
     most = ""
     single = grid.drop(columns="all", errors="ignore")

@@ -18,9 +18,14 @@ from attnlab.show import ranged
 from attnlab.studies.arms import ARMS_OF_TODAY, PLACES, TEACHER, arm_columns, get_arm
 from attnlab.studies.replaced_verdicts import (
     COLUMNS,
+    GEN,
+    LATER,
     NOT_RECORDED,
+    OTHER_TASKS,
+    SCORE_NAMES,
     SENTENCES,
     fair_shares,
+    rule_of,
     share_over_seeds,
 )
 from attnlab.studies.trivial import BASELINES
@@ -50,18 +55,7 @@ RECIPE = {  # of a teacher, by where its record says it
     "Last passes averaged": "{n_averaged}",
     "Steps": "{n_steps:,}",
 }
-TASKS = {  # data: words, and what is scored
-    "headlines": ("headline of a text", "rouge_l"),
-    "dialogue": ("reply", "rouge_l"),
-    "code": ("line of code", "exact_match"),
-    "scan/simple": ("SCAN, simple", "exact_match"),
-    "scan/length": ("SCAN, longer", "exact_match"),
-    "scan/jump": ("SCAN, a new verb", "exact_match"),
-    "cogs": ("COGS, alike", "exact_match"),
-    "cogs ": ("COGS, new structure", "gen_exact_match"),
-}
 NETS = ("alr", "per_query")  # at the self sites, and at cross
-METRICS = {"rouge_l": "ROUGE-L", "exact_match": "right (%)", "gen_exact_match": "right (%)"}
 BESIDE = "chrf"  # of texts, in the table beside ROUGE-L
 
 
@@ -272,29 +266,24 @@ def tasks(*, path: Path = RUNS) -> pd.DataFrame:
 
     Returns:
         Rows ``task`` and ``stand_in`` in words, ``site``, ``metric``, ``score`` out of 100 (mean
-        over seeds), ``low`` and ``high`` over seeds, ``teacher`` (trained on for as long as
-        stand-ins are, where that is recorded), ``trivial``, ``n_seeds`` and ``chrf``.
+        over seeds), ``low`` and ``high`` over seeds, ``teacher`` (its fair baseline's, see
+        ``replaced_verdicts``), ``trivial``, ``n_seeds`` and ``chrf``.
     """
-    rows, known = [], _newest("replaced/paper/", path, (*METRICS, BESIDE))
-    for name, (words, metric) in TASKS.items():
-        runs = known[known["experiment"] == f"replaced/paper/{name.strip()}"]
-        runs = runs.assign(score=runs[metric].astype(float) * (100 if "match" in metric else 1))
-        own = runs.loc[runs["variant"] == TEACHER, "score"].mean()
-        longer = runs.loc[runs["variant"] == LONGER, "score"].mean()
-        own = own if np.isnan(longer) else longer
-        if runs.empty or np.isnan(own):
+    rows = []
+    for data, (words, metric) in OTHER_TASKS.items():
+        rule = rule_of(experiment := f"{LATER}/paper/{data}")
+        runs = _newest(experiment.removesuffix(GEN), path, (*rule.columns, BESIDE))
+        if runs[metric].isna().all():
             continue
-        trivial = runs.loc[runs["variant"].isin(BASELINES), "score"].max()
-        runs = arm_columns(runs[~runs["variant"].isin(BASELINES)])
-        real = runs[(runs["site"] != "") & (runs["method"] != "identity")]
-        real = real.assign(stand_in=[_stand_in(row) for _, row in real.iterrows()])
-        for (site, put), each in real.groupby(["site", "stand_in"], sort=False):
+        arms = fair_shares(runs, rule=rule)
+        arms = arms.assign(stand_in=[_stand_in(row) for _, row in arms.iterrows()])
+        for (site, put), each in arms.groupby(["site", "stand_in"], sort=False):
             rows.append({
-                "task": words, "stand_in": put, "site": site, "metric": METRICS[metric],
+                "task": words, "stand_in": put, "site": site, "metric": SCORE_NAMES[metric],
                 "score": each["score"].mean(), "low": each["score"].min(),
-                "high": each["score"].max(), "teacher": own, "trivial": trivial,
-                "n_seeds": each["seed"].nunique(),
-                BESIDE: np.nan if metric.startswith("gen_") else each[BESIDE].mean(),
+                "high": each["score"].max(), "teacher": each["score_of_baseline"].mean(),
+                "trivial": each["trivial_score"].iloc[0], "n_seeds": each["seed"].nunique(),
+                BESIDE: np.nan if data.endswith(GEN) else each[BESIDE].mean(),
             })  # fmt: skip
     return pd.DataFrame(rows)
 
