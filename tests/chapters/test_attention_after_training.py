@@ -13,6 +13,8 @@ from small_teacher import teacher_for
 from attnlab.chapters.attention_after_training import checks, live, pictures, records
 from attnlab.distillation import SITES, StudentSpec, build_students, capture, substitute
 from attnlab.distillation.surgery import save_students
+from attnlab.distillation.transfer import exam_of, head_table
+from attnlab.records import RunRecord
 from attnlab.show import picture
 from attnlab.sources import translation_source
 from attnlab.studies.arms import TEACHER, arm_columns
@@ -44,13 +46,17 @@ def lessons():
     return capture(toy().teacher, collate_pairs(PAIRS))
 
 
+def exam():
+    return exam_of(toy().teacher, PAIRS, sites=SITES)
+
+
 def points():
     return live.kernel_points(toy().teacher, ("cross", 1), lessons()["cross", 1], head=0)
 
 
 def heads():
     students = toy().stand_ins["linear"]
-    found = live.unlike_heads(toy().teacher, students, lessons())
+    found = pd.DataFrame(head_table(toy().teacher, students, exam()))
     return pd.concat([found.assign(name=name) for name in ("hedgehog", "elu")])
 
 
@@ -131,7 +137,7 @@ class TestChapter(ChapterTests):
         "switches": (lambda: switched(), "teacher 40.0"),
         "switches/window": (
             lambda: switched(encoder_self="window", decoder_self="window", cross="linear"),
-            "captions 39.0 (38.0 to 40.0), seeds 1, teacher 40.0",
+            "captions 39.0, seeds 1, teacher 40.0",
         ),
         "switches/none": (lambda: switched(cross="linear"), "captions: not recorded"),
     }  # fmt: skip
@@ -150,11 +156,11 @@ class TestChapter(ChapterTests):
 def test_a_stand_in_with_a_window_over_all_has_the_head_it_stands_for():
     students = stand_ins(toy().teacher, window=30)
     own = {place: one for place, one in students.items() if place[0] != "cross"}
-    found = live.unlike_heads(toy().teacher, own, lessons())
+    found = pd.DataFrame(head_table(toy().teacher, own, exam(), near=30))
     assert len(found) == 4 * len(own)
-    assert found["divergence"].abs().max() < 1e-5
-    assert found["error"].max() < 1e-8
-    assert found["entropy"].min() > 0
+    assert found["relative_error"].max() < 1e-8
+    assert found["entropy_nats"].min() > 0
+    assert found["near_share"].to_numpy() == pytest.approx(1)  # all of it is near
 
 
 def test_kernels_are_those_of_the_pairs_that_a_query_may_see():
@@ -255,6 +261,32 @@ def test_switches_go_back_and_change_what_is_written_only_while_they_are_on():
     assert one.translate(live.USUAL) == whole
     assert all(torch.equal(a, b) for a, b in zip(before, one.teacher.parameters(), strict=True))
     assert one.bleu(cross="attention") == one.bleu()
+
+
+def test_a_first_sentence_is_one_that_the_switches_change():
+    one, written = live.Switches(toy().teacher, {}, SOURCE, SOURCE.sample_pairs(8)), {}
+    texts = [SOURCE.decode(read) for read, _ in one.test]
+    one.translate = lambda text, cross="attention", **_: written.get(text) * (cross == "linear")
+    written |= dict.fromkeys(texts, "") | {texts[3]: "otherwise", texts[5]: "otherwise, too"}
+    assert one.first_changed(**dict.fromkeys(SITES, "linear")) == texts[3]
+    same = one.first_changed(**dict.fromkeys(SITES, "attention"))
+    assert same == texts[0]  # nothing changes anything: the first there is
+
+
+def test_weight_within_a_window_is_read_from_the_newest_record_that_has_it(tmp_path):
+    assert records.near_shares(path=tmp_path).empty
+    for variant, shares in (("all/ssd", (0.5, 0.7, 0.9)), ("all/mean", None)):
+        sites = ("encoder_self", "encoder_self", "decoder_self", "cross")
+        heads = [{"site": site, "near_share": share}
+                 for site, share in zip(sites, (*(shares or ()), None), strict=False)]  # fmt: skip
+        record = RunRecord(
+            experiment=records.CAPTIONS, variant=variant, seed=0, config={}, metrics={},
+            details={"heads": heads}, seconds=1.0, command="", commit="", environment={},
+            finished_at="",
+        )  # fmt: skip
+        record.append_to(tmp_path / "replaced.jsonl")
+    found = records.near_shares(path=tmp_path)
+    assert found.to_dict() == pytest.approx({"encoder_self": 0.6, "decoder_self": 0.9})
 
 
 def test_the_playground_reads_what_it_knows_and_marks_what_differs():

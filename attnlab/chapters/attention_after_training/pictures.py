@@ -60,10 +60,10 @@ def kernels(points: pd.DataFrame, *, where: str = ""):
     """
     axes = new_axes(size=(8.4, 2.6), columns=len(MAPS), sharey=True)
     line = np.linspace(points["score"].min(), points["score"].max(), 50)
-    ranks = {}
+    ranks, lowest = {}, 1e-3
     for ax, (name, (label, its)) in zip(axes, MAPS.items(), strict=True):
         own = points[points["name"] == name]
-        ax.plot(own["score"], own["kernel"].clip(lower=1e-3), ".", ms=3, color=LOOKS[its].colour)
+        ax.plot(own["score"], own["kernel"].clip(lower=lowest), ".", ms=3, color=LOOKS[its].colour)
         ax.plot(line, np.exp(line), color="black", lw=1)
         ax.set(title=label, xlabel="Score q k", yscale="log")
         ranks[label] = own["score"].rank().corr(own["kernel"].rank())
@@ -72,7 +72,8 @@ def kernels(points: pd.DataFrame, *, where: str = ""):
     said = ", ".join(f"{label} {rank:.2f}" for label, rank in ranks.items())
     return axes[0], (
         f"{where}Points are pairs of query and key, the line is exp, what attention has. Of the "
-        f"maps before learning {best} keeps the order of scores best. Rank correlation: {said}."
+        f"maps before learning {best} keeps the order of scores best. Rank correlation: {said}. "
+        f"Below {lowest:g}, drawn there: {(points['kernel'] < lowest).mean():.0%} of all points."
     )
 
 
@@ -100,28 +101,33 @@ def look_ups(weights: Mapping[str, ArrayLike], *, words: Sequence[str], asked: S
 
 
 @picture
-def entropies(heads: pd.DataFrame, *, quantity: str = "error"):
-    """How far each head's stand-in is from it, by how spread out the head looks.
+def entropies(heads: pd.DataFrame):
+    """How far each head's stand-in is from it, by how spread out the head looks, site by site.
 
     Args:
-        heads: Rows ``name`` (of a feature map), ``site``, ``entropy`` and the quantity.
+        heads: Rows ``name`` (of a feature map), ``site``, ``entropy_nats``, ``relative_error``.
     """
     if heads.empty:
         return nothing("Entropy and error of heads")
-    ax, ranks = new_axes(), {}
-    for name, own in heads.groupby("name", sort=False):
-        label, its = MAPS[str(name)]
-        ax.plot(own["entropy"], own[quantity], linestyle="none", label=label, **LOOKS[its].points())
-        ranks[label] = own["entropy"].rank().corr(own[quantity].rank())
-    ax.set(xlabel="Entropy of the head's weights (nats)", yscale="log",
-           ylabel="Squared error of its output\n(1 = the best constant)")  # fmt: skip
-    ax.legend()
-    means = heads.groupby("name", sort=False)[quantity].mean()
+    quantities = ("entropy_nats", "relative_error")
+    axes, said = new_axes(size=(8.4, 3.0), columns=len(SITES), sharex=True, sharey=True), []
+    for ax, (site, words) in zip(axes, SITES.items(), strict=True):
+        ranks = []
+        for name, own in heads[heads["site"] == site].groupby("name", sort=False):
+            label, its = MAPS[str(name)]
+            x, y = (own[quantity] for quantity in quantities)
+            ax.plot(x, y, linestyle="none", label=label, **LOOKS[its].points())
+            ranks += [x.rank().corr(y.rank())]
+        ax.set(title=words, xlabel="Entropy (nats)", yscale="log")
+        said += [f"{words.lower()} {min(ranks):+.2f} to {max(ranks):+.2f}"] if ranks else []
+    axes[0].set_ylabel("Squared error of a head's output\n(1 = the best constant)")
+    axes[-1].legend(fontsize=7)
+    means = heads.groupby("name", sort=False)["relative_error"].mean()
     errors = ", ".join(f"{MAPS[str(name)][0]} {mean:.2f}" for name, mean in means.items())
-    said = ", ".join(f"{label} {rank:+.2f}" for label, rank in ranks.items())
-    return ax, (
+    return axes[0], (
         f"{heads.groupby('name').size().max()} heads, each with its stand-in by feature map. "
-        f"Mean error: {errors}. Rank correlation of entropy and error: {said}."
+        f"Mean error: {errors}. Rank correlation of entropy and error, lowest and highest map: "
+        f"{', '.join(said)}."
     )
 
 
@@ -343,10 +349,9 @@ def switches(*, here: Mapping[str, float], runs: pd.DataFrame, **put: str):
     ax.plot([here["teacher"]], [0], "|", ms=26, mew=2, color=BLUE)
     said = "captions: not recorded"
     if len(own):
-        low, high = own["bleu_low"].mean(), own["bleu_high"].mean()
         ax.barh(1, own["bleu"].mean(), color=NO_FAMILY[0], height=0.5)
-        ax.hlines(1, low, high, color="black", lw=1.5)
-        said = f"captions {own['bleu'].mean():.1f} ({low:.1f} to {high:.1f}), seeds {len(own)}"
+        ax.hlines(1, own["bleu"].min(), own["bleu"].max(), color="black", lw=1.5)
+        said = f"captions {ranged(own['bleu'])}, seeds {len(own)}"
     if len(whole):
         ax.plot([whole["bleu"].mean()], [1], "|", ms=26, mew=2, color=BLUE)
         said += f", teacher {whole['bleu'].mean():.1f}"

@@ -175,7 +175,7 @@ def heads(*, path: Path = RUNS) -> pd.DataFrame:
     """Return entropy and error of heads on captions, by feature map (``name``), without a window.
 
     Returns:
-        Rows as ``live.unlike_heads`` has them, of taught stand-ins before tuning; perhaps none.
+        Rows as ``head_table`` has them, of taught stand-ins before tuning; perhaps none.
     """
     planned = planned_arms()
     base = planned.loc[BASE]
@@ -187,7 +187,20 @@ def heads(*, path: Path = RUNS) -> pd.DataFrame:
         if line["variant"] in own
         for head in line["details"].get("heads", ())
     ]
-    return pd.DataFrame(rows).rename(columns={"entropy_nats": "entropy", "relative_error": "error"})
+    return pd.DataFrame(rows)
+
+
+def near_shares(*, path: Path = RUNS) -> pd.Series:
+    """Return the share of attention's weight within a window, by self site of captions.
+
+    Returns:
+        Mean over the heads of the newest record that has it; perhaps no row.
+    """
+    for line in reversed(lines_of(CAPTIONS, path=path)):
+        own = pd.DataFrame(line["details"].get("heads", ()), columns=["site", "near_share"])
+        if (own := own.dropna())["site"].nunique() == 2:
+            return own.groupby("site")["near_share"].mean()
+    return pd.Series(dtype=float)
 
 
 SWITCHED = ("encoder_self", "decoder_self", "cross")
