@@ -179,18 +179,19 @@ def test_kernels_are_those_of_the_pairs_that_a_query_may_see():
 def test_rows_of_the_ablation_differ_from_the_recipe_in_what_their_words_say():
     planned = records.planned_arms()
     assert len(CHANGED) > 10
+    assert len(set(CHANGED.values())) == len(CHANGED)
+    assert CHANGED["all/linear/relu"] == "features: relu, no window"
+    assert CHANGED["all/linear/untaught/corrections"] == "tuned only, low-rank corrections tuned"
     for variant, words in CHANGED.items():
-        changed = records.unlike(planned.loc[BASE], planned.loc[variant])
-        assert len(changed) == len(words.split("; "))
-        for name in changed:
-            assert records.INGREDIENTS[name] in words
+        assert words
+        assert 1 <= len(records.unlike(planned.loc[BASE], planned.loc[variant])) <= 2
         assert planned.loc[variant, "site"] == planned.loc[BASE, "site"]
 
 
 def test_the_ablation_counts_what_is_not_recorded_and_names_the_dearest_change():
     one = picture(pictures.draw_ablation)(records.spans(RUNS), records.planned_arms())
     assert f"2 of {1 + len(CHANGED)} rows recorded" in one.words
-    assert "Most is lost by this change: window 0 for 4." in one.words
+    assert "Most is lost by this change: no window." in one.words
     assert "the whole recipe keeps 97.5%" in one.words
     nothing = picture(pictures.draw_ablation)(records.spans(RUNS[:1]), records.planned_arms())
     assert "not recorded yet" in nothing.words
@@ -219,7 +220,7 @@ def test_a_change_is_judged_by_its_pairs_with_the_recipe_and_the_best_on_validat
     found = records.spans(table)
     assert found.loc["all/linear/no_window", "high"] > found.loc[BASE, "low"]  # intervals overlap
     said = records.conclusions(found)
-    assert "seed by seed: window 0 for 4 (9" in said[2]
+    assert "seed by seed: no window (9" in said[2]
     assert "ssd" not in said[2]
     assert said[3].startswith("Of 3 rows at all sites with 3 seeds most is kept on validation by")
     assert "state space; on test" in said[3]

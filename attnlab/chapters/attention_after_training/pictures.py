@@ -10,6 +10,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from numpy.typing import ArrayLike
 
+from attnlab.analysis.compare import MIN_SEEDS
 from attnlab.chapters.attention_after_training import records
 from attnlab.show import LOOKS, figure, matrix, new_axes, picture, ranged
 from attnlab.show.style import NO_FAMILY
@@ -206,7 +207,8 @@ def draw_ablation(spans: pd.DataFrame, planned: pd.DataFrame) -> tuple[Axes, str
     for y, variant in enumerate(order):
         row, colour = spans.loc[variant], BLUE if variant == base else NO_FAMILY[0]
         ax.hlines(y, row["low"], row["high"], color=colour, lw=3, alpha=0.4)
-        ax.plot(row["share"], y, "o", color=colour)
+        face = "white" if row["n_seeds"] < MIN_SEEDS else colour
+        ax.plot(row["share"], y, "o", color=colour, mfc=face)
     ax.axvline(1.0, color=BLUE, lw=1)
     ax.axvline(AIM, color="black", lw=1, linestyle="dotted")
     ax.set_yticks(range(len(order)), [rows[variant] for variant in order])
@@ -218,8 +220,9 @@ def draw_ablation(spans: pd.DataFrame, planned: pd.DataFrame) -> tuple[Axes, str
     costs = f"Most is lost by this change: {rows[worst]}." if worst else ""
     return ax, (
         f"Attention replaced at {PLACES[planned.loc[base, 'site']][1]}: {what}. {costs} "
-        f"{len(known)} of {len(rows)} rows recorded, {fewest} seeds or more each. Lines: all of "
-        f"it, and {AIM:.0%}. Kept: {said}."
+        f"{len(known)} of {len(rows)} rows recorded, seeds of each: {fewest} or more; hollow: less "
+        f"than {MIN_SEEDS}, the interval over sentences alone. Lines: all of it, and {AIM:.0%}. "
+        f"Kept: {said}."
     )
 
 
@@ -344,6 +347,7 @@ def switches(*, here: Mapping[str, float], runs: pd.DataFrame, **put: str):
     own, whole = (
         records.at_switches(runs, **each) for each in (put, dict.fromkeys(put, "attention"))
     )
+    whole = whole[whole["seed"].isin(own["seed"])] if len(own) else whole
     ax = new_axes(size=(6.0, 2.0))
     ax.barh(0, here["bleu"], color=NO_FAMILY[0], height=0.5)
     ax.plot([here["teacher"]], [0], "|", ms=26, mew=2, color=BLUE)

@@ -15,7 +15,15 @@ from attnlab.markdown import markdown_table
 from attnlab.paths import RUNS, record_places
 from attnlab.records import load_runs, read_records
 from attnlab.show import ranged
-from attnlab.studies.arms import ARMS_OF_TODAY, PLACES, TEACHER, arm_columns, get_arm
+from attnlab.studies.arms import (
+    ARMS_OF_TODAY,
+    KINDS,
+    OTHERWISE,
+    PLACES,
+    TEACHER,
+    arm_columns,
+    get_arm,
+)
 from attnlab.studies.replaced_verdicts import (
     COLUMNS,
     GEN,
@@ -35,11 +43,10 @@ CAPTIONS = "replaced/paper/multi30k/de-en"
 BASE = "all/linear"  # the recipe: what the rows of the ablation vary
 LONGER = "all/identity/tuned_all"  # the teacher, trained on for as long as stand-ins are
 TEACHERS = {"This notebook": CAPTIONS, "Notebook 09": "attentionless/paper/multi30k/de-en"}
-INGREDIENTS = {  # columns of an arm that a recipe is made of, in words
-    "method": "stand-in", "feature_map": "features", "window": "window",
-    "window_scale": "scale of the window", "begins": "begins", "match": "matched",
-    "inputs": "inputs", "stages": "stages", "signal": "tuned by", "tunes": "tuned",
-}  # fmt: skip
+INGREDIENTS = (  # columns of an arm that a recipe is made of
+    "method", "feature_map", "window", "window_scale", "begins", "match", "inputs", "stages",
+    "signal", "tunes",
+)  # fmt: skip
 FOLLOWS = {  # what another choice leaves no choice of
     "method": ("feature_map", "window", "window_scale"),
     "begins": ("stages", "match", "inputs"),
@@ -145,16 +152,26 @@ def ablation(planned: pd.DataFrame) -> dict[str, str]:
         planned: Columns of arms, by variant.
 
     Returns:
-        By variant words such as ``window 0 for 4``, one or two changes.
+        By variant words such as ``no window``, of one or two changes.
     """
     base, words = planned.loc[BASE], {}
     arms = planned[~planned["method"].isin([*CONTROLS])]
     for name, row in arms[(arms[list(FRAME)] == base[list(FRAME)]).all(axis=1)].iterrows():
         changed = unlike(base, row)
         if 1 <= len(changed) <= 2:
-            said = (f"{INGREDIENTS[c]} {_word(row[c])} for {_word(base[c])}" for c in changed)
-            words[str(name)] = "; ".join(said)
+            words[str(name)] = ", ".join(filter(None, (_change(c, row[c]) for c in changed)))
     return words
+
+
+def _change(column: str, value: Any) -> str:
+    """Return words for an ingredient unlike the recipe's; none where another one says it."""
+    told = {
+        "window": f"window {value}" if value else "no window",
+        "feature_map": f"features: {value}",
+        "method": KINDS.get(value, "nets"),
+        "window_scale": "window on the scale of features",
+    }
+    return told.get(column) or OTHERWISE.get((column, value), ("", ""))[1]
 
 
 def _word(value: Any) -> str:
