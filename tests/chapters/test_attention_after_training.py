@@ -63,7 +63,7 @@ def heads():
 def runs(*rows, **more):
     """Return runs of arms by variant, seed and BLEU, with the columns that pictures read."""
     table = pd.DataFrame(rows, columns=["variant", "seed", "bleu"])
-    missing = dict.fromkeys(records.COLUMNS, np.nan)
+    missing = dict.fromkeys((*records.COLUMNS, records.PRECISION), np.nan)
     table = table.assign(**{n: v for n, v in missing.items() if n not in table}, **more)
     table = table.assign(bleu_low=table["bleu"] - 1, bleu_high=table["bleu"] + 1)
     return arm_columns(table)
@@ -225,6 +225,10 @@ def test_a_change_is_judged_by_its_pairs_with_the_recipe_and_the_best_on_validat
     assert said[3].startswith("Of 3 rows at all sites with 3 seeds most is kept on validation by")
     assert "state space; on test" in said[3]
     assert len(records.conclusions(found.assign(n_seeds=1, n_pairs=1))) == 3
+    found[records.PRECISION] = np.where(
+        found.index == "all/linear/no_window", "bfloat16", "float32"
+    )
+    assert records.conclusions(found)[-1].endswith("came along, in bfloat16: no window.")
 
 
 def test_tasks_are_drawn_by_what_is_kept_above_a_trivial_answer():

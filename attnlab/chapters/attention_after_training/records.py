@@ -63,6 +63,7 @@ RECIPE = {  # of a teacher, by where its record says it
     "Steps": "{n_steps:,}",
 }
 NETS = ("alr", "per_query")  # at the self sites, and at cross
+PRECISION = "config.teacher_weights"
 BESIDE = "chrf"  # of texts, in the table beside ROUGE-L
 
 
@@ -80,7 +81,7 @@ def recorded(
 
 
 def _newest(experiment: str, path: Path, metrics: Sequence[str]) -> pd.DataFrame:
-    columns = [*dict.fromkeys([*COLUMNS, "bleu_low", "bleu_high", *metrics])]
+    columns = [*dict.fromkeys([*COLUMNS, "bleu_low", "bleu_high", PRECISION, *metrics])]
     if (file := _file(path)) is None:
         return pd.DataFrame(columns=columns)
     runs = load_runs(experiment, path=file, columns=columns)
@@ -375,4 +376,7 @@ def conclusions(found: pd.DataFrame) -> list[str]:
             f"Of {len(whole)} rows at all sites with {MIN_SEEDS} seeds most is kept on validation "
             f"by {best['words']}; on test it keeps {best['share']:.1%}."
         ]
+    rounded = [changed.get(v, v) for v in found.index[found[PRECISION] == "bfloat16"]]
+    if rounded:
+        said += [f"Begun from the teacher that came along, in bfloat16: {'; '.join(rounded)}."]
     return said
