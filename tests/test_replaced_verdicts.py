@@ -182,6 +182,19 @@ def test_a_claim_is_judged_by_the_whole_interval_of_three_seeds(rights, verdict)
     assert row["chosen_on"] == "the only arm"
 
 
+def test_nets_alone_do_not_speak_for_all_stand_ins():
+    says = "stand-ins without a softmax over positions can replace all attention at once"
+    net, linear = "all/per_query/l/tuned", "all/linear/no_window"
+    assert says not in judged(**{net: same(0.4, 0.4, 0.4)}).index
+    rows = judged(**{net: same(0.4, 0.4, 0.4), linear: same(0.9, 0.9, 0.9)})
+    assert rows.loc[says, ["variant", "verdict"]].tolist() == [linear, HOLDS]
+
+
+def test_no_share_is_said_to_be_below_nothing():
+    _, low, _ = share_over_seeds([counts_of(r) for r in (0.05, 0.06, 0.5)], [counts_of(0.9)] * 3)
+    assert low == 0
+
+
 def test_a_teacher_that_training_on_spoils_on_validation_stays_as_it_was():
     arms = {ENCODER: same(0.8, 0.8, 0.8), f"{BOTH}/tuned": same(0.8, 0.8, 0.8)}
     spoilt = {TRAINED_ON: ([0.9] * 3, [0.7] * 3)}  # better on test, which decides nothing

@@ -126,15 +126,14 @@ def test_what_is_kept_of_new_structures_is_the_verdict_on_cogs(monkeypatch):
              "COGS, new structure", 0.7, 0.6)]  # fmt: skip
     judged = pd.DataFrame(rows, columns=["says", "data", "share", "share_low"])
     judged = judged.assign(share_high=judged["share_low"] + 0.2, verdict="fails here")
-    given = [judged, judged[:1], judged[:0]]
+    judged = judged.assign(baseline="teacher, trained on as long")
+    given = [judged, judged[:2], judged[:0]]
     monkeypatch.setattr("attnlab.studies.report.task_verdicts", lambda **_: given.pop(0))
-    start = "Of what the teacher gets right in sentences of new structure (COGS), "
     assert structure_sentence() == (
-        f"{start}linear attention at all sites keeps 70.0 (60.0 to 80.0) % (**fails here**), "
-        "nets keep 10.0 % (**fails here**)."
+        "Of what the teacher, trained on as long, gets right in sentences of new structure (COGS), "
+        "linear attention at all sites keeps 70.0 (60.0 to 80.0) % (**fails here**)."
     )
-    assert structure_sentence() == f"{start}nets keep 10.0 % (**fails here**)."
-    assert structure_sentence() == ""
+    assert structure_sentence() == structure_sentence() == ""
 
 
 def test_stand_ins_are_a_table_of_what_is_recorded_and_without_records_there_is_none(monkeypatch):

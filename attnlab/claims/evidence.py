@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import math
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -115,7 +116,12 @@ def evidence_for(claim: str) -> Callable[[Any], Any]:
 
 
 def measured(value: float, low: float, high: float, form: str, unit: str) -> dict[str, Any]:
-    """Return the fields of a number with its interval, if it has one."""
+    """Return the fields of a number with its interval, if it has one.
+
+    An end that would read as zero and is not has a digit more.
+    """
+    if any(end and not float(form.format(end)) for end in (low, high)):
+        form = re.sub(r"\.(\d)f", lambda found: f".{int(found[1]) + 1}f", form)
     said = form.format(value)
     if not (math.isnan(low) or low == high):
         said += f" ({form.format(low)} to {form.format(high)})"

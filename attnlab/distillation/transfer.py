@@ -133,11 +133,9 @@ class Transfer(_FromPairs):
             n_numbers = (~given.padding).sum().clamp(min=1) * found.shape[-1]
             parts.append(wrong / n_numbers / variance)
         if self.match != "outputs":
-            site = find_site(self.teacher, site=key[0], layer=key[1])
             with torch.no_grad():
-                wanted = site.attention_weights(*_arguments(given)[0], **_arguments(given)[1])
-            inputs, padding = _arguments(read)
-            found = student.weights(*inputs, **padding)  # type: ignore[operator]
+                wanted = weights_at(self.teacher, key, given)
+            found = student.weights(*_arguments(read)[0], **_arguments(read)[1])  # type: ignore[operator]
             parts.append(_gap(found, wanted, given.padding, is_squared=self.match == "matrix"))
         return torch.stack(parts).sum()
 
@@ -226,13 +224,14 @@ def head_table(
     """
     rows = []
     for (site, layer), student in students.items():
-        look_up, lessons = find_site(teacher, site=site, layer=layer), exam[site]
-        n, n_heads = lessons.layers.index(layer), look_up.n_heads
+        lessons = exam[site]
+        n = lessons.layers.index(layer)
+        n_heads = find_site(teacher, site=site, layer=layer).n_heads
         entropy, close, wrong = torch.zeros(3, n_heads, dtype=torch.float64)
         for lesson in lessons.in_order(batch_size=64):
             one = lesson._replace(inputs=lesson.inputs[n], targets=lesson.targets[n])
             is_real = ~one.padding
-            weights = look_up.attention_weights(*_arguments(one)[0], **_arguments(one)[1])
+            weights = weights_at(teacher, (site, layer), one)
             surprise = -torch.xlogy(weights, weights).sum(-1).transpose(1, 2)[is_real]  # (n, H)
             entropy += surprise.double().sum(0)
             is_near = torch.ones(weights.shape[-2:]).triu(1 - near).tril(near - 1)
@@ -284,6 +283,12 @@ def cheapest_next(
         for substitution in reversed(done):
             substitution.undo()
     return chosen
+
+
+def weights_at(teacher: Translator, key: Key, lesson: Captured) -> Tensor:
+    """Return a teacher's attention weights at a place: ``(batch, heads, time, memory_time)``."""
+    inputs, padding = _arguments(lesson)
+    return find_site(teacher, site=key[0], layer=key[1]).attention_weights(*inputs, **padding)
 
 
 def _arguments(lesson: Captured) -> tuple[list[Tensor], dict[str, Tensor | None]]:

@@ -159,6 +159,7 @@ class ReplacementClaim(NamedTuple):
     says: str  # in words, never in the negative
     paper: str  # what the paper says to that
     arms: str  # query on the columns of an arm: those that speak for or against it
+    among: str = ""  # a query that one of them must fit, else nothing is said: nets are not all
 
 
 NET = (
@@ -168,6 +169,7 @@ NET = (
 TAUGHT, SCRATCH = f"{NET} and begins != 'scratch'", f"{NET} and begins == 'scratch'"
 LEARNS = f"method not in {CONTROLS} and begins != 'scratch'"  # of controls nothing follows
 LINEAR = "method in ('linear', 'ssd', 'gated_delta')"  # features or a table at every site
+NO_NET = f"{LINEAR} or kind == 'low_rank'"
 NO_SOFTMAX = f"{LEARNS} and not has_cross_softmax and keeps == ''"
 CLAIMS = tuple(  # arXiv:2311.10642; what is longer trained than its baseline speaks for none
     ReplacementClaim(*claim)
@@ -192,7 +194,7 @@ CLAIMS = tuple(  # arXiv:2311.10642; what is longer trained than its baseline sp
          f"{LEARNS} and {LINEAR} and site == 'decoder_self'"),
         ("R10", "stand-ins without a softmax over positions can replace all attention at once",
          "open",
-         f"{NO_SOFTMAX} and site == 'all' and window == 0"),
+         f"{NO_SOFTMAX} and site == 'all' and window == 0", NO_NET),
         ("R10", "stand-ins with a window of softmax can replace all attention at once", "open",
          f"{NO_SOFTMAX} and site == 'all' and window > 0"),
         ("R10", "stand-ins can replace all but some layers of attention", "open",
@@ -253,7 +255,8 @@ def share_of_resampled(
     ours, others = np.array(own), np.array(baseline)
     if others.min() <= 0:
         raise AttnlabError("The baseline scores 0 BLEU: nothing can be a share of that.")
-    return _over_seeds(ours / others, seed)
+    mean, low, high = _over_seeds(ours / others, seed)
+    return mean, max(low, 0.0), high
 
 
 def _over_seeds(compared: np.ndarray, seed: int) -> tuple[float, float, float]:
@@ -372,7 +375,8 @@ def judge_replacements(runs: pd.DataFrame, *, rule: Rule = TRANSLATED) -> pd.Dat
     """
     arms = fair_shares(runs, rule=rule)
     spoken = [(claim, arms.query(claim.arms)) for claim in CLAIMS]
-    rows = [_judge(claim, some, rule) for claim, some in spoken if len(some)]
+    rows = [_judge(claim, some, rule) for claim, some in spoken
+            if len(some.query(claim.among) if claim.among else some)]  # fmt: skip
     n_sentences, n_all = n_scored(rule.scored(runs)) if rows else (0, 0)
     return pd.DataFrame(rows).assign(n_sentences=n_sentences, n_all=n_all)
 

@@ -189,17 +189,15 @@ def linear_sentence(*, path: Path = RUNS) -> str:
 def structure_sentence(*, path: Path = RUNS) -> str:
     """Say what stand-ins at all sites keep of sentences of new structure; nothing if unrecorded."""
     judged = task_verdicts(path=path)
-    said = []
-    for says, words in (
-        ("with a window", "linear attention at all sites keeps"),
-        ("nets", "nets keep"),
-    ):
-        rows = judged[judged["says"].str.contains(f"{says}.* can replace all attention")]
-        for row in rows[rows["data"] == NEW_STRUCTURE].to_dict("records") if len(rows) else ():
-            share = share_words(*(row[name] for name in ("share", "share_low", "share_high")))
-            said += [f"{words} {share} % (**{row['verdict']}**)"]
-    what = f"Of what the teacher gets right in sentences of new structure ({COGS}), "
-    return f"{what}{', '.join(said)}." if said else ""
+    rows = judged[judged["says"].str.contains("with a window.* can replace all attention")]
+    if rows.empty or (rows := rows[rows["data"] == NEW_STRUCTURE]).empty:
+        return ""
+    row = rows.iloc[0]
+    share = share_words(*(row[name] for name in ("share", "share_low", "share_high")))
+    return (
+        f"Of what the {row['baseline']}, gets right in sentences of new structure ({COGS}), linear "
+        f"attention at all sites keeps {share} % (**{row['verdict']}**)."
+    )
 
 
 def share_words(share: float, low: float, high: float) -> str:

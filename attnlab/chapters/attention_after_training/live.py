@@ -13,37 +13,25 @@ import torch
 from torch import Tensor, nn
 
 from attnlab.chapters.attention_after_training import pictures, records
-from attnlab.distillation import SITES, find_site, substitute
+from attnlab.distillation import find_site, substitute
 from attnlab.distillation.capture import Captured
+from attnlab.distillation.sites import Key
 from attnlab.distillation.surgery import load_students
+from attnlab.distillation.transfer import weights_at
 from attnlab.errors import AttnlabError
 from attnlab.mixers.linear_attention import FEATURE_MAPS
 from attnlab.models import Translator
 from attnlab.paths import MODELS
 from attnlab.show import Picture
 from attnlab.show.words import read_words
+from attnlab.studies.arms import get_arm
+from attnlab.studies.stand_ins import CAPTIONS as BUDGET
 from attnlab.tasks import prepare_pairs
 from attnlab.training import evaluate_translation, load_translator, translate_all
 from attnlab.training.batches import Pairs
 
-Key = tuple[str, int]  # a site and a layer, counted from 0
 USUAL = "the young tree behind a fish find a young bird"
-MAPS = {"hedgehog": "softmax of both signs", "softmax": "softmax", "relu": "ReLU", "elu": "elu + 1"}
 TINY = 1e-9
-CAPTIONS_VOCAB = 4000
-
-
-def places_of(model: Translator) -> list[Key]:
-    """Return every site of every layer."""
-    sizes = {"encoder_self": len(model.encoder)}
-    return [(site, i) for site in SITES for i in range(sizes.get(site, len(model.decoder)))]
-
-
-def weights_of(teacher: Translator, place: Key, lesson: Captured) -> Tensor:
-    """Return the teacher's attention weights ``(batch, heads, time, memory_time)``."""
-    site = find_site(teacher, site=place[0], layer=place[1])
-    padding = None if place[0] == "decoder_self" else lesson.source_padding
-    return site.attention_weights(lesson.inputs, lesson.memory, source_padding=padding)
 
 
 def both_weights(
@@ -56,8 +44,7 @@ def both_weights(
     """
     padding = None if place[0] == "decoder_self" else lesson.source_padding
     found = student.weights(lesson.inputs, lesson.memory, source_padding=padding)
-    is_real = ~lesson.padding
-    whole = weights_of(teacher, place, lesson)
+    is_real, whole = ~lesson.padding, weights_at(teacher, place, lesson)
     return whole.transpose(1, 2)[is_real], found.transpose(1, 2)[is_real]
 
 
@@ -76,11 +63,11 @@ def kernel_points(teacher: Translator, place: Key, lesson: Captured, *, head: in
     q, k = (
         site._split(m(x))[:, head] for m, x in ((site.query, lesson.inputs), (site.key, memory))
     )
-    is_real = weights_of(teacher, place, lesson)[:, head] > 0
+    is_real = weights_at(teacher, place, lesson)[:, head] > 0
     is_real &= ~lesson.padding[:, :, None]
     s = (q @ k.mT / q.shape[-1] ** 0.5)[is_real]
     tables = []
-    for name in MAPS:
+    for name in pictures.MAPS:
         phi_q, phi_k = (FEATURE_MAPS[name](z) for z in (q, k))
         kernel = (phi_q @ phi_k.mT)[is_real]
         kernel = kernel * s.exp().mean() / kernel.mean().clamp(min=TINY)
@@ -143,11 +130,9 @@ class Switches:
 
     def modules(self, **switches: str) -> dict[Key, nn.Module]:
         """Return what these switches put where: ``modules(cross="linear")``."""
-        return {
-            place: self.stand_ins[name][place]
-            for site, name in switches.items() if name != "attention"
-            for place in places_of(self.teacher) if place[0] == site
-        }  # fmt: skip
+        put = {site: self.stand_ins[name] for site, name in switches.items() if name != "attention"}
+        return {place: one for site, own in put.items() for place, one in own.items()
+                if place[0] == site}  # fmt: skip
 
     def bleu(self, **switches: str) -> float:
         """Return BLEU with these switches; each setting is measured once."""
@@ -216,14 +201,14 @@ def captions_here(folder: Path = MODELS) -> Captions | None:
             teacher, facts = load_translator(file)
             if facts.get("experiment") != records.CAPTIONS:
                 continue
-            data = prepare_pairs("multi30k/de-en", vocab_size=CAPTIONS_VOCAB,
+            data = prepare_pairs("multi30k/de-en", vocab_size=BUDGET.vocab_size,
                                  max_len=teacher.config.max_len, n_train_pairs=0)  # fmt: skip
         except AttnlabError:
             continue
         stand_ins: dict[str, dict[Key, nn.Module]] = {}
         for other in sorted(file.parent.glob("*-students.safetensors")):
             students, facts = load_students(other)
-            put = records.switched(records.arm_of(facts["variant"]))
+            put = records.switched(get_arm(facts["variant"]).columns)
             for place, one in students.items():
                 stand_ins.setdefault(put[place[0]], {})[place] = one.eval()
         return Captions(teacher.eval(), stand_ins, data.vocabulary, [])
@@ -259,8 +244,7 @@ class Playground:
     def say(self, *, sentence: str, **switches: str) -> str:
         """Say who translates, what is switched, and what could not be read."""
         name, one = self.reader(sentence)
-        put = ", ".join(f"{pictures.SITES[s].lower()} {n}" for s, n in switches.items())
-        marks = "^ marks words that differ from attention's."
+        marks, put = "^ marks words that differ from attention's.", pictures.put_words(switches)
         return f"Translator of {name}; {put}. {marks} {one.read(sentence)[1]}".strip()
 
 

@@ -15,10 +15,10 @@ from attnlab.chapters.attention_after_training import records
 from attnlab.show import LOOKS, figure, matrix, new_axes, picture, ranged
 from attnlab.show.style import NO_FAMILY
 from attnlab.studies.arms import PLACES
-from attnlab.studies.replaced_verdicts import AIM, is_too_weak
+from attnlab.studies.arms import SITE_NAMES as SITES
+from attnlab.studies.replaced_verdicts import is_too_weak
 
 BLUE, GREY = LOOKS["attention"].colour, LOOKS["table"].colour
-SITES = {"encoder_self": "Encoder self", "decoder_self": "Decoder self", "cross": "Cross"}
 MAPS = {  # label, look
     "hedgehog": ("softmax of both signs", "linear_attention"),
     "softmax": ("softmax", "alr"),
@@ -41,7 +41,7 @@ KINDS = {  # of stand-ins by length: label, look
     "teacher": ("attention", "attention"),
     "linear": ("linear everywhere", "linear_attention"),
     "window": ("window 4, linear at cross", "alr"),
-    "ssd": ("SSD, linear at cross", "she"),
+    "ssd": ("state space, linear at cross", "she"),
     "gated_delta": ("gated delta, linear at cross", "mean"),
 }
 SWITCH_DIALS = {
@@ -66,7 +66,7 @@ def kernels(points: pd.DataFrame, *, where: str = ""):
         own = points[points["name"] == name]
         ax.plot(own["score"], own["kernel"].clip(lower=lowest), ".", ms=3, color=LOOKS[its].colour)
         ax.plot(line, np.exp(line), color="black", lw=1)
-        ax.set(title=label, xlabel="Score q k", yscale="log")
+        ax.set(title=label, xlabel=r"Score $q \cdot k / \sqrt{d_h}$", yscale="log")
         ranks[label] = own["score"].rank().corr(own["kernel"].rank())
     axes[0].set_ylabel("Weight before the\nnormaliser (log scale)")
     best = max(ranks, key=lambda label: ranks[label])
@@ -191,38 +191,36 @@ def passes(curve: pd.DataFrame):
 @figure("stand-in-ablation", records=records.CAPTIONS)
 @picture
 def recorded_ablation():
-    """Share of BLEU that is kept, the recipe and rows that differ from it in one ingredient."""
+    """BLEU of rows that differ from the recipe in an ingredient or two, over the recipe's."""
     return draw_ablation(records.spans(records.recorded()), records.planned_arms())
 
 
 def draw_ablation(spans: pd.DataFrame, planned: pd.DataFrame) -> tuple[Axes, str]:
-    """Draw ``spans`` of the recipe and of what differs from it in one ingredient."""
-    base = records.BASE
-    rows = {base: "the whole recipe", **records.ablation(planned)}
-    known = [variant for variant in rows if variant in spans.index]
-    if not known:
+    """Draw ``spans`` of what differs from the recipe in an ingredient or two."""
+    base, rows = records.BASE, records.ablation(planned)
+    order = sorted(
+        (v for v in rows if v in spans.index and spans.loc[v, "n_pairs"] > 0),
+        key=lambda v: spans.loc[v, "of_recipe"],
+    )
+    if not order:
         return nothing("What each ingredient is worth")
-    order = sorted(known, key=lambda v: (v != base, spans.loc[v, "share"]))
     ax = new_axes(size=(7.2, 1.2 + 0.3 * len(order)))
     for y, variant in enumerate(order):
-        row, colour = spans.loc[variant], BLUE if variant == base else NO_FAMILY[0]
-        ax.hlines(y, row["low"], row["high"], color=colour, lw=3, alpha=0.4)
-        face = "white" if row["n_seeds"] < MIN_SEEDS else colour
-        ax.plot(row["share"], y, "o", color=colour, mfc=face)
-    ax.axvline(1.0, color=BLUE, lw=1)
-    ax.axvline(AIM, color="black", lw=1, linestyle="dotted")
+        row = spans.loc[variant]
+        ax.hlines(y, row["of_recipe_low"], row["of_recipe_high"], color=BLUE, lw=3, alpha=0.4)
+        face = "white" if row["n_pairs"] < MIN_SEEDS else BLUE
+        ax.plot(row["of_recipe"], y, "o", color=BLUE, mfc=face)
+    ax.axvline(1.0, color="black", lw=1)
     ax.set_yticks(range(len(order)), [rows[variant] for variant in order])
-    ax.set(xlabel="BLEU over the teacher's", ylim=(len(order) - 0.5, -0.5))
-    said = "; ".join(f"{rows[v]} {spans.loc[v, 'share']:.1%}" for v in order)
-    fewest = int(spans.loc[order, "n_seeds"].min())
-    what = f"{rows[order[0]]} keeps {spans.loc[order[0], 'share']:.1%}" if base in known else ""
-    worst = next((v for v in order if v != base), None)
-    costs = f"Most is lost by this change: {rows[worst]}." if worst else ""
+    ax.set(xlabel="BLEU over the recipe's", ylim=(len(order) - 0.5, -0.5))
+    single = [v for v in order if len(records.unlike(planned.loc[base], planned.loc[v])) == 1]
+    costs = f"Of single changes most is lost by: {rows[single[0]]}. " if single else ""
+    said = "; ".join(f"{rows[v]} {spans.loc[v, 'of_recipe']:.1%}" for v in order)
     return ax, (
-        f"Attention replaced at {PLACES[planned.loc[base, 'site']][1]}: {what}. {costs} "
-        f"{len(known)} of {len(rows)} rows recorded, seeds of each: {fewest} or more; hollow: less "
-        f"than {MIN_SEEDS}, the interval over sentences alone. Lines: all of it, and {AIM:.0%}. "
-        f"Kept: {said}."
+        f"The recipe at {PLACES[planned.loc[base, 'site']][1]} keeps "
+        f"{spans.loc[base, 'share']:.1%} of its teacher; other rows over it, the same seeds and "
+        f"sentences, with 95 % intervals. {costs}{len(order)} of {len(rows)} changes recorded; "
+        f"hollow: less than {MIN_SEEDS} seeds, the interval over sentences alone. Each: {said}."
     )
 
 
@@ -233,8 +231,6 @@ def kept(table: pd.DataFrame):
     Args:
         table: By variant, rows ``keeps`` (empty: none), ``share``, ``low``, ``high``, ``n_seeds``.
     """
-    if table.empty:
-        return nothing("What is kept by the number of attention layers")
     if len(table) < 2:
         return nothing("What is kept where some layers stay")
     labels = [keeps or "none" for keeps in table["keeps"].astype(str)]
@@ -335,6 +331,12 @@ def draw_tasks(table: pd.DataFrame) -> tuple[Any, str]:
     )
 
 
+def put_words(put: Mapping[str, str]) -> str:
+    """Say what stands at each site."""
+    names = {"window": "window + linear"}
+    return "; ".join(f"{SITES[site].lower()}: {names.get(n, n)}" for site, n in put.items())
+
+
 @picture
 def switches(*, here: Mapping[str, float], runs: pd.DataFrame, **put: str):
     """BLEU with these switches: measured on the toy, and as recorded on captions.
@@ -344,10 +346,7 @@ def switches(*, here: Mapping[str, float], runs: pd.DataFrame, **put: str):
         runs: Of ``records.recorded``.
         put: Stand-in by site.
     """
-    own, whole = (
-        records.at_switches(runs, **each) for each in (put, dict.fromkeys(put, "attention"))
-    )
-    whole = whole[whole["seed"].isin(own["seed"])] if len(own) else whole
+    own = records.at_switches(runs, **put)
     ax = new_axes(size=(6.0, 2.0))
     ax.barh(0, here["bleu"], color=NO_FAMILY[0], height=0.5)
     ax.plot([here["teacher"]], [0], "|", ms=26, mew=2, color=BLUE)
@@ -355,20 +354,15 @@ def switches(*, here: Mapping[str, float], runs: pd.DataFrame, **put: str):
     if len(own):
         ax.barh(1, own["bleu"].mean(), color=NO_FAMILY[0], height=0.5)
         ax.hlines(1, own["bleu"].min(), own["bleu"].max(), color="black", lw=1.5)
-        said = f"captions {ranged(own['bleu'])}, seeds {len(own)}"
-    if len(whole):
-        ax.plot([whole["bleu"].mean()], [1], "|", ms=26, mew=2, color=BLUE)
-        said += f", teacher {whole['bleu'].mean():.1f}"
+        whole = own["score_of_baseline"].mean()
+        ax.plot([whole], [1], "|", ms=26, mew=2, color=BLUE)
+        said = (
+            f"captions, tuned afterwards, {ranged(own['bleu'])} (attention, trained on as long, "
+            f"{whole:.1f}), seeds {len(own)}: {own['words'].iloc[0]}"
+        )
     ax.set_yticks([0, 1], ["Toy, measured", "Captions, recorded"])
     ax.set(xlabel="BLEU (blue: attention everywhere)", xlim=(0, 103), ylim=(1.5, -0.5))
-    at = ", ".join(f"{SITES[s].lower()} {'window + linear' if n == 'window' else n}"
-                   for s, n in put.items())  # fmt: skip
     return ax, (
-        f"In place: {at}. BLEU on the toy {here['bleu']:.1f} (teacher {here['teacher']:.1f}); "
-        f"{said}."
-        + (
-            f" Of captions' arms the best on validation: {own['words'].iloc[0]}."
-            if len(own)
-            else ""
-        )
+        f"In place: {put_words(put)}. BLEU on the toy {here['bleu']:.1f} (teacher "
+        f"{here['teacher']:.1f}); {said}."
     )

@@ -10,19 +10,20 @@ import numpy as np
 import pandas as pd
 
 from attnlab.analysis.compare import MIN_SEEDS
-from attnlab.distillation import CONTROLS
+from attnlab.distillation import CONTROLS, SITES
 from attnlab.markdown import markdown_table
+from attnlab.mixers.linear_attention import FEATURE_MAPS
 from attnlab.paths import RUNS, record_places
 from attnlab.records import load_runs, read_records
 from attnlab.show import ranged
 from attnlab.studies.arms import (
     ARMS_OF_TODAY,
+    FEATURES,
     KINDS,
     OTHERWISE,
     PLACES,
     TEACHER,
     arm_columns,
-    get_arm,
 )
 from attnlab.studies.replaced_verdicts import (
     COLUMNS,
@@ -31,13 +32,12 @@ from attnlab.studies.replaced_verdicts import (
     NOT_RECORDED,
     OTHER_TASKS,
     SCORE_NAMES,
-    SENTENCES,
+    choose_arm,
     fair_shares,
     rule_of,
-    share_over_seeds,
+    span_of,
 )
 from attnlab.studies.trivial import BASELINES
-from attnlab.training.scores import unpack_counts
 
 CAPTIONS = "replaced/paper/multi30k/de-en"
 BASE = "all/linear"  # the recipe: what the rows of the ablation vary
@@ -63,28 +63,20 @@ RECIPE = {  # of a teacher, by where its record says it
     "Steps": "{n_steps:,}",
 }
 NETS = ("alr", "per_query")  # at the self sites, and at cross
+SPANS = ("share", "low", "high", "of_recipe", "of_recipe_low", "of_recipe_high")
 PRECISION = "config.teacher_weights"
-BESIDE = "chrf"  # of texts, in the table beside ROUGE-L
 
 
-def recorded(
-    experiment: str = CAPTIONS, *, path: Path = RUNS, metrics: Sequence[str] = ()
-) -> pd.DataFrame:
-    """Return one row a run of an arm, with its columns; where it was repeated, the last one.
-
-    Args:
-        experiment: With a slash at its end, all below it.
-        metrics: Further columns.
-    """
-    runs = _newest(experiment, path, metrics)
+def recorded(*, path: Path = RUNS) -> pd.DataFrame:
+    """Return one row a run of an arm on captions, with its columns; repeated: the last one."""
+    runs = _newest(CAPTIONS, path, (*COLUMNS, PRECISION))
     return arm_columns(runs[~runs["variant"].isin(BASELINES)])
 
 
-def _newest(experiment: str, path: Path, metrics: Sequence[str]) -> pd.DataFrame:
-    columns = [*dict.fromkeys([*COLUMNS, "bleu_low", "bleu_high", PRECISION, *metrics])]
+def _newest(experiment: str, path: Path, columns: Sequence[str]) -> pd.DataFrame:
     if (file := _file(path)) is None:
-        return pd.DataFrame(columns=columns)
-    runs = load_runs(experiment, path=file, columns=columns)
+        return pd.DataFrame(columns=list(columns))
+    runs = load_runs(experiment, path=file, columns=list(columns))
     return runs.drop_duplicates(["experiment", "variant", "seed"], keep="last", ignore_index=True)
 
 
@@ -102,40 +94,28 @@ def spans(runs: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         By variant: ``share``, ``low`` and ``high`` (95 %, over seeds and sentences; nan without
-        counts), ``of_recipe_low`` and ``of_recipe_high`` (the same of the recipe's BLEU, over the
-        ``n_pairs`` seeds that both have), ``n_seeds``, ``bleu``, ``validation_share`` and the
-        columns of the arm.
+        counts); ``of_recipe``, ``of_recipe_low`` and ``of_recipe_high``, the same of the recipe's
+        BLEU over the ``n_pairs`` seeds that both have; ``n_seeds``, ``bleu``,
+        ``validation_share`` and the columns of the arm.
     """
-    rows, pair, shares = {}, [SENTENCES, f"{SENTENCES}_of_baseline"], fair_shares(runs)
-    recipe = shares[shares["variant"] == BASE]
+    rows, shares = {}, fair_shares(runs)
+    recipe = shares.loc[shares["variant"] == BASE, ["seed", "score", "counts"]]
     for variant, own in shares.groupby("variant", sort=False):
-        share, low, high = _ratio(own[pair[0]], own[pair[1]])
-        both = own.merge(recipe[["seed", SENTENCES]], on="seed", suffixes=("", "_of_recipe"))
-        _, of_low, of_high = _ratio(both[SENTENCES], both[f"{SENTENCES}_of_recipe"])
+        pairs = own.filter(["seed", "score", "counts"])
+        pairs = pairs.merge(recipe, on="seed", suffixes=("", "_of_baseline"))
+        pairs["share"] = pairs["score"] / pairs["score_of_baseline"]
+        ends = (*span_of(own), *(span_of(pairs) if len(pairs) else (np.nan,) * 3))
         rows[variant] = {
-            **own.iloc[0], "share": own["share"].mean() if np.isnan(share) else share, "low": low,
-            "high": high, "of_recipe_low": of_low, "of_recipe_high": of_high,
-            "n_seeds": len(own), "n_pairs": len(both), "bleu": own["bleu"].mean(),
+            **own.iloc[0], **dict(zip(SPANS, ends, strict=True)), "n_seeds": len(own),
+            "n_pairs": len(pairs), "bleu": own["bleu"].mean(),
             "validation_share": own["validation_share"].mean(),
         }  # fmt: skip
     return pd.DataFrame.from_dict(rows, orient="index")
 
 
-def _ratio(own: pd.Series, other: pd.Series) -> tuple[float, float, float]:
-    """Return the ratio of BLEU with its interval, seed by seed; nan where counts are missing."""
-    if own.empty or own.isna().any() or other.isna().any():
-        return np.nan, np.nan, np.nan
-    return share_over_seeds(*(map(unpack_counts, each) for each in (own, other)))
-
-
 def planned_arms() -> pd.DataFrame:
     """Return the columns of the arms that the study plans, by variant."""
     return pd.DataFrame.from_dict({n: a.columns for n, a in ARMS_OF_TODAY.items()}, orient="index")
-
-
-def arm_of(variant: str) -> dict[str, Any]:
-    """Return the columns of an arm."""
-    return get_arm(variant).columns
 
 
 def unlike(one: pd.Series, other: pd.Series) -> list[str]:
@@ -180,32 +160,29 @@ def _word(value: Any) -> str:
 
 
 def kept(found: pd.DataFrame) -> pd.DataFrame:
-    """Return of ``spans`` the recipe and the rows that differ in what ``keeps`` attention."""
-    planned = planned_arms()
-    base = planned.loc[BASE]
-    same = planned.index[
-        [row["site"] == base["site"] and not unlike(base, row) for _, row in planned.iterrows()]
-    ]
-    return found.loc[[name for name in same if name in found.index]]
+    """Return of ``spans`` the recipe and the rows that keep some attention."""
+    return found[(found["keeps"] != "") | (found.index == BASE)] if len(found) else found
 
 
 def heads(*, path: Path = RUNS) -> pd.DataFrame:
     """Return entropy and error of heads on captions, by feature map (``name``), without a window.
 
     Returns:
-        Rows as ``head_table`` has them, of taught stand-ins before tuning; perhaps none.
+        Rows as ``head_table`` has them, of taught stand-ins before tuning, of the seeds that all
+        maps have; perhaps none.
     """
-    planned = planned_arms()
-    base = planned.loc[BASE]
-    own = [n for n, row in planned.iterrows() if row["window"] == 0 and row["site"] == base["site"]
-           and set(unlike(base, row)) <= {"window", "feature_map"}]  # fmt: skip
+    maps = {"all/linear/no_window": FEATURES} | {f"all/linear/{n}": n for n in FEATURE_MAPS}
     rows = [
-        {**head, "name": arm_of(line["variant"])["feature_map"], "seed": line["seed"]}
+        {**head, "name": maps[line["variant"]], "seed": line["seed"]}
         for line in lines_of(CAPTIONS, path=path)
-        if line["variant"] in own
+        if line["variant"] in maps
         for head in line["details"].get("heads", ())
     ]
-    return pd.DataFrame(rows)
+    if not rows:
+        return pd.DataFrame()
+    table = pd.DataFrame(rows)
+    is_shared = table.groupby("seed")["name"].transform("nunique") == table["name"].nunique()
+    return table[is_shared]
 
 
 def near_shares(*, path: Path = RUNS) -> pd.Series:
@@ -221,25 +198,32 @@ def near_shares(*, path: Path = RUNS) -> pd.Series:
     return pd.Series(dtype=float)
 
 
-SWITCHED = ("encoder_self", "decoder_self", "cross")
-
-
 def switched(row: Any) -> dict[str, str]:
     """Return what an arm puts at each site: ``attention``, ``linear`` or ``window``."""
-    at = {"self": SWITCHED[:2], "all": SWITCHED, "": ()}.get(row["site"], (row["site"],))
+    at = PLACES[row["site"]][0]
     own = row["method"] if row["method"] != "linear" else "window" if row["window"] else "linear"
-    put = {site: own if site in at else "attention" for site in SWITCHED}
+    put = {site: own if site in at else "attention" for site in SITES}
     return put | ({"cross": "linear"} if put["cross"] == "window" else {})
 
 
 def at_switches(runs: pd.DataFrame, **switches: str) -> pd.DataFrame:
-    """Return the runs of the best arm (on validation) with these switches; perhaps no row."""
-    fits = [switched(row) == switches and row["keeps"] == "" for _, row in runs.iterrows()]
-    found = runs[np.array(fits, dtype=bool)]
-    if found.empty:
-        return found
-    best = found.groupby("variant")["validation_bleu"].mean().fillna(0).idxmax()
-    return found[found["variant"] == best]
+    """Return the runs of the best arm with these switches; perhaps no row.
+
+    It is chosen as a verdict's is: three seeds first, then on validation.
+
+    Args:
+        runs: Of ``recorded``.
+
+    Returns:
+        Rows of ``fair_shares``.
+    """
+    if not set(switches.values()) - {"attention"}:
+        teachers = runs[runs["variant"] == TEACHER]
+        return teachers.assign(score_of_baseline=teachers["bleu"])
+    arms = fair_shares(runs)
+    fits = [switched(row) == switches and row["keeps"] == "" for _, row in arms.iterrows()]
+    found = arms[np.array(fits, dtype=bool)]
+    return found if found.empty else choose_arm(found)[0]
 
 
 # Teachers and tasks -------------------------------------------------------------------------------
@@ -298,12 +282,12 @@ def tasks(*, path: Path = RUNS) -> pd.DataFrame:
     Returns:
         Rows ``task`` and ``stand_in`` in words, ``site``, ``metric``, ``score`` out of 100 (mean
         over seeds), ``low`` and ``high`` over seeds, ``teacher`` (its fair baseline's, see
-        ``replaced_verdicts``), ``trivial``, ``n_seeds`` and ``chrf``.
+        ``replaced_verdicts``), ``trivial`` and ``n_seeds``.
     """
     rows = []
     for data, (words, metric) in OTHER_TASKS.items():
         rule = rule_of(experiment := f"{LATER}/paper/{data}")
-        runs = _newest(experiment.removesuffix(GEN), path, (*rule.columns, BESIDE))
+        runs = _newest(experiment.removesuffix(GEN), path, rule.columns)
         if runs[metric].isna().all():
             continue
         arms = fair_shares(runs, rule=rule)
@@ -314,7 +298,6 @@ def tasks(*, path: Path = RUNS) -> pd.DataFrame:
                 "score": each["score"].mean(), "low": each["score"].min(),
                 "high": each["score"].max(), "teacher": each["score_of_baseline"].mean(),
                 "trivial": each["trivial_score"].iloc[0], "n_seeds": each["seed"].nunique(),
-                BESIDE: np.nan if data.endswith(GEN) else each[BESIDE].mean(),
             })  # fmt: skip
     return pd.DataFrame(rows)
 
@@ -336,12 +319,12 @@ def tasks_markdown(table: pd.DataFrame) -> str:
         [
             row.task, row.metric, ranged(pd.Series([row.trivial])), f"{row.teacher:.1f}",
             f"{PLACES[row.site][1]}: {row.stand_in}",
-            f"{row.score:.1f} ({row.low:.1f} to {row.high:.1f})",
-            "" if np.isnan(row.chrf) else f"{row.chrf:.1f}", row.n_seeds,
+            f"{row.score:.1f}" + f" ({row.low:.1f} to {row.high:.1f})" * (row.n_seeds > 1),
+            row.n_seeds,
         ]
         for row in table.itertuples()
     ]  # fmt: skip
-    head = "task, score, trivial answer, teacher, replaced at, with it (seeds), its chrF, seeds"
+    head = "task, score, trivial answer, baseline, replaced at, with it (seeds), seeds"
     return markdown_table(head.split(", "), rows)
 
 
@@ -352,14 +335,14 @@ def conclusions(found: pd.DataFrame) -> list[str]:
         found: Of ``spans``.
     """
     changed = ablation(planned_arms())
-    n_all = len(ARMS_OF_TODAY) - 1
-    said = [f"Rows recorded on captions: {len(found)} of {n_all}, besides the teacher."]
+    n_all = len(set(ARMS_OF_TODAY) - {TEACHER, LONGER})
+    said = [f"Rows recorded on captions: {len(found)} of {n_all}, besides two teachers."]
     if BASE not in found.index:
         return [*said, f"The recipe: {NOT_RECORDED}."]
     row = found.loc[BASE]
     said += [
-        f"The recipe ({row['words']}) keeps {row['share']:.1%} of its teacher's BLEU "
-        f"({row['low']:.1%} to {row['high']:.1%}), seeds: {row['n_seeds']:.0f}."
+        f"The recipe ({row['words']}) keeps {row['share']:.1%} of the BLEU of its teacher, "
+        f"trained on as long ({row['low']:.1%} to {row['high']:.1%}), seeds: {row['n_seeds']:.0f}."
     ]
     apart = [v for v in changed if v in found.index and found.loc[v, "n_pairs"] >= MIN_SEEDS
              and found.loc[v, "of_recipe_high"] < 1]  # fmt: skip
