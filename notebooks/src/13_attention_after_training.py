@@ -654,17 +654,15 @@ quiz = show_quiz("attention_after_training")
 # ## What we did not show
 #
 # - Live: one seed of one toy, whose sentences are short; captions are short, too.
-# - What a window is worth where its gate can move: $g$ begins at 0.1 and learns at the rate of all else; in the
-#   stand-ins of captions that came along it ends between 0.09 and 0.16.
+# - A window whose gate can move: $g$ begins at 0.1; in the stand-ins of captions that came along it ends between
+#   0.09 and 0.16.
 # - Each arm at its best rate: all have one before the swap and one after.
-# - Language models of billions of weights, for which most of these methods were made; there a window is a small
-#   part of the context.
-# - Convolutions, and the norm and gate behind the table, that published successors add.
+# - Large language models, for which most of these methods were made; a window is a small part of their context.
+# - Convolutions, norm and gate behind the table, as published successors have.
 #
 # ## Notation used here
 #
-# $A$ and $\hat A$ are weights of teacher and stand-in, $\bar y$ the mean output, $R$ a number of features
-# (of both signs: twice the columns $r$ of $W$).
+# $A$, $\hat A$: weights of teacher and stand-in; $\bar y$: the mean output; $R$: features, of both signs $2r$.
 
 # %% tags=["nbval-check-output"]
 from attnlab.teach import show_notation
