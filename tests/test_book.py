@@ -210,6 +210,25 @@ def test_sliders_lose_steps_but_neither_their_ends_nor_what_an_example_sets():
     assert "thin" not in few[0]
 
 
+def test_settings_that_look_alike_take_no_room_from_others(tmp_path):
+    dials = {"kind": ("Kind", ["line", "dots"], "line"), "page": ("Page", 1, 1, 12)}
+    one = len(states.webp(draw(n=2, kind="line")))
+
+    def recorded(most_bytes, *, last):
+        recorder = states.Recorder(tmp_path, most_bytes=most_bytes)
+        pages = lambda *, kind, page: draw(n=1 + min(page, last), kind=kind)  # noqa: E731
+        return recorder.panel(pages, [{"page": 1}], dials, None)
+
+    alike = recorded(5 * one, last=2)
+    assert [len(dial["labels"]) for dial in alike["dials"]] == [2, 12]
+    assert len(alike["states"]) == 24
+    assert len({file for file, _ in alike["states"]}) == 4
+    different = recorded(8 * one, last=12)
+    assert different["dials"][1]["thin"]
+    assert len(different["states"]) <= 10
+    assert recorded(2 * one, last=12) is None
+
+
 def test_broken_links_mute_pictures_and_foreign_scripts_are_named(tmp_path):
     (tmp_path / "a.html").write_text(
         "<p id='here'><a href='#here'></a><a href='#gone'></a><a href='b.html'></a>"

@@ -5,13 +5,16 @@ import itertools
 import json
 import re
 import sys
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from book import states
 
 from attnlab import claims
+from attnlab.chapters.what_we_found import pictures
 from attnlab.claims import VERDICTS, Evidence, digest, ledger, ledger_markdown, nets, read_words
 from attnlab.claims import evidence as found
 from attnlab.cli import main
@@ -418,6 +421,28 @@ def test_a_digest_counts_verdicts_and_a_table_says_nothing_twice(lines):
     assert table.count("(notebooks/03_extractor.ipynb)") == 3  # E3, E5 and E9, once each
     doubt = read_words()["E9"].doubt
     assert table.count(doubt) == 1
+
+
+def test_the_book_has_every_page_of_every_claim(lines, tmp_path, monkeypatch):
+    own = {claim: lines[lines["id"] == claim].reset_index(drop=True) for claim in IDS}
+    last = {claim: -(-len(part) // pictures.A_PAGE) for claim, part in own.items()}
+    monkeypatch.setattr(pictures, "lines_of", own.__getitem__)
+    monkeypatch.setattr(states, "webp", cache(states.webp))  # a page beyond the last is the last
+    draw_page = cache(pictures.evidence)
+    recorder = states.Recorder(tmp_path, most_bytes=states.PAGE_BYTES)
+    panel = recorder.panel(
+        lambda claim, page: draw_page(claim, min(page, last[claim])),
+        [{"claim": "E9"}, {"claim": "R6"}],
+        pictures.DIALS,
+        None,
+    )
+    assert panel is not None
+    assert [dial["labels"] for dial in panel["dials"]] == [IDS, [str(n) for n in range(1, 9)]]
+    assert len(panel["states"]) == 8 * len(IDS)
+    assert max(last.values()) <= 8
+    for n, (file, said) in enumerate(panel["states"]):
+        assert (tmp_path / file).is_file()
+        assert f"{IDS[n // 8]}" in said
 
 
 def test_a_number_shows_its_interval_where_it_has_one():
