@@ -13,7 +13,8 @@ from eyes import FAINT
 
 from attnlab.errors import AttnlabError
 from attnlab.show import new_axes, picture
-from attnlab.show.panels import LIVE, slider
+from attnlab.show.panels import LIVE, slider, text_box
+from attnlab.web.pages import toy_page
 
 __all__ = ["chromium"]  # a fixture
 pytestmark = pytest.mark.timeout(900)
@@ -21,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[1]
 WHOLE = os.environ.get("ATTNLAB_BOOK") == "whole"  # every page and all panels: every night
 STEMS = ["03_extractor", "12_scaling_and_other_tasks"]
 SIZES = {"desk": {"width": 1280, "height": 900}, "phone": {"width": 390, "height": 800}}
-DIALS = {"n": ("Steps", 2, 1, 4, 1, "How many"), "kind": ("Kind", ["line", "dots"], "line")}
+DIALS = {"n": ("Steps", 2, 1, 4, 1, "How many"), "kind": ("Kind", ["line", "dots"])}
 
 LOOK = """async () => {
     const said = [];
@@ -77,11 +78,16 @@ def site(tmp_path_factory) -> Path:
     stills = f"{draw(n=3, kind='line').figure()}<p><em>{LIVE}</em></p>"
     output = nbformat.v4.new_output("display_data", {"text/html": stills})
     cell = nbformat.v4.new_code_cell("explore(draw)", outputs=[output])
-    notebook.cells = [nbformat.v4.new_markdown_cell("# 90 · A panel\n\nOne dial, one list."), cell]
+    frame = nbformat.v4.new_code_cell("take_attention_out()", outputs=[output])
+    lead = nbformat.v4.new_markdown_cell("# 90 · A panel\n\nOne dial, one list; a model.")
+    notebook.cells = [lead, cell, frame]
     nbformat.write(notebook, path)
     paths = [*(ROOT / "notebooks" / f"{stem}.ipynb" for stem in STEMS), path]
     places = {"panels": {path.stem: [[panel]]}, "kept": home / "kept", "interface": False}
     build.lay_out(home / "source", paths, **places)
+    live = home / "source" / "_own" / "live"
+    live.mkdir()
+    (live / "take-attention-out.html").write_text(toy_page().html(), "utf-8")
     assert build.run_sphinx(home / "source", home / "book") == []
     return home / "book"
 
@@ -156,13 +162,65 @@ def test_a_panel_answers_to_the_keyboard_without_a_kernel(site, open_page):
     assert dial.get_attribute("aria-valuetext") == readout.inner_text()
     for control in live.locator("input, select").all():
         assert control.evaluate("(one) => one.labels.length === 1 && one.labels[0].innerText")
+    assert live.locator("[title]").count() == 0  # nothing is said to a mouse alone
+    larger = live.locator(".attnlab-room a")
+    assert larger.get_attribute("href") == image.get_attribute("src")
     live.get_by_role("button", name="Reset").press("Enter")
     assert (words.inner_text(), image.get_attribute("src"), dial.input_value()) == before
     if not WHOLE:  # a choice, and a setting that cannot be drawn
+        note = live.locator("small", has_text="How many.")
+        assert note.is_visible()
+        assert dial.get_attribute("aria-describedby") == note.get_attribute("id")
         live.get_by_label("Kind").select_option("dots")
         assert words.inner_text() == "A dots with 2 steps."
         dial.press("End")
         assert words.inner_text() == "Four dots are too many. Take three."
+
+
+def test_what_a_dial_says_holds_in_a_page():
+    typed = states.axis(text_box("Prompt", value="Once", tooltip="How it begins"), [])
+    assert (typed["note"], typed["kind"]) == ("How it begins.", "select")
+    assert states.axis(slider("Steps", value=1, minimum=0, maximum=3), [])["note"] == ""
+
+
+def test_a_picture_opens_at_full_size_by_keys(site, open_page):
+    page = open_page(site / "notebooks" / "03_extractor.html")
+    link = page.locator("a.attnlab-larger").first
+    alt = link.locator("img").get_attribute("alt")
+    assert len(alt) > 20
+    assert page.locator("article img:not(a img)").count() == 0
+    link.press("Enter")
+    page.wait_for_url("**/_static/pictures/*.png")
+    first = open_page(site / "index.html").locator("a.attnlab-larger img")
+    assert "lowest loss" in first.get_attribute("alt")
+
+
+def test_a_phone_shows_what_a_symbol_means(site, open_page):
+    page = open_page(site / "notebooks" / "03_extractor.html", size="phone")
+    rows = page.locator(".attnlab-stack tbody tr")
+    assert rows.count() > 3
+    for row in rows.all():
+        meaning = row.locator("td[data-label=Meaning]")
+        box = meaning.bounding_box()
+        assert meaning.inner_text()
+        assert box["x"] >= 0
+        assert box["x"] + box["width"] <= SIZES["phone"]["width"]
+        assert meaning.evaluate("(one) => getComputedStyle(one, '::before').content") != "none"
+
+
+def test_a_frame_is_as_light_or_dark_as_the_book_around_it(site, open_page):
+    page = open_page(site / ("live.html" if WHOLE else "notebooks/90_panel.html"), theme="light")
+    page.locator("iframe").first.scroll_into_view_if_needed()
+    inside = page.frame_locator("iframe").first
+    button, colours = page.locator(".theme-toggle:visible").first, {}
+    inside.locator("#panel[data-is-live]").wait_for()
+    for _ in range(3):  # auto, and then one after the other
+        button.click()
+        chosen = page.evaluate("() => document.body.dataset.theme")
+        wanted = "light" if chosen == "auto" else chosen
+        inside.locator(f"html[data-theme={wanted}]").wait_for(state="attached")
+        colours[chosen] = inside.locator("body").evaluate("(one) => getComputedStyle(one).color")
+    assert colours["dark"] != colours["light"] == colours["auto"]
 
 
 def test_slides_fit_their_page(deck, open_page):

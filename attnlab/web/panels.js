@@ -385,11 +385,18 @@ const PANELS = { tale: Tale, "take out": TakeOut };
 
 /** Put a bundle's panel in the place of an element's first state. */
 export async function start(root, bundle) {
+  if (window.parent !== window) follow(window.parent);
   const panel = new PANELS[bundle.panel](root, bundle, await unpack(bundle));
   root.dataset.isLive = "true";
-  if (window.parent !== window) {
-    const tell = () => window.parent.postMessage({ attnlabHeight: Math.ceil(document.body.scrollHeight) + 40 }, "*");
-    new ResizeObserver(tell).observe(document.body);
-  }
   return panel;
+}
+
+/** Within a frame: say how high the page is, and be light or dark as the page around says. */
+function follow(parent) {
+  window.addEventListener("message", ({ source, data }) => {
+    if (source !== parent || !/^(light|dark)$/.test(data?.attnlabTheme)) return;
+    document.documentElement.dataset.theme = data.attnlabTheme;
+  });
+  const tell = () => parent.postMessage({ attnlabHeight: Math.ceil(document.body.scrollHeight) + 40 }, "*");
+  new ResizeObserver(tell).observe(document.body);
 }

@@ -40,6 +40,7 @@ Axes = list[dict[str, Any]]
 Shown = tuple[list[str], tuple[int, int]]  # file or HTML, and caption; size
 NO_PRESETS: Sequence[Mapping[str, Any]] = ({},)
 CALL = re.compile(r"\b(?:explore|play)\(")
+KEYS = re.compile(r" (?:Arrow keys change it|Tab and Space choose|(?:Enter or )?Tab reads it)\.$")
 SLIDERS = (w.IntSlider, w.FloatSlider, w.SelectionSlider)
 SELECTION = (w.ToggleButtons, w.Dropdown, w.SelectionSlider, w.RadioButtons)
 
@@ -63,7 +64,8 @@ def axis(control: w.ValueWidget, wanted: Sequence[Any]) -> dict[str, Any]:
         labels = [" ".join(str(text).split())[:60] or "(nothing)" for text in values]
     kind = "range" if isinstance(control, SLIDERS) else "select"
     typed = isinstance(control, w.Text | w.Textarea)
-    note = (control.tooltip or "").removesuffix(panels.KEYS).split(" Tab and ")[0].strip()
+    note = KEYS.sub("", control.tooltip or "")  # of a page the keys are the browser's
+    note = "" if note.rstrip(".") == control.description else note
     return {"label": control.description, "kind": kind, "typed": typed, "note": note,
             "labels": labels, "values": values}  # fmt: skip
 
