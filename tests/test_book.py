@@ -208,6 +208,18 @@ def test_a_phone_shows_what_a_symbol_means(site, open_page):
         assert meaning.evaluate("(one) => getComputedStyle(one, '::before').content") != "none"
 
 
+def test_an_address_opens_its_claim_and_a_phone_can_read_it(site, open_page):
+    page = open_page(site / "claims.html", size="phone")
+    fold = page.locator("details#claim-E12")
+    assert fold.get_attribute("open") is None
+    page.locator("a[href='#claim-E12']").first.click()
+    page.locator("details#claim-E12[open]").wait_for()
+    boxes = [cell.bounding_box() for cell in fold.locator("td:visible").all()]
+    assert len(boxes) > 20
+    assert all(box["x"] >= 0 and box["x"] + box["width"] <= 390 for box in boxes)
+    assert page.locator("td", has_text="an open question: its line changes").count() == 1
+
+
 def test_a_frame_is_as_light_or_dark_as_the_book_around_it(site, open_page):
     page = open_page(site / ("live.html" if WHOLE else "notebooks/90_panel.html"), theme="light")
     page.locator("iframe").first.scroll_into_view_if_needed()

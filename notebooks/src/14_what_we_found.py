@@ -38,7 +38,7 @@
 from IPython.display import Markdown, display
 
 from attnlab.chapters.what_we_found import checks, pictures
-from attnlab.claims import ledger_markdown
+from attnlab.claims import ledger_markdown, verdicts_markdown
 from attnlab.runmode import banner
 from attnlab.show import predict_first, show
 
@@ -226,11 +226,12 @@ for mixer in ("she", "he", "we", "me"):
 # %% [markdown]
 # ## 3  The first paper: Extractors   *(3 min)*
 #
-# Where a cell is empty the one above it counts. *Seeds* are trained runs; what is computed, counted or timed
+# First the words of a verdict, then a fold a claim. *Seeds* are trained runs; what is computed, counted or timed
 # has none. A time is a median over interleaved rounds with its 95 % interval.
 
 # %% tags=["nbval-ignore-output"]
 first = lines[lines["id"].str.startswith("E")]
+display(Markdown(verdicts_markdown()))
 display(Markdown(ledger_markdown(first)))
 
 # %% [markdown]

@@ -29,7 +29,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tools")]
 
 from book import check, states, terms  # noqa: E402
 
-from attnlab.claims import digest, ledger, ledger_markdown  # noqa: E402
+from attnlab.claims import digest, ledger, ledger_markdown, verdicts_markdown  # noqa: E402
 from attnlab.markdown import markdown_table  # noqa: E402
 from attnlab.show.panels import LIVE  # noqa: E402
 from attnlab.web import write_pages  # noqa: E402
@@ -37,7 +37,7 @@ from attnlab.web import write_pages  # noqa: E402
 HERE = Path(__file__).parent
 PICTURE = re.compile(r"<img ([^>]*)src='data:image/(png|webp);base64,([^']*)'([^>]*)>")
 DRAWN = re.compile(r"^!\[([^\]]*)\]\((figures/[^)]*)\)$", re.MULTILINE)
-NARROW = re.compile(r"^\| Maths \| Code \|", re.MULTILINE)  # a table that a phone stacks
+NARROW = re.compile(r"^(?:\| Maths \| Code \||<details id='claim-)", re.M)  # a phone stacks it
 EXERCISE = re.compile(r"\*\*((?:Exercise|Build) [\d.]+)\*\*")
 PATH = r"(?!https?:)[^)#\s]*[./][^)#\s]*|LICENSE"
 LINK = re.compile(rf"(?<!!)\[([^\]]*)\]\((?:\.\./)*({PATH})(#[^)\s]*)?\)")
@@ -137,15 +137,17 @@ def framed(call: str, stills: str) -> str:
     )
 
 
+def stacked(text: str) -> str:
+    """Return Markdown whose tables are cards on a phone."""
+    return f"<div class='attnlab-stack'>\n\n{text}\n\n</div>"
+
+
 def put_outputs(cell: Any, panels: Sequence[Any], pictures: Path, stems: Sequence[str]) -> None:
     """Give the outputs of a cell the form of a page."""
     for place, output in enumerate(cell.outputs):
         data = output.get("data", {})
         if text := linked(data.get("text/markdown", ""), stems):
-            narrow = NARROW.search(text)
-            data["text/markdown"] = (
-                f"<div class='attnlab-stack'>\n\n{text}\n\n</div>" if narrow else text
-            )
+            data["text/markdown"] = stacked(text) if NARROW.search(text) else text
         panel = panels[place] if place < len(panels) else None
         if "text/html" in data:
             runs = RUNS_HERE.search(cell.source)
@@ -290,11 +292,13 @@ def write_other_pages(
     """Write the first page, the ledger, the interface and what is taught beside the notebooks."""
     lines = ledger()
     table = digest(lines).astype(str)
+    table["id"] = "<a href='#claim-" + table["id"] + "'>" + table["id"] + "</a>"
     claims = [
         "# What the records say of each claim", "Verdict, number, seeds and doubt of every claim "
-        "of the two papers, computed from the run records.", "## In short",
-        markdown_table(list(table), table.to_numpy().tolist()), "## Line by line",
-        ledger_markdown(lines, folder="notebooks/"),
+        "of the two papers, computed from the run records.", "## The words of a verdict",
+        verdicts_markdown(), "## In short",
+        stacked(markdown_table(list(table), table.to_numpy().tolist())), "## Line by line",
+        stacked(ledger_markdown(lines, folder="notebooks/")),
     ]  # fmt: skip
     pages = {"claims": linked("\n\n".join(claims), stems)}
     layers = LAYERS if interface else ()

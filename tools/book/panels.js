@@ -115,9 +115,19 @@
     }));
   };
 
+  // an address that names a fold opens it
+  const unfold = () => {
+    const fold = document.getElementById(decodeURIComponent(location.hash.slice(1)));
+    if (fold?.tagName !== "DETAILS") return;
+    fold.open = true;
+    fold.scrollIntoView();
+  };
+  window.addEventListener("hashchange", unfold);
+
   document.addEventListener("DOMContentLoaded", () => {
     document.querySelectorAll(".attnlab-live").forEach(build);
     document.querySelectorAll(".attnlab-stack table").forEach(name);
     new MutationObserver(tellAll).observe(document.body, { attributeFilter: ["data-theme"] });
+    unfold();
   });
 })();
