@@ -348,3 +348,5 @@ def test_a_model_that_runs_in_a_page_stands_in_the_book_as_one(tmp_path):
     assert shown.startswith("<iframe src='../_static/live/write-a-tale.html'")
     assert "alt='words'" in shown
     assert LIVE not in shown
+    kept = build.panel_html(None, stills)  # too many settings to draw
+    assert kept.endswith("<p class='attnlab-note'>In the notebook a live panel stands here.</p>")
