@@ -38,7 +38,7 @@
 from IPython.display import Markdown, display
 
 from attnlab.chapters.what_we_found import checks, pictures
-from attnlab.claims import ledger_markdown, verdicts_markdown
+from attnlab.claims import ledger_markdown
 from attnlab.runmode import banner
 from attnlab.show import predict_first, show
 
@@ -230,6 +230,8 @@ for mixer in ("she", "he", "we", "me"):
 # has none. A time is a median over interleaved rounds with its 95 % interval.
 
 # %% tags=["nbval-ignore-output"]
+from attnlab.claims import verdicts_markdown
+
 first = lines[lines["id"].str.startswith("E")]
 display(Markdown(verdicts_markdown()))
 display(Markdown(ledger_markdown(first)))
