@@ -224,6 +224,18 @@ def test_claims_on_captions_say_what_the_later_study_lacks(tmp_path):
     assert "60 of 60 sentences" in line["budget"]
 
 
+def test_a_pair_is_judged_over_seeds_and_sentences(tmp_path):
+    later, names = replaced_verdicts.CAPTIONS, ("all/linear", "all/linear/no_window")
+    for seed, (variant, right) in itertools.product(range(3), zip(names, (0.8, 0.7), strict=True)):
+        plant_bleu(tmp_path, later, variant, seed, right)
+    lines = ledger(path=tmp_path, ids=["R10"]).set_index("claim")
+    line = lines.loc["a window of softmax helps"]
+    _, *found = replaced_verdicts.bleu_difference(load_runs(later, path=tmp_path), *names)
+    assert line[["value", "low", "high"]].tolist() == found
+    assert (line["verdict"], line["seeds"], line["low"] > 0) == ("holds here", 3, True)
+    assert "on the same sentences" in line["quantity"]
+
+
 def test_a_teacher_is_held_against_what_a_good_one_has(tmp_path):
     says = "a teacher of 38 BLEU on captions, greedy"
     goal = lambda: ledger(path=tmp_path, ids=["R1"]).set_index("claim").loc[says]  # noqa: E731

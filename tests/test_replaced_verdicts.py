@@ -20,6 +20,7 @@ from attnlab.studies.replaced_verdicts import (
     SENTENCES,
     TOO_WEAK,
     UNFAIR,
+    bleu_difference,
     fair_shares,
     is_too_weak,
     judge_replacements,
@@ -29,7 +30,7 @@ from attnlab.studies.replaced_verdicts import (
     span_of,
     task_verdicts,
 )
-from attnlab.training.scores import _score, pack_counts, resampled_bleu
+from attnlab.training.scores import _score, pack_counts, resampled_bleu, unpack_counts
 from attnlab.training.texts import pack_scores
 
 TRAINED_ON = "encoder_self/identity/tuned_all"
@@ -118,6 +119,30 @@ def test_other_sentences_and_a_baseline_of_nothing_are_refused():
         share_over_seeds([counts_of(0.5)], [counts_of(0.0)])
 
 
+def test_a_difference_is_what_a_share_of_the_same_baseline_leaves():
+    runs = recorded(**{ENCODER: same(0.6, 0.7, 0.75), "teacher": same(0.8, 0.8, 0.8)})
+    packed = runs.set_index(["variant", "seed"])[SENTENCES].map(unpack_counts)
+    shares = share_over_seeds(*([packed[name, seed] for seed in range(3)]
+                                for name in (ENCODER, "teacher")))  # fmt: skip
+    whole = runs.loc[runs["variant"] == "teacher", "bleu"].iloc[0]  # of any drawn sentences
+    n, *found = bleu_difference(runs, ENCODER, "teacher")
+    assert (n, found) == (3, pytest.approx([whole * (share - 1) for share in shares]))
+
+
+def test_a_difference_pairs_seeds_and_needs_counts():
+    runs = recorded(**{ENCODER: same(0.6, 0.7), "teacher": same(0.8, 0.8, 0.8)})
+    n, mean, low, high = bleu_difference(runs, ENCODER, "teacher")
+    assert (n, low < mean < high < 0) == (2, False)  # two seeds leave much open
+    n, mean, low, high = bleu_difference(runs[runs["seed"] == 1], ENCODER, "teacher")
+    assert (n, low <= mean <= high < 0) == (1, True)
+    blank = runs.assign(**{SENTENCES: np.where(runs["seed"] == 0, None, runs[SENTENCES])})
+    assert bleu_difference(blank, ENCODER, "teacher")[0] == 1
+    for lacking in (runs.drop(columns=SENTENCES), runs.assign(**{SENTENCES: None})):
+        n, *found = bleu_difference(lacking, ENCODER, "teacher")
+        assert n == 0
+        assert np.isnan(found).all()
+
+
 # Verdicts
 
 
@@ -155,6 +180,16 @@ def test_a_claim_is_judged_by_the_whole_interval_of_three_seeds(rights, verdict)
     assert (row["verdict"], row["n_seeds"]) == (verdict, len(rights))
     assert row["share_low"] <= row["share"] <= row["share_high"]
     assert row["chosen_on"] == "the only arm"
+
+
+def test_a_teacher_that_training_on_spoils_on_validation_stays_as_it_was():
+    arms = {ENCODER: same(0.8, 0.8, 0.8), f"{BOTH}/tuned": same(0.8, 0.8, 0.8)}
+    spoilt = {TRAINED_ON: ([0.9] * 3, [0.7] * 3)}  # better on test, which decides nothing
+    rows = judged(**spoilt, **arms)
+    tuned = rows.loc[CLAIMS[2].says]
+    assert (tuned["verdict"], tuned["baseline"]) == (HOLDS, "teacher as it was")
+    unpaired = {TRAINED_ON: ([0.9] * 3, None)}
+    assert judged(**unpaired, **arms).loc[CLAIMS[2].says, "baseline"].endswith("as long")
 
 
 def test_what_was_tuned_is_held_against_the_teacher_trained_on():

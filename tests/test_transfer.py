@@ -10,7 +10,14 @@ from torch import nn
 from torch.nn import functional as F
 
 from attnlab.config import TrainConfig
-from attnlab.distillation import StudentSpec, build_controls, build_students, substitute
+from attnlab.distillation import (
+    StudentSpec,
+    build_controls,
+    build_students,
+    capture,
+    find_site,
+    substitute,
+)
 from attnlab.distillation.transfer import (
     Transfer,
     Tuning,
@@ -195,8 +202,23 @@ def test_a_constant_misses_all_of_every_head_and_entropies_are_those_of_rows(tea
     assert [row["relative_error"] for row in rows] == pytest.approx([1.0] * len(rows), rel=1e-4)
     most = torch.log(torch.tensor(float(exam[site].lengths.max())))
     assert all(0 <= row["entropy_nats"] <= most for row in rows)
+    assert all(0 < row["near_share"] < 1 for row in rows)
     errors = relative_errors(means, exam)
     assert list(errors.values()) == pytest.approx([1.0] * len(errors), rel=1e-4)
+
+
+@pytest.mark.parametrize(("site", "near"), [("encoder_self", 2), ("decoder_self", 3)])
+def test_near_is_what_lies_less_than_so_many_positions_away(teacher, site, near):
+    one = exam_of(teacher, PAIRS[:1], sites=(site,))
+    rows = head_table(teacher, stand_ins(teacher, site), one, near=near)
+    lesson = capture(teacher, collate_pairs(PAIRS[:1]))[site, 1]
+    weights = find_site(teacher, site=site, layer=1).attention_weights(lesson.inputs)[0].detach()
+    n = weights.shape[-1]
+    near_by = [sum(float(weights[h, t, s]) for t in range(n) for s in range(n) if abs(t - s) < near)
+               for h in range(len(weights))]  # fmt: skip
+    found = [row["near_share"] for row in rows if row["layer"] == 1]
+    assert found == pytest.approx([share / n for share in near_by])
+    assert 0 < min(found) < max(found) < 1
 
 
 def test_the_cheapest_next_is_put_in_first_and_everything_back_afterwards(teacher):

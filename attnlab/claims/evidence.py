@@ -157,7 +157,13 @@ def compared(claim: str, records: Records) -> Iterator[Evidence]:
         says = Claim(says=row["says"], variant=row["variant"], baseline=row["baseline"])
         told = {"record": row["experiment"], "quantity": row["quantity"]}
         runs = records.runs(row["experiment"])
-        yield from paired(runs, [says], row["metric"], row["form"], row["unit"], **told)
+        n, *found = replaced_verdicts.bleu_difference(runs, says.variant, says.baseline)
+        if row["metric"] == "-bleu" and n:
+            verdict = says.verdict(n_pairs=n, low=-found[2], high=-found[1])
+            yield Evidence(verdict, seeds=n, budget=budget_of(runs), claim=says.says, **told,
+                           **measured(*found, row["form"], row["unit"]))  # fmt: skip
+        else:
+            yield from paired(runs, [says], row["metric"], row["form"], row["unit"], **told)
 
 
 # The Extractor (arXiv:2308.07661)

@@ -208,36 +208,46 @@ def relative_errors(
 
 @torch.no_grad()
 def head_table(
-    teacher: Translator, students: Mapping[Key, nn.Module], exam: Mapping[str, Activations]
+    teacher: Translator,
+    students: Mapping[Key, nn.Module],
+    exam: Mapping[str, Activations],
+    *,
+    near: int = 4,
 ) -> list[dict[str, Any]]:
     """Return a row for each head: how widely the teacher's looks, and how far the stand-in's is.
 
+    Args:
+        near: Of what lies less than so many positions away, the share of the weight is measured.
+
     Returns:
         ``site``, ``layer``, ``head``; ``entropy_nats``, the mean of a row of attention weights;
+        ``near_share`` of them, None at cross, where two sentences have no distance;
         ``relative_error``, squared, of the head's outputs: that of their mean is 1.
     """
     rows = []
     for (site, layer), student in students.items():
         look_up, lessons = find_site(teacher, site=site, layer=layer), exam[site]
         n, n_heads = lessons.layers.index(layer), look_up.n_heads
-        entropy, wrong = torch.zeros(2, n_heads, dtype=torch.float64)
+        entropy, close, wrong = torch.zeros(3, n_heads, dtype=torch.float64)
         for lesson in lessons.in_order(batch_size=64):
             one = lesson._replace(inputs=lesson.inputs[n], targets=lesson.targets[n])
             is_real = ~one.padding
             weights = look_up.attention_weights(*_arguments(one)[0], **_arguments(one)[1])
             surprise = -torch.xlogy(weights, weights).sum(-1).transpose(1, 2)[is_real]  # (n, H)
             entropy += surprise.double().sum(0)
+            is_near = torch.ones(weights.shape[-2:]).triu(1 - near).tril(near - 1)
+            shares = (weights * is_near.to(weights)).sum(-1).transpose(1, 2)[is_real]
+            close += shares.double().sum(0)
             gap = (student(one.inputs, **one.context) - one.targets)[is_real]
             wrong += gap.double().square().unflatten(-1, (n_heads, -1)).sum((0, 2))
         targets = lessons.targets[n].double()
         spread = (targets - targets.mean(0)).square().unflatten(-1, (n_heads, -1)).sum((0, 2))
-        shares = (wrong / spread.clamp(min=torch.finfo(torch.float64).tiny)).tolist()
-        entropies = (entropy / len(targets)).tolist()
-        rows += [
-            {"site": site, "layer": layer, "head": head, "entropy_nats": wide,
-             "relative_error": share}
-            for head, (wide, share) in enumerate(zip(entropies, shares, strict=True))
-        ]  # fmt: skip
+        errors = wrong / spread.clamp(min=torch.finfo(torch.float64).tiny)
+        means = (entropy / len(targets), close / len(targets), errors)
+        for head, (wide, share, error) in enumerate(torch.stack(means, 1).tolist()):
+            share = share if site != "cross" else None
+            rows += [{"site": site, "layer": layer, "head": head, "entropy_nats": wide,
+                      "near_share": share, "relative_error": error}]  # fmt: skip
     return rows
 
 

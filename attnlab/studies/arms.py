@@ -241,6 +241,7 @@ class Arm:
         if self.stages:
             return ", ".join(filter(None, (self._what, *(words for _, words in self._otherwise))))
         kind = " ".join([KINDS.get(self.kind, self.kind.upper()), self.size.upper()]).rstrip()
+        kind += " (softmax features)" * (self.layout == "low_rank")
         parts = (f"{PLACES[self.site][1]}: {kind}", self.extra.replace("_", " "), WAYS[self.way][0])
         return ", ".join(filter(None, parts))
 

@@ -2,8 +2,9 @@
 
 The rule. To replace is to keep ``AIM`` of a baseline's score on the test split, with the whole
 95 % interval; in the later study also ``SHARE`` of it on average, of a teacher of ``STRONG`` BLEU.
-The baseline of what was tuned after the swap is the teacher, trained on for as many steps; of all
-else the teacher as it was. Of many arms the one speaks that keeps most on the *validation* split.
+The baseline of what was tuned after the swap is the teacher, trained on for as many steps, or as it
+was where that is better on validation (training on may spoil it); of all else the teacher as it
+was. Of many arms the one speaks that keeps most on the *validation* split.
 The interval is over seeds and sentences. A teacher below ``WEAK`` decides nothing, nor one within
 ``MARGIN`` of an answer without training, nor do fewer than ``MIN_SEEDS`` seeds, another baseline,
 or an arm that was chosen on the test split.
@@ -252,8 +253,13 @@ def share_of_resampled(
     ours, others = np.array(own), np.array(baseline)
     if others.min() <= 0:
         raise AttnlabError("The baseline scores 0 BLEU: nothing can be a share of that.")
-    (n_seeds, n_resamples), shares = ours[:, 1:].shape, ours / others
-    whole, drawn = shares[:, 0], shares[:, 1:].mean(0)
+    return _over_seeds(ours / others, seed)
+
+
+def _over_seeds(compared: np.ndarray, seed: int) -> tuple[float, float, float]:
+    """Return mean and interval of what was compared: ``(n_seeds, 1 + n_resamples)``."""
+    (n_seeds, n_resamples), whole = compared[:, 1:].shape, compared[:, 0]
+    drawn = compared[:, 1:].mean(0)
     if n_seeds > 1:
         random = numpy_generator(seed, "bootstrap/seeds")
         picks = random.integers(n_seeds, size=(n_seeds, n_resamples, N_PICKS))
@@ -261,6 +267,30 @@ def share_of_resampled(
         drawn = drawn[:, None] + wider * (whole[picks].mean(0) - whole.mean())
     low, high = np.percentile(drawn, [2.5, 97.5])
     return float(whole.mean()), float(low), float(high)
+
+
+def bleu_difference(
+    runs: pd.DataFrame, variant: str, baseline: str
+) -> tuple[int, float, float, float]:
+    """Return by how much BLEU a variant is above another: pairs of seeds, mean, 95 % interval.
+
+    The interval is over seeds and sentences, as that of ``share_over_seeds``.
+
+    Args:
+        runs: Rows of one experiment, as ``load_runs`` returns them.
+
+    Returns:
+        0 and nan where no seed of both has the counts of its sentences.
+    """
+    if SENTENCES not in runs:
+        return 0, np.nan, np.nan, np.nan
+    wide = latest_runs(runs).pivot(index="seed", columns="variant", values=SENTENCES)
+    pairs = wide.reindex(columns=[variant, baseline]).dropna()
+    if pairs.empty:
+        return 0, np.nan, np.nan, np.nan
+    _require_same([unpack_counts(text)[:, -1] for text in pairs.to_numpy().flat])
+    own, other = (np.array([_resampled("bleu", text) for text in pairs[name]]) for name in pairs)
+    return len(pairs), *_over_seeds(own - other, 0)
 
 
 def fair_shares(runs: pd.DataFrame, *, rule: Rule = TRANSLATED) -> pd.DataFrame:
@@ -272,10 +302,10 @@ def fair_shares(runs: pd.DataFrame, *, rule: Rule = TRANSLATED) -> pd.DataFrame:
 
     Returns:
         The runs and the columns of their arms, with ``baseline`` (in words), ``is_fair`` (False
-        where the teacher, trained on, is wanted and not recorded: then it is the teacher as it
-        was), ``share`` and ``validation_share`` of the score, ``teacher_score``,
-        ``trivial_score`` (of the best answer without training; nan: none recorded), and of the
-        baseline all that ends in ``_of_baseline``. A seed without a teacher is left out.
+        where the teacher, trained on, is wanted and not recorded), ``share`` and
+        ``validation_share`` of the score, ``teacher_score``, ``trivial_score`` (of the best
+        answer without training; nan: none recorded), and of the baseline all that ends in
+        ``_of_baseline``. A seed without a teacher is left out.
     """
     runs = latest_runs(runs)
     is_trivial = runs["variant"].isin(TRIVIAL)
@@ -289,7 +319,8 @@ def fair_shares(runs: pd.DataFrame, *, rule: Rule = TRANSLATED) -> pd.DataFrame:
     wants_longer = arms["tunes"].ne("nothing") & arms["begins"].ne("scratch")
     recorded = set(zip(own["is_longer"], own["seed"], strict=True))
     is_fair = np.array([pair in recorded for pair in zip(wants_longer, arms["seed"], strict=True)])
-    arms = arms.assign(is_longer=wants_longer & is_fair, is_fair=is_fair.astype(bool))
+    is_spoilt = _is_spoilt(own)
+    arms = arms.assign(is_longer=wants_longer & is_fair & ~is_spoilt, is_fair=is_fair.astype(bool))
     measured = ["score", "validation", "counts", SENTENCES]
     own, teacher = own[["is_longer", "seed", *measured]], own[~own["is_longer"]]
     arms = arms.merge(own, on=["is_longer", "seed"], suffixes=("", "_of_baseline"))
@@ -300,6 +331,13 @@ def fair_shares(runs: pd.DataFrame, *, rule: Rule = TRANSLATED) -> pd.DataFrame:
     scores = arms["seed"].map(teacher.set_index("seed")["score"])
     words = arms["is_longer"].map(BASELINES)
     return arms.assign(teacher_score=scores, trivial_score=trivial, baseline=words, **shares)
+
+
+def _is_spoilt(teachers: pd.DataFrame) -> bool:
+    """Return whether training on made teachers worse on validation, over the seeds of both."""
+    wide = teachers.pivot(index="seed", columns="is_longer", values="validation")
+    wide = wide.reindex(columns=[False, True]).dropna()
+    return len(wide) > 0 and bool(wide[True].mean() < wide[False].mean())
 
 
 def choose_arm(arms: pd.DataFrame) -> tuple[pd.DataFrame, str, int]:

@@ -47,7 +47,16 @@ from attnlab.distillation.tuning import (
 from attnlab.models import Translator
 from attnlab.records import RunRecord, environment
 from attnlab.seeding import torch_generator
-from attnlab.studies.arms import ARMS_OF_TODAY, BASELINES, KEPT, PLACES, TEACHER, Arm, get_arm
+from attnlab.studies.arms import (
+    ARMS_OF_TODAY,
+    BASELINES,
+    KEPT,
+    PLACES,
+    TEACHER,
+    WINDOW,
+    Arm,
+    get_arm,
+)
 from attnlab.studies.engine import (
     Folders,
     Job,
@@ -310,7 +319,7 @@ def _examine(
     """Return how far what stands there is from attention: a mean, and by layer and head."""
     errors = relative_errors(modules, exam)
     layers = [{"site": site, "layer": n, "relative_error": e} for (site, n), e in errors.items()]
-    details = {"layers": layers, "heads": head_table(teacher, modules, exam)}
+    details = {"layers": layers, "heads": head_table(teacher, modules, exam, near=WINDOW)}
     return {"relative_error": sum(errors.values()) / len(errors)}, details
 
 

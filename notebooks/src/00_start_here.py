@@ -265,7 +265,7 @@ print(f"a table of {z.numel():,} scores, 150 steps: {loss:.1f} nats per token; "
 # | [10 Other mixers](10_other_mixers.ipynb) | one frame, every mixer in five lines; prices; the map | 60 |
 # | [11 Recall and state](11_recall_and_state.ipynb) | what a state holds; who recalls; a language in every row | 70 |
 # | [12 Scaling and other tasks](12_scaling_and_other_tasks.ipynb) | power laws with a known floor; length; sentences; images | 54 |
-# | [13 Attention after training](13_attention_after_training.ipynb) | today's methods: features, window, stages; switches; tasks | 70 |
+# | [13 Attention after training](13_attention_after_training.ipynb) | today's methods: features, window, stages; switches; tasks | 71 |
 # | [14 What we found](14_what_we_found.ipynb) | every claim judged: verdict, number, seeds, doubt | 51 |
 #
 # Read them in order. 01 needs no neural network; who knows attention may skim 02.

@@ -21,7 +21,7 @@
 # exponential, a small exact window, lessons in stages. You build the parts, flip a switch at each site,
 # and see the translation change.
 #
-# **Minutes:** 70. **Prerequisites:** [09 Replacing attention](09_replacing_attention.ipynb), sections 1
+# **Minutes:** 71. **Prerequisites:** [09 Replacing attention](09_replacing_attention.ipynb), sections 1
 # to 3; linear attention ([10 Other mixers](10_other_mixers.ipynb)) helps.
 #
 # Previous: [12 Scaling and other tasks](12_scaling_and_other_tasks.ipynb). Next:
@@ -43,7 +43,7 @@ from attnlab.chapters.attention_after_training import checks, live, pictures, re
 from attnlab.runmode import banner
 from attnlab.show import explore, show
 
-banner(minutes=70)
+banner(minutes=71)
 
 # %% [markdown]
 # ## 1  A teacher worth replacing   *(4 min)*
@@ -67,7 +67,7 @@ from attnlab.training import PairBatches, collate_pairs, load_translator
 source = translation_source()
 teacher = load_translator(MODELS / "toy" / "teacher.safetensors")[0].eval().requires_grad_(False)
 pairs = source.sample_pairs(4000)  # that stand-ins learn from
-exam = collate_pairs(source.sample_pairs(100, stream="validation"))
+exam = source.sample_pairs(100, stream="validation")
 toy = live.Switches(teacher, {}, source, source.sample_pairs(200, stream="test"))
 whole = toy.bleu()  # attention everywhere
 print(f"toy teacher: BLEU {whole:.1f} on 200 sentences that nobody learnt from")
@@ -140,7 +140,7 @@ from functools import partial
 
 from attnlab.distillation import capture
 
-lessons = capture(teacher, exam)  # what each site reads, and what its heads give
+lessons = capture(teacher, collate_pairs(exam))  # what each site reads, and what its heads give
 draw_kernels = partial(live.draw_kernels, teacher, lessons)
 presets = [{"site": "cross", "layer": 2, "head": 1}, {"site": "encoder_self", "layer": 1}]
 explore(draw_kernels, presets=presets, **pictures.HEAD_DIALS)
@@ -154,7 +154,7 @@ explore(draw_kernels, presets=presets, **pictures.HEAD_DIALS)
 # </details>
 #
 # **Exercise 13.1** (difficulty 1, 4 min; builds on eq. (13.1)). Write `features(x, W)`: softmax of both signs.
-# `x` is $(T, d_h)$, `W` is $(d_h, R)$; return $(T, 2R)$.
+# `x` is $(T, d_h)$, `W` is $(d_h, r)$; return $(T, R)$, $R = 2r$.
 #
 # <details><summary>Hint</summary>
 #
@@ -165,7 +165,7 @@ explore(draw_kernels, presets=presets, **pictures.HEAD_DIALS)
 
 # %% jupyter={"source_hidden": true} tags=["solution"]
 def features(x, W):
-    """Return softmax of both signs: (T, d_h) and (d_h, R) -> (T, 2 R)."""
+    """Return softmax of both signs: (T, d_h) and (d_h, r) -> (T, 2 r)."""
     # SOLUTION
     z = x @ W
     return torch.cat([z.softmax(-1), (-z).softmax(-1)], -1)
@@ -261,7 +261,9 @@ def weights(student, place, lesson):
 # %% tags=["nbval-ignore-output"]
 import pandas as pd
 
-heads = []
+from attnlab.distillation.transfer import exam_of, head_table
+
+heads, asked = [], exam_of(teacher, exam, sites=SITES)
 for name, label in live.MAPS.items():
     students = stand_ins(feature_map=name)
     before = toy.bleu_with(students)
@@ -270,7 +272,7 @@ for name, label in live.MAPS.items():
     print(f"{label:>22}: BLEU {before:5.1f} as built, {after:5.1f} after 100 steps")
     if name == "hedgehog":
         print(guess.verdict(truth=round(before, 1)))
-    heads.append(live.unlike_heads(teacher, students, lessons).assign(name=name))
+    heads.append(pd.DataFrame(head_table(teacher, students, asked)).assign(name=name))
 show(pictures.entropies(pd.concat(heads)))
 
 # %% tags=["nbval-ignore-output"]
@@ -280,7 +282,7 @@ show(pictures.entropies(records.heads()), lead="Captions. ")
 # A head that looks at one word (left) asks of $\phi$ a steep climb; one that looks everywhere is nearly a
 # mean, and any map can do that. So one would expect errors on the left. Read the rank correlations: below zero,
 # low entropy and large errors come together. And compare maps at the *same* head: does the gap between them
-# grow to the left? The second picture has heads of captions, all sites in one cloud, which may hide one of them.
+# grow to the left? The second picture has heads of captions.
 #
 # **Doubt.** Live: one teacher, one seed, 100 steps.
 #
@@ -374,6 +376,10 @@ for w in (0, 2, 4, 8):
     learn(students, weights, 40)
     after = toy.bleu_with(students)
     print(f"w = {w}, both self sites: BLEU {before:5.1f} as built, {after:5.1f} after 40 steps")
+print("\nShare of the weight less than 4 positions away, of self-attention:")
+of_toy = pd.concat(heads).groupby("site")["near_share"].mean().dropna()
+for name, shares in (("toy", of_toy), ("captions", records.near_shares())):
+    print(f"{name:>9}:", ", ".join(f"{site} {share:.0%}" for site, share in shares.items()) or "-")
 
 # %% [markdown]
 # <details><summary>Answer</summary>
@@ -384,8 +390,8 @@ for w in (0, 2, 4, 8):
 #
 # </details>
 #
-# **Doubt.** These sentences are short, and features alone do well here. Where a window pays must be read from
-# captions (section 4).
+# **Doubt.** These sentences are short, most of the weight lies near (last lines), and features alone do well. Where
+# a window pays must be read from captions (section 4).
 #
 # **Takeaway.** One normaliser joins an exact window with features for the rest, at a cost in proportion to the
 # length; how loud each part is must be taught.
@@ -546,7 +552,7 @@ display(Markdown(records.tasks_markdown(records.tasks())))
 # teacher.
 
 # %% [markdown]
-# ## 7  Flip the switches   *(7 min)*
+# ## 7  Flip the switches   *(8 min)*
 #
 # Two sets of stand-ins learn, 60 steps by weights and 60 by outputs: linear everywhere, and with a window
 # of 4 at both self sites. Each learnt alone, beside the teacher's stream, so each site can be switched
@@ -557,11 +563,15 @@ toy.stand_ins = {"linear": stand_ins(), "window": stand_ins(window=4)}
 for name, students in toy.stand_ins.items():
     for stage in (1, 2):
         STAGES[stage](students, n_steps=60)
-    print(f"{name:>7}, at all sites: BLEU {toy.bleu_with(students):.1f}")
+    single = {site: toy.bleu(**{site: name}) for site in SITES}
+    said = ", ".join(f"{site} {bleu:.1f}" for site, bleu in single.items())
+    print(
+        f"{name:>7}, one switch: {said}; all: {toy.bleu_with(students):.1f} (BLEU of {whole:.1f})"
+    )
 
 # %% [markdown]
-# **Play, then answer.** Which single switch costs most? Do costs of two sites add up? Does the window help on its own, or
-# only in company? (On captions, a combination that was not trained says so.)
+# **Play, then answer.** The lines above have single switches. Do costs of two sites add up? Does the window help on
+# its own, or only in company? (On captions, a combination that was not trained says so.)
 
 # %% tags=["widget", "nbval-ignore-output"]
 draw_switches = partial(live.draw_switches, toy, captions)
@@ -595,7 +605,7 @@ all_linear = dict.fromkeys(pictures.SITES, "linear")
 play(
     playground.write,
     presets=[
-        {"sentence": live.USUAL, **all_linear},
+        {"sentence": toy.first_changed(**all_linear), **all_linear},
         {"sentence": "three old dog see the small tree", "cross": "linear"},
     ],
     words=playground.say,
@@ -639,8 +649,8 @@ quiz = show_quiz("attention_after_training")
 # ## What we did not show
 #
 # - Live: one seed of one toy, whose sentences are short: most have no more than 8 words.
-# - How much is left to features: captions are short, too, and a window of 4 (in the encoder seven positions) sees
-#   a good part of each.
+# - How much is left to features: captions are short, too, and most of the weight of self-attention lies within a
+#   window of 4 (in the encoder seven positions; section 3 has the shares).
 # - Language models of billions of weights, for which most of these methods were made (T2R replaced attention in
 #   translators); there a window is a small part of the context.
 # - Convolutions, and the norm and gate behind the table, that published successors add.
@@ -648,7 +658,8 @@ quiz = show_quiz("attention_after_training")
 #
 # ## Notation used here
 #
-# $A$ and $\hat A$ are weights of teacher and stand-in, $\bar y$ the mean output, $R$ a number of features.
+# $A$ and $\hat A$ are weights of teacher and stand-in, $\bar y$ the mean output, $R$ a number of features
+# (of both signs: twice the columns $r$ of $W$).
 
 # %% tags=["nbval-check-output"]
 from attnlab.teach import show_notation

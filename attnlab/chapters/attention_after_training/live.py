@@ -1,4 +1,4 @@
-"""What notebook 13 computes: features of heads, how unlike stand-ins are, translators to switch."""
+"""What notebook 13 computes: features of heads, weights of stand-ins, translators to switch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from attnlab.chapters.attention_after_training import pictures, records
-from attnlab.distillation import SITES, Student, find_site, substitute
+from attnlab.distillation import SITES, find_site, substitute
 from attnlab.distillation.capture import Captured
 from attnlab.distillation.surgery import load_students
 from attnlab.errors import AttnlabError
@@ -86,37 +86,6 @@ def kernel_points(teacher: Translator, place: Key, lesson: Captured, *, head: in
         kernel = kernel * s.exp().mean() / kernel.mean().clamp(min=TINY)
         tables.append(pd.DataFrame({"name": name, "score": s, "kernel": kernel}))
     return pd.concat(tables, ignore_index=True)
-
-
-@torch.no_grad()
-def unlike_heads(
-    teacher: Translator, students: Mapping[Key, Student], lessons: Mapping[Key, Captured]
-) -> pd.DataFrame:
-    r"""Return how spread out each head looks, and how far its stand-in is from it.
-
-    Returns:
-        A row a head: ``site``, ``layer``, ``head``; ``entropy`` of its weights (nats, mean over
-        positions); ``divergence`` of the stand-in's weights from them (nats); ``error``, the
-        squared error of the head's output over its variance.
-    """
-    rows = []
-    for place, student in students.items():
-        lesson = lessons[place]
-        is_real = ~lesson.padding
-        pair = both_weights(teacher, student, place, lesson)
-        ours, theirs = (a.clamp(min=TINY) for a in pair)
-        found, wanted = (
-            y[is_real].unflatten(-1, (ours.shape[1], -1))
-            for y in (student(lesson.inputs, **lesson.context), lesson.targets)
-        )
-        spread = (wanted - wanted.mean(0)).square().sum((0, 2))
-        entropy = -(ours * ours.log()).sum(-1).mean(0)
-        crossed = -(ours * theirs.log()).sum(-1).mean(0)
-        error = (found - wanted).square().sum((0, 2)) / spread.clamp(min=TINY)
-        columns = {"entropy": entropy, "divergence": crossed - entropy, "error": error}
-        own = pd.DataFrame({name: each.numpy() for name, each in columns.items()})
-        rows.append(own.assign(site=place[0], layer=place[1], head=range(len(own))))
-    return pd.concat(rows, ignore_index=True)
 
 
 def draw_kernels(
@@ -198,6 +167,12 @@ class Switches:
         most, find = self.vocabulary.max_source_len, self.vocabulary.knows
         words, unread = read_words(sentence, most=most, usual=USUAL, find=find)
         return " ".join(words), unread
+
+    def first_changed(self, **switches: str) -> str:
+        """Return the first sentence to test on that is written otherwise with these switches."""
+        texts = [self.vocabulary.decode(read) for read, _ in self.test]
+        changed = (t for t in texts if self.translate(t) != self.translate(t, **switches))
+        return next(changed, texts[0])
 
     def translate(self, text: str, **switches: str) -> str:
         """Return a sentence as it is written with these switches."""

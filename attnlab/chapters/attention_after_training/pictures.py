@@ -10,6 +10,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from numpy.typing import ArrayLike
 
+from attnlab.analysis.compare import MIN_SEEDS
 from attnlab.chapters.attention_after_training import records
 from attnlab.show import LOOKS, figure, matrix, new_axes, picture, ranged
 from attnlab.show.style import NO_FAMILY
@@ -60,10 +61,10 @@ def kernels(points: pd.DataFrame, *, where: str = ""):
     """
     axes = new_axes(size=(8.4, 2.6), columns=len(MAPS), sharey=True)
     line = np.linspace(points["score"].min(), points["score"].max(), 50)
-    ranks = {}
+    ranks, lowest = {}, 1e-3
     for ax, (name, (label, its)) in zip(axes, MAPS.items(), strict=True):
         own = points[points["name"] == name]
-        ax.plot(own["score"], own["kernel"].clip(lower=1e-3), ".", ms=3, color=LOOKS[its].colour)
+        ax.plot(own["score"], own["kernel"].clip(lower=lowest), ".", ms=3, color=LOOKS[its].colour)
         ax.plot(line, np.exp(line), color="black", lw=1)
         ax.set(title=label, xlabel="Score q k", yscale="log")
         ranks[label] = own["score"].rank().corr(own["kernel"].rank())
@@ -72,7 +73,8 @@ def kernels(points: pd.DataFrame, *, where: str = ""):
     said = ", ".join(f"{label} {rank:.2f}" for label, rank in ranks.items())
     return axes[0], (
         f"{where}Points are pairs of query and key, the line is exp, what attention has. Of the "
-        f"maps before learning {best} keeps the order of scores best. Rank correlation: {said}."
+        f"maps before learning {best} keeps the order of scores best. Rank correlation: {said}. "
+        f"Below {lowest:g}, drawn there: {(points['kernel'] < lowest).mean():.0%} of all points."
     )
 
 
@@ -100,28 +102,33 @@ def look_ups(weights: Mapping[str, ArrayLike], *, words: Sequence[str], asked: S
 
 
 @picture
-def entropies(heads: pd.DataFrame, *, quantity: str = "error"):
-    """How far each head's stand-in is from it, by how spread out the head looks.
+def entropies(heads: pd.DataFrame):
+    """How far each head's stand-in is from it, by how spread out the head looks, site by site.
 
     Args:
-        heads: Rows ``name`` (of a feature map), ``site``, ``entropy`` and the quantity.
+        heads: Rows ``name`` (of a feature map), ``site``, ``entropy_nats``, ``relative_error``.
     """
     if heads.empty:
         return nothing("Entropy and error of heads")
-    ax, ranks = new_axes(), {}
-    for name, own in heads.groupby("name", sort=False):
-        label, its = MAPS[str(name)]
-        ax.plot(own["entropy"], own[quantity], linestyle="none", label=label, **LOOKS[its].points())
-        ranks[label] = own["entropy"].rank().corr(own[quantity].rank())
-    ax.set(xlabel="Entropy of the head's weights (nats)", yscale="log",
-           ylabel="Squared error of its output\n(1 = the best constant)")  # fmt: skip
-    ax.legend()
-    means = heads.groupby("name", sort=False)[quantity].mean()
+    quantities = ("entropy_nats", "relative_error")
+    axes, said = new_axes(size=(8.4, 3.0), columns=len(SITES), sharex=True, sharey=True), []
+    for ax, (site, words) in zip(axes, SITES.items(), strict=True):
+        ranks = []
+        for name, own in heads[heads["site"] == site].groupby("name", sort=False):
+            label, its = MAPS[str(name)]
+            x, y = (own[quantity] for quantity in quantities)
+            ax.plot(x, y, linestyle="none", label=label, **LOOKS[its].points())
+            ranks += [x.rank().corr(y.rank())]
+        ax.set(title=words, xlabel="Entropy (nats)", yscale="log")
+        said += [f"{words.lower()} {min(ranks):+.2f} to {max(ranks):+.2f}"] if ranks else []
+    axes[0].set_ylabel("Squared error of a head's output\n(1 = the best constant)")
+    axes[-1].legend(fontsize=7)
+    means = heads.groupby("name", sort=False)["relative_error"].mean()
     errors = ", ".join(f"{MAPS[str(name)][0]} {mean:.2f}" for name, mean in means.items())
-    said = ", ".join(f"{label} {rank:+.2f}" for label, rank in ranks.items())
-    return ax, (
+    return axes[0], (
         f"{heads.groupby('name').size().max()} heads, each with its stand-in by feature map. "
-        f"Mean error: {errors}. Rank correlation of entropy and error: {said}."
+        f"Mean error: {errors}. Rank correlation of entropy and error, lowest and highest map: "
+        f"{', '.join(said)}."
     )
 
 
@@ -200,7 +207,8 @@ def draw_ablation(spans: pd.DataFrame, planned: pd.DataFrame) -> tuple[Axes, str
     for y, variant in enumerate(order):
         row, colour = spans.loc[variant], BLUE if variant == base else NO_FAMILY[0]
         ax.hlines(y, row["low"], row["high"], color=colour, lw=3, alpha=0.4)
-        ax.plot(row["share"], y, "o", color=colour)
+        face = "white" if row["n_seeds"] < MIN_SEEDS else colour
+        ax.plot(row["share"], y, "o", color=colour, mfc=face)
     ax.axvline(1.0, color=BLUE, lw=1)
     ax.axvline(AIM, color="black", lw=1, linestyle="dotted")
     ax.set_yticks(range(len(order)), [rows[variant] for variant in order])
@@ -212,8 +220,9 @@ def draw_ablation(spans: pd.DataFrame, planned: pd.DataFrame) -> tuple[Axes, str
     costs = f"Most is lost by this change: {rows[worst]}." if worst else ""
     return ax, (
         f"Attention replaced at {PLACES[planned.loc[base, 'site']][1]}: {what}. {costs} "
-        f"{len(known)} of {len(rows)} rows recorded, {fewest} seeds or more each. Lines: all of "
-        f"it, and {AIM:.0%}. Kept: {said}."
+        f"{len(known)} of {len(rows)} rows recorded, seeds of each: {fewest} or more; hollow: less "
+        f"than {MIN_SEEDS}, the interval over sentences alone. Lines: all of it, and {AIM:.0%}. "
+        f"Kept: {said}."
     )
 
 
@@ -309,7 +318,7 @@ def draw_tasks(table: pd.DataFrame) -> tuple[Any, str]:
                  y_label="", has_numbers=True, limit=1.0, ax=new_axes(size=size))  # fmt: skip
     one.ax.set_xticks(np.arange(len(sites)) + 0.5, [SITES.get(site, "All") for site in sites])
     one.ax.set_yticks(np.arange(len(grid)) + 0.5, list(grid.index))
-    means = table.assign(trivial=floor).groupby("task", sort=False)[["trivial", "teacher"]].mean()
+    means = table.assign(trivial=floor).groupby("task", sort=False)[["trivial", "teacher"]].first()
     said = "; ".join(f"{t} {m.trivial:.1f}, {m.teacher:.1f}" for t, m in means.iterrows())
     most = ""
     single = grid.drop(columns="all", errors="ignore")
@@ -338,15 +347,15 @@ def switches(*, here: Mapping[str, float], runs: pd.DataFrame, **put: str):
     own, whole = (
         records.at_switches(runs, **each) for each in (put, dict.fromkeys(put, "attention"))
     )
+    whole = whole[whole["seed"].isin(own["seed"])] if len(own) else whole
     ax = new_axes(size=(6.0, 2.0))
     ax.barh(0, here["bleu"], color=NO_FAMILY[0], height=0.5)
     ax.plot([here["teacher"]], [0], "|", ms=26, mew=2, color=BLUE)
     said = "captions: not recorded"
     if len(own):
-        low, high = own["bleu_low"].mean(), own["bleu_high"].mean()
         ax.barh(1, own["bleu"].mean(), color=NO_FAMILY[0], height=0.5)
-        ax.hlines(1, low, high, color="black", lw=1.5)
-        said = f"captions {own['bleu'].mean():.1f} ({low:.1f} to {high:.1f}), seeds {len(own)}"
+        ax.hlines(1, own["bleu"].min(), own["bleu"].max(), color="black", lw=1.5)
+        said = f"captions {ranged(own['bleu'])}, seeds {len(own)}"
     if len(whole):
         ax.plot([whole["bleu"].mean()], [1], "|", ms=26, mew=2, color=BLUE)
         said += f", teacher {whole['bleu'].mean():.1f}"

@@ -15,12 +15,25 @@ from attnlab.markdown import markdown_table
 from attnlab.paths import RUNS, record_places
 from attnlab.records import load_runs, read_records
 from attnlab.show import ranged
-from attnlab.studies.arms import ARMS_OF_TODAY, PLACES, TEACHER, arm_columns, get_arm
+from attnlab.studies.arms import (
+    ARMS_OF_TODAY,
+    KINDS,
+    OTHERWISE,
+    PLACES,
+    TEACHER,
+    arm_columns,
+    get_arm,
+)
 from attnlab.studies.replaced_verdicts import (
     COLUMNS,
+    GEN,
+    LATER,
     NOT_RECORDED,
+    OTHER_TASKS,
+    SCORE_NAMES,
     SENTENCES,
     fair_shares,
+    rule_of,
     share_over_seeds,
 )
 from attnlab.studies.trivial import BASELINES
@@ -30,11 +43,10 @@ CAPTIONS = "replaced/paper/multi30k/de-en"
 BASE = "all/linear"  # the recipe: what the rows of the ablation vary
 LONGER = "all/identity/tuned_all"  # the teacher, trained on for as long as stand-ins are
 TEACHERS = {"This notebook": CAPTIONS, "Notebook 09": "attentionless/paper/multi30k/de-en"}
-INGREDIENTS = {  # columns of an arm that a recipe is made of, in words
-    "method": "stand-in", "feature_map": "features", "window": "window",
-    "window_scale": "scale of the window", "begins": "begins", "match": "matched",
-    "inputs": "inputs", "stages": "stages", "signal": "tuned by", "tunes": "tuned",
-}  # fmt: skip
+INGREDIENTS = (  # columns of an arm that a recipe is made of
+    "method", "feature_map", "window", "window_scale", "begins", "match", "inputs", "stages",
+    "signal", "tunes",
+)  # fmt: skip
 FOLLOWS = {  # what another choice leaves no choice of
     "method": ("feature_map", "window", "window_scale"),
     "begins": ("stages", "match", "inputs"),
@@ -50,18 +62,8 @@ RECIPE = {  # of a teacher, by where its record says it
     "Last passes averaged": "{n_averaged}",
     "Steps": "{n_steps:,}",
 }
-TASKS = {  # data: words, and what is scored
-    "headlines": ("headline of a text", "rouge_l"),
-    "dialogue": ("reply", "rouge_l"),
-    "code": ("line of code", "exact_match"),
-    "scan/simple": ("SCAN, simple", "exact_match"),
-    "scan/length": ("SCAN, longer", "exact_match"),
-    "scan/jump": ("SCAN, a new verb", "exact_match"),
-    "cogs": ("COGS, alike", "exact_match"),
-    "cogs ": ("COGS, new structure", "gen_exact_match"),
-}
 NETS = ("alr", "per_query")  # at the self sites, and at cross
-METRICS = {"rouge_l": "ROUGE-L", "exact_match": "right (%)", "gen_exact_match": "right (%)"}
+PRECISION = "config.teacher_weights"
 BESIDE = "chrf"  # of texts, in the table beside ROUGE-L
 
 
@@ -79,7 +81,7 @@ def recorded(
 
 
 def _newest(experiment: str, path: Path, metrics: Sequence[str]) -> pd.DataFrame:
-    columns = [*dict.fromkeys([*COLUMNS, "bleu_low", "bleu_high", *metrics])]
+    columns = [*dict.fromkeys([*COLUMNS, "bleu_low", "bleu_high", PRECISION, *metrics])]
     if (file := _file(path)) is None:
         return pd.DataFrame(columns=columns)
     runs = load_runs(experiment, path=file, columns=columns)
@@ -151,16 +153,26 @@ def ablation(planned: pd.DataFrame) -> dict[str, str]:
         planned: Columns of arms, by variant.
 
     Returns:
-        By variant words such as ``window 0 for 4``, one or two changes.
+        By variant words such as ``no window``, of one or two changes.
     """
     base, words = planned.loc[BASE], {}
     arms = planned[~planned["method"].isin([*CONTROLS])]
     for name, row in arms[(arms[list(FRAME)] == base[list(FRAME)]).all(axis=1)].iterrows():
         changed = unlike(base, row)
         if 1 <= len(changed) <= 2:
-            said = (f"{INGREDIENTS[c]} {_word(row[c])} for {_word(base[c])}" for c in changed)
-            words[str(name)] = "; ".join(said)
+            words[str(name)] = ", ".join(filter(None, (_change(c, row[c]) for c in changed)))
     return words
+
+
+def _change(column: str, value: Any) -> str:
+    """Return words for an ingredient unlike the recipe's; none where another one says it."""
+    told = {
+        "window": f"window {value}" if value else "no window",
+        "feature_map": f"features: {value}",
+        "method": KINDS.get(value, "nets"),
+        "window_scale": "window on the scale of features",
+    }
+    return told.get(column) or OTHERWISE.get((column, value), ("", ""))[1]
 
 
 def _word(value: Any) -> str:
@@ -181,7 +193,7 @@ def heads(*, path: Path = RUNS) -> pd.DataFrame:
     """Return entropy and error of heads on captions, by feature map (``name``), without a window.
 
     Returns:
-        Rows as ``live.unlike_heads`` has them, of taught stand-ins before tuning; perhaps none.
+        Rows as ``head_table`` has them, of taught stand-ins before tuning; perhaps none.
     """
     planned = planned_arms()
     base = planned.loc[BASE]
@@ -193,7 +205,20 @@ def heads(*, path: Path = RUNS) -> pd.DataFrame:
         if line["variant"] in own
         for head in line["details"].get("heads", ())
     ]
-    return pd.DataFrame(rows).rename(columns={"entropy_nats": "entropy", "relative_error": "error"})
+    return pd.DataFrame(rows)
+
+
+def near_shares(*, path: Path = RUNS) -> pd.Series:
+    """Return the share of attention's weight within a window, by self site of captions.
+
+    Returns:
+        Mean over the heads of the newest record that has it; perhaps no row.
+    """
+    for line in reversed(lines_of(CAPTIONS, path=path)):
+        own = pd.DataFrame(line["details"].get("heads", ()), columns=["site", "near_share"])
+        if (own := own.dropna())["site"].nunique() == 2:
+            return own.groupby("site")["near_share"].mean()
+    return pd.Series(dtype=float)
 
 
 SWITCHED = ("encoder_self", "decoder_self", "cross")
@@ -272,29 +297,24 @@ def tasks(*, path: Path = RUNS) -> pd.DataFrame:
 
     Returns:
         Rows ``task`` and ``stand_in`` in words, ``site``, ``metric``, ``score`` out of 100 (mean
-        over seeds), ``low`` and ``high`` over seeds, ``teacher`` (trained on for as long as
-        stand-ins are, where that is recorded), ``trivial``, ``n_seeds`` and ``chrf``.
+        over seeds), ``low`` and ``high`` over seeds, ``teacher`` (its fair baseline's, see
+        ``replaced_verdicts``), ``trivial``, ``n_seeds`` and ``chrf``.
     """
-    rows, known = [], _newest("replaced/paper/", path, (*METRICS, BESIDE))
-    for name, (words, metric) in TASKS.items():
-        runs = known[known["experiment"] == f"replaced/paper/{name.strip()}"]
-        runs = runs.assign(score=runs[metric].astype(float) * (100 if "match" in metric else 1))
-        own = runs.loc[runs["variant"] == TEACHER, "score"].mean()
-        longer = runs.loc[runs["variant"] == LONGER, "score"].mean()
-        own = own if np.isnan(longer) else longer
-        if runs.empty or np.isnan(own):
+    rows = []
+    for data, (words, metric) in OTHER_TASKS.items():
+        rule = rule_of(experiment := f"{LATER}/paper/{data}")
+        runs = _newest(experiment.removesuffix(GEN), path, (*rule.columns, BESIDE))
+        if runs[metric].isna().all():
             continue
-        trivial = runs.loc[runs["variant"].isin(BASELINES), "score"].max()
-        runs = arm_columns(runs[~runs["variant"].isin(BASELINES)])
-        real = runs[(runs["site"] != "") & (runs["method"] != "identity")]
-        real = real.assign(stand_in=[_stand_in(row) for _, row in real.iterrows()])
-        for (site, put), each in real.groupby(["site", "stand_in"], sort=False):
+        arms = fair_shares(runs, rule=rule)
+        arms = arms.assign(stand_in=[_stand_in(row) for _, row in arms.iterrows()])
+        for (site, put), each in arms.groupby(["site", "stand_in"], sort=False):
             rows.append({
-                "task": words, "stand_in": put, "site": site, "metric": METRICS[metric],
+                "task": words, "stand_in": put, "site": site, "metric": SCORE_NAMES[metric],
                 "score": each["score"].mean(), "low": each["score"].min(),
-                "high": each["score"].max(), "teacher": own, "trivial": trivial,
-                "n_seeds": each["seed"].nunique(),
-                BESIDE: np.nan if metric.startswith("gen_") else each[BESIDE].mean(),
+                "high": each["score"].max(), "teacher": each["score_of_baseline"].mean(),
+                "trivial": each["trivial_score"].iloc[0], "n_seeds": each["seed"].nunique(),
+                BESIDE: np.nan if data.endswith(GEN) else each[BESIDE].mean(),
             })  # fmt: skip
     return pd.DataFrame(rows)
 
@@ -356,4 +376,7 @@ def conclusions(found: pd.DataFrame) -> list[str]:
             f"Of {len(whole)} rows at all sites with {MIN_SEEDS} seeds most is kept on validation "
             f"by {best['words']}; on test it keeps {best['share']:.1%}."
         ]
+    rounded = [changed.get(v, v) for v in found.index[found[PRECISION] == "bfloat16"]]
+    if rounded:
+        said += [f"Begun from the teacher that came along, in bfloat16: {'; '.join(rounded)}."]
     return said
