@@ -13,7 +13,8 @@ from eyes import FAINT
 
 from attnlab.errors import AttnlabError
 from attnlab.show import new_axes, picture
-from attnlab.show.panels import LIVE, slider
+from attnlab.show.panels import LIVE, slider, text_box
+from attnlab.web.pages import toy_page
 
 __all__ = ["chromium"]  # a fixture
 pytestmark = pytest.mark.timeout(900)
@@ -21,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[1]
 WHOLE = os.environ.get("ATTNLAB_BOOK") == "whole"  # every page and all panels: every night
 STEMS = ["03_extractor", "12_scaling_and_other_tasks"]
 SIZES = {"desk": {"width": 1280, "height": 900}, "phone": {"width": 390, "height": 800}}
-DIALS = {"n": ("Steps", 2, 1, 4, 1, "How many"), "kind": ("Kind", ["line", "dots"], "line")}
+DIALS = {"n": ("Steps", 2, 1, 4, 1, "How many"), "kind": ("Kind", ["line", "dots"])}
 
 LOOK = """async () => {
     const said = [];
@@ -77,11 +78,16 @@ def site(tmp_path_factory) -> Path:
     stills = f"{draw(n=3, kind='line').figure()}<p><em>{LIVE}</em></p>"
     output = nbformat.v4.new_output("display_data", {"text/html": stills})
     cell = nbformat.v4.new_code_cell("explore(draw)", outputs=[output])
-    notebook.cells = [nbformat.v4.new_markdown_cell("# 90 · A panel\n\nOne dial, one list."), cell]
+    frame = nbformat.v4.new_code_cell("take_attention_out()", outputs=[output])
+    lead = nbformat.v4.new_markdown_cell("# 90 · A panel\n\nOne dial, one list; a model.")
+    notebook.cells = [lead, cell, frame]
     nbformat.write(notebook, path)
     paths = [*(ROOT / "notebooks" / f"{stem}.ipynb" for stem in STEMS), path]
     places = {"panels": {path.stem: [[panel]]}, "kept": home / "kept", "interface": False}
     build.lay_out(home / "source", paths, **places)
+    live = home / "source" / "_own" / "live"
+    live.mkdir()
+    (live / "take-attention-out.html").write_text(toy_page().html(), "utf-8")
     assert build.run_sphinx(home / "source", home / "book") == []
     return home / "book"
 
@@ -156,13 +162,77 @@ def test_a_panel_answers_to_the_keyboard_without_a_kernel(site, open_page):
     assert dial.get_attribute("aria-valuetext") == readout.inner_text()
     for control in live.locator("input, select").all():
         assert control.evaluate("(one) => one.labels.length === 1 && one.labels[0].innerText")
+    assert live.locator("[title]").count() == 0  # nothing is said to a mouse alone
+    larger = live.locator(".attnlab-room a")
+    assert larger.get_attribute("href") == image.get_attribute("src")
     live.get_by_role("button", name="Reset").press("Enter")
     assert (words.inner_text(), image.get_attribute("src"), dial.input_value()) == before
     if not WHOLE:  # a choice, and a setting that cannot be drawn
+        note = live.locator("small", has_text="How many.")
+        assert note.is_visible()
+        assert dial.get_attribute("aria-describedby") == note.get_attribute("id")
         live.get_by_label("Kind").select_option("dots")
         assert words.inner_text() == "A dots with 2 steps."
         dial.press("End")
         assert words.inner_text() == "Four dots are too many. Take three."
+
+
+def test_what_a_dial_says_holds_in_a_page():
+    typed = states.axis(text_box("Prompt", value="Once", tooltip="How it begins"), [])
+    assert (typed["note"], typed["kind"]) == ("How it begins.", "select")
+    assert states.axis(slider("Steps", value=1, minimum=0, maximum=3), [])["note"] == ""
+
+
+def test_a_picture_opens_at_full_size_by_keys(site, open_page):
+    page = open_page(site / "notebooks" / "03_extractor.html")
+    link = page.locator("a.attnlab-larger").first
+    alt = link.locator("img").get_attribute("alt")
+    assert len(alt) > 20
+    assert page.locator("article img:not(a img)").count() == 0
+    link.press("Enter")
+    page.wait_for_url("**/_static/pictures/*.png")
+    first = open_page(site / "index.html").locator("a.attnlab-larger img")
+    assert "lowest loss" in first.get_attribute("alt")
+
+
+def test_a_phone_shows_what_a_symbol_means(site, open_page):
+    page = open_page(site / "notebooks" / "03_extractor.html", size="phone")
+    rows = page.locator(".attnlab-stack tbody tr")
+    assert rows.count() > 3
+    for row in rows.all():
+        meaning = row.locator("td[data-label=Meaning]")
+        box = meaning.bounding_box()
+        assert meaning.inner_text()
+        assert box["x"] >= 0
+        assert box["x"] + box["width"] <= SIZES["phone"]["width"]
+        assert meaning.evaluate("(one) => getComputedStyle(one, '::before').content") != "none"
+
+
+def test_an_address_opens_its_claim_and_a_phone_can_read_it(site, open_page):
+    page = open_page(site / "claims.html", size="phone")
+    fold = page.locator("details#claim-E12")
+    assert fold.get_attribute("open") is None
+    page.locator("a[href='#claim-E12']").first.click()
+    page.locator("details#claim-E12[open]").wait_for()
+    boxes = [cell.bounding_box() for cell in fold.locator("td:visible").all()]
+    assert len(boxes) > 20
+    assert all(box["x"] >= 0 and box["x"] + box["width"] <= 390 for box in boxes)
+    assert page.locator("td", has_text="an open question: its line changes").count() == 1
+
+
+def test_a_frame_is_as_light_or_dark_as_the_book_around_it(site, open_page):
+    page = open_page(site / ("live.html" if WHOLE else "notebooks/90_panel.html"), theme="light")
+    page.locator("iframe").first.scroll_into_view_if_needed()
+    inside = page.frame_locator("iframe").first
+    button, colours = page.locator(".theme-toggle:visible").first, {}
+    inside.locator("#panel[data-is-live]").wait_for()
+    for _ in range(3):  # auto, and then one after the other
+        button.click()
+        chosen = page.evaluate("() => document.body.dataset.theme")
+        wanted = "light" if chosen == "auto" else chosen
+        inside.locator(f"html[data-theme={wanted}]").wait_for(state="attached")
+        colours[chosen] = inside.locator("body").evaluate("(one) => getComputedStyle(one).color")
+    assert colours["dark"] != colours["light"] == colours["auto"]
 
 
 def test_slides_fit_their_page(deck, open_page):
@@ -208,6 +278,25 @@ def test_sliders_lose_steps_but_neither_their_ends_nor_what_an_example_sets():
     few = [states.axis(slider("A", value=1, minimum=0, maximum=3), [])]
     states.thin(few, [[1]], most=200)
     assert "thin" not in few[0]
+
+
+def test_settings_that_look_alike_take_no_room_from_others(tmp_path):
+    dials = {"kind": ("Kind", ["line", "dots"], "line"), "page": ("Page", 1, 1, 12)}
+    one = len(states.webp(draw(n=2, kind="line")))
+
+    def recorded(most_bytes, *, last):
+        recorder = states.Recorder(tmp_path, most_bytes=most_bytes)
+        pages = lambda *, kind, page: draw(n=1 + min(page, last), kind=kind)  # noqa: E731
+        return recorder.panel(pages, [{"page": 1}], dials, None)
+
+    alike = recorded(5 * one, last=2)
+    assert [len(dial["labels"]) for dial in alike["dials"]] == [2, 12]
+    assert len(alike["states"]) == 24
+    assert len({file for file, _ in alike["states"]}) == 4
+    different = recorded(8 * one, last=12)
+    assert different["dials"][1]["thin"]
+    assert len(different["states"]) <= 10
+    assert recorded(2 * one, last=12) is None
 
 
 def test_broken_links_mute_pictures_and_foreign_scripts_are_named(tmp_path):
@@ -259,3 +348,5 @@ def test_a_model_that_runs_in_a_page_stands_in_the_book_as_one(tmp_path):
     assert shown.startswith("<iframe src='../_static/live/write-a-tale.html'")
     assert "alt='words'" in shown
     assert LIVE not in shown
+    kept = build.panel_html(None, stills)  # too many settings to draw
+    assert kept.endswith("<p class='attnlab-note'>In the notebook a live panel stands here.</p>")

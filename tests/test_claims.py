@@ -5,14 +5,26 @@ import itertools
 import json
 import re
 import sys
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from book import states
 
 from attnlab import claims
-from attnlab.claims import VERDICTS, Evidence, digest, ledger, ledger_markdown, nets, read_words
+from attnlab.chapters.what_we_found import pictures
+from attnlab.claims import (
+    VERDICTS,
+    Evidence,
+    digest,
+    ledger,
+    ledger_markdown,
+    nets,
+    read_words,
+    verdicts_markdown,
+)
 from attnlab.claims import evidence as found
 from attnlab.cli import main
 from attnlab.errors import UnknownNameError
@@ -424,12 +436,50 @@ def test_a_digest_counts_verdicts_and_a_table_says_nothing_twice(lines):
     row = rows[rows["claim"] == "SHE is faster than attention"].iloc[0]
     part = lines[lines["claim"] == "SHE is faster than attention"]
     assert sum(map(int, re.findall(r"\((\d+)\)", row["verdict"]))) == len(part)
-    table = ledger_markdown(lines, folder="notebooks/")
-    assert len(table.splitlines()) == 2 + len(lines)
-    assert {line.count(" | ") for line in table.splitlines()} == {9}
-    assert table.count("(notebooks/03_extractor.ipynb)") == 3  # E3, E5 and E9, once each
+    text = ledger_markdown(lines, folder="notebooks/")
+    assert re.findall(r"<details id='claim-(\w+)'><summary>", text) == IDS
+    for part in text.split("</details>")[:-1]:
+        table = [row for row in part.splitlines() if row.startswith("|")]
+        claim = re.search(r"claim-(\w+)", part)[1]
+        assert len(table) == 2 + (lines["id"] == claim).sum()
+        assert len({row.count(" | ") for row in table}) == 1
+    assert text.count("(notebooks/03_extractor.ipynb)") == 3  # E3, E5 and E9, once each
     doubt = read_words()["E9"].doubt
-    assert table.count(doubt) == 1
+    assert text.count(doubt) == 1
+    alone = ledger_markdown(lines[lines["id"] == "E7"])
+    assert alone.startswith("<details id='claim-E7' open>")
+    for row in lines[lines["id"] == "E7"].itertuples():
+        assert all(said in alone for said in (row.claim, row.number, row.quantity, row.record))
+    assert alone.count(f"**{row.claim}**") < (lines["claim"] == row.claim).sum()
+    assert not re.search(r"^\| +\|", text, re.MULTILINE)
+
+
+def test_every_word_of_a_verdict_has_its_meaning():
+    rows = [row.split(" | ") for row in verdicts_markdown().splitlines()[2:]]
+    assert [row[0] for row in rows] == [f"| **{word}**" for word in VERDICTS]
+    assert all(len(row[1]) > 20 for row in rows)
+
+
+def test_the_book_has_every_page_of_every_claim(lines, tmp_path, monkeypatch):
+    own = {claim: lines[lines["id"] == claim].reset_index(drop=True) for claim in IDS}
+    last = {claim: -(-len(part) // pictures.A_PAGE) for claim, part in own.items()}
+    monkeypatch.setattr(pictures, "lines_of", own.__getitem__)
+    monkeypatch.setattr(states, "webp", cache(states.webp))  # a page beyond the last is the last
+    draw_page = cache(pictures.evidence)
+    recorder = states.Recorder(tmp_path, most_bytes=states.PAGE_BYTES)
+    panel = recorder.panel(
+        lambda claim, page: draw_page(claim, min(page, last[claim])),
+        [{"claim": "E9"}, {"claim": "R6"}],
+        pictures.DIALS,
+        None,
+    )
+    assert panel is not None
+    assert [dial["labels"] for dial in panel["dials"]] == [IDS, [str(n) for n in range(1, 9)]]
+    assert len(panel["states"]) == 8 * len(IDS)
+    assert max(last.values()) <= 8
+    for n, (file, said) in enumerate(panel["states"]):
+        assert (tmp_path / file).is_file()
+        assert f"{IDS[n // 8]}" in said
 
 
 def test_a_number_shows_its_interval_where_it_has_one():

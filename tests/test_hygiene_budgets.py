@@ -61,7 +61,7 @@ CEILINGS = {
     "ground": 1_160,
     "training": 1_850,
     "mixers": 5_280,
-    "claims": 915,
+    "claims": 955,
     "analysis": 2_760,
     "cli": 825,
     "chapters": 10_980,
@@ -89,9 +89,9 @@ CEILINGS = {
     "mixer Extractor": 295,
     "tasks/language": 256,
     "tasks/pairs": 190,
-    "attnlab": 44_400,
-    "attnlab without chapters": 33_430,
-    "tests": 28_300,
+    "attnlab": 44_500,
+    "attnlab without chapters": 33_530,
+    "tests": 28_600,
 }
 
 

@@ -77,17 +77,30 @@ def test_minutes_are_written_and_nothing_else():
 
 def test_a_row_has_the_minutes_of_its_sections_and_a_lesson_what_is_left_of_it():
     row = "| [08 Distillation](08_x.ipynb) | {} | {} |\n"
-    lesson = "The talk between the parts has {} minutes.\n{}{}{}{}\n## Next\n{}"
-    known = {"08": {"1": 1, "2": 2, "3": 4, "4": 8}}
-    other = row.replace("08 ", "09 ").format("all", 5)
+    lesson = (
+        "The talk between the parts has {}; with the *Builds* left for home, {}.\n"
+        "| --- |\n{}| **Together** | | {} |\n{}\n## Next\n{}"
+    )
+    known, builds = {"08": {"1": 1, "2": 2, "3": 4, "4": 8}}, {"08": dict.fromkeys("1234", 0)}
+    builds["08"]["4"] = 3
+    other, plain = row.replace("08 ", "09 ").format("all", "5 | 4"), row.format("4", "8")
 
-    def page(talk, *ours):
-        said = ("nets", "all", "1 to 3", "2, 4")
-        rows = [row.format(*each) for each in zip(said, ours, strict=True)]
-        return lesson.format(talk, *rows, other)
+    def page(talk, ours, together):
+        rows = zip(("nets", "1 to 3", "2, 4"), ours, strict=True)
+        own = other + "".join(row.format(*each) for each in rows)
+        return lesson.format(f"{talk[0]} minutes", talk[1], own, together, "", plain)
 
-    found = minutes.tabled(page(0, 80, 80, 80, 80), known)
-    assert found == page(90 - 47, 15, 15, 7, 10)
+    found = minutes.tabled(page((0, 0), ["80 | 80"] * 3, "1 | 1"), known, builds)
+    ours = ["15 | 12", "7 | 7", "10 | 7"]
+    assert found == page((90 - 37, 90 - 30), ours, "37 | 30")
+
+
+def test_builds_are_counted_apart(tmp_path):
+    text = TEXT.replace("**Exercise 3.1**", "**Build 3**")
+    for name, said in {"a": TEXT, "b": text}.items():
+        (tmp_path / f"{name}.py").write_text(said)
+    found = [minutes.builds_of(tmp_path / f"{name}.py") for name in "ab"]
+    assert found == [{"3": 0}, {"3": 5}]
 
 
 def test_seconds_are_added_up_by_section(monkeypatch, tmp_path):

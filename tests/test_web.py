@@ -20,7 +20,7 @@ from attnlab.mixers import list_mixers
 from attnlab.paths import MODELS
 from attnlab.seeding import numpy_generator
 from attnlab.show import panels
-from attnlab.sources import tales
+from attnlab.sources import tales, translation_source
 from attnlab.training import save_model
 from attnlab.web import export, pages
 
@@ -333,7 +333,50 @@ def test_a_switch_changes_the_sentence_and_its_price(opened):
     assert float(lost.split("lost ")[1].split()[0]) > 50
     page.locator("#all-net").press("Enter")
     page.locator("#sentence").fill("the red bird see a unicorn")
-    page.get_by_text("Not read: unicorn.").wait_for()
+    page.get_by_text("Not read: “unicorn”.").wait_for()
+    page.locator("#sentence").fill("LÄUFT.. see, the dog!!")
+    page.get_by_text("Not read: “läuft”.").wait_for()
+    words = page.locator(".known")
+    words.locator("summary").press("Enter")
+    listed = {
+        word
+        for p in words.locator("p:has(b)").all_inner_texts()
+        for word in p.split(": ")[1].split(", ")
+    }
+    assert listed == {
+        word for word in translation_source().symbols if translation_source().knows(word)
+    }
+    button = page.get_by_role("button", name="Nets, cross keeps attention")
+    button.click()
+    chosen = page.locator("#cross-0, #cross-1").evaluate_all("(all) => all.map((one) => one.value)")
+    assert chosen == ["attention"] * 2
+    assert "taught" not in page.locator("#encoder_self-0").inner_text()
+    assert page.evaluate("() => document.documentElement.scrollWidth") <= 390
+
+
+def test_a_page_in_a_frame_follows_the_one_around_it_and_nobody_else(opened, made):
+    page = opened("take-attention-out", color_scheme="light")
+    page.evaluate("() => postMessage({ attnlabTheme: 'dark' }, '*')")  # no frame: nobody to follow
+    page.wait_for_timeout(200)
+    assert page.evaluate("() => document.documentElement.dataset.theme ?? ''") == ""
+    paper = "() => getComputedStyle(document.body).backgroundColor"
+    light = page.evaluate(paper)
+    page.evaluate("() => { document.documentElement.dataset.theme = 'dark'; }")
+    assert page.evaluate(paper) != light
+
+
+def test_captions_say_that_capitals_are_strange_to_them(browser, captions, tmp_path):
+    (tmp_path / "it.html").write_text(captions.html(), "utf-8")
+    page = browser.new_page()
+    page.goto((tmp_path / "it.html").as_uri())
+    page.wait_for_selector("#panel[data-is-live]", timeout=START_MS)
+    note = page.locator(".controls .note")
+    assert note.inner_text() == ""
+    page.locator("#sentence").fill("EIN HUND LÄUFT..")
+    page.get_by_text("hardly seen words in capitals").wait_for()
+    page.locator("#sentence").fill("Ein Hund läuft.")
+    page.wait_for_function("() => !document.querySelector('.controls .note').textContent")
+    page.close()
 
 
 def test_pages_keep_to_their_size_and_say_so_if_they_cannot(made, tmp_path, monkeypatch):

@@ -29,9 +29,14 @@ EXERCISE = re.compile(
 )
 SHOWS = re.compile(r"^ *show\(|\.roofline\(|^ *display\(", re.MULTILINE)
 PLAIN_IMPORT = re.compile(r"^(?:from\s+\S+\s+)?import\s")
-ROW = re.compile(r"^((?:# )?\|.*?\[?(\d\d) [^|]*\| ([^|]*) \| )\d+( \|)$", re.MULTILINE)
+BUILD = re.compile(r"^\*\*Build [\d.]+\*\* \(difficulty \d, (\d+) min", re.MULTILINE)
+ROW = re.compile(r"^((?:# )?\|.*?\[?(\d\d) [^|]*\| ([^|]*) \| )(\d+)( \| \d+)?( \|)$", re.MULTILINE)
+TOTAL = re.compile(r"^(\| \*\*Together\*\* [ |]*\| )\d+ \| \d+( \|)$")  # of the rows above it
 SOME = re.compile(r"\d+(?: to \d+)?(?:, \d+(?: to \d+)?)*")  # sections of a notebook
-TALK = re.compile(r"(The talk between the parts has )\d+( minutes\.)(.*?)(?=\n#)", re.DOTALL)
+TALK = re.compile(
+    r"(The talk between the parts has )\d+( minutes; with the \*Builds\* left for home, )\d+"
+    r"(\.)(.*?)(?=\n#)", re.DOTALL
+)  # fmt: skip
 LESSON = 90  # minutes
 Seconds = Mapping[tuple[str, str], float]  # by notebook and number of the section
 
@@ -126,6 +131,15 @@ def minutes_of(source: Path, seconds: Seconds) -> dict[str, int]:
     }
 
 
+def builds_of(source: Path) -> dict[str, int]:
+    """Return how many of the minutes of each section its *Builds* take."""
+    sections = by_section(jupytext.read(source, fmt="py:percent").cells)
+    return {
+        number: sum(int(n) for cell in cells for n in BUILD.findall(cell.source))
+        for number, cells in sections.items()
+    }
+
+
 def restated(text: str, minutes: Mapping[str, int]) -> str:
     """Return a source with these minutes in its headings, its title and its banner."""
     total = sum(minutes.values())
@@ -140,24 +154,47 @@ def restated(text: str, minutes: Mapping[str, int]) -> str:
     return re.sub(r"(\bbanner\(minutes=)\d+", rf"\g<1>{total}", text)
 
 
-def tabled(text: str, minutes: Mapping[str, Mapping[str, int]]) -> str:
+def tabled(
+    text: str, minutes: Mapping[str, Mapping[str, int]], builds: Mapping[str, Mapping[str, int]]
+) -> str:
     """Return a page with these minutes in the rows of its tables, and what a lesson leaves.
 
     Args:
         minutes: By the number of a notebook, then of a section. A row that lists sections, such as
             ``1 to 3, 5``, has the minutes of those, any other the whole notebook's.
+        builds: As ``minutes``, of the *Builds* alone: a second number of a row is without them, and
+            the row *Together* adds up the rows above it.
     """
 
     def one(row: re.Match[str]) -> str:
         if row[2] not in minutes:
             return row[0]
-        return f"{row[1]}{sum(minutes[row[2]][n] for n in chosen(row[3], minutes[row[2]]))}{row[4]}"
+        numbers = chosen(row[3], minutes[row[2]])
+        its, built = (sum(found[row[2]][n] for n in numbers) for found in (minutes, builds))
+        return f"{row[1]}{its}{f' | {its - built}' if row[5] else ''}{row[6]}"
 
     def talk(lesson: re.Match[str]) -> str:
-        parts = sum(int(row[0].split("|")[-2]) for row in ROW.finditer(lesson[3]))
-        return f"{lesson[1]}{LESSON - parts}{lesson[2]}{lesson[3]}"
+        whole, short = (LESSON - n for n in sums(lesson[4].splitlines()))
+        return f"{lesson[1]}{whole}{lesson[2]}{short}{lesson[3]}{lesson[4]}"
 
-    return TALK.sub(talk, ROW.sub(one, text))
+    lines = ROW.sub(one, text).split("\n")
+    for place, line in enumerate(lines):
+        if total := TOTAL.match(line):
+            whole, short = sums(lines[:place])
+            lines[place] = f"{total[1]}{whole} | {short}{total[2]}"
+    return TALK.sub(talk, "\n".join(lines))
+
+
+def sums(lines: Sequence[str]) -> tuple[int, int]:
+    """Return the minutes of the rows of the last table of these lines, with and without Builds."""
+    found = (0, 0)
+    for line in lines:
+        if line.startswith("| ---"):
+            found = (0, 0)
+        elif row := ROW.match(line):
+            short = (row[5] or row[4]).removeprefix(" | ")
+            found = found[0] + int(row[4]), found[1] + int(short)
+    return found
 
 
 def chosen(sections: str, known: Iterable[str]) -> list[str]:
@@ -181,11 +218,12 @@ def pages(root: Path = ROOT, seconds: Seconds | None = None) -> Iterator[tuple[P
     measured = read_seconds() if seconds is None else seconds
     minutes = {source: minutes_of(source, measured) for source in sources}
     by_number = {source.stem[:2]: its for source, its in minutes.items()}
+    builds = {source.stem[:2]: builds_of(source) for source in sources}
     for path in dict.fromkeys([*sources, *(root / name for name in TABLES)]):
         text = path.read_text("utf-8")
         text = restated(text, minutes[path]) if path in minutes else text
         in_table = str(path.relative_to(root)) in TABLES
-        yield path, tabled(text, by_number) if in_table else text
+        yield path, tabled(text, by_number, builds) if in_table else text
 
 
 def measure(source: Path) -> dict[tuple[str, str], float]:

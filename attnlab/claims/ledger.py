@@ -6,6 +6,7 @@ import csv
 import re
 import textwrap
 from collections.abc import Sequence
+from html import escape
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,7 +17,7 @@ from attnlab.errors import UnknownNameError
 from attnlab.markdown import markdown_table
 from attnlab.paths import RUNS
 
-WORDS = Path(__file__).with_name("words.tsv")
+WORDS, MEANINGS = (Path(__file__).with_name(f"{name}.tsv") for name in ("words", "verdicts"))
 COLUMNS = ("id", "claim", "verdict", "number", "seeds", "quantity", "budget", "record", "section",
            "doubt", "value", "low", "high", "unit")  # fmt: skip
 WIDTHS = {"id": 3, "claim": 35, "verdict": 29, "number": 17, "seeds": 6}  # of a terminal
@@ -93,22 +94,49 @@ def digest(lines: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["id", "claim", "verdict", "number", "seeds"])
 
 
+def verdicts_markdown() -> str:
+    """Return what each word of a verdict means, as a Markdown table."""
+    with MEANINGS.open(encoding="utf-8", newline="") as file:
+        head, *rows = csv.reader(file, delimiter="\t")
+    return markdown_table(head, [(f"**{word}**", meaning) for word, meaning in rows])
+
+
 def ledger_markdown(lines: pd.DataFrame, *, folder: str = "") -> str:
-    """Return lines of the ledger as a Markdown table; what stands above is not said again.
+    """Return lines of the ledger as Markdown: a fold a claim, whose name is ``claim-E7``.
 
     Args:
-        lines: From ``ledger``.
+        lines: From ``ledger``; the fold of a claim that stands alone is open.
         folder: What stands before the links, such as ``notebooks/``.
     """
-    table = lines.drop(columns=["value", "low", "high", "unit"]).astype({"seeds": str})
-    table["section"] = table["section"].str.replace("](", f"]({folder}", regex=False)
-    table["seeds"] = table["seeds"].replace("0", "")
-    table["verdict"] = "**" + table["verdict"] + "**"
-    table["record"] = table["record"].str.replace(r"[\w-]+/[^,\s]*", r"`\g<0>`", regex=True)
-    is_same = table["id"] == table["id"].shift()
-    for name in ("claim", "quantity", "section", "doubt", "id"):
-        table[name] = table[name].mask(is_same & (table[name] == table[name].shift()), "")
-    return markdown_table(list(table), table.to_numpy().tolist())
+    parts = lines.groupby("id", sort=False)
+    return "\n\n".join(_fold(part, folder, parts.ngroups == 1) for _, part in parts)
+
+
+def _fold(lines: pd.DataFrame, folder: str, is_open: bool) -> str:
+    """Return one claim: its verdicts in the summary, then doubt and place, then its lines."""
+    one, words = lines.iloc[0], read_words()[lines["id"].iloc[0]]
+    counts = lines["verdict"].value_counts(sort=False).items()
+    said = "; ".join(f"{word} ({n})" if len(lines) > 1 else word for word, n in counts)
+    claim = words.claim if lines["claim"].nunique() > 1 else one["claim"]
+    head = f"<a href='#claim-{one['id']}'>{one['id']}</a> {escape(claim)}: <b>{said}</b>"
+    place = one["section"].replace("](", f"]({folder}")
+    about, is_alike = [f"Doubt: {one['doubt']}. See {place}."], lines["quantity"].nunique() == 1
+    if is_alike:
+        about.insert(0, f"Measured: {one['quantity']}.")
+    cells, above = [], claim
+    for row in lines.to_dict("records"):
+        told = [f"**{row['claim']}**"] * (is_alike or row["claim"] != above)
+        told += [] if is_alike else [row["quantity"]]
+        above = row["claim"]
+        seeds = f"{row['seeds']} seed{'s' * (row['seeds'] > 1)}" if row["seeds"] else ""
+        record = re.sub(r"[\w-]+/[^,\s]*", r"`\g<0>`", row["record"])
+        ground = "; ".join(filter(None, (seeds, row["budget"], record)))
+        cells.append((": ".join(told), f"**{row['verdict']}**", row["number"], ground))
+    fold = f"<details id='claim-{one['id']}'{' open' * is_open}><summary>{head}</summary>"
+    first = len(cells) == 1 and is_alike  # what it says stands above
+    heads = ("line", "verdict", "number", "ground")[first:]
+    table = markdown_table(heads, [cell[first:] for cell in cells])
+    return "\n\n".join([fold, " ".join(about), table, "</details>"])
 
 
 def ledger_rows(name: str | None = None, *, path: Path = RUNS) -> list[tuple[str, ...]]:

@@ -313,7 +313,7 @@ def list_things(
 @app.command()
 def claims(
     name: Annotated[str | None, typer.Argument(metavar="ID", help="as E7; default all")] = None,
-    markdown: Annotated[bool, typer.Option("--markdown", help="the whole as a table")] = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="the whole as Markdown")] = False,
 ) -> None:
     """Show what came of each claim of the papers."""
     from attnlab.claims import ledger, ledger_markdown, ledger_rows

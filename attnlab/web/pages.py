@@ -28,7 +28,7 @@ from attnlab.records import load_runs
 from attnlab.seeding import numpy_generator
 from attnlab.show import Picture, look, new_axes, picture, show
 from attnlab.show.panels import Live, show_live, widgets_on
-from attnlab.sources import tales, translation_source
+from attnlab.sources import languages, tales, translation_source
 from attnlab.tasks import prepare_pairs
 from attnlab.training import load_model, load_translator
 from attnlab.web.export import (
@@ -55,9 +55,9 @@ NO_CAPTIONS = (
     "(attnlab study export replaced) and the corpus (attnlab data fetch multi30k/de-en)."
 )
 LABELS = {  # of what may stand at a place
-    "all": {"attention": "Attention", "net": "Net (ALR)", "linear": "Linear attention, untaught",
-            "taught": "Linear attention, taught", "average": "Average",
-            "trained": "As it was trained"},
+    "all": {"attention": "Attention", "net": "Net (ALR)", "average": "Average",
+            "linear": "Linear attention, not trained to stand in",
+            "taught": "Linear attention, trained to stand in", "trained": "As it was trained"},
     "cross": {"linear": "Linear attention"},
 }  # fmt: skip
 RECORDED = {  # arm: what stands at all layers of a site, attention at the others
@@ -71,8 +71,11 @@ RECORDED = {  # arm: what stands at all layers of a site, attention at the other
     **{f"{site}/uniform": {site: "average"} for site in SITES},
     "all/uniform": dict.fromkeys(SITES, "average"),
 }
-OF_CAPTIONS = {"attention": "Attention", "taught": "Taught", "linear": "Untaught",
-               "average": "Average"}  # fmt: skip
+OF_CAPTIONS = {"attention": "Attention", "taught": "Linear, trained to stand in",
+               "linear": "Linear, not trained", "average": "Average"}  # fmt: skip
+KINDS_OF_WORDS = {"First": languages.FIRSTS, "Adjectives": languages.ADJECTIVES,
+                  "Nouns": languages.NOUNS, "Places": languages.PREPOSITIONS,
+                  "Verbs": languages.VERBS}  # fmt: skip
 NAMES = {"encoder_self": "encoder", "decoder_self": "decoder", "cross": "cross"}
 
 
@@ -286,8 +289,10 @@ def toy_page(*, folder: Path = MODELS / "toy") -> Page:
         "panel": "take out", "words": {"kind": "words", "symbols": source.symbols},
         "first": {"sentence": SENTENCE, "label": "A sentence of the toy language"},
         "labels": LABELS, "recorded": rows,
-        "everywhere": {"attention": "Attention everywhere", "net": "All nets",
-                       "linear": "All linear", "average": "All averages"},
+        "everywhere": {"attention": "Attention everywhere", "net": "Nets, cross keeps attention",
+                       "linear": "Linear everywhere", "average": "Averages everywhere"},
+        "known": {kind: [word for word in words if source.knows(word)]
+                  for kind, words in KINDS_OF_WORDS.items()},
         "held_out": [[each.tolist() for each in pair] for pair in held_out],
     }  # fmt: skip
     whole = _written(teacher, source.encode(SENTENCE).tolist(), source.decode)
@@ -343,26 +348,26 @@ def _captions_page(
 ) -> Page:
     arms = {arm: put for arm, put in RECORDED.items() if set(put.values()) <= {"average", "taught"}}
     rows = recorded(experiment, arms, words="the captions of the test", model=model)
-    everywhere = {"attention": "Attention everywhere", "linear": "All linear, untaught"}
-    everywhere |= {"taught": "All linear, taught"} if taught else {}
+    everywhere = {"attention": "Attention everywhere", "linear": "All linear, not trained"}
+    everywhere |= {"taught": "All linear, trained to stand in"} if taught else {}
     bundle = {
         **translator_bundle(model, taught=taught), "panel": "take out",
         "words": byte_pairs(vocabulary.tokenizer, first=N_SPECIAL),
-        "first": {"sentence": CAPTION, "label": "A German caption"},
+        "first": {"sentence": CAPTION, "label": "A German caption, written as usual"},
         "labels": {"all": OF_CAPTIONS}, "recorded": rows, "held_out": [],
-        "everywhere": {**everywhere, "average": "All averages"},
+        "everywhere": {**everywhere, "average": "Averages everywhere"},
     }  # fmt: skip
     whole = _written(model, vocabulary.encode(CAPTION).tolist(), vocabulary.decode)
     return Page(
         name="take-attention-out-of-captions",
         title="Take attention out of a translator of captions",
         lead="A translator of image captions, German to English, with a switch at each place: "
-        "attention, linear attention that was taught or not, or a plain average.",
+        "attention, linear attention that was trained to stand in or not, or a plain average.",
         first=f"<p><b>{html.escape(CAPTION)}</b> becomes, with attention everywhere, "
         f"<b>{html.escape(whole)}</b></p>",
         words=(
-            "Untaught and taught are linear attention. Untaught, it has attention's own queries "
-            "and keys and has learnt nothing. Taught, it learnt what attention gave and then to "
+            "Linear attention that was not trained has attention's own queries and keys and has "
+            "learnt nothing. Trained to stand in, it learnt what attention gave and then to "
             "translate, in a body that stayed as it was, with a softmax over the nearest 4 words "
             "of its own sentence. The average has attention's values. More is in notebook 13.",
             "Words are written one by one, the likeliest each time, as for the recorded BLEU. No "

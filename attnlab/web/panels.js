@@ -260,8 +260,16 @@ class TakeOut {
     this.status = h("p", { className: "status", role: "status", "aria-live": "polite" });
     const texts = { read: "Read", whole: "Attention everywhere", written: "With these switches" };
     const list = h("dl", { className: "texts" }, ...Object.entries(texts).flatMap(([id, label]) => [h("dt", {}, label), this.texts[id]]));
-    const form = h("form", { className: "controls", onsubmit: (event) => event.preventDefault() }, field(first.label, this.sentence, this.note), table, h("div", { className: "buttons" }, ...every));
+    const form = h("form", { className: "controls", onsubmit: (event) => event.preventDefault() }, field(first.label, this.sentence, this.note), ...this.known(), table, h("div", { className: "buttons" }, ...every));
     root.replaceChildren(h("div", { className: "sides" }, form, h("div", { className: "found" }, list, this.bars, this.status)));
+  }
+  /** The words that a small language has, in a fold, and how a sentence is made of them. */
+  known() {
+    const { known } = this.bundle;
+    if (!known) return [];
+    const how = "A sentence: one of the first words, perhaps an adjective, a noun; perhaps a place and such a group again; a verb; perhaps a last group. Words never change: two cat see a dog.";
+    const kinds = Object.entries(known).map(([kind, words]) => h("p", { className: "small" }, h("b", {}, `${kind}: `), words.join(", ")));
+    return [h("details", { className: "known" }, h("summary", {}, "Words of the toy language"), ...kinds, h("p", { className: "small" }, how))];
   }
   depths() {
     return Array.from({ length: Math.max(...SITES.map((site) => this.model.nLayers(site))) }, (_, i) => i);
@@ -311,7 +319,8 @@ class TakeOut {
     const { tokens, unknown } = this.words.encode(this.sentence.value);
     const longest = this.model.config.max_len - 1;
     const read = tokens.slice(0, longest);
-    const lost = [unknown.length && `Not read: ${unknown.join(", ")}.`, tokens.length > longest && `Only the first ${longest} ${this.words.pieces ? "pieces" : "words"} are read.`];
+    const loud = this.words.pieces && /\p{Lu}{3,}/u.test(this.sentence.value);
+    const lost = [loud && "It has hardly seen words in capitals: write them as usual.", unknown.length && `Not read: ${unknown.map((word) => `“${word}”`).join(", ")}.`, tokens.length > longest && `Only the first ${longest} ${this.words.pieces ? "pieces" : "words"} are read.`];
     this.note.textContent = lost.filter(Boolean).join(" ");
     this.texts.read.textContent = this.words.decode(read) || "(nothing)";
     this.placeAll(true);
@@ -385,11 +394,18 @@ const PANELS = { tale: Tale, "take out": TakeOut };
 
 /** Put a bundle's panel in the place of an element's first state. */
 export async function start(root, bundle) {
+  if (window.parent !== window) follow(window.parent);
   const panel = new PANELS[bundle.panel](root, bundle, await unpack(bundle));
   root.dataset.isLive = "true";
-  if (window.parent !== window) {
-    const tell = () => window.parent.postMessage({ attnlabHeight: Math.ceil(document.body.scrollHeight) + 40 }, "*");
-    new ResizeObserver(tell).observe(document.body);
-  }
   return panel;
+}
+
+/** Within a frame: say how high the page is, and be light or dark as the page around says. */
+function follow(parent) {
+  window.addEventListener("message", ({ source, data }) => {
+    if (source !== parent || !/^(light|dark)$/.test(data?.attnlabTheme)) return;
+    document.documentElement.dataset.theme = data.attnlabTheme;
+  });
+  const tell = () => parent.postMessage({ attnlabHeight: Math.ceil(document.body.scrollHeight) + 40 }, "*");
+  new ResizeObserver(tell).observe(document.body);
 }

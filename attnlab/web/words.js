@@ -44,7 +44,7 @@ export class Words {
     for (const word of text.split(/\s+/u).filter(Boolean)) {
       const plain = word.toLowerCase().replace(/^[.,;:!?"']+|[.,;:!?"']+$/gu, "");
       const known = [word, plain].find((one) => this.ids.has(one));
-      if (known === undefined) unknown.push(word);
+      if (known === undefined) unknown.push(plain || word);
       else tokens.push(this.ids.get(known));
     }
     return { tokens, unknown };

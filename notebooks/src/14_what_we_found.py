@@ -226,11 +226,14 @@ for mixer in ("she", "he", "we", "me"):
 # %% [markdown]
 # ## 3  The first paper: Extractors   *(3 min)*
 #
-# Where a cell is empty the one above it counts. *Seeds* are trained runs; what is computed, counted or timed
+# First the words of a verdict, then a fold a claim. *Seeds* are trained runs; what is computed, counted or timed
 # has none. A time is a median over interleaved rounds with its 95 % interval.
 
 # %% tags=["nbval-ignore-output"]
+from attnlab.claims import verdicts_markdown
+
 first = lines[lines["id"].str.startswith("E")]
+display(Markdown(verdicts_markdown()))
 display(Markdown(ledger_markdown(first)))
 
 # %% [markdown]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import base64
 import hashlib
+import html
 import importlib.util
 import json
 import os
@@ -28,13 +29,15 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tools")]
 
 from book import check, states, terms  # noqa: E402
 
-from attnlab.claims import digest, ledger, ledger_markdown  # noqa: E402
+from attnlab.claims import digest, ledger, ledger_markdown, verdicts_markdown  # noqa: E402
 from attnlab.markdown import markdown_table  # noqa: E402
 from attnlab.show.panels import LIVE  # noqa: E402
 from attnlab.web import write_pages  # noqa: E402
 
 HERE = Path(__file__).parent
-PICTURE = re.compile(r"src='data:image/(png|webp);base64,([^']*)'")
+PICTURE = re.compile(r"<img ([^>]*)src='data:image/(png|webp);base64,([^']*)'([^>]*)>")
+DRAWN = re.compile(r"^!\[([^\]]*)\]\((figures/[^)]*)\)$", re.MULTILINE)
+NARROW = re.compile(r"^(?:\| Maths \| Code \||<details id='claim-)", re.M)  # a phone stacks it
 EXERCISE = re.compile(r"\*\*((?:Exercise|Build) [\d.]+)\*\*")
 PATH = r"(?!https?:)[^)#\s]*[./][^)#\s]*|LICENSE"
 LINK = re.compile(rf"(?<!!)\[([^\]]*)\]\((?:\.\./)*({PATH})(#[^)\s]*)?\)")
@@ -42,7 +45,7 @@ MATHJAX = "static/mathjax/tex-svg.js"
 RUNS_HERE = re.compile(r"^(write_a_tale|take_attention_out)\(\)", re.MULTILINE)
 LIVE_WAY = "[Try models in the page](live.md)"
 WAYS = ("[All claims](claims.md)", "[For teachers](teaching.md)", "[Glossary](glossary.md)")
-STAYS = "In the notebook, which the buttons above open, a live panel stands here."
+STAYS = "In the notebook a live panel stands here."
 LAYERS = ("ground", "show", "corpora", "sources", "mixers", "teach", "models", "training",
           "analysis", "distillation", "tasks", "studies", "claims", "web")  # fmt: skip
 MODULES = {  # of layers that are no package with a list of its names
@@ -84,15 +87,32 @@ def is_solution(cell: Any) -> bool:
 
 
 def on_page(text: str, pictures: Path) -> str:
-    """Return HTML with its pictures in files of their own."""
+    """Return HTML with its pictures in files of their own, each a link to its file."""
 
     def moved(found: re.Match) -> str:
-        data = base64.b64decode(found[2])
-        name = f"{hashlib.sha256(data).hexdigest()[:16]}.{found[1]}"
+        data = base64.b64decode(found[3])
+        name = f"{hashlib.sha256(data).hexdigest()[:16]}.{found[2]}"
         (pictures / name).write_bytes(data)
-        return f"src='../_static/pictures/{name}' loading='lazy'"
+        place = f"../_static/pictures/{name}"
+        return larger(place, f"<img {found[1]}src='{place}' loading='lazy'{found[4]}>")
 
     return PICTURE.sub(moved, text)
+
+
+def larger(place: str, shown: str) -> str:
+    """Return a picture as a link that opens it at full size."""
+    return f"<a class='attnlab-larger' href='{place}'>{shown}</a>"
+
+
+def drawn(text: str) -> str:
+    """Return the text of the first page with its figures as links to their files."""
+
+    def one(found: re.Match) -> str:
+        place, alt = f"_static/{found[2]}", html.escape(found[1], quote=True)
+        shown = larger(place, f"<img src='{place}' alt='{alt}'>")
+        return f"<figure>{shown}</figure>"
+
+    return DRAWN.sub(one, text)
 
 
 def panel_html(panel: dict[str, Any] | None, stills: str) -> str:
@@ -117,11 +137,17 @@ def framed(call: str, stills: str) -> str:
     )
 
 
+def stacked(text: str) -> str:
+    """Return Markdown whose tables are cards on a phone."""
+    return f"<div class='attnlab-stack'>\n\n{text}\n\n</div>"
+
+
 def put_outputs(cell: Any, panels: Sequence[Any], pictures: Path, stems: Sequence[str]) -> None:
     """Give the outputs of a cell the form of a page."""
     for place, output in enumerate(cell.outputs):
         data = output.get("data", {})
-        data |= {form: linked(data[form], stems) for form in data if form == "text/markdown"}
+        if text := linked(data.get("text/markdown", ""), stems):
+            data["text/markdown"] = stacked(text) if NARROW.search(text) else text
         panel = panels[place] if place < len(panels) else None
         if "text/html" in data:
             runs = RUNS_HERE.search(cell.source)
@@ -248,7 +274,7 @@ def lay_out(
     for file in ("conf.py", "_own/book.css", "_own/panels.js"):
         shutil.copy(HERE / Path(file).name, source / file)
     shutil.copy(package_file("sphinx-mathjax-offline", MATHJAX), own / "mathjax.js")
-    shutil.copytree(ROOT / "figures", source / "figures", ignore=shutil.ignore_patterns("*.json"))
+    shutil.copytree(ROOT / "figures", own / "figures", ignore=shutil.ignore_patterns("*.json"))
     write_other_pages(source, stems, solved, interface=interface)
 
 
@@ -266,11 +292,13 @@ def write_other_pages(
     """Write the first page, the ledger, the interface and what is taught beside the notebooks."""
     lines = ledger()
     table = digest(lines).astype(str)
+    table["id"] = "<a href='#claim-" + table["id"] + "'>" + table["id"] + "</a>"
     claims = [
         "# What the records say of each claim", "Verdict, number, seeds and doubt of every claim "
-        "of the two papers, computed from the run records.", "## In short",
-        markdown_table(list(table), table.to_numpy().tolist()), "## Line by line",
-        ledger_markdown(lines, folder="notebooks/"),
+        "of the two papers, computed from the run records.", "## The words of a verdict",
+        verdicts_markdown(), "## In short",
+        stacked(markdown_table(list(table), table.to_numpy().tolist())), "## Line by line",
+        stacked(ledger_markdown(lines, folder="notebooks/")),
     ]  # fmt: skip
     pages = {"claims": linked("\n\n".join(claims), stems)}
     layers = LAYERS if interface else ()
@@ -292,7 +320,7 @@ def write_other_pages(
         "```{{toctree}}\n:caption: {}\n:hidden:\n\n{}\n```".format(caption, "\n".join(names))
         for caption, names in listed.items() if names
     ]  # fmt: skip
-    readme = linked((ROOT / "README.md").read_text("utf-8"), stems)
+    readme = drawn(linked((ROOT / "README.md").read_text("utf-8"), stems))
     title, _, readme = readme.partition("\n")
     first = f"[Read from the beginning](notebooks/{stems[0]}.ipynb)"
     ways = [first, *([LIVE_WAY] if interface else []), *WAYS]

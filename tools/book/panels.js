@@ -14,6 +14,7 @@
     const folder = document.documentElement.dataset.content_root || "./";
     const at = [...panel.start];
     const image = make("img", { decoding: "sync", width: panel.size[0], height: panel.size[1] });
+    const link = make("a", { className: "attnlab-larger" }, image);
     const room = make("div", { className: "attnlab-room" });
     const words = make("div", { className: "attnlab-words" });
     words.setAttribute("role", "status");
@@ -27,8 +28,8 @@
       words.innerHTML = said;
       if (/^[0-9a-f]+\.webp$/.test(shown)) {
         image.alt = (words.querySelector("em") || words).textContent;
-        image.src = `${folder}_static/pictures/${shown}`;
-        room.replaceChildren(image);
+        link.href = image.src = `${folder}_static/pictures/${shown}`;
+        room.replaceChildren(link);
       } else {
         room.innerHTML = shown;
       }
@@ -55,7 +56,7 @@
   // A dial: a slider over the places of its labels, or a list.
   function control(dial, n, at, draw) {
     const id = `attnlab-dial-${++count}`;
-    const label = make("label", { htmlFor: id, textContent: dial.label, title: dial.note });
+    const label = make("label", { htmlFor: id, textContent: dial.label });
     const input = dial.kind === "range"
       ? make("input", { id, type: "range", min: 0, max: dial.labels.length - 1, step: 1 })
       : make("select", { id }, ...dial.labels.map((text) => make("option", { textContent: text })));
@@ -71,7 +72,12 @@
       draw();
     });
     const row = make("span", {}, input, ...(dial.kind === "range" ? [output] : []));
-    return { node: make("div", { className: "attnlab-dial" }, label, row), show };
+    const node = make("div", { className: "attnlab-dial" }, label, row);
+    if (dial.note) {
+      node.append(make("small", { id: `${id}-note`, textContent: dial.note }));
+      input.setAttribute("aria-describedby", `${id}-note`);
+    }
+    return { node, show };
   }
 
   // a formula that is wider than the page is drawn smaller; one that would be too small scrolls
@@ -84,13 +90,44 @@
   window.addEventListener("load", () => (window.MathJax?.startup?.promise ?? Promise.resolve()).then(fit));
   window.addEventListener("resize", fit);
 
-  // a page in a frame says how high it is
+  // a page in a frame says how high it is, and is told whether the book is light or dark
+  const dark = matchMedia("(prefers-color-scheme: dark)");
+  const tell = (frame) => {
+    const { theme } = document.body.dataset;  // auto: as the system has it
+    const attnlabTheme = theme === "light" || theme === "dark" ? theme : dark.matches ? "dark" : "light";
+    frame.contentWindow?.postMessage({ attnlabTheme }, "*");
+  };
+  const tellAll = () => document.querySelectorAll("iframe").forEach(tell);
   window.addEventListener("message", ({ source, data }) => {
     const frame = [...document.querySelectorAll("iframe")].find((one) => one.contentWindow === source);
-    if (frame && Number.isFinite(data?.attnlabHeight)) frame.style.height = `${data.attnlabHeight}px`;
+    if (!frame || !Number.isFinite(data?.attnlabHeight)) return;
+    frame.style.height = `${data.attnlabHeight}px`;
+    tell(frame);
   });
+  dark.addEventListener("change", tellAll);
+
+  // cells of a table that a phone stacks say what they are
+  const name = (table) => {
+    const heads = [...table.querySelectorAll("th")].map((one) => one.textContent.trim());
+    table.querySelectorAll("tr").forEach((row) => [...row.cells].forEach((cell, n) => {
+      cell.dataset.label = heads[n];
+      if (/^–?$/.test(cell.textContent.trim())) cell.classList.add("attnlab-none");
+    }));
+  };
+
+  // an address that names a fold opens it
+  const unfold = () => {
+    const fold = document.getElementById(decodeURIComponent(location.hash.slice(1)));
+    if (fold?.tagName !== "DETAILS") return;
+    fold.open = true;
+    fold.scrollIntoView();
+  };
+  window.addEventListener("hashchange", unfold);
 
   document.addEventListener("DOMContentLoaded", () => {
     document.querySelectorAll(".attnlab-live").forEach(build);
+    document.querySelectorAll(".attnlab-stack table").forEach(name);
+    new MutationObserver(tellAll).observe(document.body, { attributeFilter: ["data-theme"] });
+    unfold();
   });
 })();

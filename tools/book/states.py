@@ -32,11 +32,15 @@ from attnlab.show.words import caption_html, plain
 ROOT = Path(__file__).resolve().parents[2]
 CACHE = ROOT / "data" / "cache" / "book"
 MIME = "application/vnd.attnlab.states+json"
-MOST_STATES, MOST_TEXTS = 200, 60
+MOST_STATES, MOST_TEXTS = 240, 60
 PAGE_BYTES = 3_000_000  # of pictures, all panels of a page together
 COLOURS = 64
+FILE = re.compile(r"[0-9a-f]{16}\.webp")
+Axes = list[dict[str, Any]]
+Shown = tuple[list[str], tuple[int, int]]  # file or HTML, and caption; size
 NO_PRESETS: Sequence[Mapping[str, Any]] = ({},)
 CALL = re.compile(r"\b(?:explore|play)\(")
+KEYS = re.compile(r" (?:Arrow keys change it|Tab and Space choose|(?:Enter or )?Tab reads it)\.$")
 SLIDERS = (w.IntSlider, w.FloatSlider, w.SelectionSlider)
 SELECTION = (w.ToggleButtons, w.Dropdown, w.SelectionSlider, w.RadioButtons)
 
@@ -60,7 +64,8 @@ def axis(control: w.ValueWidget, wanted: Sequence[Any]) -> dict[str, Any]:
         labels = [" ".join(str(text).split())[:60] or "(nothing)" for text in values]
     kind = "range" if isinstance(control, SLIDERS) else "select"
     typed = isinstance(control, w.Text | w.Textarea)
-    note = (control.tooltip or "").removesuffix(panels.KEYS).split(" Tab and ")[0].strip()
+    note = KEYS.sub("", control.tooltip or "")  # of a page the keys are the browser's
+    note = "" if note.rstrip(".") == control.description else note
     return {"label": control.description, "kind": kind, "typed": typed, "note": note,
             "labels": labels, "values": values}  # fmt: skip
 
@@ -79,7 +84,7 @@ def spread(values: Sequence[Any], kept: Sequence[Any], *, count: int) -> list[in
     return sorted(even | {nearest(values, value) for value in kept})
 
 
-def thin(axes: list[dict[str, Any]], kept: list[Sequence[Any]], *, most: int) -> None:
+def thin(axes: Axes, kept: list[Sequence[Any]], *, most: int) -> None:
     """Take values out of the sliders, evenly, until the states are few enough.
 
     Args:
@@ -97,9 +102,14 @@ def thin(axes: list[dict[str, Any]], kept: list[Sequence[Any]], *, most: int) ->
         axes[n]["thin"] = len(places) < len(whole[n]["values"])
 
 
-def n_states(axes: list[dict[str, Any]]) -> int:
+def n_states(axes: Axes) -> int:
     """Return how many settings there are."""
     return math.prod(len(one["values"]) for one in axes)
+
+
+def points(axes: Axes) -> list[tuple[Any, ...]]:
+    """Return every setting, the last dial fastest."""
+    return list(itertools.product(*(one["values"] for one in axes)))
 
 
 def webp(one: Picture) -> bytes:
@@ -147,20 +157,23 @@ class Recorder:
         wanted = [[one[name] for one in settings] for name in controls]
         axes = [axis(c, want) for c, want in zip(controls.values(), wanted, strict=True)]
         kept = [[c.value, *want] for c, want in zip(controls.values(), wanted, strict=True)]
-        most = MOST_TEXTS
+        cap = most = MOST_TEXTS
         if say is None:
             stills = [draw(**values) for values in settings]
             n_bytes = sum(len(webp(one)) for one in stills) / len(stills)
-            most = max(1, min(MOST_STATES, int(self.most_bytes / n_bytes)))
-        thin(axes, kept, most=most)
-        if n_states(axes) > 1.5 * most:
+            cap, most = MOST_STATES, max(1, min(MOST_STATES, int(self.most_bytes / n_bytes)))
+        drawn: dict[tuple[Any, ...], Shown] = {}
+
+        def at(point: tuple[Any, ...]) -> Shown:
+            if point not in drawn:
+                drawn[point] = self.state(draw, dict(zip(controls, point, strict=True)), say)
+            return drawn[point]
+
+        axes = self.fitting(axes, kept, at=at, most=most, cap=cap)
+        if axes is None:
             return None
-        states, size = [], (0, 0)
-        for point in itertools.product(*(one["values"] for one in axes)):
-            values = dict(zip(controls, point, strict=True))
-            shown, drawn = self.state(draw, values, say)
-            states.append(shown)
-            size = max(size, drawn)
+        shown = [at(point) for point in points(axes)]
+        states, size = [one for one, _ in shown], max((0, 0), *(size for _, size in shown))
         start = panels.control_values(controls)
         places = [
             [nearest(one["values"], values[name]) for name, one in zip(controls, axes, strict=True)]
@@ -171,7 +184,35 @@ class Recorder:
         found = {"dials": axes, "start": places[0], "examples": places[1:]}
         return {**found, "size": size, "states": states}
 
-    def state(self, draw: Callable, values: dict, say: Any) -> tuple[list[str], tuple[int, int]]:
+    def fitting(
+        self, axes: Axes, kept: list[Sequence[Any]], *, at: Callable, most: int, cap: int
+    ) -> Axes | None:
+        """Return the axes with as many values as fit; None where even the fewest do not.
+
+        Settings may show the same picture, which is kept once: then there is room for more.
+
+        Args:
+            at: From a point to what is shown there.
+            most: States to begin with, as if all pictures were different.
+            cap: States at most, however alike.
+        """
+        found = None
+        while True:
+            tried = [dict(one) for one in axes]
+            thin(tried, kept, most=most)
+            n = n_states(tried)
+            if n > 1.5 * cap:
+                return found
+            names = {at(point)[0][0] for point in points(tried)}
+            n_bytes = sum((self.folder / name).stat().st_size for name in names if FILE.match(name))
+            if n_bytes > self.most_bytes * (1.5 if found is None else 1):
+                return found
+            found = tried
+            if n == n_states(axes) or most >= cap or n_bytes > 0.8 * self.most_bytes:
+                return found
+            most = min(cap, 2 * most)
+
+    def state(self, draw: Callable, values: dict, say: Any) -> Shown:
         """Return what stands there at these values, and its size: file or HTML, caption."""
         try:
             drawn = draw(**values)
