@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
@@ -16,7 +14,6 @@ from attnlab.config import TrainConfig, TranslatorConfig
 from attnlab.distillation import (
     SIZES,
     StudentSpec,
-    build_students,
     collect_activations,
     expected_student_weights,
     measure_errors,
@@ -25,12 +22,11 @@ from attnlab.distillation import (
 from attnlab.distillation.capture import Captured
 from attnlab.distillation.sites import Key
 from attnlab.models import Translator
-from attnlab.records import load_details, load_runs
+from attnlab.records import load_runs
 from attnlab.seeding import torch_generator
 from attnlab.sources import TranslationSource, translation_source
 from attnlab.studies.arms import arm_columns
 from attnlab.training import PairBatches, evaluate_translation, train_steps
-from attnlab.training.batches import Pairs
 
 EXPERIMENT = "attentionless/classroom/toy"
 COUNTED = {  # label -> site and method
@@ -82,143 +78,35 @@ def same_length(lessons: Iterable[Captured], *, length: int) -> tuple[Tensor, Te
     return torch.cat(inputs), torch.cat(targets)
 
 
-@dataclass
-class Desk:
-    """Where students are taught, put to use and compared.
+def put_to_use(
+    teacher: Translator,
+    nets: Mapping[Key, nn.Module],
+    *,
+    source: TranslationSource,
+    held_out: tuple[Tensor, Tensor],
+    spec: StudentSpec | None = None,
+) -> dict[str, float]:
+    """Return the error of nets, and how a teacher translates 300 test sentences with them.
 
     Args:
-        teach: Teaches one in place: ``teach(student, lessons)``.
-        shelf: By method a list of lessons, each by ``(site, layer)``.
-        held_out: Ids ``(source, target)`` of sentences that nobody is taught.
-        test: Pairs that they translate.
-        rows: What came of them, by name: ``error`` (mean over layers), ``words right``, ``BLEU``,
-            ``sentences right``.
+        held_out: Ids ``(source, target)`` of sentences that nobody was taught.
+        spec: What the nets read and write; None where there are none, and no error.
     """
-
-    teacher: Translator
-    source: TranslationSource
-    teach: Callable[[Any, Sequence[Captured]], Any]
-    shelf: Mapping[str, Sequence[Mapping[Key, Captured]]]
-    held_out: tuple[Tensor, Tensor]
-    test: Pairs
-    rows: dict[str, dict[str, float]] = field(default_factory=dict)
-
-    def judge(
-        self, name: str, nets: Mapping[Key, nn.Module], errors: Sequence[float] = (0.0,)
-    ) -> str:
-        """Swap nets in, translate the test sentences, swap them out again; say what came of it."""
-        with substitute(self.teacher, nets):
-            how = {"vocabulary": self.source, "n_resamples": 1}
-            score = evaluate_translation(self.teacher, self.test, **how)
-        self.rows[name] = {
-            "error": sum(errors) / len(errors), "words right": score.forced.accuracy,
-            "BLEU": score.bleu.score, "sentences right": score.exact_match,
-        }  # fmt: skip
-        return self.say(name)
-
-    def say(self, name: str) -> str:
-        """Return a line of ``rows`` in words."""
-        row = self.rows[name]
-        return (
-            f"{name:>20}: error {row['error']:.2f}; BLEU {row['BLEU']:.1f}, "
-            f"{row['sentences right']:.1%} of the sentences right"
-        )
-
-    def errors(self, nets: Mapping[Key, nn.Module], spec: StudentSpec) -> list[float]:
-        """Return the errors of eq. (8.2), layer by layer, on sentences that were not taught."""
-        held_out = collect_activations(self.teacher, [self.held_out], spec=spec)
-        return measure_errors(nets, held_out=held_out).tolist()
-
-    def take_on(self, name: str, **options: Any) -> dict[Key, Any]:
-        """Teach one student of a kind for each layer of its site, then judge and return them."""
-        spec = StudentSpec(**options)
-        nets = build_students(self.teacher, spec=spec, seed=0)
-        for key, net in nets.items():
-            self.teach(net, [each[key] for each in self.shelf[spec.method]])
-        self.judge(name, nets, self.errors(nets, spec))
-        return nets
-
-
-def outside(z: Tensor) -> np.ndarray:
-    """Return the summed squares outside the best plane of h - 1 dimensions, for h = 0, 1, ...
-
-    Shapes:
-        z: ``(n, ...)``, one point a row.
-    """
-    energy = torch.linalg.svdvals((z - z.mean(0)).double().flatten(1)).square()
-    left = energy.flip(0).cumsum(0).flip(0).numpy()
-    return np.concatenate([left[:1], left, [0.0]])  # h = 0 and h = 1: one point, the mean
-
-
-@torch.no_grad()
-def bottleneck(
-    lessons: Iterable[Captured], students: Mapping[str, Any], *, length: int
-) -> tuple[dict[str, np.ndarray], pd.DataFrame]:
-    """Return what eq. (8.11) leaves to nets of each width, and what students of a layer have.
-
-    Args:
-        lessons: What the layer reads and writes.
-        students: By label, each with its ``width``.
-        length: Words of the sentences that count.
-
-    Returns:
-        Least relative error for h = 0, 1, ...: of writing the stream, of writing its update; and
-        rows ``width``, ``label``, ``error``.
-    """
-    x, y = same_length(lessons, length=length)
-    update = (y - x).double().flatten(0, 1)
-    spread = float((update - update.mean(0)).square().sum())
-    least = {"Least, writing the stream": outside(y) / spread,
-             "Least, with the identity": outside(y - x) / spread}  # fmt: skip
-    rows = [
-        {"width": net.width, "label": label,
-         "error": float((net(x) - y).double().square().sum()) / spread}
-        for label, net in students.items()
-    ]  # fmt: skip
-    return least, pd.DataFrame(rows)
+    lessons = collect_activations(teacher, [held_out], spec=spec) if spec else {}
+    error = measure_errors(nets, held_out=lessons).mean().item() if spec else 0.0  # eq. (8.2)
+    test = source.sample_pairs(300, stream="test")
+    with substitute(teacher, nets):
+        score = evaluate_translation(teacher, test, vocabulary=source, n_resamples=1)
+    return {"error": error, "BLEU": score.bleu.score, "sentences right": score.exact_match}
 
 
 # Records -----------------------------------------------------------------------------------------
 
 
 def recorded_arms() -> pd.DataFrame:
-    """Return one row for each recorded arm and seed of the study on the toy languages.
-
-    Returns:
-        Rows ``variant``, the columns of ``arm_columns``, ``lr`` (the best of several, where
-        several were tried), ``seed``, ``commit``, and the metrics of the records.
-    """
+    """Return one row for each recorded arm and seed of the study on the toy languages."""
     columns = ["variant", "seed", "commit", "bleu", "relative_error", "n_stand_in_weights"]
-    runs = load_runs(EXPERIMENT, columns=[*columns, "config.fit.lr"])
-    arms = arm_columns(latest_runs(runs))
-    tried = load_details(EXPERIMENT, "rates").sort_values("relative_error")
-    best = tried.drop_duplicates(["variant", "seed"])[["variant", "seed", "lr"]]
-    arms = arms.merge(best, on=["variant", "seed"], how="left")
-    return arms.assign(lr=arms["lr"].fillna(arms["config.fit.lr"]))
-
-
-def best_rates(arms: pd.DataFrame, *, site: str) -> str:
-    """Say in which order arms of a site stand at one rate, and each at the best of several.
-
-    Args:
-        arms: From ``recorded_arms``; seeds count that have both.
-    """
-    own = arms[arms["site"] == site].drop_duplicates(["variant", "seed"], keep="last")
-    names = own["variant"].str.removesuffix("/best_lr").str.removeprefix(f"{site}/")
-    common, best = (
-        own.assign(variant=names)[own["way"] == way].set_index(["variant", "seed"])[["bleu", "lr"]]
-        for way in ("", "best_lr")
-    )
-    means = common.join(best.add_suffix("_best"), how="inner").groupby("variant")
-    orders = [means[name].mean().sort_values(ascending=False) for name in ("bleu", "bleu_best")]
-    said = [", ".join(f"{name} {bleu:.1f}" for name, bleu in order.items()) for order in orders]
-    is_same = list(orders[0].index) == list(orders[1].index)
-    rates = means["lr_best"].agg(lambda lr: " or ".join(map(str, sorted(set(lr)))))
-    return (
-        f"{site}, BLEU at one rate: {said[0]}; each at its best rate: {said[1]}: "
-        f"{'the same' if is_same else 'another'} order. Best rates: "
-        f"{', '.join(f'{name} {rate}' for name, rate in rates.items())}."
-    )
+    return arm_columns(latest_runs(load_runs(EXPERIMENT, columns=columns)))
 
 
 def over_seeds(arms: pd.DataFrame, *, columns: Sequence[str]) -> pd.DataFrame:
