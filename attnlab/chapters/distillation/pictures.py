@@ -14,8 +14,7 @@ from numpy.typing import ArrayLike
 
 from attnlab.chapters.distillation import live
 from attnlab.show import LOOKS, look, new_axes, picture, ranged, variants
-from attnlab.studies.arms import SITE_NAMES as SITES
-from attnlab.studies.arms import arm_words
+from attnlab.studies.arms import SITE_NAMES, arm_words
 
 BLUE, GREEN, GREY = (LOOKS[name].colour for name in ("attention", "feedforward", "table"))
 COVERS = {  # what each method covers: bottom and top of the box in the diagram, how many boxes
@@ -125,16 +124,14 @@ def bottleneck(floors: Mapping[str, ArrayLike], *, errors: Mapping[str, float], 
     ax = new_axes()
     least = {label: np.asarray(floor, float) for label, floor in floors.items()}
     for (label, floor), dash in zip(least.items(), ("solid", "dashed"), strict=False):
-        how = {"color": "black", "linestyle": dash, "label": f"Least: {label}"}
-        ax.plot(range(1, len(floor) + 1), floor, **how)
+        ax.plot(range(1, len(floor) + 1), floor, color="k", ls=dash, label=f"Least: {label}")
     for its, error in zip(variants("alrr", errors), errors.values(), strict=True):
         ax.plot([width], [error], ls="none", **its.points(), ms=8, label=its.label)
-    ax.set_xscale("log")
+    ax.set(xscale="log", xlabel="Hidden units h", ylabel="Relative error of the update")
     _plain_log_scale(ax, steps=(1,))
     ax.xaxis.set_major_formatter("{x:g}")
     ax.set_ylim(bottom=1e-3)
     ax.legend(**OUTSIDE)
-    ax.set(xlabel="Hidden units h", ylabel="Relative error of the update")
     told = " or ".join(f"{f[min(width, len(f)) - 1]:.3f} ({name})" for name, f in least.items())
     found = "; ".join(f"{name} {error:.3f}" for name, error in errors.items())
     stream, (first, error) = next(iter(least.values()))[0], next(iter(errors.items()))
@@ -189,18 +186,15 @@ def error_against_score(arms: pd.DataFrame):
     Args:
         arms: From ``live.recorded_arms``.
     """
-    is_taught = arms["site"].isin(SITES) & (arms["way"] == "") & arms["relative_error"].notna()
+    is_taught = arms["site"].isin(SITE_NAMES) & (arms["way"] == "") & arms["relative_error"].notna()
     rows = live.over_seeds(arms[is_taught], columns=["relative_error", "bleu"])
-    ax, looks = new_axes(), variants("feedforward", SITES.values())
-    for site, its in zip(SITES, looks, strict=True):
+    ax, looks = new_axes(), variants("feedforward", SITE_NAMES.values())
+    for site, its in zip(SITE_NAMES, looks, strict=True):
         how = {**its.points(), "linestyle": "none", "label": its.label}
-        part = rows[rows["site"] == site]
-        if len(part):
-            _ranges(ax, part, "relative_error", "bleu", how)
-    ax.set_xscale("log")
+        _ranges(ax, rows[rows["site"] == site], "relative_error", "bleu", how)
+    ax.set(xscale="log", xlabel="Relative error, held out", ylabel="BLEU, written freely")
     ax.xaxis.set_major_formatter("{x:g}")
     ax.legend(**OUTSIDE)
-    ax.set(xlabel="Relative error, held out", ylabel="BLEU, written freely")
     low, high = contradiction(rows)
     return ax, (
         f"Each of {len(rows)} points is an arm, its mean over "

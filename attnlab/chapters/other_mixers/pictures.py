@@ -46,7 +46,6 @@ WORDS = {  # of a corpus
 AXES = {"label": "Entry M[t, s]", "x_label": "Read: s", "y_label": "Reading: t"}
 SIZES = ("d_model", "context_len", "n_heads")  # of a record, that prices depend on
 NOT_RECORDED = "not recorded yet"
-ROW = 0.18  # of the distance of two families: that of markers side by side
 DARK = 0.6  # shares below it are dark fields, with white numbers
 
 
@@ -217,13 +216,12 @@ def one_of_the_map(runs: pd.DataFrame, table: pd.DataFrame, mixer: str, task: st
         return _empty(ax, f"{look(mixer).label} on {where}: {NOT_RECORDED}")
     one = found.iloc[0]
     families = list(dict.fromkeys(look(name).family for name in rows["variant"]))
-    ends = rows[["best_nats", "nothing_nats", "loss_nats"]].to_numpy()
+    width = np.ptp(rows[["best_nats", "nothing_nats", "loss_nats"]].to_numpy())
     for place, family in enumerate(families):
         of_it = rows[[look(name).family == family for name in rows["variant"]]]
-        heights = beside(of_it["loss_nats"].to_numpy(), apart=0.03 * (ends.max() - ends.min()))
+        heights = beside(of_it["loss_nats"].to_numpy(), apart=0.03 * width)
         for name, loss, height in zip(of_it["variant"], of_it["loss_nats"], heights, strict=True):
-            how = look(name).points() | {"markersize": 6}
-            ax.plot(loss, place + ROW * height, linestyle="none", **how)
+            ax.plot(loss, place + 0.18 * height, ls="none", **look(name).points() | {"ms": 6})
     mine = runs[(runs["corpus"] == task) & (runs["variant"] == mixer)]
     ax.plot(mine["test_loss_nats"], [len(families)] * len(mine), "|", color="black", markersize=12)
     ax.plot(one["loss_nats"], len(families), linestyle="none", **look(mixer).points())
@@ -252,8 +250,7 @@ def one_of_the_map(runs: pd.DataFrame, table: pd.DataFrame, mixer: str, task: st
 
 def beside(values: Floats, *, apart: float) -> list[int]:
     """Return a row for each value, 0, 1, -1, 2, ...: in none are two of them nearer than that."""
-    rows: list[int] = [0] * len(values)
-    last: dict[int, float] = {}
+    rows, last = [0] * len(values), dict[int, float]()
     for i in np.argsort(values, kind="stable"):
         tried = (step // 2 * (-1) ** step for step in range(1, len(values) + 2))
         rows[i] = next(row for row in tried if values[i] - last.get(row, -np.inf) >= apart)
