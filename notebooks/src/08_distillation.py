@@ -192,8 +192,8 @@ print("ALR and ASLR: package = eq. (8.5)")
 
 # %% [markdown]
 # Count: $W_1$ and $W_2$ have $Wh$ each; the first norm $2W$; the output bias $W$; $b_1$ and the second
-# norm $3h$. A head of ASLR writes $O = W/H$ numbers; a decoder net $d$ at a time (section 5). The cross net reads
-# source *and* target, while it learns all of both: later words, too (notebook 09 comes back to that).
+# norm $3h$. A head of ASLR writes $O = W/H$ numbers; a decoder net $d$ at a time (section 5). The published cross net
+# reads source *and* target, while it learns all of both: later words, too (notebook 09 comes back to that).
 #
 # $$ \begin{aligned} \text{ALR, ALRR, ELR} &: 2Wh + 3W + 3h \\
 #    \text{ASLR} &: H\,(Wh + hO + 2W + 3h + O) \\
