@@ -75,7 +75,7 @@ CEILINGS = {
     "chapters/attention": 680,
     "chapters/attention_after_training": 1_180,
     "chapters/critical_path": 730,
-    "chapters/distillation": 630,
+    "chapters/distillation": 625,
     "chapters/extractor": 660,
     "chapters/fast_extractors": 980,
     "chapters/language_models": 1_160,

@@ -173,7 +173,7 @@ DAMAGE = {
     'code[1].outputs = [v4.new_output("error", ename="E", evalue="")]': "stores an error",
     f"code[1].outputs = [{STREAM}]": "standard error",
     'code[1].outputs[0].text = "<object at 0x0>"': "address",
-    'code[1].outputs[0].text = "x" * 101': "prints a line of 101 characters",
+    'code[1].outputs[0].text = "x" * 91': "prints a line of 91 characters",
     f'code[1].outputs.append(v4.new_output("display_data", data={REMOTE}))': "another machine",
     'code[1].outputs[0].text = "x" * 1_000_001': "1 MB is the most",
 }

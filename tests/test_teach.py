@@ -48,6 +48,16 @@ def test_a_right_answer_is_said_to_be_right(capsys):
     assert said == "Correct: shares passes 2 cases from 'one row' to 'three rows'.\n"
 
 
+def test_a_long_sentence_on_a_right_answer_is_broken_between_words(capsys):
+    labels = [f"{n} rows of a table with a long name" for n in ("one", "three")]
+    Exercise(shares, [(label, *case[1:]) for label, case in zip(labels, CASES, strict=True)])(
+        shares
+    )
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 2
+    assert max(map(len, lines)) <= 90
+
+
 def test_a_known_mistake_is_named_with_got_and_expected(capsys):
     with np.errstate(all="ignore"), pytest.raises(CheckFailed, match="wrong axis"):
         judge(column_shares)

@@ -21,7 +21,7 @@ MOST_NUMBERS = 5  # of a sentence that is shown
 MOST_SHOWN, SHORT = 60, 45  # words of a caption; up to SHORT nothing is folded
 MOST_SAID = 40  # characters of a reader's word that a sentence repeats
 MOST_LISTED = 5
-MOST_PRINTED = 96  # characters of a printed line
+MOST_PRINTED = 90  # characters of a printed line: a page of the book shows as many
 
 
 def visible(text: str) -> str:

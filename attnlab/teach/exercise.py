@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from IPython import get_ipython
 
+from attnlab.show import wrapped
 from attnlab.teach.comparing import NEUTRAL, as_array, difference, explain
 from attnlab.teach.running import LIMIT_S, CheckFailed, Outcome, run
 
@@ -153,7 +154,7 @@ class Exercise:
                 return _failed(name, label, sentence, f"{problem}\n{sentence}{heard}")
         n, first, last = len(self.cases), self.cases[0][0], self.cases[-1][0]
         told = f"{n} cases from '{first}' to '{last}'" if n > 1 else "1 case"
-        return Verdict(f"Correct: {name} passes {told}.")
+        return Verdict(wrapped(f"Correct: {name} passes {told}."))
 
     def _ask(self, function: Function, given: Sequence[Any], *, limit_s: float) -> Outcome:
         asked = function if self.use is None else partial(self.use, function)

@@ -113,7 +113,7 @@ assert 1 / 3 * 1 / 3 * 1 / 3 > 1 / 2 * 1 / 4 * 1 / 4
 # text. No model does better than that on average. It is the floor under the curve.
 
 # %% tags=["nbval-check-output"]
-from attnlab.show import wrapped
+from attnlab.show import look, wrapped
 from attnlab.sources import tales
 
 source = tales("small")
@@ -199,7 +199,7 @@ prompt = torch.from_numpy(source.encode("Once there was a little girl called Mir
 for mixer, model in models.items():
     dice = torch.Generator().manual_seed(1)
     text = model.generate(prompt, n_tokens=45, temperature=0.7, generator=dice)[0]
-    print(wrapped(f"--- {mixer}\n{source.decode(text.numpy())}\n"))
+    print(wrapped(f"--- {look(mixer).label}\n{source.decode(text.numpy())}\n"))
 
 # %% [markdown] tags=["exercise"]
 # **Build 0** (difficulty 3, 10 min; builds on eq. (0.1)). Train a model yourself, the smallest there is: a
@@ -237,7 +237,7 @@ z = train_bigram(torch.from_numpy(train[:20_000]), source.vocab_size, n_steps=15
 read, comes = (torch.from_numpy(part) for part in (windows[:, :-1], windows[:, 1:]))
 loss = torch.nn.functional.cross_entropy(z[read].flatten(0, 1), comes.flatten())
 print(f"a table of {z.numel():,} scores, 150 steps: {loss:.1f} nats per token; "
-      f"the best reader of one token has {h_1:.1f}")  # fmt: skip
+      f"best with one token read: {h_1:.1f}")  # fmt: skip
 
 # %% [markdown]
 # **Read this with care.** It is one seed, a few seconds and an artificial text, and SHE has 8.5
@@ -260,12 +260,12 @@ print(f"a table of {z.numel():,} scores, 150 steps: {loss:.1f} nats per token; "
 # | [05 The critical path](05_critical_path.ipynb) | depth and work: by hand, by tracer, by clock | 75 |
 # | [06 Fast Extractors](06_fast_extractors.ipynb) | one equation, many programs; streaming; the clock | 83 |
 # | [07 Translation: a teacher](07_translation_teacher.ipynb) | an encoder-decoder site by site; alignments; BLEU | 85 |
-# | [08 Distillation](08_distillation.ipynb) | nets that learn what attention does; sizes; prefix sums | 68 |
+# | [08 Distillation](08_distillation.ipynb) | nets that learn what attention does; sizes; prefix sums | 64 |
 # | [09 Replacing attention](09_replacing_attention.ipynb) | swap layers with undo; controls; a leak found and run | 74 |
 # | [10 Other mixers](10_other_mixers.ipynb) | one frame, every mixer in five lines; prices; the map | 60 |
 # | [11 Recall and state](11_recall_and_state.ipynb) | what a state holds; who recalls; a language in every row | 70 |
 # | [12 Scaling and other tasks](12_scaling_and_other_tasks.ipynb) | power laws with a known floor; length; sentences; images | 54 |
-# | [13 Attention after training](13_attention_after_training.ipynb) | today's methods: features, window, stages; switches; tasks | 71 |
+# | [13 Attention after training](13_attention_after_training.ipynb) | today's methods: features, window, stages; switches; tasks | 70 |
 # | [14 What we found](14_what_we_found.ipynb) | every claim judged: verdict, number, seeds, doubt | 51 |
 #
 # Read them in order. 01 needs no neural network; who knows attention may skim 02.

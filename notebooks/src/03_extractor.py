@@ -838,7 +838,7 @@ with torch.no_grad():
     torch.testing.assert_close(torch.stack(streamed, 1), mixer(x))
 newest = [int((x[0] == kept).all(-1).nonzero()) for kept in state.newest_first()[0]]
 ring = [next(t for t in newest if t % 5 == slot) for slot in range(5)]  # token t in slot t mod 5
-print(f"12 tokens, context 5: stream = parallel. The ring holds tokens {ring}, counted from 0.")
+print(f"12 tokens, context 5: stream = parallel. The ring holds {ring}, counted from 0.")
 assert ring == [10, 11, 7, 8, 9]
 
 # %% [markdown]

@@ -314,7 +314,7 @@ assert np.allclose([row["low"], row["high"]], [D.mean() - half, D.mean() + half]
 from attnlab.records import load_details, load_runs
 from attnlab.show import final_gaps
 
-runs = compare.latest_runs(load_runs(pictures.TALES))  # ten variants, recorded; a tick is a seed
+runs = compare.latest_runs(load_runs(pictures.TALES))  # ten models, recorded; a tick is a seed
 ranges = compare.seed_ranges(runs, metric="test_gap_nats")
 ranking = pictures.ranking_in_words(ranges, what="gap to the true source")
 short = ", ".join(look(name).label for name in sorted(L, key=L.get))
@@ -329,7 +329,7 @@ show(gaps.saying(f"{words} {pictures.runs_in_words(runs)}"))
 #
 # times the weights of attention: 8.5 at $\ell = 32$, 16.5 at 64, 32.5 at 128. A comparison at equal
 # width is one at unequal size, whichever way it comes out. Is it the *design* that decides, or the
-# *size*? Two more variants help: attention models made wider until they have as many **weights** as
+# *size*? Two more models help: attention models made wider until they have as many **weights** as
 # the SHE model, or need as many **multiplications**. Nothing we found says that the paper had such
 # baselines.
 

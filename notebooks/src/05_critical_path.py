@@ -351,7 +351,7 @@ for name in ("attention", "she", "he", "we", "me"):
     heads = 4 if name == "attention" else 1
     sizes = {"d_model": 128, "context_len": 128, "n_heads": heads}
     assert path.depth == theory.expected_depth(name, **sizes)
-    print(f"{look(name).label:9s} depth {path.depth:2d}  work {work:9,}  {path.names}")
+    print(f"{look(name).label:9s} depth {path.depth:2d} work {work:9,}  {path.names}")
 
 # %% [markdown]
 # <details><summary>Answer</summary>

@@ -608,11 +608,11 @@ with torch.no_grad():
     for t, right in enumerate(written_out["cross", 1](x, m)[0]):
         y, state = written_out["cross", 1].step(x[:, t], state)
         gaps.append(float((y[0] - right).norm() / right.norm()))
-print(f"one sentence, zeros in place of the future: output 1 differs by {gaps[0]:.0%} of its length, "
-      f"the last by {gaps[-1]:.0%}")  # fmt: skip
+print("One sentence, zeros in place of the future: of its length output 1 differs by "
+      f"{gaps[0]:.0%},\nthe last by {gaps[-1]:.0%}.")  # fmt: skip
 with substitute(teacher, written_out):
     released_score = bench.score_now()
-print(f"the open net at the cross site: {released_score.accuracy:.1%} of the next tokens right, "
+print(f"The open net at the cross site: {released_score.accuracy:.1%} of the next tokens right, "
       f"written freely: BLEU {released_score.bleu:.1f}")  # fmt: skip
 show(pictures.moved_outputs(changes, words=words, what="The released layout, trained"))
 assert (changes[torch.triu_indices(*changes.shape, 1).unbind()] > 0).all(), "all of the future"
@@ -725,7 +725,7 @@ alone, together, raw = map(bench.score, (no_attention, tuned, raw_net))
 for name, score in {"teacher": whole, "nets, not tuned": alone, "nets, tuned": together,
                     "untrained nets, tuned": raw}.items():  # fmt: skip
     print(f"{name:>21}: BLEU {score.bleu:5.1f}, {score.exact_match:4.0%} of the sentences; "
-          f"right past given: {score.accuracy:.1%} of the tokens")  # fmt: skip
+          f"right past: {score.accuracy:.1%} of the tokens")  # fmt: skip
 assert together.bleu > max(alone.bleu, raw.bleu) + 5, "both lessons count"
 assert bench.score_now() == whole, "the teacher has not moved"
 

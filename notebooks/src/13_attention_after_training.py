@@ -21,7 +21,7 @@
 # exponential, a small exact window, lessons in stages. You build the parts, flip a switch at each site,
 # and see the translation change.
 #
-# **Minutes:** 71. **Prerequisites:** [09 Replacing attention](09_replacing_attention.ipynb), sections 1
+# **Minutes:** 70. **Prerequisites:** [09 Replacing attention](09_replacing_attention.ipynb), sections 1
 # to 3; linear attention ([10 Other mixers](10_other_mixers.ipynb)) helps.
 #
 # Previous: [12 Scaling and other tasks](12_scaling_and_other_tasks.ipynb). Next:
@@ -43,7 +43,7 @@ from attnlab.chapters.attention_after_training import checks, live, pictures, re
 from attnlab.runmode import banner
 from attnlab.show import explore, show
 
-banner(minutes=71)
+banner(minutes=70)
 
 # %% [markdown]
 # ## 1  A teacher worth replacing   *(4 min)*
@@ -558,7 +558,7 @@ display(Markdown(records.tasks_markdown(records.tasks())))
 # teacher.
 
 # %% [markdown]
-# ## 7  Flip the switches   *(8 min)*
+# ## 7  Flip the switches   *(7 min)*
 #
 # Two sets of stand-ins learn, 60 steps by weights and 60 by outputs: linear everywhere, and with a window
 # of 4 at both self sites. Each learnt alone, beside the teacher's stream, so each site can be switched

@@ -142,7 +142,7 @@ class TestChapter(ChapterTests):
         ),
         "losses_by_book": (
             lambda: pictures.losses_by_book(books()),
-            "variants within a book by 0.10. SHE has the lowest mean on every book.",
+            "models within a book by 0.10. SHE has the lowest mean on every book.",
         ),
         "context_floors": (
             lambda: pictures.context_floors(N_GRAMS, **FLOORS),
@@ -231,7 +231,7 @@ def test_the_ranking_says_which_neighbours_overlap():
 def test_records_are_named_with_their_sizes_and_commit():
     table = runs().assign(**{"config.model.n_layers": 6, "tokens_seen": [*range(12)]})
     said = pictures.runs_in_words(table)
-    assert "12 runs of 4 variants, seeds 0, 1, 2; layers 6. Commit abc." in said
+    assert "12 runs of 4 models, seeds 0, 1, 2; layers 6. Commit abc." in said
 
 
 def test_verdicts_stand_in_tables_by_quantity():

@@ -6,6 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 from chapter_tests import ChapterTests
+from hypothesis import given
+from hypothesis import strategies as st
 
 from attnlab.chapters.other_mixers import checks, live, pictures, prices
 from attnlab.mixers import find_mixer, list_mixers
@@ -73,8 +75,9 @@ class TestChapter(ChapterTests):
         "the_map/nothing": (lambda: pictures.the_map(NONE), "not recorded yet: attnlab study run"),
         "one_of_the_map": (
             lambda: pictures.one_of_the_map(RUNS, TABLE, "she", "tales"),
-            "SHE on made-up tales: 0.81 of the way (0.75 to 0.88, 2 seeds), rank 1 of 3, 0.375 "
-            "nats from the best possible. A layer, d = 32: weights 67,584 (16 × attention's)",
+            "On made-up tales SHE goes 0.81 of the way from no mixing (dashed) to the best "
+            "possible (dotted), rank 1 of 3. Share 0.75 to 0.88 over 2 seeds, 0.375 nats from "
+            "the dotted line. A layer, d = 32: weights 67,584 (16 × attention's)",
         ),
         "one_of_the_map/time": (
             lambda: pictures.one_of_the_map(RUNS, TABLE, "she", "tales"),
@@ -82,8 +85,8 @@ class TestChapter(ChapterTests):
         ),
         "one_of_the_map/answers": (
             lambda: pictures.one_of_the_map(RUNS, TABLE, "attention", "recall"),
-            "0.50 of the way (0.50 to 0.50, 1 seed), rank 1 of 2, 2.000 nats from the best "
-            "possible; 50% of the answers right",
+            "rank 1 of 2. Share 0.50 to 0.50 over 1 seed, 2.000 nats from the dotted line; 50% of "
+            "the answers right",
         ),
         "one_of_the_map/nothing": (
             lambda: pictures.one_of_the_map(RUNS, TABLE, "she", "recall"),
@@ -106,6 +109,14 @@ class TestChapter(ChapterTests):
             pictures.map_dials(NONE),
         ),
     }
+
+
+@given(st.lists(st.floats(0, 10), min_size=1, max_size=30).map(np.array), st.floats(0.01, 1.0))
+def test_markers_of_a_family_stand_beside_each_other_and_never_upon(values, apart):
+    rows = np.array(pictures.beside(values, apart=apart))
+    assert rows[values.argmin()] == 0
+    for row in set(rows):
+        assert (np.diff(np.sort(values[rows == row])) >= apart).all()
 
 
 @pytest.mark.parametrize("structure", pictures.STRUCTURES)

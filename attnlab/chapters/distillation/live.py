@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from attnlab.analysis.compare import latest_runs
 from attnlab.config import TrainConfig, TranslatorConfig
-from attnlab.distillation import SIZES, expected_student_weights
+from attnlab.distillation import (
+    SIZES,
+    StudentSpec,
+    collect_activations,
+    expected_student_weights,
+    measure_errors,
+    substitute,
+)
 from attnlab.distillation.capture import Captured
+from attnlab.distillation.sites import Key
 from attnlab.models import Translator
-from attnlab.records import load_details, load_runs
+from attnlab.records import load_runs
 from attnlab.seeding import torch_generator
 from attnlab.sources import TranslationSource, translation_source
 from attnlab.studies.arms import arm_columns
-from attnlab.training import PairBatches, train_steps
+from attnlab.training import PairBatches, evaluate_translation, train_steps
 
 EXPERIMENT = "attentionless/classroom/toy"
 COUNTED = {  # label -> site and method
@@ -70,47 +78,35 @@ def same_length(lessons: Iterable[Captured], *, length: int) -> tuple[Tensor, Te
     return torch.cat(inputs), torch.cat(targets)
 
 
+def put_to_use(
+    teacher: Translator,
+    nets: Mapping[Key, nn.Module],
+    *,
+    source: TranslationSource,
+    held_out: tuple[Tensor, Tensor],
+    spec: StudentSpec | None = None,
+) -> dict[str, float]:
+    """Return the error of nets, and how a teacher translates 300 test sentences with them.
+
+    Args:
+        held_out: Ids ``(source, target)`` of sentences that nobody was taught.
+        spec: What the nets read and write; None where there are none, and no error.
+    """
+    lessons = collect_activations(teacher, [held_out], spec=spec) if spec else {}
+    error = measure_errors(nets, held_out=lessons).mean().item() if spec else 0.0  # eq. (8.2)
+    test = source.sample_pairs(300, stream="test")
+    with substitute(teacher, nets):
+        score = evaluate_translation(teacher, test, vocabulary=source, n_resamples=1)
+    return {"error": error, "BLEU": score.bleu.score, "sentences right": score.exact_match}
+
+
 # Records -----------------------------------------------------------------------------------------
 
 
 def recorded_arms() -> pd.DataFrame:
-    """Return one row for each recorded arm and seed of the study on the toy languages.
-
-    Returns:
-        Rows ``variant``, the columns of ``arm_columns``, ``lr`` (the best of several, where
-        several were tried), ``seed``, ``commit``, and the metrics of the records.
-    """
+    """Return one row for each recorded arm and seed of the study on the toy languages."""
     columns = ["variant", "seed", "commit", "bleu", "relative_error", "n_stand_in_weights"]
-    runs = load_runs(EXPERIMENT, columns=[*columns, "config.fit.lr"])
-    arms = arm_columns(latest_runs(runs))
-    tried = load_details(EXPERIMENT, "rates").sort_values("relative_error")
-    best = tried.drop_duplicates(["variant", "seed"])[["variant", "seed", "lr"]]
-    arms = arms.merge(best, on=["variant", "seed"], how="left")
-    return arms.assign(lr=arms["lr"].fillna(arms["config.fit.lr"]))
-
-
-def best_rates(arms: pd.DataFrame, *, site: str) -> str:
-    """Say in which order arms of a site stand at one rate, and each at the best of several.
-
-    Args:
-        arms: From ``recorded_arms``; seeds count that have both.
-    """
-    own = arms[arms["site"] == site].drop_duplicates(["variant", "seed"], keep="last")
-    names = own["variant"].str.removesuffix("/best_lr").str.removeprefix(f"{site}/")
-    common, best = (
-        own.assign(variant=names)[own["way"] == way].set_index(["variant", "seed"])[["bleu", "lr"]]
-        for way in ("", "best_lr")
-    )
-    means = common.join(best.add_suffix("_best"), how="inner").groupby("variant")
-    orders = [means[name].mean().sort_values(ascending=False) for name in ("bleu", "bleu_best")]
-    said = [", ".join(f"{name} {bleu:.1f}" for name, bleu in order.items()) for order in orders]
-    is_same = list(orders[0].index) == list(orders[1].index)
-    rates = means["lr_best"].agg(lambda lr: " or ".join(map(str, sorted(set(lr)))))
-    return (
-        f"{site}, BLEU at one rate: {said[0]}; each at its best rate: {said[1]}: "
-        f"{'the same' if is_same else 'another'} order. Best rates: "
-        f"{', '.join(f'{name} {rate}' for name, rate in rates.items())}."
-    )
+    return arm_columns(latest_runs(load_runs(EXPERIMENT, columns=columns)))
 
 
 def over_seeds(arms: pd.DataFrame, *, columns: Sequence[str]) -> pd.DataFrame:

@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike
 
 from attnlab.chapters.distillation import live
 from attnlab.show import LOOKS, look, new_axes, picture, ranged, variants
+from attnlab.studies.arms import SITE_NAMES, arm_words
 
 BLUE, GREEN, GREY = (LOOKS[name].colour for name in ("attention", "feedforward", "table"))
 COVERS = {  # what each method covers: bottom and top of the box in the diagram, how many boxes
@@ -31,7 +32,6 @@ PARTS = (  # bottom of the box, text
     (7.2, "channel mixer"),
 )
 SUMS = (5.05, 8.55)
-SITES = {"encoder_self": "Encoder self", "decoder_self": "Decoder self", "cross": "Cross"}
 CONTROLS = {"mean": "dashed", "uniform": "dotted", "random": "dashdot"}
 OUTSIDE = {"loc": "center left", "bbox_to_anchor": (1, 0.5)}  # of the axes: a legend
 
@@ -92,13 +92,13 @@ WEIGHTS_DIALS = {
 @picture
 def weights(*, max_len: int, d_model: int):
     """The weights of one student against its size, and those of the attention it replaces."""
-    ax, parts, attention = new_axes(), [], 3 * d_model**2
+    ax, attention = new_axes(), 3 * d_model**2
     counts = live.count_table(max_len=max_len, d_model=d_model)
     for its in variants("feedforward", counts.index):
         row = counts.loc[its.label]
         ax.plot(range(len(row)), row, **its.line())
-        first, last = row.iloc[0] / attention, row.iloc[-1] / attention
-        parts.append(f"{its.label}: {first:,.1f} to {last:,.0f} times")
+    times = counts / attention
+    ends = [f"{n} {row.iloc[0]:,.1f} to {row.iloc[-1]:,.0f}" for n, row in times.iterrows()]
     ax.axhline(attention, color=BLUE, label="Attention: $W_q$, $W_k$, $W_v$")
     ax.set_yscale("log")
     ax.set_xticks(range(counts.shape[1]), list(counts.columns))
@@ -106,53 +106,55 @@ def weights(*, max_len: int, d_model: int):
     ax.set(xlabel="Size of the student", ylabel="Weights of one layer's student",
            ylim=(300, 1e11))  # fmt: skip
     return ax, (
-        f"{max_len} slots, width {d_model}. Weights of one student, XS to XL, as a multiple of "
-        f"the {attention:,} weights of the three maps that it replaces. {'; '.join(parts)}."
+        f"With {max_len} slots of width {d_model} a student has {times.min(axis=None):,.1f} to "
+        f"{times.max(axis=None):,.0f} times the {attention:,} weights of the three maps that it "
+        f"replaces. As multiples, XS to XL: {'; '.join(ends)}."
     )
 
 
 @picture
-def bottleneck(floors: Mapping[str, ArrayLike], *, points: pd.DataFrame):
+def bottleneck(floors: Mapping[str, ArrayLike], *, errors: Mapping[str, float], width: int):
     """The least error that h hidden units allow, and what trained students have.
 
     Args:
-        floors: Label -> least relative error for h = 0, 1, ...; first the stream, then the update.
-        points: Rows ``width``, ``error`` and ``label``.
+        floors: What is written -> least relative error for h = 1, 2, ...; first the stream.
+        errors: Of trained students, by name.
+        width: Their hidden units.
     """
-    ax, width = new_axes(), int(points["width"].iloc[0])
+    ax = new_axes()
     least = {label: np.asarray(floor, float) for label, floor in floors.items()}
     for (label, floor), dash in zip(least.items(), ("solid", "dashed"), strict=False):
-        ax.plot(range(1, len(floor)), floor[1:], color="black", linestyle=dash, label=label)
-    for its, row in zip(variants("alrr", points["label"]), points.itertuples(), strict=True):
-        ax.plot([row.width], [row.error], ls="none", **its.points(), ms=8, label=its.label)
-    ax.set_xscale("log")
+        ax.plot(range(1, len(floor) + 1), floor, color="k", ls=dash, label=f"Least: {label}")
+    for its, error in zip(variants("alrr", errors), errors.values(), strict=True):
+        ax.plot([width], [error], ls="none", **its.points(), ms=8, label=its.label)
+    ax.set(xscale="log", xlabel="Hidden units h", ylabel="Relative error of the update")
     _plain_log_scale(ax, steps=(1,))
     ax.xaxis.set_major_formatter("{x:g}")
     ax.set_ylim(bottom=1e-3)
     ax.legend(**OUTSIDE)
-    ax.set(xlabel="Hidden units h", ylabel="Relative error of the update")
-    told = "; ".join(f"{n.lower()} {f[min(width, len(f) - 1)]:.3f}" for n, f in least.items())
-    found = "; ".join(f"{row.label} {row.error:.3f}" for row in points.itertuples())
-    stream, first = next(iter(least.values()))[0], points.iloc[0]
+    told = " or ".join(f"{f[min(width, len(f)) - 1]:.3f} ({name})" for name, f in least.items())
+    found = "; ".join(f"{name} {error:.3f}" for name, error in errors.items())
+    stream, (first, error) = next(iter(least.values()))[0], next(iter(errors.items()))
     return ax, (
-        f"Least relative error that h hidden units allow, whatever the training; at h = {width}: "
-        f"{told}. Trained students: {found}. What is written has {stream:.0f} times the spread of "
-        f"its update; against that, {first['label']} has {first['error'] / stream:.2f}."
+        f"Whatever the training, {width} hidden units leave an error of at least "
+        f"{told}. Trained students have {found}. What is written has {stream:.0f} times the "
+        f"spread of its update; against that, {first} has {error / stream:.2f}."
     )
 
 
 @picture
-def sizes(arms: pd.DataFrame, *, controls: Mapping[str, float], teacher: float):
-    """Relative error and BLEU against the weights of all students, range over seeds.
+def sizes(arms: pd.DataFrame):
+    """Relative error and BLEU of students in the encoder against their weights, over seeds.
 
     Args:
-        arms: Rows ``method``, ``n_weights``, and low, mean and high of ``relative_error`` and
-            ``bleu``, such as ``bleu_low``, ``bleu``, ``bleu_high``; see ``live.over_seeds``.
-        controls: BLEU of controls, by name.
-        teacher: BLEU of the teacher.
+        arms: From ``live.recorded_arms``.
     """
     axes, parts = new_axes(size=(8.2, 3.5), columns=2), []
-    for method, part in arms.groupby("method", sort=False):
+    bleu = arms.groupby("variant")["bleu"].mean()
+    controls = {name: bleu[f"encoder_self/{name}"] for name in CONTROLS}
+    students = arms.query("site == 'encoder_self' and size != '' and extra == '' and way == ''")
+    rows = live.over_seeds(students, columns=["relative_error", "bleu"])
+    for method, part in rows.groupby("method", sort=False):
         own, name = part.sort_values("n_weights"), method.upper()
         for column, ax in zip(("relative_error", "bleu"), axes, strict=True):
             _ranges(ax, own, "n_weights", column, {**look(method).line(), "label": name})
@@ -162,43 +164,44 @@ def sizes(arms: pd.DataFrame, *, controls: Mapping[str, float], teacher: float):
         ax.set(xscale="log", xlabel="Weights of all students")
     _plain_log_scale(axes[0])
     axes[0].set_ylabel("Relative error, held out")
-    axes[1].axhline(teacher, color=BLUE, label="Teacher")
-    for name, bleu in controls.items():
-        axes[1].axhline(bleu, color=GREY, linestyle=CONTROLS[name], label=f"Control: {name}")
+    axes[1].axhline(bleu["teacher"], color=BLUE, label="Teacher")
+    for name, score in controls.items():
+        axes[1].axhline(score, color=GREY, linestyle=CONTROLS[name], label=f"Control: {name}")
     axes[1].set_ylabel("BLEU, written freely")
     axes[1].legend(**OUTSIDE)
-    lines = ", ".join(f"{name} {bleu:.1f}" for name, bleu in controls.items())
+    best, alr = max(controls, key=controls.__getitem__), rows[rows["method"] == "alr"]["bleu"]
     return axes[0], (
-        "BLEU (and weights), smallest to largest, mean over "
-        f"{ranged(arms['n_seeds'], digits=0)} seeds; bars are the range: "
-        f"{'; '.join(parts)}. Teacher {teacher:.1f}. Controls without any learning: {lines}."
+        f"{(alr > controls[best]).sum()} of {len(alr)} sizes of ALR translate better than the best "
+        f"control ({best}, BLEU {controls[best]:.1f}); the teacher has {bleu['teacher']:.1f}. "
+        f"Bars are the range over {ranged(rows['n_seeds'], digits=0)} seeds. "
+        f"BLEU (and weights) of the smallest and the largest: {'; '.join(parts)}. "
+        f"{live.source_line(arms)}"
     )
 
 
 @picture
 def error_against_score(arms: pd.DataFrame):
-    """BLEU against relative error, one point an arm, marked by site.
+    """BLEU against relative error, one point an arm that is taught alone, marked by site.
 
     Args:
-        arms: As for ``sizes``, with ``variant`` and ``site``.
+        arms: From ``live.recorded_arms``.
     """
-    ax, looks = new_axes(), variants("feedforward", SITES.values())
-    for (site, _), its in zip(SITES.items(), looks, strict=True):
+    is_taught = arms["site"].isin(SITE_NAMES) & (arms["way"] == "") & arms["relative_error"].notna()
+    rows = live.over_seeds(arms[is_taught], columns=["relative_error", "bleu"])
+    ax, looks = new_axes(), variants("feedforward", SITE_NAMES.values())
+    for site, its in zip(SITE_NAMES, looks, strict=True):
         how = {**its.points(), "linestyle": "none", "label": its.label}
-        part = arms[arms["site"] == site]
-        if len(part):
-            _ranges(ax, part, "relative_error", "bleu", how)
-    ax.set_xscale("log")
+        _ranges(ax, rows[rows["site"] == site], "relative_error", "bleu", how)
+    ax.set(xscale="log", xlabel="Relative error, held out", ylabel="BLEU, written freely")
     ax.xaxis.set_major_formatter("{x:g}")
     ax.legend(**OUTSIDE)
-    ax.set(xlabel="Relative error, held out", ylabel="BLEU, written freely")
-    low, high = contradiction(arms)
+    low, high = contradiction(rows)
     return ax, (
-        f"One point for each of {len(arms)} arms, means over "
-        f"{ranged(arms['n_seeds'], digits=0)} seeds. "
-        f"{low['variant']} has a relative error of {low['relative_error']:.2f} and BLEU "
-        f"{low['bleu']:.1f}; {high['variant']} has {high['relative_error']:.2f} and "
-        f"{high['bleu']:.1f}."
+        f"Each of {len(rows)} points is an arm, its mean over "
+        f"{ranged(rows['n_seeds'], digits=0)} seeds. With an error of {low['relative_error']:.2f} "
+        f"one ({arm_words(low['variant'])}) has BLEU {low['bleu']:.1f}, with "
+        f"{high['relative_error']:.2f} another ({arm_words(high['variant'])}) has "
+        f"{high['bleu']:.1f}. {live.source_line(arms)}"
     )
 
 

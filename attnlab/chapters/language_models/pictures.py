@@ -101,7 +101,7 @@ def runs_in_words(runs: pd.DataFrame) -> str:
     seeds = sorted(runs["seed"].unique())
     commits = ", ".join(sorted(set(runs["commit"].astype(str)))) if "commit" in runs else ""
     return (
-        f"Records {one['experiment']}: {len(runs)} runs of {runs['variant'].nunique()} variants, "
+        f"Records {one['experiment']}: {len(runs)} runs of {runs['variant'].nunique()} models, "
         f"{'seed' if len(seeds) == 1 else 'seeds'} {', '.join(map(str, seeds))}; {sizes}. "
         f"Commit {commits or 'unknown'}."
     )
@@ -323,7 +323,7 @@ def cost_and_held_out(runs: pd.DataFrame, *, cost: str, held_out: str):
     same = "the same order" if list(by_cost) == list(means.index) else "another order"
     return ax, (
         f"Training cost and held-out loss in nats per token: {parts}. By training cost "
-        f"the variants stand in {same}. Mean of "
+        f"the models stand in {same}. Mean of "
         f"{seeds_in_words(runs.groupby('variant')['seed'].nunique())}; each tick is one."
     )
 
@@ -389,7 +389,7 @@ def losses_by_book(books: pd.DataFrame, *, metric: str = "loss_nats"):
     first, last = by_book.iloc[0], by_book.iloc[-1]
     words = (
         f"Easiest book: {by_book.index[0]} ({first:.2f} {unit}, mean of all); hardest: "
-        f"{by_book.index[-1]} ({last:.2f}). Books differ by {last - first:.2f}, variants within a "
+        f"{by_book.index[-1]} ({last:.2f}). Books differ by {last - first:.2f}, models within a "
         f"book by {(means.max(axis=1) - means.min(axis=1)).mean():.2f}."
     )
     if len(wins) == 1:

@@ -208,7 +208,7 @@ def the_map(table: pd.DataFrame):
 @picture
 def one_of_the_map(runs: pd.DataFrame, table: pd.DataFrame, mixer: str, task: str):
     """One mixer on one task among all others, and in words how well and at what price."""
-    ax = new_axes(size=(6.4, 3.0))
+    ax = new_axes(size=(6.4, 4.2))
     rows = table[table["corpus"] == task]
     found = rows[rows["variant"] == mixer]
     where = WORDS.get(task, task)
@@ -216,17 +216,21 @@ def one_of_the_map(runs: pd.DataFrame, table: pd.DataFrame, mixer: str, task: st
         return _empty(ax, f"{look(mixer).label} on {where}: {NOT_RECORDED}")
     one = found.iloc[0]
     families = list(dict.fromkeys(look(name).family for name in rows["variant"]))
-    for name, loss in zip(rows["variant"], rows["loss_nats"], strict=True):
-        place = families.index(look(name).family)
-        ax.plot(loss, place, linestyle="none", alpha=0.6, **look(name).points())
+    width = np.ptp(rows[["best_nats", "nothing_nats", "loss_nats"]].to_numpy())
+    for place, family in enumerate(families):
+        of_it = rows[[look(name).family == family for name in rows["variant"]]]
+        heights = beside(of_it["loss_nats"].to_numpy(), apart=0.03 * width)
+        for name, loss, height in zip(of_it["variant"], of_it["loss_nats"], heights, strict=True):
+            ax.plot(loss, place + 0.18 * height, ls="none", **look(name).points() | {"ms": 6})
     mine = runs[(runs["corpus"] == task) & (runs["variant"] == mixer)]
     ax.plot(mine["test_loss_nats"], [len(families)] * len(mine), "|", color="black", markersize=12)
     ax.plot(one["loss_nats"], len(families), linestyle="none", **look(mixer).points())
     ax.axvline(one["best_nats"], color="black", linestyle="dotted")
     ax.axvline(one["nothing_nats"], color=look("identity").colour, linestyle="dashed")
-    ax.set(yticks=range(len(families) + 1), yticklabels=[*families, look(mixer).label],
+    ax.set(yticks=range(len(families) + 1),
+           yticklabels=[*(f"All: {family}" for family in families), look(mixer).label],
            ylim=(-0.6, len(families) + 0.6), xlabel="Test loss (nats per token)")  # fmt: skip
-    end = "the best possible" if one["is_floor"] else "the best recorded"
+    end = "the best " + ("possible" if one["is_floor"] else "recorded")
     baseline = runs[(runs["corpus"] == task) & (runs["variant"] == "attention")]
     slow = mine["seconds"].mean() / baseline["seconds"].mean() if len(baseline) else np.nan
     time = "" if np.isnan(slow) else f"; training took {slow:.1f} × as long as with attention"
@@ -236,11 +240,22 @@ def one_of_the_map(runs: pd.DataFrame, table: pd.DataFrame, mixer: str, task: st
     both = (mine, baseline if len(baseline) else mine)
     own, rival = ({name: int(part.iloc[0][name]) for name in SIZES} for part in both)
     return ax, (
-        f"{look(mixer).label} on {where}: {one['share']:.2f} of the way ({one['low']:.2f} to "
-        f"{one['high']:.2f}, {one['n_seeds']} seed{'s' * int(one['n_seeds'] != 1)}), rank {rank} "
-        f"of {len(rows)}, {one['loss_nats'] - one['best_nats']:.3f} nats from {end}{told}. "
+        f"On {where} {look(mixer).label} goes {one['share']:.2f} of the way from no mixing "
+        f"(dashed) to {end} (dotted), rank {rank} of {len(rows)}. Share {one['low']:.2f} to "
+        f"{one['high']:.2f} over {one['n_seeds']} seed{'s' * int(one['n_seeds'] != 1)}, "
+        f"{one['loss_nats'] - one['best_nats']:.3f} nats from the dotted line{told}. "
         f"{price_words(mixer, own, rival)}{time}."
     )
+
+
+def beside(values: Floats, *, apart: float) -> list[int]:
+    """Return a row for each value, 0, 1, -1, 2, ...: in none are two of them nearer than that."""
+    rows, last = [0] * len(values), dict[int, float]()
+    for i in np.argsort(values, kind="stable"):
+        tried = (step // 2 * (-1) ** step for step in range(1, len(values) + 2))
+        rows[i] = next(row for row in tried if values[i] - last.get(row, -np.inf) >= apart)
+        last[rows[i]] = values[i]
+    return rows
 
 
 def map_dials(table: pd.DataFrame) -> dict[str, tuple]:
