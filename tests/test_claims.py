@@ -486,7 +486,8 @@ def test_a_number_shows_its_interval_where_it_has_one():
     told = found.measured(1.0, 0.5, 1.5, "{:.1f}", "nats")
     assert told["number"] == "1.0 (0.5 to 1.5) nats"
     assert found.measured(1.0, float("nan"), float("nan"), "{:.1f}", "nats")["number"] == "1.0 nats"
-    assert found.measured(0.6, 0.005, 1.1, "{:+.1f}", "BLEU")["number"].startswith("+0.60 (+0.01 to")
+    told = found.measured(0.6, 0.005, 1.1, "{:+.1f}", "BLEU")  # an end that would read as zero
+    assert told["number"] == "+0.60 (+0.01 to +1.10) BLEU"
 
 
 def test_an_unknown_claim_suggests_the_nearest():
