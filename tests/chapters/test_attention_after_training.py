@@ -77,7 +77,7 @@ RUNS = runs((TEACHER, 0, 40.0), (BASE, 0, 39.0), ("all/linear/no_window", 0, 36.
 TASKS = pd.DataFrame(
     [("a headline", "cross", 12.0), ("a headline", "all", 11.0), ("a reply", "cross", 19.0)],
     columns=["task", "site", "score"],
-).assign(teacher=20.0, trivial=10.0, n_seeds=3, stand_in="linear", metric="ROUGE-L")
+).assign(teacher=20.0, trivial=10.0, n_seeds=3, stand_in="linear", metric="ROUGE-L", chrf=30.0)
 
 
 LENGTHS = pd.DataFrame(
@@ -252,7 +252,8 @@ def test_tasks_are_drawn_by_what_is_kept_above_a_trivial_answer():
     assert "least is kept" not in picture(pictures.draw_tasks)(weak[:2]).words
     table = records.tasks_markdown(TASKS.assign(low=9.0, high=13.0))
     assert (
-        "| a headline | ROUGE-L | 10.0 | 20.0 | cross: linear | 12.0 (9.0 to 13.0) | 3 |" in table
+        "| a headline | ROUGE-L | 10.0 | 20.0 | cross: linear | 12.0 (9.0 to 13.0) | 30.0 | 3 |"
+        in table
     )
 
 

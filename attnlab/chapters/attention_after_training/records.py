@@ -282,12 +282,12 @@ def tasks(*, path: Path = RUNS) -> pd.DataFrame:
     Returns:
         Rows ``task`` and ``stand_in`` in words, ``site``, ``metric``, ``score`` out of 100 (mean
         over seeds), ``low`` and ``high`` over seeds, ``teacher`` (its fair baseline's, see
-        ``replaced_verdicts``), ``trivial`` and ``n_seeds``.
+        ``replaced_verdicts``), ``trivial``, ``n_seeds`` and ``chrf``.
     """
     rows = []
     for data, (words, metric) in OTHER_TASKS.items():
         rule = rule_of(experiment := f"{LATER}/paper/{data}")
-        runs = _newest(experiment.removesuffix(GEN), path, rule.columns)
+        runs = _newest(experiment.removesuffix(GEN), path, (*rule.columns, "chrf"))
         if runs[metric].isna().all():
             continue
         arms = fair_shares(runs, rule=rule)
@@ -298,6 +298,7 @@ def tasks(*, path: Path = RUNS) -> pd.DataFrame:
                 "score": each["score"].mean(), "low": each["score"].min(),
                 "high": each["score"].max(), "teacher": each["score_of_baseline"].mean(),
                 "trivial": each["trivial_score"].iloc[0], "n_seeds": each["seed"].nunique(),
+                "chrf": np.nan if data.endswith(GEN) else each["chrf"].mean(),
             })  # fmt: skip
     return pd.DataFrame(rows)
 
@@ -320,11 +321,11 @@ def tasks_markdown(table: pd.DataFrame) -> str:
             row.task, row.metric, ranged(pd.Series([row.trivial])), f"{row.teacher:.1f}",
             f"{PLACES[row.site][1]}: {row.stand_in}",
             f"{row.score:.1f}" + f" ({row.low:.1f} to {row.high:.1f})" * (row.n_seeds > 1),
-            row.n_seeds,
+            "" if np.isnan(row.chrf) else f"{row.chrf:.1f}", row.n_seeds,
         ]
         for row in table.itertuples()
     ]  # fmt: skip
-    head = "task, score, trivial answer, baseline, replaced at, with it (seeds), seeds"
+    head = "task, score, trivial answer, baseline, replaced at, with it (seeds), its chrF, seeds"
     return markdown_table(head.split(", "), rows)
 
 
