@@ -547,8 +547,8 @@ display(Markdown(records.tasks_markdown(records.tasks())))
 
 # %% [markdown]
 # *Baseline*: the teacher, trained on as long unless that spoilt it. *Nets*: ALR M, a net per query at cross; they begin
-# with nothing, the recipe with the teacher's maps. *chrF* counts runs of letters that match. *Scratch* never had a teacher, *untuned* was only taught. Weak
-# teachers stand in the table alone.
+# with nothing, the recipe with the teacher's maps. *chrF* counts runs of letters that match. *Scratch* never had a
+# teacher, *untuned* was only taught. Weak teachers stand in the table alone.
 #
 # Compare the two tests of COGS: sentences like those of the lessons hide what new structures show. Much of that loss
 # need not be attention's: one seed *from scratch* without it keeps more than the tuned recipe. Nets at all sites fail
