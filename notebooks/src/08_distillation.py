@@ -18,7 +18,7 @@
 # # 08 · Distillation: nets that learn what attention does
 #
 # A trained translator shows a small net what its attention does, sentence after sentence. You see what is
-# taught, to whom, how well it is learned, and what a small error is worth; at the end you build the lesson.
+# taught, to whom, how well it is learned, and what a small error is worth; and you build a lesson yourself.
 #
 # **Minutes:** 64. **Prerequisites:** notebook 07, sections 2 and 3; matrix products.
 #
@@ -512,7 +512,7 @@ assert small["BLEU"] < large["BLEU"], "the better imitation translates worse"
 # error, at one rate for all. Each at its best rate (recorded, one seed) the order stays in the encoder; at the cross
 # site linear attention overtakes the net per query (notebook 09).
 #
-# **Takeaway.** How well a part is imitated says the error; what that is worth, only translation beside controls.
+# **Takeaway.** The error says how well a part is imitated; what that is worth, only translation beside controls says.
 
 # %% tags=["widget", "nbval-ignore-output"]
 from attnlab.teach import show_quiz
