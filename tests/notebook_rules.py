@@ -25,7 +25,6 @@ from notebooks import WIDGET_VIEW, source_digest
 TAGS = {"setup", "hide-input", "agreement", "check", "widget", "slow", "exercise", "solution"}
 TAGS |= {"hint", "nbval-check-output", "nbval-ignore-output"}
 MOST = {"code": 30, "words": 120, "cells": 60, "setup names": 8, "bytes": 1_000_000}
-STILL_WIDE = {"13_attention_after_training": 100, "14_what_we_found": 100}  # until they are run
 SMALLEST_PICTURE = (100, 50)  # width and height in pixels
 ENDINGS = ("Summary", "What we did not show", "Notation", "Sources")
 UNTESTABLE = ("understand", "know", "learn", "appreciate", "be familiar", "see")
@@ -72,7 +71,7 @@ def stored_problems(target: Path, *, source: Path) -> list[str]:
     """
     notebook = nbformat.read(target, as_version=4)
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
-    most_printed = STILL_WIDE.get(source.stem, MOST_PRINTED)
+    most_printed = MOST_PRINTED
     checks = (
         _pair(notebook, source),
         _whole(target, notebook, code),

@@ -260,7 +260,7 @@ print(f"a table of {z.numel():,} scores, 150 steps: {loss:.1f} nats per token; "
 # | [05 The critical path](05_critical_path.ipynb) | depth and work: by hand, by tracer, by clock | 75 |
 # | [06 Fast Extractors](06_fast_extractors.ipynb) | one equation, many programs; streaming; the clock | 83 |
 # | [07 Translation: a teacher](07_translation_teacher.ipynb) | an encoder-decoder site by site; alignments; BLEU | 85 |
-# | [08 Distillation](08_distillation.ipynb) | nets that learn what attention does; sizes; prefix sums | 64 |
+# | [08 Distillation](08_distillation.ipynb) | nets that learn what attention does; sizes; prefix sums | 63 |
 # | [09 Replacing attention](09_replacing_attention.ipynb) | swap layers with undo; controls; a leak found and run | 74 |
 # | [10 Other mixers](10_other_mixers.ipynb) | one frame, every mixer in five lines; prices; the map | 60 |
 # | [11 Recall and state](11_recall_and_state.ipynb) | what a state holds; who recalls; a language in every row | 70 |

@@ -18,9 +18,9 @@
 # # 08 · Distillation: nets that learn what attention does
 #
 # A trained translator shows a small net what its attention does, sentence after sentence. You see what is
-# taught, to whom, how well it is learned, and what a small error is worth; at the end you build the lesson.
+# taught, to whom, how well it is learned, and what a small error is worth; and you build a lesson yourself.
 #
-# **Minutes:** 64. **Prerequisites:** notebook 07, sections 2 and 3; matrix products.
+# **Minutes:** 63. **Prerequisites:** notebook 07, sections 2 and 3; matrix products.
 #
 # Previous: [07 Translation](07_translation_teacher.ipynb). Next:
 # [09 Replacing attention](09_replacing_attention.ipynb).
@@ -41,7 +41,7 @@ from attnlab.chapters.distillation import checks, live, pictures
 from attnlab.runmode import banner, is_fast
 from attnlab.show import explore, show
 
-banner(minutes=64)
+banner(minutes=63)
 
 # %% [markdown]
 # ## 1  Teacher and student   *(5 min)*
@@ -360,7 +360,7 @@ print(f"{n_all:,} weights in {n:,}: error {falls[0]:.2f} to {last:.2f}; in use B
 #
 # $$ \hat y_t = \mathrm{net}(x_1, \dots, x_t, 0, \dots, 0) \in \mathbb{R}^d \tag{8.7} $$
 #
-# Causal by construction; but its code runs $\ell = 50$ passes for each layer. Are they needed? The first layer of
+# Causal by construction; but its code runs $\ell = 50$ passes a layer. Are they needed? The first layer of
 # (8.5) is a *sum over slots*, and its norm needs two sums more. With $w_j \in \mathbb{R}^{d \times h}$, the rows of
 # $W_1$ of slot $j$:
 #
@@ -373,7 +373,7 @@ print(f"{n_all:,} weights in {n:,}: error {falls[0]:.2f} to {last:.2f}; in use B
 # $$ \mathrm{LN}(z)\, W_1 + b_1 = \frac{s_t - m_t\, g}{\sqrt{v_t - m_t^2 + \epsilon}} + c, \qquad
 #    g = \sum_{j=1}^{\ell} \gamma_j\, w_j, \quad c = \sum_{j=1}^{\ell} \beta_j\, w_j + b_1 \tag{8.9} $$
 #
-# $g$ and $c$ hold no token: compute them once, over *all* slots, since after the norm an empty one is not zero.
+# $g$ and $c$ hold no token: compute them once, over *all* slots: after the norm none is zero.
 
 # %% [markdown] tags=["exercise"]
 # **Exercise 8.2** (difficulty 3, 10 min; builds on eqs. (8.8), (8.9)). Write the first layer for every
@@ -431,19 +431,19 @@ print(f"yours = package = loop = stream; state after 7 tokens: {kept} numbers, h
 # whole memory, where attention keeps $2td$: a linear memory with a nonlinearity after it.
 
 # %% [markdown]
-# ## 6  Residual, or rank?   *(5 min)*
+# ## 6  Residual, or rank?   *(4 min)*
 #
-# The study found ALRR worse than ALR at small sizes. Does the residual connection contribute by itself? But ALRR
-# must *hand the stream on*: it says $a W_2 + b_2$ with $h$ numbers $a$ that come out of a norm. For sentences of one
-# length $T$ that is a flat space of at most $h - 1$ dimensions, while $x'$ may fill $T d$. *Whatever the training*,
+# The study found small ALRR worse than ALR. Does the residual count by itself? But ALRR must *hand the
+# stream on*: it says $a W_2 + b_2$, with $h$ normed numbers $a$. For sentences of one length $T$ that is a flat space
+# of at most $h - 1$ dimensions, while $x'$ may fill $T d$. *Whatever the training*,
 #
 # $$ \rho \;\ge\; \frac{\sum_{k \ge h} \lambda_k}{\sum_t \lVert u_t - \bar u \rVert^2}, \qquad
 #    u_t = x'_t - x_t \tag{8.11} $$
 #
 # with the squared singular values $\lambda_1 \ge \lambda_2 \ge \dots$ of the sentences' vectors $(x'_1 \dots x'_T)$
 # less their mean: what the best plane misses. A **skip** around the net separates the readings: add its input
-# (identity), or a learned linear map of it. With the identity the net only says $u_t$, and (8.11) holds with the
-# $\lambda_k$ of $u$. **Predict:** to which share does the error fall at size M: nine tenths, a third, a tenth?
+# (identity; $\lambda_k$ are then those of $u$), or a linear map of it. **Predict:** to which share does the error
+# fall at M: nine tenths, a third, a tenth?
 
 # %% tags=["nbval-ignore-output"]
 skips = {"ALRR M": "none", "ALRR M, identity skip": "identity", "ALRR M, linear skip": "linear"}
@@ -506,13 +506,14 @@ assert small["BLEU"] < large["BLEU"], "the better imitation translates worse"
 # Decoder S has far less error than ALRR without a skip, whose error is *above* a constant's, and translates far
 # worse. *What* is wrong matters: the update of layer 2 is small beside the stream, while a wrong look-up in the
 # decoder decides a word. And errors meet: behind other students, and after a wrong word, each reads something new.
-#
+
+# %% [markdown]
 # **Doubt.** The released code trains 21 passes and keeps the last, at $10^{-4}$ for ALR and $10^{-3}$ for the others,
 # without controls: "too small", "not taught enough", "rate too low" are not separated. Ours keeps the best held-out
 # error, at one rate for all. Each at its best rate (recorded, one seed) the order stays in the encoder; at the cross
 # site linear attention overtakes the net per query (notebook 09).
 #
-# **Takeaway.** How well a part is imitated says the error; what that is worth, only translation beside controls.
+# **Takeaway.** The error says how well a part is imitated; what that is worth, only translation beside controls says.
 
 # %% tags=["widget", "nbval-ignore-output"]
 from attnlab.teach import show_quiz
@@ -527,17 +528,16 @@ quiz = show_quiz("distillation")
 # - You **derived** running sums equal to the masked loop, at L in 25.5 times fewer multiplications.
 # - You **decided** by a skip and a bound between residual, rank and scale.
 # - You **predicted** and saw a student with the smaller error translate worse (live table).
-#
+
+# %% [markdown]
 # ## What we did not show
 #
 # - The live numbers are of one small teacher, one seed and one toy; no student was trained to its end.
-# - Cross-attention, whose students fail for reasons of their own, and one of them is a leak (notebook 09); real
-#   sentences, sentences longer than the slots, and speed.
+# - Cross-attention and its leak (notebook 09); real sentences, sentences longer than the slots, and speed.
 #
 # ## Notation used here
 #
-# $W$ without an index is a number, $\ell d$; $h$ is a width, not an entropy rate; $W_1$, $W_2$ are a student's maps;
-# $O = W/H$ only in eq. (8.6); $u_t$ is an update, not a source token.
+# $W$ is a number, $W_1$, $W_2$ a student's maps; $h$ a width, no entropy rate; $u_t$ an update, no source token.
 
 # %% tags=["hide-input", "nbval-ignore-output"]
 from attnlab.teach import show_notation
