@@ -71,11 +71,10 @@ def stored_problems(target: Path, *, source: Path) -> list[str]:
     """
     notebook = nbformat.read(target, as_version=4)
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
-    most_printed = MOST_PRINTED
     checks = (
         _pair(notebook, source),
         _whole(target, notebook, code),
-        *(_stored_cell(n, cell, notebook, most_printed) for n, cell in enumerate(code, start=1)),
+        *(_stored_cell(n, cell, notebook, MOST_PRINTED) for n, cell in enumerate(code, start=1)),
     )
     return [problem for check in checks for problem in check]
 
