@@ -571,9 +571,8 @@ for name, students in toy.stand_ins.items():
         STAGES[stage](students, n_steps=60)
     single = {site: toy.bleu(**{site: name}) for site in SITES}
     said = ", ".join(f"{site} {bleu:.1f}" for site, bleu in single.items())
-    print(
-        f"{name:>7}, one switch: {said}; all: {toy.bleu_with(students):.1f} (BLEU of {whole:.1f})"
-    )
+    print(f"{name:>9}, one switch: {said}; all: {toy.bleu_with(students):.1f}")
+print(f"attention: {whole:.1f} (BLEU)")
 
 # %% [markdown]
 # **Play, then answer.** The lines above have single switches. Do costs of two sites add up? Does the window help on
