@@ -66,8 +66,11 @@ OF_MIXERS = ("attention", "extractor", "convolution", "recurrence")  # side by s
 
 def theme(name):
     """Return the colours of the pages that compute, by name, in the light or the dark theme."""
-    light, dark = re.findall(r":root \{(.*?)\}", STYLE)[:2]
-    return dict(re.findall(r"--(\w+): ([^;]+);", light if name == "light" else dark))
+    root = re.search(r":root \{(.*?)\}", STYLE)[1]
+    pairs = re.findall(r"--(\w+): light-dark\((.+?), (.+?)\)", root)
+    own = {word: light if name == "light" else dark for word, light, dark in pairs}
+    (lift,) = re.findall(r"light-dark\(var\(--own\), color-mix\(.*?white (\d+%)\)\)", STYLE)
+    return own | {"lift": "0%" if name == "light" else lift}
 
 
 def shade(family, own):

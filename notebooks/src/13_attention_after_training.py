@@ -124,7 +124,7 @@ torch.testing.assert_close(by_pairs, by_table)
 print("weights", [round(w, 2) for w in (weights / weights.sum()).tolist()])
 
 # %% [markdown]
-# Which $\phi$? With $z = x W$, $W$ learnt, one for queries and one for keys of each head:
+# Which $\phi$, or *feature map*? With $z = x W$, $W$ learnt, one for queries and one for keys of each head:
 #
 # | map | $\phi$ | |
 # |---|---|---|
